@@ -1,0 +1,324 @@
+"""What is served: models with their layouts, versions with their sources, loads, tables, rollout revisions."""
+
+import secrets
+from typing import ClassVar
+
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import F, Q
+
+from tenants.models import PUBLIC_ID_ALPHABET, Credential, Tenant, User
+from tenants.scoping import TenantOwned, TenantOwnedManager
+
+MAX_CODE = 255
+BASIS_POINTS = 10_000
+
+
+def new_table_id() -> str:
+    """Give 12 random characters, so that no two tables in a Redis share one even after a database was restored."""
+    return "".join(secrets.choice(PUBLIC_ID_ALPHABET) for _ in range(12))
+
+
+class RecommendationModel(TenantOwned):
+    """One recommendation product of a studio (“offers”): what it is keyed by, what it answers, how it is bucketed."""
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="models")
+    slug = models.SlugField(max_length=50)
+    name = models.CharField(max_length=100)
+    key_fields = models.JSONField(help_text='Column names that make the key, in order, e.g. ["player_id"].')
+    unit_field = models.CharField(
+        max_length=100, blank=True, default="", help_text="The key field that is bucketed; empty: the whole key."
+    )
+    default_answer = models.JSONField(null=True, blank=True, help_text="Served when a key has no row; empty: 204.")
+    default_revision = models.PositiveIntegerField(default=1, editable=False)
+    max_client_age_seconds = models.PositiveIntegerField(
+        default=60, validators=[MinValueValidator(1), MaxValueValidator(86_400)]
+    )
+    max_row_count_change = models.FloatField(
+        default=0.30, help_text="A load whose row count differs from the last by more than this share is rejected."
+    )
+    credentials = models.ManyToManyField(
+        Credential,
+        blank=True,
+        related_name="allowed_models",
+        help_text="Credentials narrowed to some models. One that is named nowhere may ask for all of the studio's.",
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = TenantOwnedManager()
+
+    class Meta:
+        ordering: ClassVar = ["slug"]
+        verbose_name = "model"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["tenant", "slug"], name="model_slug_unique_in_tenant"),
+            models.CheckConstraint(
+                condition=Q(max_client_age_seconds__gte=1, max_client_age_seconds__lte=86_400),
+                name="model_client_age_bounds",
+            ),
+            models.CheckConstraint(condition=Q(max_row_count_change__gt=0), name="model_row_count_change_positive"),
+        ]
+
+    def __str__(self) -> str:
+        return self.slug
+
+
+class Layout(TenantOwned):
+    """The fields of an answer and their bits. Never edited once made: a change makes the next revision."""
+
+    tenant_path = "model__tenant"
+
+    model = models.ForeignKey(RecommendationModel, on_delete=models.CASCADE, related_name="layouts")
+    revision = models.PositiveSmallIntegerField()
+    fields = models.JSONField(help_text="See docs/formats: a list of fields with name, type and range.")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = TenantOwnedManager()
+
+    class Meta:
+        ordering: ClassVar = ["model", "-revision"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["model", "revision"], name="layout_revision_unique_in_model"),
+            models.CheckConstraint(condition=Q(revision__lte=MAX_CODE), name="layout_revision_one_byte"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model} layout {self.revision}"
+
+
+class Version(TenantOwned):
+    """One trained version of a model, with its own source. `code` is its byte in bit-packed answers."""
+
+    tenant_path = "model__tenant"
+
+    model = models.ForeignKey(RecommendationModel, on_delete=models.CASCADE, related_name="versions")
+    name = models.CharField(max_length=60)
+    code = models.PositiveSmallIntegerField(editable=False)
+    layout = models.ForeignKey(Layout, on_delete=models.PROTECT, related_name="versions")
+    active_table = models.ForeignKey(
+        "Table", null=True, blank=True, on_delete=models.PROTECT, related_name="+", editable=False
+    )
+    previous_table = models.ForeignKey(
+        "Table", null=True, blank=True, on_delete=models.PROTECT, related_name="+", editable=False
+    )
+    # The fencing number of the last load begun, and of the one whose table is active: only a newer one may activate.
+    last_fence = models.PositiveBigIntegerField(default=0, editable=False)
+    active_fence = models.PositiveBigIntegerField(default=0, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = TenantOwnedManager()
+
+    class Meta:
+        ordering: ClassVar = ["model", "code"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["model", "name"], name="version_name_unique_in_model"),
+            models.UniqueConstraint(fields=["model", "code"], name="version_code_unique_in_model"),
+            models.CheckConstraint(condition=Q(code__lte=MAX_CODE), name="version_code_one_byte"),
+            models.CheckConstraint(condition=Q(active_fence__lte=F("last_fence")), name="version_fence_order"),
+            models.CheckConstraint(
+                condition=Q(active_table=None) | Q(previous_table=None) | ~Q(active_table=F("previous_table")),
+                name="version_two_different_tables",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class SourceKind(models.TextChoices):
+    """Where rows are read from."""
+
+    PARQUET = "parquet", "Parquet files"
+    BIGQUERY_TABLE = "bigquery_table", "BigQuery table"
+    BIGQUERY_QUERY = "bigquery_query", "BigQuery query"
+
+
+class Source(TenantOwned):
+    """Where a version's rows come from. Confined to what staff allow the studio (Tenant.allowed_…)."""
+
+    tenant_path = "version__model__tenant"
+
+    version = models.OneToOneField(Version, on_delete=models.CASCADE, related_name="source")
+    kind = models.CharField(max_length=20, choices=SourceKind.choices)
+    location = models.TextField(
+        help_text="A path or glob (local or gs://), project.dataset.table, or the text of a query."
+    )
+
+    objects = TenantOwnedManager()
+
+    class Meta:
+        constraints: ClassVar = [
+            models.CheckConstraint(condition=Q(kind__in=SourceKind.values), name="source_kind_known"),
+            models.CheckConstraint(condition=~Q(location=""), name="source_location_given"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()}: {self.location[:80]}"
+
+
+class LoadState(models.TextChoices):
+    """The life of a load. The last four are ends."""
+
+    QUEUED = "queued", "Queued"
+    EXTRACTING = "extracting", "Reading the source"
+    CHECKING = "checking", "Checking"
+    WRITING = "writing", "Writing"
+    VERIFYING = "verifying", "Verifying"
+    ACTIVE = "active", "Active"
+    REJECTED = "rejected", "Rejected by a check"
+    FAILED = "failed", "Failed"
+    SUPERSEDED = "superseded", "Superseded"
+
+
+RUNNING_STATES = [
+    LoadState.QUEUED,
+    LoadState.EXTRACTING,
+    LoadState.CHECKING,
+    LoadState.WRITING,
+    LoadState.VERIFYING,
+]
+
+
+class Load(TenantOwned):
+    """One run that reads a source and makes a table; what it found is in `report`, why it ended in `problem`."""
+
+    tenant_path = "version__model__tenant"
+
+    version = models.ForeignKey(Version, on_delete=models.CASCADE, related_name="loads")
+    fence = models.PositiveBigIntegerField()
+    state = models.CharField(max_length=12, choices=LoadState.choices, default=LoadState.QUEUED)
+    requested_by = models.ForeignKey(User, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    requested_by_name = models.CharField(max_length=150, blank=True, default="")
+    attempts = models.PositiveSmallIntegerField(default=0)
+
+    # What it read, fixed when it was queued, so that a later edit of the source does not rewrite history.
+    source_kind = models.CharField(max_length=20, choices=SourceKind.choices)
+    source_location = models.TextField()
+    source_snapshot_at = models.DateTimeField(null=True, help_text="The instant at which BigQuery was read.")
+
+    rows_read = models.PositiveBigIntegerField(default=0)
+    rows_written = models.PositiveBigIntegerField(default=0)
+    rows_expected = models.PositiveBigIntegerField(null=True, help_text="When the source says it beforehand.")
+    report = models.JSONField(default=dict, blank=True)
+    problem = models.TextField(blank=True, default="", help_text="One clear sentence, when rejected or failed.")
+
+    created_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True)
+    heartbeat_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+
+    objects = TenantOwnedManager()
+
+    class Meta:
+        ordering: ClassVar = ["-created_at", "-pk"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["version", "fence"], name="load_fence_unique_in_version"),
+            models.CheckConstraint(condition=Q(state__in=LoadState.values), name="load_state_known"),
+            models.CheckConstraint(
+                condition=Q(state__in=[*RUNNING_STATES, LoadState.SUPERSEDED], finished_at=None)
+                | Q(
+                    state__in=[LoadState.ACTIVE, LoadState.REJECTED, LoadState.FAILED, LoadState.SUPERSEDED],
+                    finished_at__isnull=False,
+                ),
+                name="load_finished_when_ended",
+            ),
+        ]
+        indexes: ClassVar = [models.Index(fields=["state", "heartbeat_at"], name="load_by_state_and_heartbeat")]
+
+    def __str__(self) -> str:
+        return f"{self.version} load {self.fence}"
+
+
+class TableState(models.TextChoices):
+    """The life of a table in Redis."""
+
+    WRITING = "writing", "Being written"
+    READY = "ready", "Whole"
+    DROPPING = "dropping", "Being dropped"
+    DROPPED = "dropped", "Dropped"
+
+
+class Table(TenantOwned):
+    """The immutable rows in Redis that one load made. Recorded before its first block is written, so none is lost."""
+
+    tenant_path = "version__model__tenant"
+
+    version = models.ForeignKey(Version, on_delete=models.CASCADE, related_name="tables")
+    load = models.OneToOneField(Load, on_delete=models.PROTECT, related_name="table")
+    table_id = models.CharField(max_length=12, unique=True, default=new_table_id)
+    state = models.CharField(max_length=10, choices=TableState.choices, default=TableState.WRITING)
+    block_bits = models.PositiveSmallIntegerField()
+    row_count = models.PositiveBigIntegerField()
+    size_bytes = models.PositiveBigIntegerField(default=0)
+    activated_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = TenantOwnedManager()
+
+    class Meta:
+        ordering: ClassVar = ["-created_at", "-pk"]
+        constraints: ClassVar = [
+            models.CheckConstraint(condition=Q(state__in=TableState.values), name="table_state_known"),
+            models.CheckConstraint(condition=Q(block_bits__lte=30), name="table_block_bits_bounds"),
+        ]
+
+    def __str__(self) -> str:
+        return self.table_id
+
+
+class RolloutRevision(TenantOwned):
+    """One saved allocation: 10,000 slots to version codes. The newest of a model is what is served.
+
+    A phase has one salt; a new phase re-randomises everybody, a new weight moves as few slots as can be.
+    """
+
+    tenant_path = "model__tenant"
+
+    model = models.ForeignKey(RecommendationModel, on_delete=models.CASCADE, related_name="rollout_revisions")
+    number = models.PositiveIntegerField()
+    phase = models.PositiveIntegerField(default=1)
+    salt = models.CharField(max_length=32)
+    weights_bp = models.JSONField(help_text="Basis points by version code, summing to 10,000.")
+    allocation = models.BinaryField(max_length=BASIS_POINTS)
+    moved_bp = models.PositiveIntegerField(default=0, help_text="Slots that differ from the revision before.")
+    restores = models.ForeignKey("self", null=True, blank=True, on_delete=models.PROTECT, related_name="+")
+    actor = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    actor_name = models.CharField(max_length=150)
+    reason = models.CharField(max_length=500, blank=True, default="")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = TenantOwnedManager()
+
+    class Meta:
+        ordering: ClassVar = ["model", "-number"]
+        verbose_name = "rollout revision"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["model", "number"], name="rollout_number_unique_in_model"),
+            models.CheckConstraint(condition=Q(moved_bp__lte=BASIS_POINTS), name="rollout_moved_bounds"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model} revision {self.number}"
+
+
+class Override(TenantOwned):
+    """A tester who gets one version whatever the weights say."""
+
+    tenant_path = "model__tenant"
+
+    model = models.ForeignKey(RecommendationModel, on_delete=models.CASCADE, related_name="overrides")
+    unit = models.CharField(max_length=256)
+    version = models.ForeignKey(Version, on_delete=models.CASCADE, related_name="overrides")
+    note = models.CharField(max_length=200, blank=True, default="")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = TenantOwnedManager()
+
+    class Meta:
+        ordering: ClassVar = ["model", "unit"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["model", "unit"], name="override_unit_unique_in_model"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.unit} → {self.version}"

@@ -1,0 +1,65 @@
+"""Every setting an operator can give, typed and bounded: `RECSITE_<NAME>` in the environment or in a file.
+
+The file is the one `RECSITE_ENV_FILE` names; without that variable it is `var/demo.env`, which `manage.py demo`
+writes, so that every other command finds the demo by itself. Variables win over the file.
+"""
+
+import os
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+
+def environment_file() -> Path:
+    """Give the settings file that is read (it need not exist)."""
+    return Path(os.environ.get("RECSITE_ENV_FILE", BASE_DIR / "var" / "demo.env"))
+
+
+class Environment(BaseSettings):
+    """What an operator sets. Names carry units; a secret has no default."""
+
+    model_config = SettingsConfigDict(env_prefix="RECSITE_", env_file_encoding="utf-8", extra="ignore", frozen=True)
+
+    debug: bool = False
+    secret_key: SecretStr = Field(min_length=32)
+    allowed_hosts: list[str] = ["localhost", "127.0.0.1"]
+    csrf_trusted_origins: list[str] = []
+    # Cookies and HSTS for HTTPS; only the demo and tests, which speak plain HTTP on loopback, turn this off.
+    https_only: bool = True
+    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+
+    var_dir: Path = BASE_DIR / "var"
+    database_url: str = f"sqlite:///{BASE_DIR / 'var' / 'recsite.sqlite3'}"
+    # One Redis does for everything; broker and cache can each be given one of their own.
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    broker_url: str | None = None
+    cache_url: str | None = None
+    redis_prefix: str = Field(default="recsite", pattern=r"^[A-Za-z0-9_.-]{1,32}$")
+
+    # "id:base64url,id2:base64url": the first mints tokens, every one listed is accepted.
+    token_master_keys: SecretStr
+    token_audience: str = "recsite"
+    token_issuer: str = "recsite"
+    # "key_id:base64url" of the 32-byte Ed25519 private key; only the control plane holds it.
+    snapshot_private_key: SecretStr | None = None
+    # "key_id:base64url,…" of the public keys that serving trusts.
+    snapshot_public_keys: str
+
+    # What pages and commands show as the address of the lane.
+    serving_url: str = "http://127.0.0.1:8001"
+    serving_deadline_ms: int = Field(default=50, gt=0, le=200)
+    serving_capacity: int = Field(default=2048, ge=1, description="requests in flight in one process")
+    snapshot_poll_seconds: float = Field(default=1.0, gt=0, le=60)
+    snapshot_max_age_hours: int = Field(default=72, ge=1, le=24 * 30)
+
+    bigquery_project: str | None = None
+    # For an emulator: the REST and the Storage Read addresses, without credentials.
+    bigquery_api_endpoint: str | None = None
+    bigquery_storage_endpoint: str | None = None
+    gcs_endpoint: str | None = None
+
+    load_memory_mb: int = Field(default=1024, ge=128, description="memory DuckDB may use before it spills to disk")
+    load_time_limit_seconds: int = Field(default=3 * 3600, ge=60)

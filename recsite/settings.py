@@ -1,0 +1,239 @@
+"""Django settings, all of them derived from `recsite.environment.Environment`."""
+
+from datetime import timedelta
+from typing import Any
+
+import dj_database_url
+from csp.constants import NONE, SELF
+from django.core.exceptions import ImproperlyConfigured
+from pydantic import ValidationError
+
+from recsite.environment import BASE_DIR, Environment, environment_file
+
+try:
+    ENV = Environment(_env_file=environment_file())  # type: ignore[call-arg]  # pydantic-settings' own argument
+except ValidationError as error:
+    problems = "; ".join(f"RECSITE_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+    raise ImproperlyConfigured(
+        f"{problems}. Run `make demo` for a working set-up on this machine, or see the README for one of your own."
+    ) from None
+
+DEBUG = ENV.debug
+SECRET_KEY = ENV.secret_key.get_secret_value()
+ALLOWED_HOSTS = ENV.allowed_hosts
+CSRF_TRUSTED_ORIGINS = ENV.csrf_trusted_origins
+
+INSTALLED_APPS = [
+    "unfold",
+    "unfold.contrib.filters",
+    "unfold.contrib.forms",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django_htmx",
+    "django_prometheus",
+    "django_celery_beat",
+    "rest_framework",
+    "drf_spectacular",
+    "axes",
+    "csp",
+    "recsite",
+    "tenants",
+    "models_registry",
+    "serving",
+]
+
+MIDDLEWARE = [
+    "django_prometheus.middleware.PrometheusBeforeMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "axes.middleware.AxesMiddleware",
+    "django_prometheus.middleware.PrometheusAfterMiddleware",
+]
+
+ROOT_URLCONF = "recsite.urls"
+WSGI_APPLICATION = "recsite.wsgi.application"
+APPEND_SLASH = False
+
+TEMPLATES: list[dict[str, Any]] = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+# --- Database -------------------------------------------------------------------------------------------------------
+
+DATABASES: dict[str, Any] = {"default": dj_database_url.parse(ENV.database_url, conn_max_age=60)}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    # Several processes share the file: readers must not block writers, and a writer waits for its turn.
+    DATABASES["default"]["OPTIONS"] = {
+        "timeout": 20,
+        "transaction_mode": "IMMEDIATE",
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    }
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# --- Redis ----------------------------------------------------------------------------------------------------------
+
+REDIS_PREFIX = ENV.redis_prefix
+
+
+def _redis_cache(url: str, *, timeout_seconds: float) -> dict[str, Any]:
+    return {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": url,
+        "KEY_PREFIX": ENV.redis_prefix,
+        "OPTIONS": {
+            "SERIALIZER": "django_redis.serializers.json.JSONSerializer",
+            "SOCKET_TIMEOUT": timeout_seconds,
+            "SOCKET_CONNECT_TIMEOUT": timeout_seconds,
+        },
+    }
+
+
+# "tables" is what the DRF door answers from: one deadline, no retry. Loading and publishing have clients of their own.
+CACHES = {
+    "default": _redis_cache(ENV.cache_url or ENV.redis_url, timeout_seconds=1.0),
+    "tables": _redis_cache(ENV.redis_url, timeout_seconds=ENV.serving_deadline_ms / 1000),
+}
+TABLES_REDIS_URL = ENV.redis_url
+
+# --- Signing in -----------------------------------------------------------------------------------------------------
+
+AUTH_USER_MODEL = "tenants.User"
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LOGIN_URL = "admin:login"
+LOGIN_REDIRECT_URL = "admin:index"
+AXES_FAILURE_LIMIT = 8
+AXES_COOLOFF_TIME = timedelta(minutes=10)
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+
+# --- HTTPS and browsers ---------------------------------------------------------------------------------------------
+
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = ENV.https_only
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if ENV.https_only else None
+SECURE_HSTS_SECONDS = 31_536_000 if ENV.https_only else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = ENV.https_only
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]
+X_FRAME_OPTIONS = "DENY"
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [SELF],
+        "base-uri": [NONE],
+        "form-action": [SELF],
+        "frame-ancestors": [NONE],
+        "img-src": [SELF, "data:"],
+        "object-src": [NONE],
+    },
+}
+
+STATIC_URL = "/static/"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+STATIC_ROOT = BASE_DIR / "staticfiles"
+WHITENOISE_USE_FINDERS = True
+
+# --- DRF, tokens ----------------------------------------------------------------------------------------------------
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.AllowAny"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "UNAUTHENTICATED_USER": None,
+}
+SPECTACULAR_SETTINGS = {"TITLE": "recsite", "VERSION": "1", "SERVE_INCLUDE_SCHEMA": False}
+
+TOKEN_LIFETIME = timedelta(minutes=15)
+TOKEN_MASTER_KEYS = ENV.token_master_keys.get_secret_value()
+TOKEN_AUDIENCE = ENV.token_audience
+TOKEN_ISSUER = ENV.token_issuer
+SIMPLE_JWT = {
+    # Tokens are signed with a key derived for each credential (serving.formats.tokens), never with SECRET_KEY.
+    "ACCESS_TOKEN_LIFETIME": TOKEN_LIFETIME,
+    "AUDIENCE": TOKEN_AUDIENCE,
+    "ISSUER": TOKEN_ISSUER,
+    "TOKEN_TYPE_CLAIM": None,
+    "JTI_CLAIM": None,
+    "SIGNING_KEY": "",
+}
+
+# --- Serving --------------------------------------------------------------------------------------------------------
+
+SERVING_URL = ENV.serving_url
+SERVING_DEADLINE_MS = ENV.serving_deadline_ms
+SERVING_CAPACITY = ENV.serving_capacity
+SNAPSHOT_PRIVATE_KEY = ENV.snapshot_private_key.get_secret_value() if ENV.snapshot_private_key else None
+SNAPSHOT_PUBLIC_KEYS = ENV.snapshot_public_keys
+SNAPSHOT_POLL_SECONDS = ENV.snapshot_poll_seconds
+SNAPSHOT_MAX_AGE = timedelta(hours=ENV.snapshot_max_age_hours)
+LANE_STATE_DIR = ENV.var_dir / "lane"
+
+# --- Loading --------------------------------------------------------------------------------------------------------
+
+BIGQUERY_PROJECT = ENV.bigquery_project
+BIGQUERY_API_ENDPOINT = ENV.bigquery_api_endpoint
+BIGQUERY_STORAGE_ENDPOINT = ENV.bigquery_storage_endpoint
+GCS_ENDPOINT = ENV.gcs_endpoint
+LOAD_WORKSPACE_DIR = ENV.var_dir / "loads"
+LOAD_MEMORY_MB = ENV.load_memory_mb
+LOAD_TIME_LIMIT = timedelta(seconds=ENV.load_time_limit_seconds)
+
+CELERY_BROKER_URL = ENV.broker_url or ENV.redis_url
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_TASK_TIME_LIMIT = ENV.load_time_limit_seconds
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    # A task unacknowledged for this long is delivered again, so it must outlast the longest load.
+    "visibility_timeout": ENV.load_time_limit_seconds + 600,
+    "global_keyprefix": f"{ENV.redis_prefix}:celery:",
+    "socket_timeout": 5.0,
+    "socket_connect_timeout": 5.0,
+}
+CELERY_TIMEZONE = "UTC"
+CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+
+# --- Language, time, logs -------------------------------------------------------------------------------------------
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_TZ = True
+USE_I18N = False
+
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": ENV.log_level},
+}
+PROMETHEUS_EXPORT_MIGRATIONS = False

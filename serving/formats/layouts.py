@@ -1,0 +1,412 @@
+"""Layouts: the fields of an answer, and the bits they are packed into.
+
+Fields are packed most significant bit first with no gaps; zero bits fill the last byte. Any field may be optional:
+one presence bit stands before it. A value outside its field's range is refused, never clipped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Self
+
+import msgspec
+
+MAX_INTEGER = 2**53 - 1
+# Far below a Redis value's limit and a phone's patience; catches a layout with a slipped digit.
+MAX_PAYLOAD_BYTES = 65_536
+DECIMAL_TOLERANCE = Decimal("1e-6")
+
+
+class BadLayout(ValueError):
+    """A list of fields that is no layout; the message names the field."""
+
+
+class BadValue(ValueError):
+    """A value that its field cannot hold; the message names the field."""
+
+
+class DamagedPayload(ValueError):
+    """Bits that no record packs to."""
+
+
+class Scalar(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fields=True):
+    """What a list may hold: a value of a fixed number of bits."""
+
+    @property
+    def bits(self) -> int:
+        """Bits of one value."""
+        raise TypeError(type(self).__name__)  # abstract: each kind of field says its own
+
+    def check(self) -> None:
+        """Raise BadLayout unless the parameters make sense."""
+
+    def to_code(self, value: Any) -> int:
+        """Give the stored integer of a value; BadValue if it is of another type or out of range."""
+        raise TypeError(type(self).__name__)
+
+    def from_code(self, code: int) -> Any:
+        """Give the value of a stored integer; DamagedPayload if no value is stored so."""
+        raise TypeError(type(self).__name__)
+
+
+class Bool(Scalar, frozen=True, tag="bool"):
+    """True or false."""
+
+    @property
+    def bits(self) -> int:
+        return 1
+
+    def to_code(self, value: Any) -> int:
+        if not isinstance(value, bool):
+            raise BadValue(f"{value!r} is not true or false")
+        return int(value)
+
+    def from_code(self, code: int) -> bool:
+        return bool(code)
+
+
+class Uint(Scalar, frozen=True, tag="uint"):
+    """A whole number from `min` to `max`."""
+
+    min: int
+    max: int
+
+    @property
+    def bits(self) -> int:
+        return (self.max - self.min).bit_length()
+
+    def check(self) -> None:
+        if not -MAX_INTEGER <= self.min <= self.max <= MAX_INTEGER or self.max - self.min > MAX_INTEGER:
+            raise BadLayout("min and max must be in order and within ±(2^53 − 1)")
+
+    def to_code(self, value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise BadValue(f"{value!r} is not a whole number")
+        if not self.min <= value <= self.max:
+            raise BadValue(f"{value} is not within {self.min} … {self.max}")
+        return value - self.min
+
+    def from_code(self, code: int) -> int:
+        value = self.min + code
+        if value > self.max:
+            raise DamagedPayload("a number beyond its maximum")
+        return value
+
+
+class Enum(Scalar, frozen=True, tag="enum"):
+    """One of a list of texts."""
+
+    values: tuple[str, ...]
+
+    @property
+    def bits(self) -> int:
+        return (len(self.values) - 1).bit_length()
+
+    def check(self) -> None:
+        if not self.values or len(set(self.values)) != len(self.values) or len(self.values) > 65_536:
+            raise BadLayout("values must be 1 to 65,536 different texts")
+
+    def to_code(self, value: Any) -> int:
+        try:
+            return self.values.index(value)
+        except ValueError:
+            raise BadValue(f"{value!r} is not one of the {len(self.values)} values") from None
+
+    def from_code(self, code: int) -> str:
+        try:
+            return self.values[code]
+        except IndexError:
+            raise DamagedPayload("an index beyond the values") from None
+
+
+class DecimalNumber(Scalar, frozen=True, tag="decimal"):
+    """A number from `min` to `max` in whole steps of `step`."""
+
+    min: Decimal
+    max: Decimal
+    step: Decimal
+
+    @property
+    def places(self) -> int:
+        """Digits after the point that any value may need."""
+        return max(0, *(-int(x.normalize().as_tuple().exponent) for x in (self.min, self.step)))
+
+    @property
+    def steps(self) -> int:
+        """Number of steps from min to max."""
+        return int((self.max - self.min) / self.step)
+
+    @property
+    def float_tolerance(self) -> Decimal:
+        """How far a binary float may lie from a whole step: 1e-6, and never near the middle between two steps."""
+        return min(DECIMAL_TOLERANCE, self.step / 4)
+
+    @property
+    def bits(self) -> int:
+        return self.steps.bit_length()
+
+    def check(self) -> None:
+        if not all(x.is_finite() for x in (self.min, self.max, self.step)) or self.step <= 0 or self.max < self.min:
+            raise BadLayout("min and max must be in order and step above zero")
+        if self.places > 12 or any(abs(x) * 10**self.places > MAX_INTEGER for x in (self.min, self.max)):
+            raise BadLayout("min, max and step need more than 2^53 different values, or more than 12 decimal places")
+        if (self.max - self.min) % self.step:
+            raise BadLayout("max − min must be a whole number of steps")
+
+    def to_code(self, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+            raise BadValue(f"{value!r} is not a number")
+        if not math.isfinite(value):
+            raise BadValue(f"{value} is not a finite number")
+        exact = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+        code = int(((exact - self.min) / self.step).to_integral_value())
+        tolerance = self.float_tolerance if isinstance(value, float) else 0
+        if abs(exact - (self.min + code * self.step)) > tolerance:
+            raise BadValue(f"{value} is not a whole number of steps of {self.step} from {self.min}")
+        if not 0 <= code <= self.steps:
+            raise BadValue(f"{value} is not within {self.min} … {self.max}")
+        return code
+
+    def from_code(self, code: int) -> int | float:
+        if code > self.steps:
+            raise DamagedPayload("a number beyond its maximum")
+        scale = 10**self.places
+        scaled = int(self.min * scale) + code * int(self.step * scale)
+        # A correctly rounded quotient prints with no more digits than the scale has.
+        return scaled / scale if scale > 1 else scaled
+
+
+class String(msgspec.Struct, frozen=True, tag="string", tag_field="type", forbid_unknown_fields=True):
+    """Text of at most `max_bytes` bytes in UTF-8: its length, then its bytes."""
+
+    max_bytes: int
+
+    def check(self) -> None:
+        """Raise BadLayout unless the parameters make sense."""
+        if not 0 <= self.max_bytes <= MAX_PAYLOAD_BYTES:
+            raise BadLayout(f"max_bytes must be within 0 … {MAX_PAYLOAD_BYTES:,}")
+
+    @property
+    def length_bits(self) -> int:
+        """Bits of the length that stands before the bytes."""
+        return self.max_bytes.bit_length()
+
+    @property
+    def max_bits(self) -> int:
+        """Bits of the longest value."""
+        return self.length_bits + 8 * self.max_bytes
+
+    def write(self, bits: _BitWriter, value: Any) -> None:
+        """Append a value; BadValue if it is no text or too long."""
+        if not isinstance(value, str):
+            raise BadValue(f"{value!r} is not text")
+        try:
+            raw = value.encode()
+        except UnicodeEncodeError:
+            raise BadValue("the text is not valid Unicode") from None
+        if len(raw) > self.max_bytes:
+            raise BadValue(f"the text is {len(raw)} bytes long, more than {self.max_bytes}")
+        bits.put(len(raw), self.length_bits)
+        bits.put(int.from_bytes(raw, "big"), 8 * len(raw))
+
+    def read(self, bits: _BitReader) -> str:
+        """Take a value."""
+        length = bits.take(self.length_bits)
+        if length > self.max_bytes:
+            raise DamagedPayload("a text beyond its longest")
+        try:
+            return bits.take(8 * length).to_bytes(length, "big").decode()
+        except UnicodeDecodeError:
+            raise DamagedPayload("a text that is not UTF-8") from None
+
+
+class List(msgspec.Struct, frozen=True, tag="list", tag_field="type", forbid_unknown_fields=True):
+    """At most `max_items` values of one scalar type: their count, then the values."""
+
+    max_items: int
+    item: Bool | Uint | Enum | DecimalNumber
+
+    def check(self) -> None:
+        """Raise BadLayout unless the parameters make sense."""
+        if not 0 <= self.max_items <= MAX_PAYLOAD_BYTES:
+            raise BadLayout(f"max_items must be within 0 … {MAX_PAYLOAD_BYTES:,}")
+        self.item.check()
+
+    @property
+    def count_bits(self) -> int:
+        """Bits of the count that stands before the items."""
+        return self.max_items.bit_length()
+
+    @property
+    def max_bits(self) -> int:
+        """Bits of the longest value."""
+        return self.count_bits + self.max_items * self.item.bits
+
+    def write(self, bits: _BitWriter, value: Any) -> None:
+        """Append a value; BadValue if it is no list, too long, or holds what the item type cannot."""
+        if not isinstance(value, list | tuple):
+            raise BadValue(f"{value!r} is not a list")
+        if len(value) > self.max_items:
+            raise BadValue(f"the list has {len(value)} items, more than {self.max_items}")
+        bits.put(len(value), self.count_bits)
+        for item in value:
+            bits.put(self.item.to_code(item), self.item.bits)
+
+    def read(self, bits: _BitReader) -> list[Any]:
+        """Take a value."""
+        count = bits.take(self.count_bits)
+        if count > self.max_items:
+            raise DamagedPayload("a list beyond its longest")
+        return [self.item.from_code(bits.take(self.item.bits)) for _ in range(count)]
+
+
+Kind = Bool | Uint | Enum | DecimalNumber | String | List
+
+
+class Field(msgspec.Struct, frozen=True):
+    """One field of an answer."""
+
+    name: str
+    kind: Kind
+    is_optional: bool = False
+
+    @property
+    def max_bits(self) -> int:
+        """Bits of the longest value, presence bit included."""
+        longest = self.kind.max_bits if isinstance(self.kind, String | List) else self.kind.bits
+        return longest + self.is_optional
+
+
+class Layout:
+    """The fields of an answer in order, ready to pack and unpack.
+
+    Attributes:
+        fields: the fields.
+        is_fixed_width: no list, text or optional field, so that every payload has the same width.
+        payload_width: bytes of every payload of a fixed-width layout, None for a variable-width one.
+    """
+
+    __slots__ = ("fields", "is_fixed_width", "payload_width")
+
+    def __init__(self, fields: Sequence[Field]) -> None:
+        self.fields = tuple(fields)
+        self.is_fixed_width = not any(f.is_optional or isinstance(f.kind, String | List) for f in self.fields)
+        max_bits = sum(f.max_bits for f in self.fields)
+        if max_bits > 8 * MAX_PAYLOAD_BYTES:
+            raise BadLayout(f"an answer could be longer than {MAX_PAYLOAD_BYTES:,} bytes")
+        self.payload_width = (max_bits + 7) // 8 if self.is_fixed_width else None
+
+    @classmethod
+    def parse(cls, raw: Any) -> Self:
+        """Read a layout from what JSON gives: a list of `{"name", "type", …parameters, "optional"?}`.
+
+        Raises:
+            BadLayout: it is no such list; the message names the field.
+        """
+        if not isinstance(raw, list | tuple) or not raw:
+            raise BadLayout("a layout is a list of at least one field")
+        fields: list[Field] = []
+        for number, item in enumerate(raw, start=1):
+            if not isinstance(item, Mapping):
+                raise BadLayout(f"field {number} is not an object")
+            parameters = dict(item)
+            name = parameters.pop("name", None)
+            is_optional = parameters.pop("optional", False)
+            if not isinstance(name, str) or not 0 < len(name) <= 128 or min(name) < " ":
+                raise BadLayout(f"field {number} needs a name of 1 to 128 characters")
+            if any(f.name == name for f in fields):
+                raise BadLayout(f"field {name!r} is there twice")
+            if not isinstance(is_optional, bool):
+                raise BadLayout(f"field {name!r}: optional must be true or false")
+            try:
+                kind = msgspec.convert(parameters, Kind)
+                kind.check()
+            except (msgspec.ValidationError, BadLayout, ArithmeticError) as error:
+                raise BadLayout(f"field {name!r}: {error}") from None
+            fields.append(Field(name, kind, is_optional))
+        return cls(fields)
+
+    def pack(self, record: Mapping[str, Any]) -> bytes:
+        """Give a record's payload.
+
+        Raises:
+            BadValue: a field is missing, unknown, or cannot hold its value; the message names it.
+        """
+        unknown = record.keys() - {f.name for f in self.fields}
+        if unknown:
+            raise BadValue(f"{sorted(unknown)[0]!r} is not a field of this layout")
+        bits = _BitWriter()
+        for field in self.fields:
+            value = record.get(field.name)
+            if field.is_optional:
+                bits.put(int(value is not None), 1)
+                if value is None:
+                    continue
+            elif value is None:
+                raise BadValue(f"{field.name}: a value is required")
+            try:
+                if isinstance(field.kind, String | List):
+                    field.kind.write(bits, value)
+                else:
+                    bits.put(field.kind.to_code(value), field.kind.bits)
+            except BadValue as error:
+                raise BadValue(f"{field.name}: {error}") from None
+        return bits.to_bytes()
+
+    def unpack(self, payload: bytes) -> dict[str, Any]:
+        """Give the record of a payload, fields in layout order, absent ones None.
+
+        Raises:
+            DamagedPayload: no record of this layout packs to these bytes.
+        """
+        bits = _BitReader(payload)
+        record: dict[str, Any] = {}
+        for field in self.fields:
+            if field.is_optional and not bits.take(1):
+                record[field.name] = None
+            elif isinstance(field.kind, String | List):
+                record[field.name] = field.kind.read(bits)
+            else:
+                record[field.name] = field.kind.from_code(bits.take(field.kind.bits))
+        bits.expect_end()
+        return record
+
+
+class _BitWriter:
+    """Appends codes to one growing integer."""
+
+    __slots__ = ("_length", "_value")
+
+    def __init__(self) -> None:
+        self._value = 0
+        self._length = 0
+
+    def put(self, code: int, bits: int) -> None:
+        self._value = self._value << bits | code
+        self._length += bits
+
+    def to_bytes(self) -> bytes:
+        padding = -self._length % 8
+        return (self._value << padding).to_bytes((self._length + padding) // 8, "big")
+
+
+class _BitReader:
+    """Takes codes from the front of a payload, read as one integer."""
+
+    __slots__ = ("_left", "_value")
+
+    def __init__(self, payload: bytes) -> None:
+        self._value = int.from_bytes(payload, "big")
+        self._left = 8 * len(payload)
+
+    def take(self, bits: int) -> int:
+        self._left -= bits
+        if self._left < 0:
+            raise DamagedPayload("the payload is too short")
+        return self._value >> self._left & ((1 << bits) - 1)
+
+    def expect_end(self) -> None:
+        if self._left > 7 or self._value & ((1 << self._left) - 1):
+            raise DamagedPayload("the payload is too long")

@@ -1,0 +1,197 @@
+"""The snapshot: all that serving must know about one tenant, in one signed document.
+
+The envelope is MessagePack `[key_id, document, signature]`; the signature is Ed25519 over a fixed context and the
+document's bytes, so that whoever can write to Redis can still not forge one. No secret is ever in a snapshot.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from serving.formats.encoding import base64url_decode
+
+FORMAT = 1
+_CONTEXT = b"recsite snapshot 1\n"
+
+
+class BadSnapshot(ValueError):
+    """An envelope that is damaged, unsigned, or signed with a key that is not trusted."""
+
+
+class AcceptedKey(msgspec.Struct, frozen=True):
+    """One derived key whose tokens are accepted: what to derive it from, and until when (Unix seconds)."""
+
+    generation: int
+    master_key_id: str
+    until: int | None = None
+
+
+class Credential(msgspec.Struct, frozen=True):
+    """A credential as serving sees it. Revoked ones are not in the snapshot at all.
+
+    Attributes:
+        id: the `kid` of its tokens.
+        models: slugs it may ask for; None for all of the tenant's.
+        algorithm: HS256, EdDSA, ES256 or RS256: the only one its tokens may use.
+        accepted: for HS256, the at most two keys its tokens may be signed with, the newest first.
+        public_key: for the others, PEM.
+        issuer: what `iss` must be.
+    """
+
+    id: str
+    models: tuple[str, ...] | None
+    algorithm: Literal["HS256", "EdDSA", "ES256", "RS256"]
+    accepted: tuple[AcceptedKey, ...]
+    public_key: str
+    issuer: str
+    requests_per_second: int
+    burst: int
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """One layout revision: what `serving.formats.layouts.Layout.parse` reads."""
+
+    revision: int
+    fields: list[dict[str, Any]]
+
+
+class Table(msgspec.Struct, frozen=True):
+    """A table in Redis. `loaded_at` is Unix seconds."""
+
+    id: str
+    block_bits: int
+    row_count: int
+    loaded_at: int
+
+
+class Version(msgspec.Struct, frozen=True):
+    """A version with its active table and the one before it; both None until its first load."""
+
+    name: str
+    code: int
+    layout_revision: int
+    active: Table | None
+    previous: Table | None
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A model that has an allocation (one without is not in the snapshot).
+
+    Attributes:
+        unit_field: the key field that is bucketed; None for the whole key.
+        default: the record answered when a key has no row; None for none.
+        default_revision: grows with every change of the default.
+        allocation: 10,000 version codes, one a slot.
+        overrides: version code by unit.
+    """
+
+    slug: str
+    key_fields: tuple[str, ...]
+    unit_field: str | None
+    layouts: tuple[Layout, ...]
+    default: dict[str, Any] | None
+    default_revision: int
+    max_client_age_seconds: int
+    salt: str
+    phase: int
+    allocation: bytes
+    allocation_revision: int
+    versions: tuple[Version, ...]
+    overrides: dict[str, int]
+
+
+class Tenant(msgspec.Struct, frozen=True):
+    """What a tenant has. A tenant that has ended is a tombstone: `is_ended` and nothing else."""
+
+    id: str
+    slug: str
+    is_ended: bool
+    credentials: tuple[Credential, ...]
+    models: tuple[Model, ...]
+    requests_per_second: int
+    burst: int
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """A tenant at one revision. `issued_at` is Unix seconds; `revision` only grows."""
+
+    format: int
+    revision: int
+    issued_at: int
+    tenant: Tenant
+
+
+_encoder = msgspec.msgpack.Encoder(order="deterministic")
+_snapshot_decoder = msgspec.msgpack.Decoder(Snapshot)
+_envelope_decoder = msgspec.msgpack.Decoder(tuple[str, bytes, bytes])
+
+
+def content_digest_input(tenant: Tenant) -> bytes:
+    """Give bytes that are equal exactly when two tenants' contents are: what tells whether to publish again."""
+    return _encoder.encode(tenant)
+
+
+def sign_snapshot(snapshot: Snapshot, key_id: str, private_key: Ed25519PrivateKey) -> bytes:
+    """Give the envelope of a snapshot."""
+    document = _encoder.encode(snapshot)
+    return _encoder.encode((key_id, document, private_key.sign(_CONTEXT + document)))
+
+
+def open_snapshot(envelope: bytes, trusted: dict[str, Ed25519PublicKey]) -> Snapshot:
+    """Give the snapshot in an envelope, its signature checked before anything in it is read.
+
+    Raises:
+        BadSnapshot: see there; also a format this release does not know.
+    """
+    try:
+        key_id, document, signature = _envelope_decoder.decode(envelope)
+    except msgspec.DecodeError:
+        raise BadSnapshot("it is not a snapshot envelope") from None
+    key = trusted.get(key_id)
+    if key is None:
+        raise BadSnapshot("it is signed with a key that is not trusted here")
+    try:
+        key.verify(signature, _CONTEXT + document)
+    except InvalidSignature:
+        raise BadSnapshot("its signature does not fit") from None
+    try:
+        snapshot = _snapshot_decoder.decode(document)
+    except msgspec.DecodeError as error:
+        raise BadSnapshot(f"its document is of another shape: {error}") from None
+    if snapshot.format != FORMAT:
+        raise BadSnapshot(f"it is of format {snapshot.format}, this release reads format {FORMAT}")
+    return snapshot
+
+
+def parse_public_keys(setting: str) -> dict[str, Ed25519PublicKey]:
+    """Read `key_id:base64url,…` (the setting RECSITE_SNAPSHOT_PUBLIC_KEYS)."""
+    pairs = (item.strip().partition(":") for item in setting.split(","))
+    return {key_id: Ed25519PublicKey.from_public_bytes(base64url_decode(raw)) for key_id, _, raw in pairs}
+
+
+def parse_private_key(setting: str) -> tuple[str, Ed25519PrivateKey]:
+    """Read `key_id:base64url` (the setting RECSITE_SNAPSHOT_PRIVATE_KEY)."""
+    key_id, _, raw = setting.strip().partition(":")
+    return key_id, Ed25519PrivateKey.from_private_bytes(base64url_decode(raw))
+
+
+# --- Where snapshots lie in Redis ------------------------------------------------------------------------------------
+
+
+def snapshot_name(prefix: str, tenant_id: str) -> str:
+    """Give the Redis key (a string) of a tenant's envelope."""
+    return f"{prefix}:s:{tenant_id}"
+
+
+def revisions_name(prefix: str) -> str:
+    """Give the Redis key (a hash: tenant id → revision, decimal) that serving polls."""
+    return f"{prefix}:revisions"
+
+
+def announcements_name(prefix: str) -> str:
+    """Give the pub/sub channel on which a tenant id is announced after its snapshot was written."""
+    return f"{prefix}:announce"

@@ -1,0 +1,194 @@
+"""Tokens: how a credential's key is derived, what its tokens' header is, and what makes a token good.
+
+Tokens this service signs are checked without negotiation: the header segment must equal, byte for byte, a header that
+some credential's tokens have, and that header alone names credential, key and algorithm. Every other token goes
+through PyJWT with the one algorithm of its credential.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from typing import Any
+
+import jwt
+import msgspec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from serving.formats.encoding import base64url_decode, base64url_encode
+
+MAX_TOKEN_BYTES = 4096
+MAX_LIFE_SECONDS = 24 * 3600
+LEEWAY_SECONDS = 30
+MAX_UNIT_BYTES = 256
+KID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_MAX_TIME = 2**53
+
+
+class BadToken(ValueError):
+    """A token that is not accepted. Why is for a debug log, never for the caller."""
+
+
+class Claims(msgspec.Struct, frozen=True):
+    """What a good token says. Times are Unix seconds.
+
+    Attributes:
+        subject: the player the token is for; None in a server token.
+        models: the slugs it is narrowed to; None for all of its credential's.
+    """
+
+    expires_at: int
+    subject: str | None
+    models: tuple[str, ...] | None
+
+
+# --- Keys and headers of the tokens this service signs ------------------------------------------------------------
+
+
+def parse_master_keys(setting: str) -> dict[str, bytes]:
+    """Read `id:base64url,…` (the setting RECSITE_TOKEN_MASTER_KEYS); the first mints.
+
+    Raises:
+        ValueError: a key is missing, shorter than 32 bytes, or its id is not of the form of a `kid`.
+    """
+    keys: dict[str, bytes] = {}
+    for item in setting.split(","):
+        key_id, _, raw = item.strip().partition(":")
+        key = base64url_decode(raw)
+        if not KID.fullmatch(key_id) or len(key) < 32:
+            raise ValueError("each token master key is id:base64url of at least 32 bytes")
+        keys[key_id] = key
+    return keys
+
+
+def derive_key(master_key: bytes, master_key_id: str, credential_id: str, generation: int) -> bytes:
+    """Give the 32-byte HMAC key of one secret generation of a credential (HKDF-SHA256, RFC 5869)."""
+    info = f"recsite token\x00{credential_id}\x00{generation}\x00{master_key_id}".encode()
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(master_key)
+
+
+def header_parameters(credential_id: str, generation: int, master_key_id: str) -> dict[str, Any]:
+    """Give what the header holds besides `alg` and `typ`."""
+    return {"kid": credential_id, "gen": generation, "mk": master_key_id}
+
+
+def header_segment(credential_id: str, generation: int, master_key_id: str) -> bytes:
+    """Give the first segment of every token signed with this key: exactly as PyJWT writes it, keys sorted."""
+    header = {"alg": "HS256", "typ": "JWT", **header_parameters(credential_id, generation, master_key_id)}
+    return base64url_encode(msgspec.json.encode(header, order="sorted")).encode()
+
+
+# --- Checking -------------------------------------------------------------------------------------------------------
+
+
+def check_hs256(token: bytes, header_length: int, key: bytes) -> dict[str, Any]:
+    """Check the signature of a token whose header was found to be this service's own; give its payload, unchecked.
+
+    Raises:
+        BadToken: the signature does not fit, or the payload is no JSON object.
+    """
+    signed, _, signature = token.rpartition(b".")
+    try:
+        given = base64url_decode(signature)
+    except ValueError:
+        raise BadToken("signature is not base64url") from None
+    if not hmac.compare_digest(hmac.digest(key, signed, "sha256"), given):
+        raise BadToken("signature does not fit")
+    try:
+        payload = msgspec.json.decode(base64url_decode(signed[header_length + 1 :]))
+    except (ValueError, RecursionError):
+        raise BadToken("payload is not JSON") from None
+    if not isinstance(payload, dict):
+        raise BadToken("payload is not an object")
+    return payload
+
+
+def unverified_kid(token: bytes) -> str:
+    """Give the `kid` of a token, nothing verified: only good for finding the key to verify it with.
+
+    Raises:
+        BadToken: there is none, or it is not of the form `[A-Za-z0-9_-]{1,64}`.
+    """
+    try:
+        header = msgspec.json.decode(base64url_decode(token.partition(b".")[0]))
+    except (ValueError, RecursionError):
+        raise BadToken("header is not JSON") from None
+    kid = header.get("kid") if isinstance(header, dict) else None
+    if not isinstance(kid, str) or not KID.fullmatch(kid):
+        raise BadToken("no usable kid")
+    return kid
+
+
+def check_with_pyjwt(token: bytes, public_key: Any, algorithm: str) -> dict[str, Any]:
+    """Check the signature of a studio-signed token with its credential's one algorithm; give its payload, unchecked.
+
+    Raises:
+        BadToken: anything at all is odd about it.
+    """
+    options: Any = {
+        "verify_exp": False,
+        "verify_nbf": False,
+        "verify_iat": False,
+        "verify_aud": False,
+        "verify_iss": False,
+        "verify_sub": False,
+        "verify_jti": False,
+    }
+    try:
+        return jwt.decode(token, public_key, algorithms=[algorithm], options=options)
+    except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise BadToken(str(error)) from None
+
+
+def check_claims(payload: dict[str, Any], *, now: float, audience: str, issuer: str, tenant_slug: str) -> Claims:
+    """Check a verified payload's claims.
+
+    Required: `exp` and `iat` (whole numbers, at most 24 h apart), `aud`, `iss`. `nbf`, `sub`, `models` and `tenant`
+    are checked where they are given. Leeway is 30 s.
+
+    Raises:
+        BadToken: a claim is missing, of the wrong type, or does not hold now.
+    """
+    expires_at = _time(payload, "exp")
+    issued_at = _time(payload, "iat")
+    if not 0 < expires_at - issued_at <= MAX_LIFE_SECONDS:
+        raise BadToken("lives longer than 24 h, or not at all")
+    if now >= expires_at + LEEWAY_SECONDS:
+        raise BadToken("expired")
+    if issued_at > now + LEEWAY_SECONDS:
+        raise BadToken("issued in the future")
+    if "nbf" in payload and _time(payload, "nbf") > now + LEEWAY_SECONDS:
+        raise BadToken("not valid yet")
+    given_audience = payload.get("aud")
+    if given_audience != audience and not (isinstance(given_audience, list) and audience in given_audience):
+        raise BadToken("for another audience")
+    if payload.get("iss") != issuer:
+        raise BadToken("from another issuer")
+    if "tenant" in payload and payload["tenant"] != tenant_slug:
+        raise BadToken("for another tenant")
+
+    subject = payload.get("sub")
+    if "sub" in payload and (not isinstance(subject, str) or not is_unit(subject)):
+        raise BadToken("sub is no unit")
+    models = payload.get("models")
+    if "models" in payload:
+        if not isinstance(models, list) or not all(isinstance(m, str) for m in models):
+            raise BadToken("models is not a list of slugs")
+        models = tuple(models)
+    return Claims(expires_at, subject, models)
+
+
+def is_unit(text: str) -> bool:
+    """Tell whether a text can be bucketed: not empty, at most 256 bytes of UTF-8, no control character."""
+    try:
+        return bool(text) and min(text) >= " " and len(text.encode()) <= MAX_UNIT_BYTES
+    except UnicodeEncodeError:
+        return False
+
+
+def _time(payload: dict[str, Any], name: str) -> int:
+    value = payload.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _MAX_TIME:
+        raise BadToken(f"{name} is not a whole number")
+    return value
