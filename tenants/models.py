@@ -147,7 +147,8 @@ class Credential(TenantOwned):
         constraints: ClassVar = [
             models.CheckConstraint(
                 condition=(
-                    Q(kind=CredentialKind.SECRET, algorithm=Algorithm.HS256, public_key="") & ~Q(secret_hash="")  # an empty hash, not a password
+                    Q(kind=CredentialKind.SECRET, algorithm=Algorithm.HS256, public_key="")
+                    & ~Q(secret_hash="")  # an empty hash, not a password
                 )
                 | (
                     Q(kind=CredentialKind.PUBLIC_KEY, secret_hash="", previous_secret_hash="")
