@@ -72,7 +72,7 @@ def find_payload(block: bytes, fingerprint: bytes, payload_width: int | None) ->
 def _index(block: bytes, fingerprint: bytes, start: int, count: int) -> int | None:
     """Give the row number of a fingerprint in the run of `count` that begins at `start`.
 
-    A scan in C for 6 bytes beats a bisection in Python at 64 rows; a hit that straddles two fingerprints is passed over.
+    A scan in C beats a bisection in Python at 64 rows; a hit that straddles two fingerprints is passed over.
     """
     end = start + count * FINGERPRINT_BYTES
     at = block.find(fingerprint, start, end)

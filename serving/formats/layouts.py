@@ -336,7 +336,7 @@ class Layout:
         """
         unknown = record.keys() - {f.name for f in self.fields}
         if unknown:
-            raise BadValue(f"{sorted(unknown)[0]!r} is not a field of this layout")
+            raise BadValue(f"{min(unknown)!r} is not a field of this layout")
         bits = _BitWriter()
         for field in self.fields:
             value = record.get(field.name)

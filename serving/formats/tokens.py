@@ -165,18 +165,9 @@ def check_claims(payload: dict[str, Any], *, now: float, audience: str, issuer: 
         raise BadToken("for another audience")
     if payload.get("iss") != issuer:
         raise BadToken("from another issuer")
-    if "tenant" in payload and payload["tenant"] != tenant_slug:
+    if payload.get("tenant", tenant_slug) != tenant_slug:
         raise BadToken("for another tenant")
-
-    subject = payload.get("sub")
-    if "sub" in payload and (not isinstance(subject, str) or not is_unit(subject)):
-        raise BadToken("sub is no unit")
-    models = payload.get("models")
-    if "models" in payload:
-        if not isinstance(models, list) or not all(isinstance(m, str) for m in models):
-            raise BadToken("models is not a list of slugs")
-        models = tuple(models)
-    return Claims(expires_at, subject, models)
+    return Claims(expires_at, _subject(payload), _models(payload))
 
 
 def is_unit(text: str) -> bool:
@@ -192,3 +183,21 @@ def _time(payload: dict[str, Any], name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _MAX_TIME:
         raise BadToken(f"{name} is not a whole number")
     return value
+
+
+def _subject(payload: dict[str, Any]) -> str | None:
+    if "sub" not in payload:
+        return None
+    subject = payload["sub"]
+    if not isinstance(subject, str) or not is_unit(subject):
+        raise BadToken("sub is no unit")
+    return subject
+
+
+def _models(payload: dict[str, Any]) -> tuple[str, ...] | None:
+    if "models" not in payload:
+        return None
+    models = payload["models"]
+    if not isinstance(models, list) or not all(isinstance(slug, str) for slug in models):
+        raise BadToken("models is not a list of slugs")
+    return tuple(models)

@@ -1,0 +1,424 @@
+"""The engine: a request and the world give the block to read; the block gives the answer.
+
+Pure: both doors do nothing but bring a request here, read the blocks it asks for, and send what it answers.
+
+    step = engine.begin(request, world, now)
+    while not isinstance(step, Response):
+        step = step.resume(blocks read for step.names)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import NamedTuple
+
+import msgspec
+
+from serving.formats.blocks import DamagedBlock, find_payload
+from serving.formats.encoding import base64url_encode
+from serving.formats.keys import BadKey, block_name, canonical_key, digest, locate, slot
+from serving.formats.layouts import DamagedPayload
+from serving.formats.snapshot import Table
+from serving.formats.tokens import BadToken, is_unit
+from serving.http import (
+    BATCH_NOT_ACCEPTABLE,
+    BITS,
+    JSON,
+    METHOD_NOT_ALLOWED,
+    NO_ANSWER,
+    NO_SUCH_MODEL,
+    NOT_ACCEPTABLE,
+    NOT_JSON,
+    NOT_READY,
+    SERVER_ONLY,
+    UNAUTHORIZED,
+    Exposure,
+    Refused,
+    Request,
+    Response,
+    Source,
+    accepted_ranges,
+    bad_request,
+    matches_tag,
+    parse_query,
+    problem,
+    quality_of,
+    wants_bits,
+)
+from serving.world import Caller, PreparedModel, PreparedTenant, PreparedVersion, World
+
+MAX_BATCH = 500
+
+
+class Unavailable:
+    """What a door gives in place of a block that it could not read in time."""
+
+
+UNAVAILABLE = Unavailable()
+Block = bytes | None | Unavailable
+
+
+class Settings(NamedTuple):
+    """What the engine must be told once."""
+
+    redis_prefix: str
+    snapshot_max_age_seconds: float
+
+
+# --- The way of a request -------------------------------------------------------------------------------------------
+
+
+def begin(request: Request, world: World, now: float, settings: Settings) -> Response | Lookup | BatchLookup:
+    """Give the answer, or the look-up that it needs first.
+
+    Args:
+        request: what was asked.
+        world: who may ask what, and where the answers lie.
+        now: Unix seconds.
+        settings: of this process.
+    """
+    if request.method not in ("GET", "POST"):
+        return METHOD_NOT_ALLOWED
+    authorization = request.authorization
+    if authorization is None or authorization[:7].lower() != "bearer ":
+        return UNAUTHORIZED if world.tenants else NOT_READY
+    try:
+        caller = world.caller(authorization[7:].strip(" ").encode(), now)
+    except (BadToken, UnicodeEncodeError):
+        # A server that knows nobody cannot tell a bad token from a good one.
+        return UNAUTHORIZED if world.tenants else NOT_READY
+    tenant = world.tenants[caller.credential.tenant_id]
+    if now - tenant.issued_at > settings.snapshot_max_age_seconds:
+        return NOT_READY
+    try:
+        if request.method == "GET":
+            _charge(caller, tenant, 1, now)
+            return _begin_one(request, caller, tenant, settings)
+        return _begin_batch(request, caller, tenant, now, settings)
+    except Refused as refused:
+        return refused.response
+
+
+def _charge(caller: Caller, tenant: PreparedTenant, cost: int, now: float) -> None:
+    own, shared = caller.credential.bucket, tenant.bucket
+    wait = max(own.wait_seconds(cost, now), shared.wait_seconds(cost, now))
+    if wait > 0:
+        seconds = str(max(1, ceil(wait)))
+        raise Refused(problem(429, "rate_limited", "Over the limit of requests.", ("retry-after", seconds)))
+    own.take(cost)
+    shared.take(cost)
+
+
+def _begin_one(request: Request, caller: Caller, tenant: PreparedTenant, settings: Settings) -> Response | Lookup:
+    is_bits = wants_bits(request.accept)
+    if is_bits is None:
+        raise Refused(NOT_ACCEPTABLE)
+    parameters = parse_query(request.query)
+    model = _model(parameters.get("model"), caller, tenant)
+    unknown = parameters.keys() - model.parameters
+    if unknown:
+        raise bad_request("unknown_parameter", f"“{min(unknown)}” is no parameter of model {model.slug}.")
+    lookup = _lookup(parameters, caller, tenant, model, settings)
+    lookup.wants_bits = is_bits
+    lookup.if_none_match = request.if_none_match
+    return lookup.start()
+
+
+def _model(slug: str | None, caller: Caller, tenant: PreparedTenant) -> PreparedModel:
+    """Give the model asked for, or the only one the token may ask for."""
+    narrowed, allowed = caller.claims.models, caller.credential.models
+    if slug is not None:
+        model = tenant.models.get(slug)
+        if (
+            model is None
+            or (narrowed is not None and slug not in narrowed)
+            or (allowed is not None and slug not in allowed)
+        ):
+            raise Refused(NO_SUCH_MODEL)
+        return model
+    mine = [
+        model
+        for own_slug, model in tenant.models.items()
+        if (narrowed is None or own_slug in narrowed) and (allowed is None or own_slug in allowed)
+    ]
+    if not mine:
+        raise Refused(NO_SUCH_MODEL)
+    if len(mine) > 1:
+        raise bad_request("model_required", "This token may ask for several models; say which with “model”.")
+    return mine[0]
+
+
+def _lookup(
+    given: Mapping[str, str], caller: Caller, tenant: PreparedTenant, model: PreparedModel, settings: Settings
+) -> Lookup:
+    """Give the look-up of one key: which player, which slot, which version, which table."""
+    subject = caller.claims.subject
+    values: list[str] = []
+    for field in model.key_fields:
+        value = given.get(field)
+        if subject is not None and field == model.unit_field:
+            if value is not None and value != subject:
+                raise bad_request("bad_key", f"This token can ask for its own {field} only.")
+            value = subject
+        if value is None:
+            raise bad_request("bad_key", f"“{field}” is missing.")
+        values.append(value)
+    try:
+        key = canonical_key(values)
+    except BadKey as error:
+        raise bad_request("bad_key", f"{str(error)[0].upper()}{str(error)[1:]}.") from None
+    unit = given.get("unit")
+    if unit is None:
+        unit = values[model.key_fields.index(model.unit_field)] if model.unit_field else key.decode()
+    elif subject is not None:
+        raise bad_request("bad_parameter", "“unit” is for server tokens, ones without sub.")
+    elif not is_unit(unit):
+        raise bad_request("bad_parameter", "“unit” is empty, too long, or holds a control character.")
+    code = model.overrides.get(unit) if model.overrides else None
+    if code is None:
+        code = model.allocation[slot(model.salt, unit)]
+    return Lookup(tenant, model, model.versions[code], digest(key), settings.redis_prefix)
+
+
+class Lookup:
+    """One key on its way to its answer: the active table, then, if that was lost, the one before.
+
+    Attributes:
+        names: the Redis key of the block to read next (a list of one).
+    """
+
+    __slots__ = (
+        "_digest",
+        "_model",
+        "_prefix",
+        "_table",
+        "_tenant",
+        "_version",
+        "if_none_match",
+        "names",
+        "wants_bits",
+    )
+
+    def __init__(
+        self, tenant: PreparedTenant, model: PreparedModel, version: PreparedVersion, key_digest: bytes, prefix: str
+    ) -> None:
+        self._tenant = tenant
+        self._model = model
+        self._version = version
+        self._digest = key_digest
+        self._prefix = prefix
+        self._table: Table | None = None
+        self.names: list[str] = []
+        self.wants_bits = False
+        self.if_none_match: str | None = None
+
+    def start(self) -> Response | Lookup:
+        """Give the first step."""
+        table = self._version.active
+        if table is None:
+            return self._default()
+        self._read_from(table)
+        # A table never changes, so a client that holds this key's answer from it needs no look at it.
+        if self.if_none_match is not None and self.if_none_match != "*":
+            for tag in (self._tag(), self._default_tag()):
+                if matches_tag(self.if_none_match, tag):
+                    return Response(304, self._cacheable(tag), b"")
+        return self
+
+    def resume(self, blocks: Sequence[Block]) -> Response | Lookup:
+        """Give the next step once the block named in `names` was read (or could not be)."""
+        block = blocks[0]
+        if isinstance(block, Unavailable):
+            return self._fallback()
+        if block is not None:
+            fingerprint = self._digest[8:14]
+            layout = self._version.layout
+            try:
+                payload = find_payload(block, fingerprint, layout.payload_width)
+                if payload is None:
+                    return self._default()
+                return self._found(payload)
+            except (DamagedBlock, DamagedPayload):
+                pass  # as good as lost
+        previous = self._version.previous
+        if previous is not None and self._table is not previous:
+            self._read_from(previous)
+            return self
+        return self._fallback()
+
+    def _read_from(self, table: Table) -> None:
+        self._table = table
+        block, _ = locate(self._digest, table.block_bits)
+        self.names = [block_name(self._prefix, table.id, block)]
+
+    def _found(self, payload: bytes) -> Response:
+        version = self._version
+        # The bits are decoded even where they are sent as they are: damage must not reach a client.
+        record = version.layout.unpack(payload)
+        body = version.prefix + payload if self.wants_bits else version.json_head + msgspec.json.encode(record) + b"}"
+        return self._answer(body, self._tag(), "table")
+
+    def _default(self) -> Response:
+        body = self._version.default_bits if self.wants_bits else self._version.default_json
+        if body is None:
+            return Response(204, [("cache-control", "no-store")], b"", "", (self._exposure("none"),))
+        return self._answer(body, self._default_tag(), "default")
+
+    def _fallback(self) -> Response:
+        version = self._version
+        body = version.default_bits if self.wants_bits else version.default_json
+        exposures = (self._exposure("fallback"),)
+        if body is None:
+            return NO_ANSWER._replace(exposures=exposures)
+        headers = [
+            ("content-type", BITS if self.wants_bits else JSON),
+            ("cache-control", "no-store"),
+            ("vary", "Accept, Authorization"),
+            ("recommendation-source", "fallback"),
+        ]
+        return Response(200, headers, body, "", exposures)
+
+    def _answer(self, body: bytes, tag: str, source: Source) -> Response:
+        headers = self._cacheable(tag)
+        if self.if_none_match is not None and matches_tag(self.if_none_match, tag):
+            return Response(304, headers, b"", "", (self._exposure(source),))
+        headers.append(("content-type", BITS if self.wants_bits else JSON))
+        if source == "default":
+            headers.append(("recommendation-source", "default"))
+        return Response(200, headers, body, "", (self._exposure(source),))
+
+    def _exposure(self, source: Source) -> Exposure:
+        return Exposure(self._tenant.slug, self._model.slug, self._version.name, source)
+
+    def _cacheable(self, tag: str) -> list[tuple[str, str]]:
+        # Ten per cent either way, fixed for a key, so that the players of one load do not all come back at once.
+        age = self._model.max_client_age_seconds * (900 + self._digest[15] * 200 // 255) // 1000
+        return [
+            ("etag", tag),
+            ("cache-control", f"private, max-age={max(1, age)}"),
+            ("vary", "Accept, Authorization"),
+        ]
+
+    def _tag(self) -> str:
+        return self._hash(self._table.id if self._table else "")
+
+    def _default_tag(self) -> str:
+        return self._hash(f"{self._table.id if self._table else ''} default {self._model.default_revision}")
+
+    def _hash(self, origin: str) -> str:
+        version = self._version
+        hashed = hashlib.md5(
+            b"\n".join(
+                (BITS.encode() if self.wants_bits else b"", origin.encode(), version.name.encode(), version.prefix)
+            ),
+            usedforsecurity=False,
+        )
+        hashed.update(self._digest)
+        return f'"{base64url_encode(hashed.digest()[:9])}"'
+
+
+# --- Many keys at once ----------------------------------------------------------------------------------------------
+
+
+class _BatchBody(msgspec.Struct, forbid_unknown_fields=True):
+    keys: list[dict[str, str | int]]
+    model: str | None = None
+
+
+_batch_decoder = msgspec.json.Decoder(_BatchBody)
+
+
+def _begin_batch(
+    request: Request, caller: Caller, tenant: PreparedTenant, now: float, settings: Settings
+) -> Response | BatchLookup:
+    try:
+        body = _batch_body(request, caller)
+    except Refused:
+        _charge(caller, tenant, 1, now)
+        raise
+    _charge(caller, tenant, len(body.keys), now)
+    model = _model(body.model, caller, tenant)
+    allowed = model.parameters - {"model"}
+    steps: list[Response | Lookup] = []
+    for key in body.keys:
+        try:
+            unknown = key.keys() - allowed
+            if unknown:
+                raise bad_request("unknown_parameter", f"“{min(unknown)}” is no field of model {model.slug}.")
+            lookup = _lookup({name: str(value) for name, value in key.items()}, caller, tenant, model, settings)
+            steps.append(lookup.start())
+        except Refused as refused:
+            steps.append(refused.response)
+    return BatchLookup(model.slug, steps).next()
+
+
+def _batch_body(request: Request, caller: Caller) -> _BatchBody:
+    if caller.claims.subject is not None:
+        raise Refused(SERVER_ONLY)
+    if quality_of(accepted_ranges(request.accept), JSON)[0] <= 0:
+        raise Refused(BATCH_NOT_ACCEPTABLE)
+    if (request.content_type or "").partition(";")[0].strip().lower() != JSON:
+        raise Refused(NOT_JSON)
+    if request.query:
+        raise bad_request("unknown_parameter", "A POST takes no query parameters; give “model” in the body.")
+    try:
+        body = _batch_decoder.decode(request.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise bad_request("bad_request", f"The body is not as it should be: {error}.") from None
+    if not 1 <= len(body.keys) <= MAX_BATCH:
+        raise bad_request("bad_request", f"“keys” must hold 1 to {MAX_BATCH} keys.")
+    return body
+
+
+class BatchLookup:
+    """Many keys on their way to their answers.
+
+    Attributes:
+        names: the Redis keys of the blocks to read next, one for each key that still waits.
+    """
+
+    __slots__ = ("_slug", "_steps", "names")
+
+    def __init__(self, slug: str, steps: list[Response | Lookup]) -> None:
+        self._slug = slug
+        self._steps = steps
+        self.names: list[str] = []
+
+    def next(self) -> Response | BatchLookup:
+        """Give the answer if every key has one, else this with the names to read."""
+        self.names = [step.names[0] for step in self._steps if isinstance(step, Lookup)]
+        return self if self.names else self._response()
+
+    def resume(self, blocks: Sequence[Block]) -> Response | BatchLookup:
+        """Give the next step once the blocks named in `names` were read (or could not be), in that order."""
+        arrived = iter(blocks)
+        self._steps = [step.resume([next(arrived)]) if isinstance(step, Lookup) else step for step in self._steps]
+        return self.next()
+
+    def _response(self) -> Response:
+        answers: list[bytes] = []
+        exposures: list[Exposure] = []
+        for step in self._steps:
+            assert isinstance(step, Response)  # noqa: S101  # `next` came here because none is a Lookup any more
+            exposures.extend(step.exposures)
+            answers.append(_batch_item(step))
+        head = msgspec.json.encode({"model": self._slug})[:-1]
+        body = head + b',"answers":[' + b",".join(answers) + b"]}"
+        return Response(200, [("content-type", JSON), ("cache-control", "no-store")], body, "", exposures)
+
+
+def _batch_item(step: Response) -> bytes:
+    """Give one key's answer: its status, then what it would have had for a body of its own."""
+    head = b'{"status":%d' % step.status
+    if step.status == 204:
+        return head + b"}"
+    if step.status != 200:
+        error = msgspec.json.decode(step.body)
+        return head + b"," + msgspec.json.encode({"code": error["code"], "detail": error["detail"]})[1:]
+    source = dict(step.headers).get("recommendation-source")
+    if source is not None:
+        head += b',"source":' + msgspec.json.encode(source)
+    # The body is {"model": …, "version": …}; the model is said once for all.
+    return head + b',"version":' + step.body.partition(b',"version":')[2]

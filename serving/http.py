@@ -1,0 +1,180 @@
+"""What HTTP clients send and what they get: requests, responses, errors, and how their headers are read. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+PATH = "/v1/recommendations"
+JSON = "application/json"
+BITS = "application/vnd.recsite.bits"
+PROBLEM = "application/problem+json"
+MAX_BODY_BYTES = 1_048_576
+
+Source = Literal["table", "default", "fallback", "none"]
+
+
+class Request(NamedTuple):
+    """What of an HTTP request the engine looks at. Header values are None where the header is absent."""
+
+    method: str
+    query: str
+    authorization: str | None
+    accept: str | None
+    if_none_match: str | None
+    content_type: str | None
+    body: bytes
+
+
+class Exposure(NamedTuple):
+    """What is counted of an answer: whose, of which model and version, and where it came from."""
+
+    tenant: str
+    model: str
+    version: str
+    source: Source
+
+
+class Response(NamedTuple):
+    """What a door sends. `code` is the stable code of an error, "" otherwise; `exposures` are for counting."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+    code: str = ""
+    exposures: Sequence[Exposure] = ()
+
+
+# --- Errors ---------------------------------------------------------------------------------------------------------
+
+_TITLES = {
+    400: "Bad request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not found",
+    405: "Method not allowed",
+    406: "Not acceptable",
+    413: "Content too large",
+    415: "Unsupported media type",
+    429: "Too many requests",
+    503: "Service unavailable",
+}
+
+
+def problem(status: int, code: str, detail: str, *extra: tuple[str, str]) -> Response:
+    """Give an RFC 9457 error with a stable code; `extra` are further headers."""
+    body = msgspec.json.encode(
+        {"type": "about:blank", "title": _TITLES[status], "status": status, "code": code, "detail": detail}
+    )
+    return Response(status, [("content-type", PROBLEM), ("cache-control", "no-store"), *extra], body, code)
+
+
+UNAUTHORIZED = problem(401, "unauthorized", "A valid bearer token is required.", ("www-authenticate", "Bearer"))
+NO_SUCH_MODEL = problem(404, "model_not_found", "There is no such model for this token.")
+NOT_FOUND = problem(404, "not_found", f"There is nothing here; ask at {PATH}.")
+METHOD_NOT_ALLOWED = problem(405, "method_not_allowed", "Use GET or POST.", ("allow", "GET, POST"))
+OVER_CAPACITY = problem(503, "over_capacity", "Too many requests at once; try again.", ("retry-after", "1"))
+TOO_LARGE = problem(413, "body_too_large", f"The body is larger than {MAX_BODY_BYTES:,} bytes.")
+BODY_INCOMPLETE = problem(400, "bad_request", "The body did not arrive whole or in time.")
+NOT_READY = problem(503, "not_ready", "This server has no current configuration; try again.", ("retry-after", "5"))
+NO_ANSWER = problem(503, "unavailable", "The recommendation can't be read just now; try again.", ("retry-after", "1"))
+NOT_ACCEPTABLE = problem(406, "not_acceptable", f"This answers {JSON} and {BITS}.")
+BATCH_NOT_ACCEPTABLE = problem(406, "not_acceptable", f"Many keys at once are answered as {JSON} only.")
+SERVER_ONLY = problem(403, "server_token_required", "Many keys at once need a server token, one without sub.")
+NOT_JSON = problem(415, "unsupported_media_type", f"Send the keys as {JSON}.")
+
+
+class Refused(Exception):
+    """A request that ends in an error, on its way up to `begin`."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.code)
+        self.response = response
+
+
+def bad_request(code: str, detail: str) -> Refused:
+    """Give what to raise for a 400."""
+    return Refused(problem(400, code, detail))
+
+
+# --- Reading what clients send --------------------------------------------------------------------------------------
+
+
+def parse_query(query: str) -> dict[str, str]:
+    """Give a query string's parameters, each at most once.
+
+    Raises:
+        Refused: a 400; one is there twice, or its bytes are not UTF-8.
+    """
+    parameters: dict[str, str] = {}
+    if not query:
+        return parameters
+    for pair in query.split("&"):
+        if not pair:
+            continue
+        name, _, value = pair.partition("=")
+        if "%" in pair or "+" in pair or not pair.isascii():
+            try:
+                name = _unquote(name)
+                value = _unquote(value)
+            except UnicodeError:
+                raise bad_request("bad_parameter", "A parameter is not valid UTF-8.") from None
+        if name in parameters:
+            raise bad_request("bad_parameter", f"“{name}” is there twice.")
+        parameters[name] = value
+    return parameters
+
+
+def _unquote(text: str) -> str:
+    # Doors hand over the bytes of the request line as Latin-1 text, whatever they were meant to be.
+    return unquote_to_bytes(text.replace("+", " ").encode("latin-1")).decode()
+
+
+def wants_bits(accept: str | None) -> bool | None:
+    """Tell whether a client wants bits rather than JSON; None if it wants neither."""
+    if accept is None or accept in ("*/*", JSON, ""):
+        return False
+    if accept == BITS:
+        return True
+    ranges = accepted_ranges(accept)
+    bits, json = quality_of(ranges, BITS), quality_of(ranges, JSON)
+    if bits[0] <= 0 and json[0] <= 0:
+        return None
+    # Equal quality: what was named more exactly; equal there too: JSON.
+    return bits > json
+
+
+def accepted_ranges(accept: str | None) -> dict[str, float]:
+    """Give the media ranges of an Accept header with their qualities; one that cannot be read counts as 0."""
+    ranges: dict[str, float] = {}
+    for item in (accept or "*/*").split(","):
+        media, *parameters = (part.strip().lower() for part in item.split(";"))
+        quality = 1.0
+        for parameter in parameters:
+            name, _, value = parameter.partition("=")
+            if name.strip() == "q":
+                try:
+                    quality = float(value)
+                except ValueError:
+                    quality = 0.0
+        if media:
+            ranges[media] = quality if 0 <= quality <= 1 else 0.0
+    return ranges
+
+
+def quality_of(ranges: dict[str, float], media: str) -> tuple[float, int]:
+    """Give the quality of a media type and how exactly it was named (2 itself, 1 its group, 0 anything)."""
+    for candidate, exactness in ((media, 2), (f"{media.partition('/')[0]}/*", 1), ("*/*", 0)):
+        if candidate in ranges:
+            return ranges[candidate], exactness
+    return 0.0, 0
+
+
+def matches_tag(if_none_match: str, tag: str) -> bool:
+    """Tell whether an If-None-Match header names a tag (RFC 9110: weak comparison, `*` names any)."""
+    if if_none_match in (tag, "*"):
+        return True
+    return any(item.strip().removeprefix("W/") == tag for item in if_none_match.split(","))
