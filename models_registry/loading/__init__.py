@@ -1,0 +1,1 @@
+"""From a source to a table in Redis: extract, check, pack, write, verify, activate."""

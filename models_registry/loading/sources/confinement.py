@@ -1,0 +1,168 @@
+"""Which files, objects and tables a studio may read: pure rules, and file names matched without leaving a root.
+
+A refusal is the same whether or not the thing exists, so that nobody can feel their way around a disk or a project.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from models_registry.loading.sources.port import SourceProblem
+
+GS_SCHEME = "gs://"
+_WILDCARD = re.compile(r"[*?\[]")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+MAX_FILES = 10_000
+MAX_SHOWN = 200
+
+Listing = Callable[[str], Iterable[tuple[str, bool]]]
+
+
+def shown(location: str) -> str:
+    """Give a location as a message quotes it: on one line, at most 200 characters."""
+    text = " ".join(location.split())
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+
+
+def split_glob(location: str) -> tuple[str, tuple[str, ...]]:
+    """Give the folder that a location certainly lies below, and the segments of the pattern below that folder.
+
+    A location without a wildcard gives its own folder and one segment, its name.
+
+    Raises:
+        SourceProblem: a segment is empty, `.` or `..`, or there is more than one `**`.
+    """
+    segments = location.split("/")
+    if any(segment in {"", ".", ".."} for segment in segments[1:]) or "\0" in location or "\\" in location:
+        raise SourceProblem(
+            f"“{shown(location)}” is not a plain path: leave out empty parts, “.”, “..” and backslashes."
+        )
+    if segments.count("**") > 1:
+        raise SourceProblem(f"“{shown(location)}” holds “**” more than once.")
+    literal = 0
+    while literal < len(segments) - 1 and not _WILDCARD.search(segments[literal]):
+        literal += 1
+    pattern = segments[literal:]
+    return "/".join(segments[:literal]), tuple([*pattern, "*"] if pattern[-1] == "**" else pattern)
+
+
+def local_folder(location: str, roots: Sequence[str]) -> tuple[Path, tuple[str, ...]]:
+    """Give the real folder and the pattern below it that a local location names, if it lies below an allowed root.
+
+    Raises:
+        SourceProblem: it does not, there is no allowed root, or it is no absolute, plain path.
+    """
+    if not roots:
+        raise SourceProblem(
+            "This studio may not read files of the worker: platform staff have not allowed any folder for it."
+        )
+    if not location.startswith("/"):
+        raise SourceProblem(f"“{shown(location)}” is neither an absolute path nor a gs:// address.")
+    folder, pattern = split_glob(location)
+    return check_local(Path(folder or "/"), roots, location), pattern
+
+
+def check_local(path: Path, roots: Sequence[str], location: str) -> Path:
+    """Give the real path of a file or folder, every symbolic link followed, if it is an allowed root or below one.
+
+    Raises:
+        SourceProblem: it is not.
+    """
+    real = Path(os.path.realpath(path))
+    for root in roots:
+        if Path(root).is_absolute() and real.is_relative_to(os.path.realpath(root)):
+            return real
+    raise SourceProblem(
+        f"This studio may not read “{shown(location)}”: it is not below a folder that platform staff allow it."
+    )
+
+
+def gs_folder(location: str, prefixes: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """Give `bucket/folder` and the pattern below it that a `gs://` location names, if an allowed prefix covers it.
+
+    A prefix ends at a path boundary: `gs://b/fo` allows `gs://b/fo/x.parquet`, not `gs://b/foo/x.parquet`.
+
+    Raises:
+        SourceProblem: none does, there is no allowed prefix, or it is no plain address.
+    """
+    if not prefixes:
+        raise SourceProblem(
+            "This studio may not read Cloud Storage: platform staff have not allowed any gs:// address for it."
+        )
+    path = location.removeprefix(GS_SCHEME)
+    folder, pattern = split_glob(path)
+    if not _BUCKET.fullmatch(path.split("/", 1)[0]) or not folder:
+        raise SourceProblem(f"“{shown(location)}” is not an address of the form gs://bucket/folder/file.parquet.")
+    # The text up to the first wildcard: every match starts with it, so what covers it covers every match.
+    literal = f"{GS_SCHEME}{_WILDCARD.split(path, maxsplit=1)[0]}"
+    for prefix in prefixes:
+        bucket, _, rest = prefix.removeprefix(GS_SCHEME).partition("/")
+        if (
+            prefix.startswith(GS_SCHEME)
+            and _BUCKET.fullmatch(bucket)
+            and not {".", ".."} & set(rest.split("/"))
+            and (literal.startswith(f"{prefix.rstrip('/')}/"))
+        ):
+            return folder, pattern
+    raise SourceProblem(
+        f"This studio may not read “{shown(location)}”: no gs:// address that platform staff allow it covers it."
+    )
+
+
+def expand(folder: str, pattern: Sequence[str], listing: Listing) -> Iterator[str]:
+    """Give the files below a folder that match a pattern, in name order.
+
+    `*`, `?` and `[…]` match within one name, `**` any number of folders. As in Spark and Hive, a wildcard at the start
+    of a segment does not match names that begin with `.` or `_` (markers and half-written files). A folder that is
+    named outright stands for its `*.parquet`.
+
+    Args:
+        folder: where to begin, without a slash at its end.
+        pattern: one or more segments.
+        listing: gives the names in a folder, each with whether it is a folder; it must refuse what is out of bounds.
+    """
+    head, rest = pattern[0], pattern[1:]
+    names = sorted(listing(folder))
+    if head == "**":
+        yield from expand(folder, rest, listing)
+        for name, is_folder in names:
+            if is_folder and name[0] not in "._":
+                yield from expand(f"{folder}/{name}", pattern, listing)
+        return
+    for name, is_folder in names:
+        if not _matches(name, head):
+            continue
+        if rest and is_folder:
+            yield from expand(f"{folder}/{name}", rest, listing)
+        elif not rest and not is_folder:
+            yield f"{folder}/{name}"
+        elif not rest and name == head:
+            yield from expand(f"{folder}/{name}", ["*.parquet"], listing)
+
+
+def _matches(name: str, segment: str) -> bool:
+    if name == segment:
+        return True
+    if name[0] in "._" and _WILDCARD.match(segment):
+        return False
+    return fnmatchcase(name, segment)
+
+
+def at_most_max_files(files: Iterator[str], location: str) -> list[str]:
+    """Give the files as a list.
+
+    Raises:
+        SourceProblem: there are none, or more than 10,000.
+    """
+    found: list[str] = []
+    for file in files:
+        found.append(file)
+        if len(found) > MAX_FILES:
+            raise SourceProblem(f"“{shown(location)}” matches more than {MAX_FILES:,} files; write fewer, larger ones.")
+    if not found:
+        raise SourceProblem(f"No file matches “{shown(location)}”.")
+    return found

@@ -1,0 +1,198 @@
+"""Parquet files, on the worker's disk or in Cloud Storage."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from models_registry.loading.sources import confinement as rules
+from models_registry.loading.sources.confinement import GS_SCHEME, Listing, shown
+from models_registry.loading.sources.port import Confinement, Extract, SourceProblem
+
+ROWS_PER_BATCH = 65_536
+FOOTERS_AT_ONCE = 8
+# How long Cloud Storage may fail one call before that is the answer; the client retries in between.
+GCS_RETRY_LIMIT = timedelta(seconds=10)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Files that have been found and may be read: `paths` are as `filesystem` takes them."""
+
+    filesystem: fs.FileSystem
+    scheme: str
+    paths: list[str]
+
+    def name(self, path: str) -> str:
+        return f"{self.scheme}{path}"
+
+
+@dataclass(frozen=True)
+class _Footer:
+    """What one file says of itself: its columns, and how many rows it holds."""
+
+    schema: pa.Schema
+    rows: int
+
+
+@contextmanager
+def open_parquet(
+    location: str, confinement: Confinement, wanted: Sequence[str], *, gcs_endpoint: str | None
+) -> Iterator[Extract]:
+    """Open the Parquet files that a path or glob names; the port's contract.
+
+    Every file's footer is read first, so that rows are known beforehand and files that differ are found before the
+    first row. Memory is bounded by one row group of one file.
+
+    Args:
+        location: an absolute path or a `gs://` address, with or without wildcards.
+        confinement: what the studio may read.
+        wanted: the columns to read.
+        gcs_endpoint: an emulator of Cloud Storage to ask instead, without credentials.
+    """
+    is_remote = location.startswith(GS_SCHEME)
+    files = _remote(location, confinement, gcs_endpoint) if is_remote else _local(location, confinement)
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+        footers = list(pool.map(lambda path: _read_footer(files, path), files.paths))
+    schema = _common_schema(files, footers, wanted)
+    present = {name: None for footer in footers for name in footer.schema.names}
+    yield Extract(
+        schema=schema,
+        batches=_batches(files, footers, schema),
+        rows_expected=sum(footer.rows for footer in footers),
+        snapshot_at=None,
+        extra_columns=tuple(name for name in present if name not in set(wanted)),
+    )
+
+
+def _local(location: str, confinement: Confinement) -> _Files:
+    folder, pattern = rules.local_folder(location, confinement.local_roots)
+
+    def listing(path: str) -> list[tuple[str, bool]]:
+        real = rules.check_local(Path(path), confinement.local_roots, path)
+        try:
+            with os.scandir(real) as entries:
+                return [(entry.name, entry.is_dir()) for entry in entries]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise SourceProblem(f"“{shown(path)}” cannot be listed: {error.strerror}.") from None
+
+    found = rules.at_most_max_files(rules.expand(str(folder).rstrip("/"), pattern, listing), location)
+    real_paths = [str(rules.check_local(Path(path), confinement.local_roots, path)) for path in found]
+    for path in real_paths:
+        if not Path(path).is_file():
+            raise SourceProblem(f"“{shown(path)}” is not a file.")
+    return _Files(fs.LocalFileSystem(), "", real_paths)
+
+
+def _remote(location: str, confinement: Confinement, gcs_endpoint: str | None) -> _Files:
+    folder, pattern = rules.gs_folder(location, confinement.gs_prefixes)
+    filesystem = _gcs(gcs_endpoint)
+    found = rules.at_most_max_files(rules.expand(folder, pattern, _gcs_listing(filesystem)), location)
+    return _Files(filesystem, GS_SCHEME, found)
+
+
+def _gcs(endpoint: str | None) -> fs.FileSystem:
+    if endpoint is None:
+        return fs.GcsFileSystem(retry_time_limit=GCS_RETRY_LIMIT)
+    address = urlsplit(endpoint)
+    return fs.GcsFileSystem(
+        anonymous=True,
+        scheme=address.scheme,
+        endpoint_override=address.netloc,
+        retry_time_limit=GCS_RETRY_LIMIT,
+    )
+
+
+def _gcs_listing(filesystem: fs.FileSystem) -> Listing:
+    def listing(path: str) -> list[tuple[str, bool]]:
+        try:
+            infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        except (OSError, pa.ArrowException) as error:
+            raise SourceProblem(_unreadable(f"{GS_SCHEME}{path}", error)) from None
+        return [(info.base_name, info.type == fs.FileType.Directory) for info in infos if info.base_name]
+
+    return listing
+
+
+def _read_footer(files: _Files, path: str) -> _Footer:
+    try:
+        with files.filesystem.open_input_file(path) as stream:
+            parquet = pq.ParquetFile(stream)
+            return _Footer(parquet.schema_arrow, parquet.metadata.num_rows)
+    except (OSError, pa.ArrowException) as error:
+        raise SourceProblem(_unreadable(files.name(path), error)) from None
+
+
+def _unreadable(name: str, error: Exception) -> str:
+    """Give the sentence for an error of Arrow's, whose own words are for programmers."""
+    if isinstance(error, PermissionError):
+        return f"The worker is not allowed to read “{shown(name)}”."
+    if isinstance(error, FileNotFoundError):
+        return f"“{shown(name)}” is not there (any more)."
+    text = str(error)
+    if isinstance(error, OSError) and name.startswith(GS_SCHEME):
+        if "PERMISSION_DENIED" in text or "UNAUTHENTICATED" in text:
+            return f"Cloud Storage does not allow the worker to read “{shown(name)}”."
+        if "UNAVAILABLE" in text or "DEADLINE_EXCEEDED" in text or "Could not resolve" in text:
+            return f"Cloud Storage could not be reached to read “{shown(name)}”; try again later."
+    return f"“{shown(name)}” is not a Parquet file, or it is damaged, encrypted or cut short."
+
+
+def _common_schema(files: _Files, footers: list[_Footer], wanted: Sequence[str]) -> pa.Schema:
+    """Give the wanted columns as every file has them.
+
+    Raises:
+        SourceProblem: a file has another set of them or other types than the first, or names a column twice.
+    """
+    schemas = []
+    for path, footer in zip(files.paths, footers, strict=True):
+        names = [name for name in footer.schema.names if name in set(wanted)]
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise SourceProblem(f"“{shown(files.name(path))}” has two columns named “{twice}”.")
+        schemas.append({name: _plain(footer.schema.field(name).type) for name in names})
+    first, first_name = schemas[0], shown(files.name(files.paths[0]))
+    for path, schema in zip(files.paths, schemas, strict=True):
+        for name in [*first, *schema]:
+            if first.get(name) != schema.get(name):
+                raise SourceProblem(
+                    f"Column “{name}” is {_type_name(schema.get(name))} in “{shown(files.name(path))}” "
+                    f"but {_type_name(first.get(name))} in “{first_name}”: all files must have the same columns."
+                )
+    return pa.schema(list(first.items()))
+
+
+def _type_name(kind: pa.DataType | None) -> str:
+    return "missing" if kind is None else str(kind)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Give the type of a column's values: writers choose to encode them as a dictionary file by file."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _batches(files: _Files, footers: list[_Footer], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    for path, footer in zip(files.paths, footers, strict=True):
+        name = shown(files.name(path))
+        try:
+            with files.filesystem.open_input_file(path) as stream:
+                parquet = pq.ParquetFile(stream)
+                if parquet.metadata.num_rows != footer.rows or not parquet.schema_arrow.equals(footer.schema):
+                    raise SourceProblem(f"“{name}” was replaced while it was read; load again when it is whole.")
+                for batch in parquet.iter_batches(ROWS_PER_BATCH, columns=schema.names):
+                    # Arrow also reads “a.b” when asked for “a”, and gives columns in the file's order.
+                    yield batch.select(schema.names).cast(schema)
+        except (OSError, pa.ArrowException) as error:
+            raise SourceProblem(_unreadable(files.name(path), error)) from None

@@ -1,0 +1,37 @@
+"""The port that every kind of source implements, and the words it shares with the loader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+import pyarrow as pa
+
+
+class SourceProblem(Exception):
+    """A source that cannot be read. The message is one clear sentence for the people who own it, without a secret."""
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """What staff allow one studio to read. An empty tuple refuses every source of that kind."""
+
+    datasets: tuple[str, ...]
+    gs_prefixes: tuple[str, ...]
+    local_roots: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Extract:
+    """A source that has been opened: its rows come as Arrow batches, a bounded number of them in memory at a time.
+
+    `schema` is that of every batch: the wanted columns that exist, in source order, with the types the source has
+    (dictionaries decoded). `batches` may be gone through once and raises SourceProblem where reading fails.
+    """
+
+    schema: pa.Schema
+    batches: Iterator[pa.RecordBatch]
+    rows_expected: int | None
+    snapshot_at: datetime | None
+    extra_columns: tuple[str, ...]
