@@ -1,0 +1,1 @@
+"""Examples: the generator behind the demo's data."""
