@@ -7,6 +7,8 @@ import dj_database_url
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 from pydantic import ValidationError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from recsite.environment import BASE_DIR, Environment, environment_file
 
@@ -107,6 +109,8 @@ def _redis_cache(url: str, *, timeout_seconds: float) -> dict[str, Any]:
             "SERIALIZER": "django_redis.serializers.json.JSONSerializer",
             "SOCKET_TIMEOUT": timeout_seconds,
             "SOCKET_CONNECT_TIMEOUT": timeout_seconds,
+            # redis-py would try again for up to a minute.
+            "CONNECTION_POOL_KWARGS": {"retry": Retry(NoBackoff(), 0), "health_check_interval": 15},
         },
     }
 
