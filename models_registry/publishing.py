@@ -1,0 +1,252 @@
+"""Database → snapshot → Redis. The database is the truth; what this puts into Redis is signed and can be made again.
+
+A tenant is published after the commit that changed it, and again by beat when what Redis holds differs (a publication
+that failed, a Redis that was flushed, an hour that passed) or is so old that serving would begin to mistrust it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+import redis
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models import F, OuterRef, Subquery
+from django.utils import timezone
+
+from models_registry import models
+from models_registry.models import RecommendationModel, RolloutRevision, TableState
+from models_registry.redis_clients import publishing_client
+from serving.formats import snapshot
+from serving.formats.tokens import parse_master_keys
+from tenants.models import Algorithm, Credential, Tenant
+
+log = logging.getLogger(__name__)
+Row = TypeVar("Row", models.Version, models.Override)
+
+RESIGN_AFTER = timedelta(minutes=5)
+# The first half of PostgreSQL's advisory lock key, so that no other use of such locks meets this one.
+_LOCK_CLASS = 0x5EC5
+
+
+class NothingToSignWith(RuntimeError):
+    """This process has no snapshot private key: it is no part of the control plane."""
+
+
+def publish_tenant(tenant_id: int) -> bool:
+    """Publish a tenant's snapshot as the database has it now; say whether Redis took it.
+
+    Call it outside any transaction. Takes a lock per tenant that is held across the SET, so that of two publications
+    the later one to read is the later one to write. Redis away: a warning in the log, and beat tries again.
+
+    Cost: nine queries and three Redis commands; at most 6 s if Redis does not answer.
+    """
+    try:
+        with _tenant_lock(tenant_id):
+            tenant, content = _read(tenant_id)
+            issued_at = timezone.now()
+            revision = max(tenant.snapshot_revision + 1, int(issued_at.timestamp() * 1000))
+            _push(tenant.public_id, revision, _sign(content, revision, issued_at))
+            Tenant.objects.filter(pk=tenant_id).update(
+                snapshot_revision=revision, snapshot_digest=digest_of(content), snapshot_published_at=issued_at
+            )
+    except redis.RedisError as error:
+        log.warning("publishing.failed tenant=%s problem=%s: %s", tenant_id, type(error).__name__, error)
+        return False
+    log.info("publishing.done tenant=%s revision=%s", tenant.slug, revision)
+    return True
+
+
+def publish_on_change(*, tenant_id: int, **_: Any) -> None:
+    """Receive `tenants.signals.tenant_changed`."""
+    publish_tenant(tenant_id)
+
+
+def republish_all() -> int:
+    """Publish every tenant whose content, or whose revision in Redis, is not what the database says; give how many.
+
+    Also signs anew whatever is older than five minutes. Two of these at once do no harm. It ends at the first
+    publication that fails: where Redis does not answer one, it will not answer the next.
+
+    Cost: nine queries for each tenant, and one read from Redis.
+    """
+    try:
+        raw: Any = publishing_client().hgetall(snapshot.revisions_name(settings.REDIS_PREFIX))
+    except redis.RedisError as error:
+        log.warning("publishing.failed tenant=all problem=%s: %s", type(error).__name__, error)
+        return 0
+    held = {key.decode(): value.decode() for key, value in raw.items()}
+    published = 0
+    for tenant in Tenant.objects.order_by("pk").iterator():
+        is_old = tenant.snapshot_published_at is None or tenant.snapshot_published_at <= timezone.now() - RESIGN_AFTER
+        is_held = held.get(tenant.public_id) == str(tenant.snapshot_revision)
+        if not is_old and is_held and digest_of(build_tenant(tenant)) == tenant.snapshot_digest:
+            continue
+        if not publish_tenant(tenant.pk):
+            break
+        published += 1
+    return published
+
+
+def digest_of(content: snapshot.Tenant) -> str:
+    """Give 64 characters that differ when two tenants' contents do."""
+    return hashlib.sha256(snapshot.content_digest_input(content)).hexdigest()
+
+
+# --- Reading --------------------------------------------------------------------------------------------------------
+
+
+def build_tenant(tenant: Tenant) -> snapshot.Tenant:
+    """Give what serving must know about a tenant, as the database has it. Eight queries; a tombstone takes none."""
+    if tenant.ended_at is not None:
+        return snapshot.Tenant(tenant.public_id, tenant.slug, True, (), (), 1, 1)  # noqa: FBT003 - the struct's order
+    return snapshot.Tenant(
+        id=tenant.public_id,
+        slug=tenant.slug,
+        is_ended=False,
+        credentials=tuple(_build_credentials(tenant)),
+        models=tuple(_build_models(tenant)),
+        requests_per_second=tenant.requests_per_second,
+        burst=tenant.burst,
+    )
+
+
+def _build_credentials(tenant: Tenant) -> Iterator[snapshot.Credential]:
+    rows = Credential.objects.for_tenant(tenant).filter(revoked_at=None).order_by("client_id")
+    for credential in rows.prefetch_related("allowed_models"):
+        slugs = sorted(model.slug for model in credential.allowed_models.all())
+        is_ours = credential.algorithm == Algorithm.HS256
+        yield snapshot.Credential(
+            id=credential.client_id,
+            models=tuple(slugs) or None,
+            algorithm=credential.algorithm,
+            accepted=_accepted_keys(credential, timezone.now()) if is_ours else (),
+            public_key=credential.public_key,
+            issuer=settings.TOKEN_ISSUER if is_ours else credential.issuer,
+            requests_per_second=credential.requests_per_second,
+            burst=credential.burst,
+        )
+
+
+def _accepted_keys(credential: Credential, now: datetime) -> tuple[snapshot.AcceptedKey, ...]:
+    """Give the at most two keys whose tokens are good: the newest, and during an overlap the one before it."""
+    master_key_ids = list(parse_master_keys(settings.TOKEN_MASTER_KEYS))
+    newest = snapshot.AcceptedKey(credential.generation, master_key_ids[0])
+    until = credential.previous_until
+    if until is not None and now < until:
+        previous = snapshot.AcceptedKey(credential.generation - 1, master_key_ids[0], int(until.timestamp()))
+        return (newest, previous)
+    return (newest, *(snapshot.AcceptedKey(credential.generation, key_id) for key_id in master_key_ids[1:2]))
+
+
+def _build_models(tenant: Tenant) -> Iterator[snapshot.Model]:
+    newest = RolloutRevision.objects.unscoped().filter(model=OuterRef("pk")).order_by("-number")
+    rows = RecommendationModel.objects.for_tenant(tenant).order_by("slug")
+    found = list(rows.annotate(rollout_id=Subquery(newest.values("pk")[:1])).exclude(rollout_id=None))
+    rollouts = RolloutRevision.objects.for_tenant(tenant).in_bulk([model.rollout_id for model in found])
+    versions = _by_model(
+        models.Version.objects.for_tenant(tenant)
+        .select_related("layout", "active_table", "previous_table")
+        .order_by("code")
+    )
+    overrides = _by_model(models.Override.objects.for_tenant(tenant).select_related("version").order_by("unit"))
+    for model in found:
+        rollout = rollouts[model.rollout_id]
+        layouts = {version.layout.revision: version.layout for version in versions[model.pk]}
+        yield snapshot.Model(
+            slug=model.slug,
+            key_fields=tuple(model.key_fields),
+            unit_field=model.unit_field or None,
+            layouts=tuple(snapshot.Layout(revision, layouts[revision].fields) for revision in sorted(layouts)),
+            default=model.default_answer,
+            default_revision=model.default_revision,
+            max_client_age_seconds=model.max_client_age_seconds,
+            salt=rollout.salt,
+            phase=rollout.phase,
+            allocation=bytes(rollout.allocation),
+            allocation_revision=rollout.number,
+            versions=tuple(_build_version(version) for version in versions[model.pk]),
+            overrides={override.unit: override.version.code for override in overrides[model.pk]},
+        )
+
+
+def _build_version(version: models.Version) -> snapshot.Version:
+    return snapshot.Version(
+        name=version.name,
+        code=version.code,
+        layout_revision=version.layout.revision,
+        active=_build_table(version.active_table),
+        previous=_build_table(version.previous_table),
+    )
+
+
+def _build_table(table: models.Table | None) -> snapshot.Table | None:
+    if table is None or table.state != TableState.READY:
+        return None
+    return snapshot.Table(table.table_id, table.block_bits, table.row_count, int(table.created_at.timestamp()))
+
+
+def _by_model(rows: Iterable[Row]) -> dict[int, list[Row]]:
+    grouped: dict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        grouped[row.model_id].append(row)
+    return grouped
+
+
+# --- One at a time, from one consistent read, signed -------------------------------------------------------------------
+
+
+@contextmanager
+def _tenant_lock(tenant_id: int) -> Iterator[None]:
+    """Keep every other publication of this tenant waiting until the block ends.
+
+    PostgreSQL: an advisory lock on the connection, taken before any transaction begins, because a snapshot of the
+    data that was taken while waiting for the lock would already be old. SQLite: a transaction that begins with a
+    write, which no other writer can share.
+    """
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(%s, %s)", [_LOCK_CLASS, tenant_id])
+        try:
+            yield
+        finally:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_unlock(%s, %s)", [_LOCK_CLASS, tenant_id])
+        return
+    with transaction.atomic(durable=True):
+        Tenant.objects.filter(pk=tenant_id).update(snapshot_revision=F("snapshot_revision"))
+        yield
+
+
+def _read(tenant_id: int) -> tuple[Tenant, snapshot.Tenant]:
+    """Give a tenant's row and its content from one consistent read of the database."""
+    if connection.vendor != "postgresql":
+        tenant = Tenant.objects.get(pk=tenant_id)
+        return tenant, build_tenant(tenant)
+    with transaction.atomic(durable=True):
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        tenant = Tenant.objects.get(pk=tenant_id)
+        return tenant, build_tenant(tenant)
+
+
+def _sign(content: snapshot.Tenant, revision: int, issued_at: datetime) -> bytes:
+    if settings.SNAPSHOT_PRIVATE_KEY is None:
+        raise NothingToSignWith("RECSITE_SNAPSHOT_PRIVATE_KEY is not set")
+    key_id, private_key = snapshot.parse_private_key(settings.SNAPSHOT_PRIVATE_KEY)
+    document = snapshot.Snapshot(snapshot.FORMAT, revision, int(issued_at.timestamp()), content)
+    return snapshot.sign_snapshot(document, key_id, private_key)
+
+
+def _push(tenant_id: str, revision: int, envelope: bytes) -> None:
+    """Write the envelope, then the revision that lanes poll, then wake those that listen."""
+    client = publishing_client()
+    client.set(snapshot.snapshot_name(settings.REDIS_PREFIX, tenant_id), envelope)
+    client.hset(snapshot.revisions_name(settings.REDIS_PREFIX), tenant_id, str(revision))
+    client.publish(snapshot.announcements_name(settings.REDIS_PREFIX), tenant_id)

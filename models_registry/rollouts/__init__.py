@@ -1,0 +1,1 @@
+"""Who gets which version: the allocation of slots and its history."""

@@ -1,0 +1,290 @@
+"""Writes on rollouts: weights, going back, new phases; and what a change would do before it is saved."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from django.db import transaction
+from django.db.models import Max
+
+from models_registry.models import BASIS_POINTS, RecommendationModel, RolloutRevision, Version
+from models_registry.rollouts.allocation import (
+    HISTORY,
+    Flow,
+    expected_flows,
+    first_allocation,
+    flows,
+    reallocate,
+    weights_of,
+)
+from tenants import audit
+from tenants.models import User
+from tenants.rules import RuleBroken, check_reason
+from tenants.services import lock_tenant
+from tenants.signals import announce_after_commit
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a change of allocation does.
+
+    Attributes:
+        moved_bp: basis points of all units that get another version.
+        flows: from which version to which, the largest first; together `moved_bp`.
+        is_new_phase: every unit gets a new slot, so that the figures are what is to be expected, not exact.
+    """
+
+    moved_bp: int
+    flows: tuple[Flow, ...]
+    is_new_phase: bool = False
+
+
+# --- Reads ----------------------------------------------------------------------------------------------------------
+
+
+def current_rollout(model: RecommendationModel) -> RolloutRevision | None:
+    """Give the revision that is served, None for a model without versions. One query."""
+    return RolloutRevision.objects.for_tenant(model.tenant).filter(model=model).order_by("-number").first()
+
+
+def weights_bp_of(revision: RolloutRevision) -> dict[int, int]:
+    """Give a revision's basis points by version code; a code that is not there has none."""
+    return {int(code): bp for code, bp in revision.weights_bp.items()}
+
+
+def rollout_preview(*, model: RecommendationModel, weights_bp: Mapping[int, int]) -> Effect:
+    """Give exactly what `rollout_reweight` would do with these weights now. Changes nothing; takes milliseconds.
+
+    Raises:
+        RuleBroken: as `rollout_reweight`, but the present weights are fine and move nothing.
+    """
+    current = _current_or_refuse(model)
+    wanted = _check_weights(model, weights_bp)
+    return _effect(current, current.salt, _next_allocation(current, wanted))
+
+
+def rollout_go_back_preview(*, model: RecommendationModel, number: int) -> Effect:
+    """Give what `rollout_go_back` would do now.
+
+    Raises:
+        RuleBroken: there is no such revision.
+    """
+    current = _current_or_refuse(model)
+    target = _revision_or_refuse(model, number)
+    return _effect(current, target.salt, bytes(target.allocation))
+
+
+def effect_sentence(effect: Effect, names: Mapping[int, str]) -> str:
+    """Give an effect in words: “10.0 % of players change version: 10.0 % from A to C.”
+
+    Args:
+        effect: what a change does.
+        names: version names by code.
+    """
+    if not effect.moved_bp:
+        return "No player changes version."
+    parts = [f"{_percent(f.bp)} from {_name(names, f.from_code)} to {_name(names, f.to_code)}" for f in effect.flows]
+    about = "About " if effect.is_new_phase else ""
+    return f"{about}{_percent(effect.moved_bp)} of players change version: {', '.join(parts)}."
+
+
+# --- Writes ---------------------------------------------------------------------------------------------------------
+
+
+def rollout_start(*, version: Version, actor: User | None) -> RolloutRevision:
+    """Give a model's first version all of its units: revision 1, phase 1, a random salt. Part of making the version."""
+    weights = {version.code: BASIS_POINTS}
+    salt = _new_salt()
+    return RolloutRevision.objects.create(
+        model=version.model,
+        number=1,
+        phase=1,
+        salt=salt,
+        weights_bp=_as_json(weights),
+        allocation=first_allocation(weights, salt, 1),
+        moved_bp=0,
+        actor=actor,
+        actor_name=audit.name_of(actor),
+        reason="",
+    )
+
+
+def rollout_reweight(
+    *, model: RecommendationModel, weights_bp: Mapping[int, int], actor: User | None, reason: str
+) -> RolloutRevision:
+    """Save new weights: the allocation with the fewest moved slots becomes the next revision and is served.
+
+    Args:
+        model: whose units are divided.
+        weights_bp: basis points by version code, summing to exactly 10,000; a version left out has none.
+        actor: who does it.
+        reason: why, for the history; may be empty.
+
+    Raises:
+        RuleBroken: the weights do not sum to 10,000, name no version of the model, or are those it has already.
+    """
+    reason = check_reason(reason)
+    with transaction.atomic():
+        current = _lock_current(model)
+        wanted = _check_weights(model, weights_bp)
+        if wanted == weights_bp_of(current):
+            raise RuleBroken("These are the weights it has already.", field="weights_bp")
+        revision = _save(current, actor, reason, allocation=_next_allocation(current, wanted))
+        _record(current, revision, actor, "rollout.reweight", f"Changed the weights of “{model.slug}”")
+    return revision
+
+
+def rollout_go_back(*, model: RecommendationModel, number: int, actor: User | None, reason: str) -> RolloutRevision:
+    """Restore a revision's map exactly, with its phase and salt: everybody gets what they got then.
+
+    Raises:
+        RuleBroken: there is no such revision, it is the present map, or it gives units to a version that is gone.
+    """
+    reason = check_reason(reason)
+    with transaction.atomic():
+        current = _lock_current(model)
+        target = _revision_or_refuse(model, number)
+        if (target.salt, bytes(target.allocation)) == (current.salt, bytes(current.allocation)):
+            raise RuleBroken(f"This is what revision {number} was.", field="number")
+        _check_weights(model, weights_bp_of(target))
+        revision = _save(current, actor, reason, allocation=bytes(target.allocation), restores=target)
+        words = f"Went back to revision {number} of “{model.slug}”"
+        _record(current, revision, actor, "rollout.go_back", words)
+    return revision
+
+
+def rollout_new_phase(
+    *,
+    model: RecommendationModel,
+    actor: User | None,
+    reason: str,
+    weights_bp: Mapping[int, int] | None = None,
+) -> RolloutRevision:
+    """Begin a phase: a new salt gives every unit a new slot, with the present weights or with others.
+
+    Raises:
+        RuleBroken: the weights do not sum to 10,000 or name no version of the model.
+    """
+    reason = check_reason(reason)
+    with transaction.atomic():
+        current = _lock_current(model)
+        wanted = weights_bp_of(current) if weights_bp is None else _check_weights(model, weights_bp)
+        phases = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model)
+        phase = (phases.aggregate(newest=Max("phase"))["newest"] or 0) + 1
+        salt = _new_salt()
+        allocation = first_allocation(wanted, salt, current.number + 1)
+        revision = _save(current, actor, reason, allocation=allocation, phase=phase, salt=salt)
+        _record(current, revision, actor, "rollout.new_phase", f"Began phase {phase} of “{model.slug}”")
+    return revision
+
+
+# --- What the functions above share ---------------------------------------------------------------------------------
+
+
+def _lock_current(model: RecommendationModel) -> RolloutRevision:
+    lock_tenant(model.tenant)
+    return _current_or_refuse(model)
+
+
+def _current_or_refuse(model: RecommendationModel) -> RolloutRevision:
+    current = current_rollout(model)
+    if current is None:
+        raise RuleBroken(f"The model “{model.slug}” has no version yet.")
+    return current
+
+
+def _revision_or_refuse(model: RecommendationModel, number: int) -> RolloutRevision:
+    found = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model, number=number).first()
+    if found is None:
+        raise RuleBroken(f"The model “{model.slug}” has no revision {number}.", field="number")
+    return found
+
+
+def _check_weights(model: RecommendationModel, weights_bp: Mapping[int, int]) -> dict[int, int]:
+    """Give the weights above zero by code; RuleBroken unless they are whole, sum to 10,000 and name versions."""
+    for bp in weights_bp.values():
+        if isinstance(bp, bool) or not isinstance(bp, int) or not 0 <= bp <= BASIS_POINTS:
+            raise RuleBroken("Each weight is from 0 to 100 %, in steps of 0.01 %.", field="weights_bp")
+    known = set(Version.objects.for_tenant(model.tenant).filter(model=model).values_list("code", flat=True))
+    wanted = {code: bp for code, bp in weights_bp.items() if bp}
+    if not known.issuperset(wanted):
+        raise RuleBroken("A weight is given to a version that this model does not have.", field="weights_bp")
+    total = sum(wanted.values())
+    if total != BASIS_POINTS:
+        raise RuleBroken(f"The weights sum to {total / 100:.2f} %; they must sum to 100 %.", field="weights_bp")
+    return dict(sorted(wanted.items()))
+
+
+def _next_allocation(current: RolloutRevision, wanted: Mapping[int, int]) -> bytes:
+    """Give the map that the next revision would have with these weights."""
+    phase = RolloutRevision.objects.unscoped().filter(model_id=current.model_id, phase=current.phase)
+    before = phase.filter(number__lt=current.number).order_by("-number").values_list("allocation", flat=True)
+    history = [bytes(allocation) for allocation in before[:HISTORY]][::-1]
+    return reallocate(bytes(current.allocation), wanted, current.salt, current.number + 1, history)
+
+
+def _effect(current: RolloutRevision, salt: str, allocation: bytes) -> Effect:
+    is_new_phase = salt != current.salt
+    compare = expected_flows if is_new_phase else flows
+    found = tuple(compare(bytes(current.allocation), allocation))
+    return Effect(sum(flow.bp for flow in found), found, is_new_phase)
+
+
+def _save(
+    current: RolloutRevision,
+    actor: User | None,
+    reason: str,
+    *,
+    allocation: bytes,
+    restores: RolloutRevision | None = None,
+    phase: int | None = None,
+    salt: str | None = None,
+) -> RolloutRevision:
+    salt = salt or (restores or current).salt
+    return RolloutRevision.objects.create(
+        model_id=current.model_id,
+        number=current.number + 1,
+        phase=phase or (restores or current).phase,
+        salt=salt,
+        weights_bp=_as_json(weights_of(allocation)),
+        allocation=allocation,
+        moved_bp=min(_effect(current, salt, allocation).moved_bp, BASIS_POINTS),
+        restores=restores,
+        actor=actor,
+        actor_name=audit.name_of(actor),
+        reason=reason,
+    )
+
+
+def _record(current: RolloutRevision, revision: RolloutRevision, actor: User | None, action: str, summary: str) -> None:
+    model = revision.model
+    audit.record(
+        tenant=model.tenant,
+        actor=actor,
+        action=action,
+        subject=f"model {model.slug}",
+        summary=f"{summary}: {_percent(revision.moved_bp)} of players change version.",
+        reason=revision.reason,
+        before={"revision": current.number, "phase": current.phase, "weights_bp": current.weights_bp},
+        after={"revision": revision.number, "phase": revision.phase, "weights_bp": revision.weights_bp},
+    )
+    announce_after_commit(model.tenant_id)
+
+
+def _as_json(weights_bp: Mapping[int, int]) -> dict[str, int]:
+    return {str(code): bp for code, bp in sorted(weights_bp.items())}
+
+
+def _percent(bp: int) -> str:
+    """Give basis points as a person reads them: 10.0 %, 0.05 %."""
+    return f"{bp / 100:.1f} %" if bp % 10 == 0 else f"{bp / 100:.2f} %"
+
+
+def _name(names: Mapping[int, str], code: int) -> str:
+    return names.get(code, f"version {code}")
+
+
+def _new_salt() -> str:
+    return secrets.token_hex(16)

@@ -1,0 +1,565 @@
+"""Writes on models, layouts, versions, sources, loads, tables and overrides.
+
+Each owns its transaction, leaves an audit entry in it, and tells serving after commit. Studio by studio they run one
+after another (`lock_tenant`), so that numbers and codes are taken without gaps in the rules.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+
+from celery import current_app
+from django.db import transaction
+from django.db.models import F
+from kombu.exceptions import OperationalError as BrokerDown
+
+from models_registry.models import (
+    MAX_CODE,
+    Layout,
+    Load,
+    Override,
+    RecommendationModel,
+    RolloutRevision,
+    Source,
+    SourceKind,
+    TableState,
+    Version,
+)
+from models_registry.rollouts.services import rollout_start
+from serving.formats.layouts import BadLayout, BadValue
+from serving.formats.layouts import Layout as PackedLayout
+from serving.formats.tokens import is_unit
+from tenants import audit
+from tenants.models import Tenant, User
+from tenants.rules import RuleBroken, check_reason, check_slug, check_text
+from tenants.services import lock_tenant
+from tenants.signals import announce_after_commit
+
+log = logging.getLogger(__name__)
+
+MAX_KEY_FIELDS = 8
+# What these mean in a query string or a body is fixed (`model`, `unit`), or they hold the keys of a batch.
+RESERVED_KEY_FIELDS = frozenset({"model", "unit", "keys"})
+_KEY_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
+_BIGQUERY_TABLE = re.compile(r"([^\s`./*]+(?:\.[^\s`./*]+)*)\.([^\s`./*]+)\.([^\s`./*]+)")
+LOAD_TASK = "loading.run"
+
+
+# --- Models and layouts ---------------------------------------------------------------------------------------------
+
+
+def model_create(
+    *,
+    tenant: Tenant,
+    slug: str,
+    name: str,
+    key_fields: Sequence[str],
+    layout: Sequence[Mapping[str, Any]],
+    actor: User | None,
+    unit_field: str = "",
+    default_answer: Mapping[str, Any] | None = None,
+    max_client_age_seconds: int = 60,
+) -> RecommendationModel:
+    """Make a model with layout revision 0.
+
+    Args:
+        tenant: whose it is.
+        slug: its short name in tokens and addresses.
+        name: its name on pages.
+        key_fields: what its rows are keyed by, in order; each is a query parameter of the endpoint.
+        layout: the fields of an answer, as `serving.formats.layouts.Layout.parse` reads them.
+        actor: who makes it.
+        unit_field: the key field that is bucketed; empty for the whole key.
+        default_answer: the record served when a key has no row; None for none.
+        max_client_age_seconds: how long a client may keep an answer, 1 … 86,400.
+
+    Raises:
+        RuleBroken: any of these will not do, or the slug is taken.
+    """
+    model = RecommendationModel(
+        tenant=tenant,
+        slug=check_slug(slug),
+        name=check_text(name, field="name", what="The name", max_length=100),
+        key_fields=_check_key_fields(key_fields),
+        unit_field=unit_field,
+        default_answer=_as_dict(default_answer),
+        max_client_age_seconds=_check_client_age(max_client_age_seconds),
+    )
+    if unit_field and unit_field not in model.key_fields:
+        raise RuleBroken(
+            "The unit field must be one of the key fields, or empty for the whole key.", field="unit_field"
+        )
+    fields = _check_layout(layout)
+    _check_default(model.default_answer, [fields])
+    with transaction.atomic():
+        lock_tenant(tenant)
+        if RecommendationModel.objects.for_tenant(tenant).filter(slug=slug).exists():
+            raise RuleBroken(f"The studio has a model “{slug}” already.", field="slug")
+        model.save(force_insert=True)
+        Layout.objects.create(model=model, revision=0, fields=fields)
+        after = {
+            "key_fields": model.key_fields,
+            "unit_field": model.unit_field,
+            "default_answer": model.default_answer,
+            "max_client_age_seconds": model.max_client_age_seconds,
+            "layout": fields,
+        }
+        _record(model, actor, "model.create", f"Made the model “{model.slug}”.", after=after)
+    return model
+
+
+def model_update(
+    *,
+    model: RecommendationModel,
+    actor: User | None,
+    name: str | None = None,
+    max_client_age_seconds: int | None = None,
+    max_row_count_change: float | None = None,
+) -> RecommendationModel:
+    """Change what is given; None leaves a value alone. Slug, key fields and unit field never change: rows, tokens and
+    slots are made of them.
+
+    Raises:
+        RuleBroken: a value will not do.
+    """
+    wanted: dict[str, Any] = {}
+    if name is not None:
+        wanted["name"] = check_text(name, field="name", what="The name", max_length=100)
+    if max_client_age_seconds is not None:
+        wanted["max_client_age_seconds"] = _check_client_age(max_client_age_seconds)
+    if max_row_count_change is not None:
+        if not 0 < max_row_count_change <= 1000:
+            raise RuleBroken("The allowed change of the row count is above 0 %.", field="max_row_count_change")
+        wanted["max_row_count_change"] = float(max_row_count_change)
+    with transaction.atomic():
+        _lock_model(model)
+        before = {field: getattr(model, field) for field, value in wanted.items() if getattr(model, field) != value}
+        after = {field: wanted[field] for field in before}
+        if after:
+            for field, value in after.items():
+                setattr(model, field, value)
+            model.save(update_fields=list(after))
+            summary = f"Changed the model “{model.slug}”: {', '.join(sorted(after))}."
+            _record(model, actor, "model.update", summary, before=before, after=after)
+    return model
+
+
+def layout_add(*, model: RecommendationModel, fields: Sequence[Mapping[str, Any]], actor: User | None) -> Layout:
+    """Make the next layout revision. Versions that have one keep it; a version made from now on gets this one.
+
+    Raises:
+        RuleBroken: it is no layout, it is the newest one already, or all 256 revisions are taken.
+    """
+    checked = _check_layout(fields)
+    with transaction.atomic():
+        _lock_model(model)
+        newest = newest_layout(model)
+        if newest.fields == checked:
+            raise RuleBroken("This is the newest layout already.", field="fields")
+        if newest.revision >= MAX_CODE:
+            raise RuleBroken(f"The model “{model.slug}” has used all of its 256 layout revisions.", field="fields")
+        layout = Layout.objects.create(model=model, revision=newest.revision + 1, fields=checked)
+        summary = f"Added layout {layout.revision} to “{model.slug}”."
+        after = {"revision": layout.revision, "layout": checked}
+        _record(model, actor, "layout.add", summary, after=after)
+    return layout
+
+
+def newest_layout(model: RecommendationModel) -> Layout:
+    """Give the layout that a new version gets. One query."""
+    return Layout.objects.for_tenant(model.tenant).filter(model=model).latest("revision")
+
+
+def default_set(
+    *, model: RecommendationModel, default_answer: Mapping[str, Any] | None, actor: User | None
+) -> RecommendationModel:
+    """Set what is served when a key has no row; None serves 204 instead.
+
+    Raises:
+        RuleBroken: a layout in use cannot hold it; the message names layout and field.
+    """
+    wanted = _as_dict(default_answer)
+    with transaction.atomic():
+        _lock_model(model)
+        _check_default(wanted, _layouts_in_use(model))
+        if wanted != model.default_answer:
+            before = {"default_answer": model.default_answer}
+            model.default_answer = wanted
+            model.default_revision += 1
+            model.save(update_fields=["default_answer", "default_revision"])
+            summary = f"Changed the default answer of “{model.slug}”."
+            _record(model, actor, "model.set_default", summary, before=before, after={"default_answer": wanted})
+    return model
+
+
+# --- Versions and sources -------------------------------------------------------------------------------------------
+
+
+def version_create(
+    *,
+    model: RecommendationModel,
+    name: str,
+    source_kind: str,
+    source_location: str,
+    actor: User | None,
+    layout: Layout | None = None,
+) -> Version:
+    """Make a version with its source. The model's first one gets all of its units (rollout revision 1).
+
+    Args:
+        model: what it is a version of.
+        name: how answers and pages name it: letters, digits, dots, hyphens and underscores, at most 60.
+        source_kind: one of `SourceKind`.
+        source_location: a path or glob, project.dataset.table, or the text of a query.
+        actor: who makes it.
+        layout: one of the model's; the newest without it.
+
+    Raises:
+        RuleBroken: the name is taken, the studio may not read the source, the default answer does not fit the layout,
+            or all 256 codes have been used.
+    """
+    if not _VERSION_NAME.fullmatch(name):
+        raise RuleBroken(
+            "A version's name is 1 to 60 letters, digits, dots, hyphens and underscores, such as 2026-11-a.",
+            field="name",
+        )
+    with transaction.atomic():
+        _lock_model(model)
+        layout = layout or newest_layout(model)
+        if layout.model_id != model.pk:
+            raise RuleBroken("The layout is another model's.", field="layout")
+        _check_default(model.default_answer, [layout.fields])
+        location = _check_source(model.tenant, source_kind, source_location)
+        if Version.objects.for_tenant(model.tenant).filter(model=model, name=name).exists():
+            raise RuleBroken(f"The model has a version “{name}” already.", field="name")
+        version = Version.objects.create(model=model, name=name, code=_free_code(model), layout=layout)
+        Source.objects.create(version=version, kind=source_kind, location=location)
+        if not RolloutRevision.objects.for_tenant(model.tenant).filter(model=model).exists():
+            rollout_start(version=version, actor=actor)
+        after = {
+            "code": version.code,
+            "layout_revision": layout.revision,
+            "source": {"kind": source_kind, "location": location},
+        }
+        summary = f"Made the version “{name}” of “{model.slug}”."
+        _record(model, actor, "version.create", summary, subject=f"version {model.slug}/{name}", after=after)
+    return version
+
+
+def source_set(*, version: Version, kind: str, location: str, actor: User | None) -> Source:
+    """Change where a version's rows come from, from the next load on.
+
+    Raises:
+        RuleBroken: the kind is unknown, the location is malformed, or the studio may not read there.
+    """
+    with transaction.atomic():
+        model = version.model
+        _lock_model(model)
+        location = _check_source(model.tenant, kind, location)
+        before = Source.objects.for_tenant(model.tenant).filter(version=version).first()
+        if before is not None and (before.kind, before.location) == (kind, location):
+            return before
+        source, _ = Source.objects.for_tenant(model.tenant).update_or_create(
+            version=version, defaults={"kind": kind, "location": location}
+        )
+        _record(
+            model,
+            actor,
+            "source.set",
+            f"Changed the source of “{model.slug}/{version.name}”.",
+            subject=f"version {model.slug}/{version.name}",
+            before={"kind": before.kind, "location": before.location} if before else None,
+            after={"kind": kind, "location": location},
+        )
+    return source
+
+
+# --- Loads and tables -----------------------------------------------------------------------------------------------
+
+
+def load_request(*, version: Version, actor: User | None) -> Load:
+    """Queue a load of a version's source, and have a worker run it once this is committed.
+
+    Its fencing number is above that of every load of the version before it: of two only the newer may activate. If
+    the broker is away the load stays queued, and the sweep for forgotten loads finds it.
+
+    Raises:
+        RuleBroken: the version has no source, or the studio has ended.
+    """
+    with transaction.atomic():
+        model = version.model
+        lock_tenant(model.tenant)
+        source = Source.objects.for_tenant(model.tenant).filter(version=version).first()
+        if source is None:
+            raise RuleBroken(f"The version “{version.name}” has no source yet.")
+        # The UPDATE holds the row until commit, so the number read after it is this load's alone.
+        Version.objects.for_tenant(model.tenant).filter(pk=version.pk).update(last_fence=F("last_fence") + 1)
+        version.refresh_from_db(fields=["last_fence"])
+        load = Load.objects.create(
+            version=version,
+            fence=version.last_fence,
+            requested_by=actor,
+            requested_by_name=audit.name_of(actor),
+            source_kind=source.kind,
+            source_location=source.location,
+        )
+        audit.record(
+            tenant=model.tenant,
+            actor=actor,
+            action="load.request",
+            subject=f"version {model.slug}/{version.name}",
+            summary=f"Asked for load {load.fence} of “{model.slug}/{version.name}”.",
+            after={"fence": load.fence, "source": {"kind": source.kind, "location": source.location}},
+        )
+        transaction.on_commit(partial(load_enqueue, load.pk))
+    return load
+
+
+def load_enqueue(load_id: int) -> bool:
+    """Hand a queued load to the workers; say whether the broker took it. A second delivery does nothing twice."""
+    try:
+        current_app.send_task(LOAD_TASK, args=[load_id], retry_policy={"max_retries": 1, "interval_start": 0.1})
+    except (BrokerDown, OSError) as error:
+        log.warning("load.not_enqueued load=%s problem=%s", load_id, error)
+        return False
+    return True
+
+
+def table_roll_back(*, version: Version, actor: User | None, reason: str) -> Version:
+    """Serve the table before the active one again; doing it twice is back where it was. Live within 2 s.
+
+    Raises:
+        RuleBroken: there is no table before it, it is not whole any more, or another table became active meanwhile.
+    """
+    reason = check_reason(reason)
+    with transaction.atomic():
+        model = version.model
+        lock_tenant(model.tenant)
+        rows = Version.objects.for_tenant(model.tenant)
+        version.refresh_from_db(from_queryset=rows.select_related("active_table", "previous_table"))
+        active, previous = version.active_table, version.previous_table
+        if previous is None or active is None:
+            raise RuleBroken(f"The version “{version.name}” has no earlier table to go back to.")
+        if previous.state != TableState.READY:
+            raise RuleBroken(f"The earlier table of “{version.name}” is not whole any more.")
+        unchanged = rows.filter(pk=version.pk, active_table=active, previous_table=previous)
+        if not unchanged.update(active_table=previous, previous_table=active):
+            raise RuleBroken("Another table became active at this moment; look again.")
+        version.active_table, version.previous_table = previous, active
+        _record(
+            model,
+            actor,
+            "table.roll_back",
+            f"Went back to the earlier table of “{model.slug}/{version.name}”.",
+            subject=f"version {model.slug}/{version.name}",
+            reason=reason,
+            before={"active_table": active.table_id, "rows": active.row_count},
+            after={"active_table": previous.table_id, "rows": previous.row_count},
+        )
+    return version
+
+
+# --- Overrides ------------------------------------------------------------------------------------------------------
+
+
+def override_set(
+    *, model: RecommendationModel, unit: str, version: Version, actor: User | None, note: str = ""
+) -> Override:
+    """Give a tester one version whatever the weights say.
+
+    Raises:
+        RuleBroken: the unit is no text of 1 to 256 bytes, or the version is another model's.
+    """
+    note = check_text(note, field="note", what="The note", max_length=200, is_required=False)
+    if not is_unit(unit):
+        raise RuleBroken("A unit is a text of 1 to 256 bytes without control characters.", field="unit")
+    if version.model_id != model.pk:
+        raise RuleBroken("The version is another model's.", field="version")
+    with transaction.atomic():
+        _lock_model(model)
+        rows = Override.objects.for_tenant(model.tenant).select_related("version")
+        before = rows.filter(model=model, unit=unit).first()
+        override, _ = rows.update_or_create(model=model, unit=unit, defaults={"version": version, "note": note})
+        _record(
+            model,
+            actor,
+            "override.set",
+            f"Gave a tester the version “{version.name}” of “{model.slug}”.",
+            before={"unit": unit, "version": before.version.name} if before else None,
+            after={"unit": unit, "version": version.name, "note": note},
+        )
+    return override
+
+
+def override_remove(*, model: RecommendationModel, unit: str, actor: User | None) -> None:
+    """Let the weights decide for a tester again.
+
+    Raises:
+        RuleBroken: there is no override for this unit.
+    """
+    with transaction.atomic():
+        _lock_model(model)
+        rows = Override.objects.for_tenant(model.tenant).select_related("version")
+        override = rows.filter(model=model, unit=unit).first()
+        if override is None:
+            raise RuleBroken("There is no override for this unit.", field="unit")
+        before = {"unit": unit, "version": override.version.name}
+        override.delete()
+        _record(model, actor, "override.remove", f"Took a tester's version of “{model.slug}” away.", before=before)
+
+
+# --- What the functions above share ---------------------------------------------------------------------------------
+
+
+def _lock_model(model: RecommendationModel) -> None:
+    """Read a model anew under its studio's lock."""
+    lock_tenant(model.tenant)
+    model.refresh_from_db(from_queryset=RecommendationModel.objects.unscoped())
+
+
+def _record(
+    model: RecommendationModel,
+    actor: User | None,
+    action: str,
+    summary: str,
+    *,
+    subject: str = "",
+    reason: str = "",
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+) -> None:
+    audit.record(
+        tenant=model.tenant,
+        actor=actor,
+        action=action,
+        subject=subject or f"model {model.slug}",
+        summary=summary,
+        reason=reason,
+        before=before,
+        after=after,
+    )
+    announce_after_commit(model.tenant_id)
+
+
+def _free_code(model: RecommendationModel) -> int:
+    """Give the lowest code that no version of the model has or had: phones may still hold an answer with it."""
+    used = set(Version.objects.for_tenant(model.tenant).filter(model=model).values_list("code", flat=True))
+    revisions = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model)
+    for weights in revisions.values_list("weights_bp", flat=True).iterator():
+        used.update(int(code) for code in weights)
+    free = next((code for code in range(MAX_CODE + 1) if code not in used), None)
+    if free is None:
+        raise RuleBroken(f"The model “{model.slug}” has used all of its 256 version codes; make a new model.")
+    return free
+
+
+def _layouts_in_use(model: RecommendationModel) -> list[list[dict[str, Any]]]:
+    """Give the fields of every layout that a version has, and of the newest, which the next version gets."""
+    layouts = Layout.objects.for_tenant(model.tenant).filter(model=model)
+    in_use = layouts.filter(versions__isnull=False).distinct()
+    return [layout.fields for layout in {*in_use, newest_layout(model)}]
+
+
+def _check_layout(fields: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    raw = [dict(field) if isinstance(field, Mapping) else field for field in fields]
+    try:
+        PackedLayout.parse(raw)
+    except BadLayout as error:
+        raise RuleBroken(f"The layout will not do: {error}.", field="layout") from None
+    return raw
+
+
+def _check_default(default: dict[str, Any] | None, layouts: Iterable[Sequence[Mapping[str, Any]]]) -> None:
+    if default is None:
+        return
+    for fields in layouts:
+        try:
+            PackedLayout.parse(fields).pack(default)
+        except BadValue as error:
+            raise RuleBroken(f"The default answer does not fit the layout: {error}.", field="default_answer") from None
+
+
+def _as_dict(default: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if default is not None and not isinstance(default, Mapping):
+        raise RuleBroken("The default answer is an object with the layout's fields.", field="default_answer")
+    return None if default is None else dict(default)
+
+
+def _check_key_fields(key_fields: Sequence[str]) -> list[str]:
+    names = [] if isinstance(key_fields, str) else list(key_fields)
+    if not 1 <= len(names) <= MAX_KEY_FIELDS:
+        raise RuleBroken(f"A model has 1 to {MAX_KEY_FIELDS} key fields.", field="key_fields")
+    for name in names:
+        if not isinstance(name, str) or not _KEY_FIELD.fullmatch(name):
+            raise RuleBroken(
+                f"“{name}” will not do as a key field: use letters, digits and underscores, at most 64.",
+                field="key_fields",
+            )
+        if name in RESERVED_KEY_FIELDS:
+            raise RuleBroken(
+                f"“{name}” has another meaning in requests; name the key field otherwise.", field="key_fields"
+            )
+    if len(set(names)) != len(names):
+        raise RuleBroken("Each key field is there once.", field="key_fields")
+    return names
+
+
+def _check_client_age(seconds: int) -> int:
+    if isinstance(seconds, bool) or not isinstance(seconds, int) or not 1 <= seconds <= 86_400:
+        raise RuleBroken("Clients may keep an answer for 1 to 86,400 whole seconds.", field="max_client_age_seconds")
+    return seconds
+
+
+def _check_source(tenant: Tenant, kind: str, location: str) -> str:
+    """Give the location; RuleBroken unless the studio may read there. The loader checks again, with all it then knows:
+    links followed, a query's tables resolved.
+    """
+    location = location.strip()
+    if kind not in SourceKind.values:
+        raise RuleBroken("Choose one of the kinds of source.", field="source_kind")
+    if not location:
+        raise RuleBroken("The source's location is missing.", field="source_location")
+    if "\0" in location:
+        raise RuleBroken("The source's location holds a character that cannot be kept.", field="source_location")
+    if kind == SourceKind.PARQUET:
+        _check_parquet_source(tenant, location)
+    elif not tenant.allowed_datasets:
+        raise _not_allowed("any BigQuery dataset")
+    elif kind == SourceKind.BIGQUERY_TABLE:
+        table = _BIGQUERY_TABLE.fullmatch(location)
+        if table is None:
+            raise RuleBroken(f"“{location}” is no table: write project.dataset.table.", field="source_location")
+        dataset = f"{table[1]}.{table[2]}"
+        if dataset not in tenant.allowed_datasets:
+            raise _not_allowed(f"the dataset {dataset}")
+    return location
+
+
+def _check_parquet_source(tenant: Tenant, location: str) -> None:
+    is_in_bucket = location.startswith("gs://")
+    if not is_in_bucket and (not location.startswith("/") or "://" in location):
+        raise RuleBroken("Write the whole path of the Parquet files, or gs://bucket/….", field="source_location")
+    if ".." in PurePosixPath(location).parts:
+        raise RuleBroken("The path may not hold “..”.", field="source_location")
+    if is_in_bucket:
+        if not tenant.allowed_gs_prefixes:
+            raise _not_allowed("any bucket")
+        if not any(location.startswith(prefix) for prefix in tenant.allowed_gs_prefixes):
+            raise _not_allowed(location)
+        return
+    if not tenant.allowed_local_roots:
+        raise _not_allowed("any folder on the worker")
+    if not any(PurePosixPath(location).is_relative_to(root) for root in tenant.allowed_local_roots):
+        raise _not_allowed(location)
+
+
+def _not_allowed(what: str) -> RuleBroken:
+    return RuleBroken(
+        f"This studio may not read {what}. Platform staff can allow it on the studio's page.", field="source_location"
+    )

@@ -1,0 +1,53 @@
+"""Who may do what. Views ask here; services are told who acts and trust it."""
+
+from __future__ import annotations
+
+from django.contrib.auth.models import AnonymousUser
+
+from tenants.models import Membership, Role, Tenant, User
+
+_RANK = {Role.VIEWER: 1, Role.PRODUCT_MANAGER: 2, Role.STUDIO_ADMIN: 3}
+
+
+class NotAllowed(PermissionError):
+    """A member whose role does not reach: a 403."""
+
+
+class NotAMember(NotAllowed):
+    """Somebody to whom the studio does not exist: the same 404 as for one that does not."""
+
+
+def is_platform_staff(user: User | AnonymousUser | None) -> bool:
+    """Tell whether somebody works for the platform: they may do everything in every studio."""
+    return user is not None and user.is_active and user.is_staff
+
+
+def role_of(user: User | AnonymousUser | None, tenant: Tenant) -> Role | None:
+    """Give a person's role in a studio (staff count as its admin), None for a stranger. One query, none for staff."""
+    if is_platform_staff(user):
+        return Role.STUDIO_ADMIN
+    if not isinstance(user, User) or not user.is_active:
+        return None
+    membership = Membership.objects.for_tenant(tenant).filter(user=user).first()
+    return Role(membership.role) if membership else None
+
+
+def may(user: User | AnonymousUser | None, tenant: Tenant, role: Role) -> bool:
+    """Tell whether a person has this role in a studio, or one above it."""
+    held = role_of(user, tenant)
+    return held is not None and _RANK[held] >= _RANK[role]
+
+
+def require(user: User | AnonymousUser | None, tenant: Tenant, role: Role) -> Role:
+    """Give a person's role in a studio if it reaches.
+
+    Raises:
+        NotAMember: they have none there.
+        NotAllowed: it is below `role`.
+    """
+    held = role_of(user, tenant)
+    if held is None:
+        raise NotAMember("This studio does not exist.")
+    if _RANK[held] < _RANK[role]:
+        raise NotAllowed(f"This needs the role “{role.label}”; yours is “{held.label}”.")
+    return held

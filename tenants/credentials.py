@@ -1,0 +1,490 @@
+"""Credentials: issuing, rotating and revoking them, authenticating a caller, and minting its tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from django.conf import settings
+from django.db import OperationalError, transaction
+from django.db.models import Q
+from django.utils import timezone
+from rest_framework_simplejwt.backends import TokenBackend
+from rest_framework_simplejwt.settings import api_settings
+from rest_framework_simplejwt.tokens import Token
+
+from serving.formats import tokens
+from serving.formats.encoding import base64url_encode
+from tenants import audit
+from tenants.models import Algorithm, Credential, CredentialKind, Tenant, User, new_public_id
+from tenants.rules import RuleBroken, check_limit, check_reason, check_text
+from tenants.services import apply_changes, lock_tenant
+from tenants.signals import announce_after_commit
+
+log = logging.getLogger(__name__)
+
+SECRET_PREFIX = "rsk_"
+MAX_SECRET_LENGTH = 200
+LONGEST_OVERLAP = timedelta(days=30)
+LAST_USED_EVERY = timedelta(minutes=1)
+_NO_HASH = hashlib.sha256(b"").hexdigest()
+
+
+class NotAuthenticated(Exception):
+    """No such client, a wrong secret, a revoked credential, an ended studio: one answer for all of them."""
+
+
+class UnknownModel(RuleBroken):
+    """A token asked for a model that the credential may not ask for, or that does not exist."""
+
+
+class ServedModel(Protocol):
+    """What a credential can be narrowed to; its class lives in an app above this one."""
+
+    pk: Any
+    slug: str
+    tenant_id: int
+
+
+@dataclass(frozen=True)
+class IssuedCredential:
+    """A credential and its secret, at the only moment at which the secret exists in readable form."""
+
+    credential: Credential
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Authenticated:
+    """A caller that proved itself, and the generation of the secret it used."""
+
+    credential: Credential
+    generation: int
+
+
+# --- Writes ---------------------------------------------------------------------------------------------------------
+
+
+def credential_issue(
+    *,
+    tenant: Tenant,
+    name: str,
+    actor: User | None,
+    allowed_models: Collection[ServedModel] = (),
+    requests_per_second: int | None = None,
+    burst: int | None = None,
+) -> IssuedCredential:
+    """Make a credential with a secret of 256 random bits. Without `allowed_models` it may ask for all of the studio's.
+
+    Raises:
+        RuleBroken: a value will not do, a model is another studio's, or the studio has ended.
+    """
+    secret = _new_secret()
+    credential = Credential(
+        tenant=tenant,
+        kind=CredentialKind.SECRET,
+        algorithm=Algorithm.HS256,
+        secret_hash=_hash(secret),
+        secret_hint=_hint(secret),
+    )
+    _create(credential, name, actor, allowed_models, requests_per_second, burst)
+    return IssuedCredential(credential, secret)
+
+
+def credential_register_key(
+    *,
+    tenant: Tenant,
+    name: str,
+    public_key: str,
+    algorithm: str,
+    issuer: str,
+    actor: User | None,
+    allowed_models: Collection[ServedModel] = (),
+    requests_per_second: int | None = None,
+    burst: int | None = None,
+) -> Credential:
+    """Register the public half of a key with which the studio's backend signs player tokens itself.
+
+    Args:
+        tenant: whose it is.
+        name: where it is used.
+        public_key: PEM.
+        algorithm: EdDSA (Ed25519), ES256 or RS256 (2,048 bits or more): the only one its tokens may use.
+        issuer: what `iss` in its tokens is.
+        actor: who registers it.
+        allowed_models: what it is narrowed to; empty for all.
+        requests_per_second: its limit.
+        burst: how many requests may come at once.
+
+    Raises:
+        RuleBroken: the key is not of that kind, or another value will not do.
+    """
+    credential = Credential(
+        tenant=tenant,
+        kind=CredentialKind.PUBLIC_KEY,
+        algorithm=algorithm,
+        public_key=_check_public_key(public_key, algorithm),
+        issuer=check_text(issuer, field="issuer", what="The issuer", max_length=200),
+    )
+    _create(credential, name, actor, allowed_models, requests_per_second, burst)
+    return credential
+
+
+def credential_update(
+    *,
+    credential: Credential,
+    actor: User | None,
+    name: str | None = None,
+    allowed_models: Collection[ServedModel] | None = None,
+    requests_per_second: int | None = None,
+    burst: int | None = None,
+) -> Credential:
+    """Change what is given; None leaves a value alone, an empty `allowed_models` widens it to all of the studio's.
+
+    Raises:
+        RuleBroken: a value will not do, or it is revoked.
+    """
+    wanted: dict[str, Any] = {}
+    if name is not None:
+        wanted["name"] = check_text(name, field="name", what="The name", max_length=100)
+    if requests_per_second is not None:
+        wanted["requests_per_second"] = _check_rate(requests_per_second)
+    if burst is not None:
+        wanted["burst"] = _check_burst(burst)
+    with transaction.atomic():
+        _lock(credential)
+        before, after = apply_changes(credential, wanted)
+        if allowed_models is not None:
+            _check_same_tenant(credential.tenant, allowed_models)
+            slugs = _allowed_slugs(credential)
+            wanted_slugs = sorted(model.slug for model in allowed_models)
+            if slugs != wanted_slugs:
+                credential.allowed_models.set([model.pk for model in allowed_models])
+                before["allowed_models"], after["allowed_models"] = slugs, wanted_slugs
+        if after:
+            _record(credential, actor, "credential.update", "Changed", before=before, after=after)
+    return credential
+
+
+def credential_rotate(*, credential: Credential, actor: User | None, previous_until: datetime) -> IssuedCredential:
+    """Give a credential a new secret; the one before works until `previous_until`, at most 30 days from now.
+
+    An hour that has passed ends the old secret, and its tokens, at once. A secret that was itself still overlapping
+    ends now: at most two are ever accepted.
+
+    Raises:
+        RuleBroken: it has no secret, is revoked, or the hour is naive or too far away.
+    """
+    if timezone.is_naive(previous_until):
+        raise RuleBroken("The hour needs a time zone.", field="previous_until")
+    now = timezone.now()
+    if previous_until > now + LONGEST_OVERLAP:
+        raise RuleBroken("The old secret may live on for at most 30 days.", field="previous_until")
+    secret = _new_secret()
+    with transaction.atomic():
+        _lock(credential)
+        if credential.kind != CredentialKind.SECRET:
+            raise RuleBroken("This credential is a public key; register the new key as another credential.")
+        is_overlapping = previous_until > now
+        before = {"generation": credential.generation, "secret": credential.secret_hint}
+        credential.previous_secret_hash = credential.secret_hash if is_overlapping else ""
+        credential.previous_until = previous_until if is_overlapping else None
+        credential.secret_hash = _hash(secret)
+        credential.secret_hint = _hint(secret)
+        credential.generation += 1
+        credential.save(
+            update_fields=["previous_secret_hash", "previous_until", "secret_hash", "secret_hint", "generation"]
+        )
+        after = {
+            "generation": credential.generation,
+            "secret": credential.secret_hint,
+            "previous_until": previous_until.isoformat() if is_overlapping else None,
+        }
+        _record(credential, actor, "credential.rotate", "Rotated the secret of", before=before, after=after)
+    return IssuedCredential(credential, secret)
+
+
+def credential_revoke(*, credential: Credential, actor: User | None, reason: str) -> Credential:
+    """End a credential and all its tokens, in every lane within 2 s. There is no way back.
+
+    Raises:
+        RuleBroken: it is revoked already.
+    """
+    reason = check_reason(reason)
+    with transaction.atomic():
+        _lock(credential)
+        credential.revoked_at = timezone.now()
+        credential.save(update_fields=["revoked_at"])
+        _record(credential, actor, "credential.revoke", "Revoked", reason=reason)
+    return credential
+
+
+def _create(
+    credential: Credential,
+    name: str,
+    actor: User | None,
+    allowed_models: Collection[ServedModel],
+    requests_per_second: int | None,
+    burst: int | None,
+) -> None:
+    credential.name = check_text(name, field="name", what="The name", max_length=100)
+    credential.client_id = f"cr_{new_public_id()}"
+    credential.created_by = actor
+    if requests_per_second is not None:
+        credential.requests_per_second = _check_rate(requests_per_second)
+    if burst is not None:
+        credential.burst = _check_burst(burst)
+    with transaction.atomic():
+        lock_tenant(credential.tenant)
+        _check_same_tenant(credential.tenant, allowed_models)
+        credential.save(force_insert=True)
+        credential.allowed_models.set([model.pk for model in allowed_models])
+        after = {
+            "client_id": credential.client_id,
+            "algorithm": credential.algorithm,
+            "issuer": credential.issuer,
+            "allowed_models": sorted(model.slug for model in allowed_models),
+            "requests_per_second": credential.requests_per_second,
+            "burst": credential.burst,
+        }
+        is_key = credential.kind == CredentialKind.PUBLIC_KEY
+        action, words = ("register_key", "Registered the key") if is_key else ("issue", "Issued")
+        _record(credential, actor, f"credential.{action}", words, after=after)
+
+
+def _lock(credential: Credential) -> None:
+    """Read a credential anew under its studio's lock; RuleBroken if it is revoked."""
+    lock_tenant(credential.tenant)
+    credential.refresh_from_db(from_queryset=Credential.objects.unscoped())
+    if credential.revoked_at is not None:
+        raise RuleBroken(f"The credential “{credential.name}” is revoked.")
+
+
+def _record(
+    credential: Credential,
+    actor: User | None,
+    action: str,
+    words: str,
+    *,
+    reason: str = "",
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+) -> None:
+    audit.record(
+        tenant=credential.tenant,
+        actor=actor,
+        action=action,
+        subject=f"credential {credential.client_id}",
+        summary=f"{words} “{credential.name}” ({credential.client_id}).",
+        reason=reason,
+        before=before,
+        after=after,
+    )
+    announce_after_commit(credential.tenant_id)
+
+
+def _check_same_tenant(tenant: Tenant, models: Collection[ServedModel]) -> None:
+    if any(model.tenant_id != tenant.pk for model in models):
+        raise RuleBroken("A credential can be narrowed only to models of its own studio.", field="allowed_models")
+
+
+def _check_rate(value: int) -> int:
+    return check_limit(value, field="requests_per_second", what="The limit per second")
+
+
+def _check_burst(value: int) -> int:
+    return check_limit(value, field="burst", what="The burst")
+
+
+def _check_public_key(pem: str, algorithm: str) -> str:
+    """Give the key as PEM in its plain form; RuleBroken unless it is one of that algorithm."""
+    if "PRIVATE KEY" in pem:
+        raise RuleBroken(
+            "This is a private key. Register the public one, and replace this key: it has left your hands.",
+            field="public_key",
+        )
+    try:
+        key = load_pem_public_key(pem.strip().encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise RuleBroken("This is no public key in PEM form.", field="public_key") from None
+    fits = (
+        (algorithm == Algorithm.EDDSA and isinstance(key, Ed25519PublicKey))
+        or (
+            algorithm == Algorithm.ES256
+            and isinstance(key, EllipticCurvePublicKey)
+            and key.curve.name == SECP256R1.name
+        )
+        or (algorithm == Algorithm.RS256 and isinstance(key, RSAPublicKey) and key.key_size >= 2048)
+    )
+    if not fits:
+        raise RuleBroken(
+            "The key does not fit the algorithm: EdDSA takes an Ed25519 key, ES256 a P-256 key, RS256 an RSA key of "
+            "2,048 bits or more.",
+            field="algorithm",
+        )
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def _new_secret() -> str:
+    return SECRET_PREFIX + base64url_encode(secrets.token_bytes(32))
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
+
+
+def _hint(secret: str) -> str:
+    """Give what lets a person tell two secrets apart: 24 of 256 bits."""
+    return f"{SECRET_PREFIX}…{secret[-4:]}"
+
+
+# --- Authenticating and minting --------------------------------------------------------------------------------------
+
+
+def credential_authenticate(client_id: str, client_secret: str, *, now: datetime | None = None) -> Authenticated:
+    """Give the credential that a client id and a secret prove. One query, and one write a minute for `last_used_at`.
+
+    A client id that does not exist costs what a wrong secret costs, and all secrets are compared in constant time.
+
+    Raises:
+        NotAuthenticated: for whatever reason; the caller is told no more.
+    """
+    now = now or timezone.now()
+    credential = None
+    if tokens.KID.fullmatch(client_id):
+        found = Credential.objects.unscoped().filter(client_id=client_id, kind=CredentialKind.SECRET)
+        credential = found.select_related("tenant").first()
+    given = _hash(client_secret[: MAX_SECRET_LENGTH + 1])
+    is_current = hmac.compare_digest(given, credential.secret_hash if credential else _NO_HASH)
+    is_previous = hmac.compare_digest(given, (credential.previous_secret_hash if credential else "") or _NO_HASH)
+    if credential is None or not client_secret or credential.revoked_at or credential.tenant.ended_at:
+        raise NotAuthenticated
+    is_overlapping = credential.previous_until is not None and now < credential.previous_until
+    if is_current:
+        generation = credential.generation
+    elif is_previous and is_overlapping:
+        generation = credential.generation - 1
+    else:
+        raise NotAuthenticated
+    _note_use(credential, now)
+    return Authenticated(credential, generation)
+
+
+def _note_use(credential: Credential, now: datetime) -> None:
+    """Record the use, at most once a minute however many processes see it; that it fails must not refuse a caller."""
+    before = now - LAST_USED_EVERY
+    if credential.last_used_at is not None and credential.last_used_at > before:
+        return
+    stale = Q(last_used_at=None) | Q(last_used_at__lte=before)
+    try:
+        Credential.objects.unscoped().filter(stale, pk=credential.pk).update(last_used_at=now)
+    except OperationalError as error:
+        log.warning("credential.use_not_recorded credential=%s problem=%s", credential.client_id, error)
+
+
+class _CallerTokenBackend(TokenBackend):
+    """simplejwt's backend with the header that names a credential's key, and that key."""
+
+    def __init__(self, credential_id: str, generation: int) -> None:
+        master_key_id, master_key = next(iter(tokens.parse_master_keys(settings.TOKEN_MASTER_KEYS).items()))
+        super().__init__(
+            algorithm=Algorithm.HS256.value,
+            signing_key=tokens.derive_key(master_key, master_key_id, credential_id, generation),
+            audience=settings.TOKEN_AUDIENCE,
+            issuer=settings.TOKEN_ISSUER,
+        )
+        self.headers = tokens.header_parameters(credential_id, generation, master_key_id)
+
+    def encode(self, payload: dict[str, Any]) -> str:
+        claims = {**payload, "aud": self.audience, "iss": self.issuer}
+        return jwt.encode(claims, self.prepared_signing_key, algorithm=self.algorithm, headers=self.headers)
+
+
+class CallerToken(Token):
+    """simplejwt's token, minted for one credential: no type and no id, which nothing here reads."""
+
+    token_type = "access"
+
+    def __init__(self, credential_id: str, generation: int, lifetime: timedelta) -> None:
+        self.lifetime = lifetime
+        self._backend = _CallerTokenBackend(credential_id, generation)
+        super().__init__()
+        del self.payload[api_settings.TOKEN_TYPE_CLAIM]
+
+    def set_jti(self) -> None:
+        """Leave it out: a token is not looked up anywhere."""
+
+    def get_token_backend(self) -> TokenBackend:
+        """Give the backend with this credential's key."""
+        return self._backend
+
+
+def mint_token(
+    *,
+    credential: Credential,
+    subject: str | None = None,
+    models: Collection[str] | None = None,
+    expires_in_seconds: int | None = None,
+    generation: int | None = None,
+) -> tuple[str, int]:
+    """Give a token signed with the credential's derived key, and for how many seconds it is good.
+
+    Args:
+        credential: one with a secret.
+        subject: the player it is for; None for a server token.
+        models: slugs it is narrowed to; None for all of the credential's.
+        expires_in_seconds: 1 … 900; None for 900.
+        generation: of the secret that the caller used; None for the current one. A token of the previous one ends
+            with it.
+
+    Raises:
+        RuleBroken: a value will not do.
+        UnknownModel: a model is not one of the credential's.
+    """
+    longest = int(settings.TOKEN_LIFETIME.total_seconds())
+    seconds = longest if expires_in_seconds is None else expires_in_seconds
+    if isinstance(seconds, bool) or not isinstance(seconds, int) or not 1 <= seconds <= longest:
+        raise RuleBroken(f"expires_in is a whole number of seconds from 1 to {longest}.", field="expires_in")
+    if credential.kind != CredentialKind.SECRET:
+        raise RuleBroken("This credential's tokens are signed by the studio itself.")
+    generation = credential.generation if generation is None else generation
+    if generation != credential.generation:
+        if credential.previous_until is None or generation != credential.generation - 1:
+            raise RuleBroken("This secret has been replaced.")
+        seconds = max(1, min(seconds, int((credential.previous_until - timezone.now()).total_seconds())))
+    token = CallerToken(credential.client_id, generation, timedelta(seconds=seconds))
+    token["tenant"] = credential.tenant.slug
+    if subject is not None:
+        if not tokens.is_unit(subject):
+            raise RuleBroken("sub is a text of 1 to 256 bytes without control characters.", field="sub")
+        token["sub"] = subject
+    if models is not None:
+        token["models"] = _check_models(credential, models)
+    text = str(token)
+    if len(text) > tokens.MAX_TOKEN_BYTES:
+        raise UnknownModel("A token cannot name so many models; leave models out for all of them.", field="models")
+    return text, seconds
+
+
+def _check_models(credential: Credential, models: Collection[str]) -> list[str]:
+    wanted = list(dict.fromkeys(models))
+    allowed = set(_allowed_slugs(credential) or credential.tenant.models.values_list("slug", flat=True))
+    if not wanted or not allowed.issuperset(wanted):
+        raise UnknownModel("models names a model that this credential may not ask for.", field="models")
+    return wanted
+
+
+def _allowed_slugs(credential: Credential) -> list[str]:
+    return sorted(credential.allowed_models.values_list("slug", flat=True))

@@ -1,0 +1,56 @@
+"""The exception every service raises for what a person can put right, and the checks that several services share."""
+
+from __future__ import annotations
+
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_slug
+
+
+class RuleBroken(ValueError):
+    """A change that is refused. The message is a sentence for the person who asked for it, and holds no secret.
+
+    Attributes:
+        field: the argument it is about, where it is about one, so that a form can show it there.
+    """
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def check_slug(slug: str) -> str:
+    """Give the slug; RuleBroken unless it is 1 to 50 letters, digits, hyphens and underscores."""
+    try:
+        validate_slug(slug)
+    except ValidationError:
+        raise RuleBroken(
+            f"“{slug}” will not do as a short name: use letters, digits, hyphens and underscores.", field="slug"
+        ) from None
+    if len(slug) > 50:
+        raise RuleBroken("A short name has at most 50 characters.", field="slug")
+    return slug
+
+
+def check_text(text: str, *, field: str, what: str, max_length: int, is_required: bool = True) -> str:
+    """Give the text without spaces around it; RuleBroken if it is missing, too long or holds control characters."""
+    cleaned = text.strip()
+    if is_required and not cleaned:
+        raise RuleBroken(f"{what} is missing.", field=field)
+    if len(cleaned) > max_length:
+        raise RuleBroken(f"{what} has at most {max_length} characters.", field=field)
+    if any(character < " " for character in cleaned):
+        raise RuleBroken(f"{what} must be plain text on one line.", field=field)
+    return cleaned
+
+
+def check_reason(reason: str, *, is_required: bool = False) -> str:
+    """Give the reason as the audit trail keeps it; RuleBroken if it is required and missing, or too long."""
+    cleaned = " ".join(reason.split())
+    return check_text(cleaned, field="reason", what="The reason", max_length=500, is_required=is_required)
+
+
+def check_limit(value: int, *, field: str, what: str) -> int:
+    """Give a rate limit; RuleBroken unless it is a whole number from 1 to 1,000,000."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000_000:
+        raise RuleBroken(f"{what} is a whole number from 1 to 1,000,000.", field=field)
+    return value

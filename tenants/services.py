@@ -1,0 +1,274 @@
+"""Writes on studios and their people. Each owns its transaction, leaves an audit entry and tells serving after commit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from tenants import audit
+from tenants.models import Credential, Membership, Role, Tenant, User
+from tenants.rules import RuleBroken, check_limit, check_reason, check_slug, check_text
+from tenants.signals import announce_after_commit
+
+
+class LastAdmin(RuleBroken):
+    """A change after which nobody could administer the studio."""
+
+
+def lock_tenant(tenant: Tenant) -> None:
+    """Read a studio anew and keep others from changing it until the open transaction ends.
+
+    On PostgreSQL by a row lock; on SQLite a transaction that writes is alone from its first statement on.
+
+    Raises:
+        RuleBroken: it has ended, and nothing in it changes any more.
+    """
+    tenant.refresh_from_db(from_queryset=Tenant.objects.select_for_update())
+    if tenant.ended_at is not None:
+        raise RuleBroken(f"The studio “{tenant.name}” has ended; nothing in it can be changed.")
+
+
+def tenant_create(
+    *,
+    slug: str,
+    name: str,
+    actor: User | None,
+    allowed_datasets: Sequence[str] = (),
+    allowed_gs_prefixes: Sequence[str] = (),
+    allowed_local_roots: Sequence[str] = (),
+) -> Tenant:
+    """Make a studio. What its sources may read is confined to the three lists; an empty one refuses its kind.
+
+    Raises:
+        RuleBroken: the slug is taken or malformed, or an entry of a list is.
+    """
+    tenant = Tenant(
+        slug=check_slug(slug),
+        name=check_text(name, field="name", what="The name", max_length=100),
+        allowed_datasets=_check_datasets(allowed_datasets),
+        allowed_gs_prefixes=_check_gs_prefixes(allowed_gs_prefixes),
+        allowed_local_roots=_check_local_roots(allowed_local_roots),
+    )
+    try:
+        with transaction.atomic():
+            tenant.save(force_insert=True)
+            audit.record(
+                tenant=tenant,
+                actor=actor,
+                action="tenant.create",
+                subject=f"studio {tenant.slug}",
+                summary=f"Made the studio “{tenant.name}”.",
+                after=_confinement_and_limits(tenant),
+            )
+            announce_after_commit(tenant.pk)
+    except IntegrityError:
+        raise RuleBroken(f"There is a studio “{slug}” already.", field="slug") from None
+    return tenant
+
+
+def tenant_update(
+    *,
+    tenant: Tenant,
+    actor: User | None,
+    name: str | None = None,
+    allowed_datasets: Sequence[str] | None = None,
+    allowed_gs_prefixes: Sequence[str] | None = None,
+    allowed_local_roots: Sequence[str] | None = None,
+    requests_per_second: int | None = None,
+    burst: int | None = None,
+) -> Tenant:
+    """Change what is given; None leaves a value alone. The slug never changes: tokens carry it.
+
+    Raises:
+        RuleBroken: a value will not do, or the studio has ended.
+    """
+    wanted: dict[str, Any] = {}
+    if name is not None:
+        wanted["name"] = check_text(name, field="name", what="The name", max_length=100)
+    if allowed_datasets is not None:
+        wanted["allowed_datasets"] = _check_datasets(allowed_datasets)
+    if allowed_gs_prefixes is not None:
+        wanted["allowed_gs_prefixes"] = _check_gs_prefixes(allowed_gs_prefixes)
+    if allowed_local_roots is not None:
+        wanted["allowed_local_roots"] = _check_local_roots(allowed_local_roots)
+    if requests_per_second is not None:
+        wanted["requests_per_second"] = check_limit(
+            requests_per_second, field="requests_per_second", what="The limit per second"
+        )
+    if burst is not None:
+        wanted["burst"] = check_limit(burst, field="burst", what="The burst")
+    with transaction.atomic():
+        lock_tenant(tenant)
+        before, after = apply_changes(tenant, wanted)
+        if after:
+            audit.record(
+                tenant=tenant,
+                actor=actor,
+                action="tenant.update",
+                subject=f"studio {tenant.slug}",
+                summary=f"Changed the studio “{tenant.name}”: {', '.join(sorted(after))}.",
+                before=before,
+                after=after,
+            )
+            announce_after_commit(tenant.pk)
+    return tenant
+
+
+def tenant_end(*, tenant: Tenant, actor: User | None, reason: str) -> Tenant:
+    """End a studio: serving refuses all of its tokens within seconds, and nothing in it changes any more.
+
+    Its rows stay, and so does a tombstone in serving: absence would look like a lost Redis.
+
+    Raises:
+        RuleBroken: no reason is given, or it has ended already.
+    """
+    reason = check_reason(reason, is_required=True)
+    with transaction.atomic():
+        lock_tenant(tenant)
+        tenant.ended_at = timezone.now()
+        tenant.save(update_fields=["ended_at"])
+        audit.record(
+            tenant=tenant,
+            actor=actor,
+            action="tenant.end",
+            subject=f"studio {tenant.slug}",
+            summary=f"Ended the studio “{tenant.name}”.",
+            reason=reason,
+        )
+        announce_after_commit(tenant.pk)
+    return tenant
+
+
+# --- People ---------------------------------------------------------------------------------------------------------
+
+
+def member_set(*, tenant: Tenant, user: User, role: str, actor: User | None) -> Membership:
+    """Give a person a role in a studio, or another role than they have.
+
+    Raises:
+        RuleBroken: no such role.
+        LastAdmin: the studio would have nobody left to administer it.
+    """
+    if role not in Role.values:
+        raise RuleBroken("Choose one of the roles.", field="role")
+    with transaction.atomic():
+        lock_tenant(tenant)
+        members = Membership.objects.for_tenant(tenant)
+        membership = members.filter(user=user).first()
+        before = {"role": membership.role} if membership else None
+        if membership is None:
+            membership = Membership.objects.create(tenant=tenant, user=user, role=role)
+        elif membership.role != role:
+            _keep_an_admin(membership, leaving=membership.role == Role.STUDIO_ADMIN)
+            membership.role = role
+            membership.save(update_fields=["role"])
+        else:
+            return membership
+        audit.record(
+            tenant=tenant,
+            actor=actor,
+            action="member.set",
+            subject=f"member {user.get_username()}",
+            summary=f"Made {user.get_username()} {Role(role).label.lower()}.",
+            before=before,
+            after={"role": role},
+        )
+    return membership
+
+
+def member_remove(*, tenant: Tenant, user: User, actor: User | None) -> None:
+    """Take a person's role in a studio away.
+
+    Raises:
+        RuleBroken: they have none there.
+        LastAdmin: the studio would have nobody left to administer it.
+    """
+    with transaction.atomic():
+        lock_tenant(tenant)
+        membership = Membership.objects.for_tenant(tenant).filter(user=user).first()
+        if membership is None:
+            raise RuleBroken(f"{user.get_username()} is no member of this studio.", field="user")
+        _keep_an_admin(membership, leaving=membership.role == Role.STUDIO_ADMIN)
+        role = membership.role
+        membership.delete()
+        audit.record(
+            tenant=tenant,
+            actor=actor,
+            action="member.remove",
+            subject=f"member {user.get_username()}",
+            summary=f"Took {user.get_username()} out of the studio.",
+            before={"role": role},
+        )
+
+
+def _keep_an_admin(membership: Membership, *, leaving: bool) -> None:
+    others = Membership.objects.for_tenant(membership.tenant).exclude(pk=membership.pk)
+    if leaving and not others.filter(role=Role.STUDIO_ADMIN).exists():
+        raise LastAdmin("The studio needs at least one studio admin: give somebody else that role first.", field="role")
+
+
+# --- What the functions above share ---------------------------------------------------------------------------------
+
+
+def apply_changes(row: Tenant | Credential, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Save the values that differ from the row's; give those before and after, for the audit trail."""
+    before = {name: getattr(row, name) for name, value in wanted.items() if getattr(row, name) != value}
+    after = {name: wanted[name] for name in before}
+    for name, value in after.items():
+        setattr(row, name, value)
+    if after:
+        row.save(update_fields=list(after))
+    return before, after
+
+
+def _confinement_and_limits(tenant: Tenant) -> dict[str, Any]:
+    names = ["name", "allowed_datasets", "allowed_gs_prefixes", "allowed_local_roots", "requests_per_second", "burst"]
+    return {name: getattr(tenant, name) for name in names}
+
+
+def _check_datasets(datasets: Sequence[str]) -> list[str]:
+    cleaned = [entry.strip() for entry in _texts(datasets, "allowed_datasets")]
+    for entry in cleaned:
+        project, _, dataset = entry.rpartition(".")
+        if not project or not dataset or any(c.isspace() or c in "`*/" for c in entry):
+            raise RuleBroken(f"“{entry}” is no dataset: write project.dataset.", field="allowed_datasets")
+    return _unique(cleaned)
+
+
+def _check_gs_prefixes(prefixes: Sequence[str]) -> list[str]:
+    cleaned = [entry.strip() for entry in _texts(prefixes, "allowed_gs_prefixes")]
+    for entry in cleaned:
+        bucket, _, folder = entry.removeprefix("gs://").partition("/")
+        # Without the last slash gs://b/studio would also allow gs://b/studio-of-somebody-else.
+        is_closed = entry.endswith("/") and ".." not in folder.split("/")
+        if not entry.startswith("gs://") or not bucket or not is_closed or any(c in "*?[" for c in entry):
+            raise RuleBroken(
+                f"“{entry}” is no folder of a bucket: write gs://bucket/folder/ with the last slash.",
+                field="allowed_gs_prefixes",
+            )
+    return _unique(cleaned)
+
+
+def _check_local_roots(roots: Sequence[str]) -> list[str]:
+    cleaned = [entry.strip() for entry in _texts(roots, "allowed_local_roots")]
+    for entry in cleaned:
+        path = PurePosixPath(entry)
+        if not path.is_absolute() or path == PurePosixPath("/") or ".." in path.parts:
+            raise RuleBroken(
+                f"“{entry}” is no folder: write its whole path, not / itself.", field="allowed_local_roots"
+            )
+    return _unique(str(PurePosixPath(entry)) for entry in cleaned)
+
+
+def _texts(entries: Sequence[str], field: str) -> list[str]:
+    if isinstance(entries, str) or not all(isinstance(entry, str) for entry in entries):
+        raise RuleBroken("This is a list of texts.", field=field)
+    return list(entries)
+
+
+def _unique(entries: Any) -> list[str]:
+    return list(dict.fromkeys(entries))

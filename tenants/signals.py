@@ -1,0 +1,21 @@
+"""How the apps above learn that serving must be told of a change, without this app knowing them."""
+
+from functools import partial
+
+from django.db import transaction
+from django.dispatch import Signal
+
+# Sent after commit with `tenant_id: int`. models_registry publishes the tenant's snapshot on it.
+tenant_changed = Signal()
+
+
+def announce_after_commit(tenant_id: int) -> None:
+    """Have `tenant_changed` sent once the transaction that is open has committed, and not if it rolls back.
+
+    A receiver that fails is logged; the change has been made and its caller must not fail for it.
+    """
+    transaction.on_commit(partial(_announce, tenant_id), robust=True)
+
+
+def _announce(tenant_id: int) -> None:
+    tenant_changed.send(sender=None, tenant_id=tenant_id)
