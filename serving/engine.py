@@ -35,6 +35,7 @@ from serving.http import (
     SERVER_ONLY,
     UNAUTHORIZED,
     Exposure,
+    LostBlock,
     Refused,
     Request,
     Response,
@@ -191,6 +192,7 @@ class Lookup:
 
     __slots__ = (
         "_digest",
+        "_lost",
         "_model",
         "_prefix",
         "_table",
@@ -210,6 +212,7 @@ class Lookup:
         self._digest = key_digest
         self._prefix = prefix
         self._table: Table | None = None
+        self._lost: list[LostBlock] = []
         self.names: list[str] = []
         self.wants_bits = False
         self.if_none_match: str | None = None
@@ -222,14 +225,18 @@ class Lookup:
         self._read_from(table)
         # A table never changes, so a client that holds this key's answer from it needs no look at it.
         if self.if_none_match is not None and self.if_none_match != "*":
-            for tag in (self._tag(), self._default_tag()):
+            sources: tuple[tuple[Source, str], ...] = (("table", self._tag()), ("default", self._default_tag()))
+            for source, tag in sources:
                 if matches_tag(self.if_none_match, tag):
-                    return Response(304, self._cacheable(tag), b"")
+                    return Response(304, self._cacheable(tag), b"", "", (self._exposure(source),))
         return self
 
     def resume(self, blocks: Sequence[Block]) -> Response | Lookup:
         """Give the next step once the block named in `names` was read (or could not be)."""
-        block = blocks[0]
+        step = self._resume(blocks[0])
+        return step._replace(lost=self._lost) if self._lost and isinstance(step, Response) else step
+
+    def _resume(self, block: Block) -> Response | Lookup:
         if isinstance(block, Unavailable):
             return self._fallback()
         if block is not None:
@@ -242,6 +249,8 @@ class Lookup:
                 return self._found(payload)
             except (DamagedBlock, DamagedPayload):
                 pass  # as good as lost
+        assert self._table is not None  # noqa: S101  # a block was read, so there is a table it was read from
+        self._lost.append(LostBlock(self.names[0], self._table.id))
         previous = self._version.previous
         if previous is not None and self._table is not previous:
             self._read_from(previous)
@@ -316,7 +325,7 @@ class Lookup:
             usedforsecurity=False,
         )
         hashed.update(self._digest)
-        return f'"{base64url_encode(hashed.digest()[:9])}"'
+        return f'"{base64url_encode(hashed.digest()[:6])}"'
 
 
 # --- Many keys at once ----------------------------------------------------------------------------------------------
@@ -400,13 +409,15 @@ class BatchLookup:
     def _response(self) -> Response:
         answers: list[bytes] = []
         exposures: list[Exposure] = []
+        lost: list[LostBlock] = []
         for step in self._steps:
             assert isinstance(step, Response)  # noqa: S101  # `next` came here because none is a Lookup any more
             exposures.extend(step.exposures)
+            lost.extend(step.lost)
             answers.append(_batch_item(step))
         head = msgspec.json.encode({"model": self._slug})[:-1]
         body = head + b',"answers":[' + b",".join(answers) + b"]}"
-        return Response(200, [("content-type", JSON), ("cache-control", "no-store")], body, "", exposures)
+        return Response(200, [("content-type", JSON), ("cache-control", "no-store")], body, "", exposures, lost)
 
 
 def _batch_item(step: Response) -> bytes:

@@ -38,14 +38,22 @@ class Exposure(NamedTuple):
     source: Source
 
 
+class LostBlock(NamedTuple):
+    """A block that should have been there and was not, or was damaged: its Redis key, and the table it belongs to."""
+
+    name: str
+    table_id: str
+
+
 class Response(NamedTuple):
-    """What a door sends. `code` is the stable code of an error, "" otherwise; `exposures` are for counting."""
+    """What a door sends. `code` is the stable code of an error, "" otherwise; what follows is for counting alone."""
 
     status: int
     headers: list[tuple[str, str]]
     body: bytes
     code: str = ""
     exposures: Sequence[Exposure] = ()
+    lost: Sequence[LostBlock] = ()
 
 
 # --- Errors ---------------------------------------------------------------------------------------------------------
@@ -85,6 +93,11 @@ NOT_ACCEPTABLE = problem(406, "not_acceptable", f"This answers {JSON} and {BITS}
 BATCH_NOT_ACCEPTABLE = problem(406, "not_acceptable", f"Many keys at once are answered as {JSON} only.")
 SERVER_ONLY = problem(403, "server_token_required", "Many keys at once need a server token, one without sub.")
 NOT_JSON = problem(415, "unsupported_media_type", f"Send the keys as {JSON}.")
+
+# /healthz: the process runs. /readyz: it also knows whom to serve (else NOT_READY).
+_PLAIN = [("content-type", "text/plain"), ("cache-control", "no-store")]
+ALIVE = Response(200, _PLAIN, b"alive\n")
+READY = Response(200, _PLAIN, b"ready\n")
 
 
 class Refused(Exception):

@@ -14,6 +14,10 @@ class Bucket:
         self._tokens = float(burst)
         self._at = 0.0
 
+    def is_like(self, other: Bucket) -> bool:
+        """Tell whether the other has the same rate and burst."""
+        return (self.rate, self.burst) == (other.rate, other.burst)
+
     def wait_seconds(self, cost: int, now: float) -> float:
         """Give how long until `cost` tokens are there: 0.0 if they are. Takes nothing."""
         elapsed = now - self._at

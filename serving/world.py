@@ -1,6 +1,7 @@
 """The world: every tenant's newest snapshot, indexed so that a request finds all it needs in a few look-ups.
 
-Pure: no clock, no socket, no file. `serving.snapshots` brings it snapshots; the engine asks it questions.
+Pure: no clock, no socket, no file. `serving.snapshots` brings it snapshots from one thread; the engine asks it
+questions, from any thread.
 """
 
 from __future__ import annotations
@@ -178,17 +179,20 @@ class World:
             tenant.credentials[credential.id] = (
                 same if same is not None and same.published == credential else self._prepare(credential, tenant.id)
             )
-        if before is not None:
-            if (before.bucket.rate, before.bucket.burst) == (tenant.bucket.rate, tenant.bucket.burst):
-                tenant.bucket = before.bucket
-            for credential_id, prepared in known.items():
-                if tenant.credentials.get(credential_id) is not prepared:
-                    self._forget(prepared)
+        if before is not None and (before.bucket.rate, before.bucket.burst) == (
+            tenant.bucket.rate,
+            tenant.bucket.burst,
+        ):
+            tenant.bucket = before.bucket
+        # In this order no request of another thread meets a credential without its tenant, or a gap between secrets.
+        self.tenants[tenant.id] = tenant
         for prepared in tenant.credentials.values():
             self._by_kid[prepared.published.id] = prepared
             for header in prepared.keys:
                 self._by_header[header] = prepared
-        self.tenants[tenant.id] = tenant
+        for credential_id, prepared in known.items():
+            if tenant.credentials.get(credential_id) is not prepared:
+                self._forget(prepared)
 
     def caller(self, token: bytes, now: float) -> Caller:
         """Give who a token speaks for.
@@ -204,7 +208,7 @@ class World:
         if known is not None:
             if known.credential.is_live and now < known.claims.expires_at and self._header_lives(known, now):
                 return known
-            del self._verified[token]
+            self._verified.pop(token, None)
         if len(token) > MAX_TOKEN_BYTES:
             raise BadToken("longer than 4 KiB")
         if token.count(b".") != 2:
@@ -213,7 +217,7 @@ class World:
         if len(self._verified) >= MAX_VERIFIED_TOKENS:
             # The oldest go first; they are also the likeliest to have expired.
             for oldest in list(self._verified)[: MAX_VERIFIED_TOKENS // 8]:
-                del self._verified[oldest]
+                self._verified.pop(oldest, None)
         self._verified[token] = caller
         return caller
 
