@@ -3,13 +3,73 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+UV := $(BIN)/uv
+BQEMULATOR := .venv-bqemulator
+# What checks and tests read; nothing in it protects anything.
+TEST_ENV := RECSITE_ENV_FILE=tests/test.env
+# Arguments for pytest or the demo: `make test ARGS="tests/unit -x"`, `make demo ARGS="--players 5000"`.
+ARGS ?=
 
-.PHONY: demo demo-reset test check format lock help
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo demo-reset test check format lock
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-$(BIN)/uv: requirements/uv.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+demo: $(VENV)/.base ## run everything on this machine; Ctrl-C stops it, a second time it goes on with its data
+	@$(BIN)/python manage.py demo $(ARGS)
+
+demo-reset: $(VENV)/.base ## the same, with the data of earlier starts removed first
+	@$(BIN)/python manage.py demo --reset $(ARGS)
+
+test: $(VENV)/.dev $(BQEMULATOR)/.installed ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## lint, types, import contracts, migrations, deploy check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	git ls-files -z '*.html' | xargs -0 -r $(BIN)/djade --check --target-version 5.2
+	$(TEST_ENV) $(BIN)/mypy .
+	$(BIN)/lint-imports
+	$(TEST_ENV) $(BIN)/python manage.py makemigrations --check --dry-run
+	$(TEST_ENV) RECSITE_HTTPS_ONLY=true $(BIN)/python manage.py check --deploy --fail-level WARNING
+
+format: $(VENV)/.dev ## put code and templates into the one form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	git ls-files -z '*.html' | xargs -0 -r $(BIN)/djade --target-version 5.2
+
+# uv keeps the pinned versions that still fit; `make lock ARGS=--upgrade` takes the newest.
+COMPILE = $(UV) pip compile --quiet --generate-hashes --universal --python-version 3.11 $(ARGS)
+lock: $(UV) ## pin the dependencies of pyproject.toml, with hashes, under requirements/
+	$(COMPILE) pyproject.toml -o requirements/base.txt
+	$(COMPILE) pyproject.toml --group dev -o requirements/dev.txt
+	$(COMPILE) --group bqemulator -o requirements/bqemulator.txt
+
+# --- Environments: made once, brought up to date when a file under requirements/ changed ------------------------------
+
+$(UV): requirements/uv.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
+	@echo "Making $(VENV) …"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@touch $@
+
+$(VENV)/.base: requirements/base.txt $(UV)
+	@echo "Installing what recsite needs into $(VENV) …"
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/base.txt
+	@touch $@
+
+# Everything in base.txt is in dev.txt, in the same version.
+$(VENV)/.dev: requirements/dev.txt requirements/base.txt $(UV)
+	@echo "Installing what the tests need into $(VENV) …"
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@touch $(VENV)/.base $@
+
+# The BigQuery emulator needs a DuckDB of its own, so it has an environment of its own.
+$(BQEMULATOR)/.installed: requirements/bqemulator.txt $(UV)
+	@echo "Installing the BigQuery emulator into $(BQEMULATOR) …"
+	@$(UV) venv --quiet --allow-existing --python $(BIN)/python $(BQEMULATOR)
+	@$(UV) pip install --quiet --python $(BQEMULATOR)/bin/python --require-hashes -r requirements/bqemulator.txt
 	@touch $@
