@@ -125,7 +125,7 @@ def _build_credentials(tenant: Tenant) -> Iterator[snapshot.Credential]:
         yield snapshot.Credential(
             id=credential.client_id,
             models=tuple(slugs) or None,
-            algorithm=credential.algorithm,
+            algorithm=Algorithm(credential.algorithm).value,
             accepted=_accepted_keys(credential, timezone.now()) if is_ours else (),
             public_key=credential.public_key,
             issuer=settings.TOKEN_ISSUER if is_ours else credential.issuer,
@@ -199,7 +199,7 @@ def _by_model(rows: Iterable[Row]) -> dict[int, list[Row]]:
     return grouped
 
 
-# --- One at a time, from one consistent read, signed -------------------------------------------------------------------
+# --- One at a time, from one consistent read, signed ----------------------------------------------------------------
 
 
 @contextmanager

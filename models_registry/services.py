@@ -7,10 +7,8 @@ after another (`lock_tenant`), so that numbers and codes are taken without gaps 
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import PurePosixPath
 from typing import Any
 
 from celery import current_app
@@ -26,13 +24,19 @@ from models_registry.models import (
     RecommendationModel,
     RolloutRevision,
     Source,
-    SourceKind,
     TableState,
     Version,
 )
 from models_registry.rollouts.services import rollout_start
-from serving.formats.layouts import BadLayout, BadValue
-from serving.formats.layouts import Layout as PackedLayout
+from models_registry.rules import (
+    as_dict,
+    check_client_age,
+    check_default,
+    check_key_fields,
+    check_layout,
+    check_source,
+    check_version_name,
+)
 from serving.formats.tokens import is_unit
 from tenants import audit
 from tenants.models import Tenant, User
@@ -42,19 +46,13 @@ from tenants.signals import announce_after_commit
 
 log = logging.getLogger(__name__)
 
-MAX_KEY_FIELDS = 8
-# What these mean in a query string or a body is fixed (`model`, `unit`), or they hold the keys of a batch.
-RESERVED_KEY_FIELDS = frozenset({"model", "unit", "keys"})
-_KEY_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
-_BIGQUERY_TABLE = re.compile(r"([^\s`./*]+(?:\.[^\s`./*]+)*)\.([^\s`./*]+)\.([^\s`./*]+)")
 LOAD_TASK = "loading.run"
 
 
 # --- Models and layouts ---------------------------------------------------------------------------------------------
 
 
-def model_create(
+def model_create(  # noqa: PLR0913 - what a model is
     *,
     tenant: Tenant,
     slug: str,
@@ -86,17 +84,17 @@ def model_create(
         tenant=tenant,
         slug=check_slug(slug),
         name=check_text(name, field="name", what="The name", max_length=100),
-        key_fields=_check_key_fields(key_fields),
+        key_fields=check_key_fields(key_fields),
         unit_field=unit_field,
-        default_answer=_as_dict(default_answer),
-        max_client_age_seconds=_check_client_age(max_client_age_seconds),
+        default_answer=as_dict(default_answer),
+        max_client_age_seconds=check_client_age(max_client_age_seconds),
     )
     if unit_field and unit_field not in model.key_fields:
         raise RuleBroken(
             "The unit field must be one of the key fields, or empty for the whole key.", field="unit_field"
         )
-    fields = _check_layout(layout)
-    _check_default(model.default_answer, [fields])
+    fields = check_layout(layout)
+    check_default(model.default_answer, [fields])
     with transaction.atomic():
         lock_tenant(tenant)
         if RecommendationModel.objects.for_tenant(tenant).filter(slug=slug).exists():
@@ -122,8 +120,9 @@ def model_update(
     max_client_age_seconds: int | None = None,
     max_row_count_change: float | None = None,
 ) -> RecommendationModel:
-    """Change what is given; None leaves a value alone. Slug, key fields and unit field never change: rows, tokens and
-    slots are made of them.
+    """Change what is given; None leaves a value alone.
+
+    Slug, key fields and unit field never change: rows, tokens and slots are made of them.
 
     Raises:
         RuleBroken: a value will not do.
@@ -132,7 +131,7 @@ def model_update(
     if name is not None:
         wanted["name"] = check_text(name, field="name", what="The name", max_length=100)
     if max_client_age_seconds is not None:
-        wanted["max_client_age_seconds"] = _check_client_age(max_client_age_seconds)
+        wanted["max_client_age_seconds"] = check_client_age(max_client_age_seconds)
     if max_row_count_change is not None:
         if not 0 < max_row_count_change <= 1000:
             raise RuleBroken("The allowed change of the row count is above 0 %.", field="max_row_count_change")
@@ -156,7 +155,7 @@ def layout_add(*, model: RecommendationModel, fields: Sequence[Mapping[str, Any]
     Raises:
         RuleBroken: it is no layout, it is the newest one already, or all 256 revisions are taken.
     """
-    checked = _check_layout(fields)
+    checked = check_layout(fields)
     with transaction.atomic():
         _lock_model(model)
         newest = newest_layout(model)
@@ -184,10 +183,10 @@ def default_set(
     Raises:
         RuleBroken: a layout in use cannot hold it; the message names layout and field.
     """
-    wanted = _as_dict(default_answer)
+    wanted = as_dict(default_answer)
     with transaction.atomic():
         _lock_model(model)
-        _check_default(wanted, _layouts_in_use(model))
+        check_default(wanted, _layouts_in_use(model))
         if wanted != model.default_answer:
             before = {"default_answer": model.default_answer}
             model.default_answer = wanted
@@ -224,18 +223,14 @@ def version_create(
         RuleBroken: the name is taken, the studio may not read the source, the default answer does not fit the layout,
             or all 256 codes have been used.
     """
-    if not _VERSION_NAME.fullmatch(name):
-        raise RuleBroken(
-            "A version's name is 1 to 60 letters, digits, dots, hyphens and underscores, such as 2026-11-a.",
-            field="name",
-        )
+    check_version_name(name)
     with transaction.atomic():
         _lock_model(model)
         layout = layout or newest_layout(model)
         if layout.model_id != model.pk:
             raise RuleBroken("The layout is another model's.", field="layout")
-        _check_default(model.default_answer, [layout.fields])
-        location = _check_source(model.tenant, source_kind, source_location)
+        check_default(model.default_answer, [layout.fields])
+        location = check_source(model.tenant, source_kind, source_location)
         if Version.objects.for_tenant(model.tenant).filter(model=model, name=name).exists():
             raise RuleBroken(f"The model has a version “{name}” already.", field="name")
         version = Version.objects.create(model=model, name=name, code=_free_code(model), layout=layout)
@@ -261,7 +256,7 @@ def source_set(*, version: Version, kind: str, location: str, actor: User | None
     with transaction.atomic():
         model = version.model
         _lock_model(model)
-        location = _check_source(model.tenant, kind, location)
+        location = check_source(model.tenant, kind, location)
         before = Source.objects.for_tenant(model.tenant).filter(version=version).first()
         if before is not None and (before.kind, before.location) == (kind, location):
             return before
@@ -464,102 +459,3 @@ def _layouts_in_use(model: RecommendationModel) -> list[list[dict[str, Any]]]:
     layouts = Layout.objects.for_tenant(model.tenant).filter(model=model)
     in_use = layouts.filter(versions__isnull=False).distinct()
     return [layout.fields for layout in {*in_use, newest_layout(model)}]
-
-
-def _check_layout(fields: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    raw = [dict(field) if isinstance(field, Mapping) else field for field in fields]
-    try:
-        PackedLayout.parse(raw)
-    except BadLayout as error:
-        raise RuleBroken(f"The layout will not do: {error}.", field="layout") from None
-    return raw
-
-
-def _check_default(default: dict[str, Any] | None, layouts: Iterable[Sequence[Mapping[str, Any]]]) -> None:
-    if default is None:
-        return
-    for fields in layouts:
-        try:
-            PackedLayout.parse(fields).pack(default)
-        except BadValue as error:
-            raise RuleBroken(f"The default answer does not fit the layout: {error}.", field="default_answer") from None
-
-
-def _as_dict(default: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if default is not None and not isinstance(default, Mapping):
-        raise RuleBroken("The default answer is an object with the layout's fields.", field="default_answer")
-    return None if default is None else dict(default)
-
-
-def _check_key_fields(key_fields: Sequence[str]) -> list[str]:
-    names = [] if isinstance(key_fields, str) else list(key_fields)
-    if not 1 <= len(names) <= MAX_KEY_FIELDS:
-        raise RuleBroken(f"A model has 1 to {MAX_KEY_FIELDS} key fields.", field="key_fields")
-    for name in names:
-        if not isinstance(name, str) or not _KEY_FIELD.fullmatch(name):
-            raise RuleBroken(
-                f"“{name}” will not do as a key field: use letters, digits and underscores, at most 64.",
-                field="key_fields",
-            )
-        if name in RESERVED_KEY_FIELDS:
-            raise RuleBroken(
-                f"“{name}” has another meaning in requests; name the key field otherwise.", field="key_fields"
-            )
-    if len(set(names)) != len(names):
-        raise RuleBroken("Each key field is there once.", field="key_fields")
-    return names
-
-
-def _check_client_age(seconds: int) -> int:
-    if isinstance(seconds, bool) or not isinstance(seconds, int) or not 1 <= seconds <= 86_400:
-        raise RuleBroken("Clients may keep an answer for 1 to 86,400 whole seconds.", field="max_client_age_seconds")
-    return seconds
-
-
-def _check_source(tenant: Tenant, kind: str, location: str) -> str:
-    """Give the location; RuleBroken unless the studio may read there. The loader checks again, with all it then knows:
-    links followed, a query's tables resolved.
-    """
-    location = location.strip()
-    if kind not in SourceKind.values:
-        raise RuleBroken("Choose one of the kinds of source.", field="source_kind")
-    if not location:
-        raise RuleBroken("The source's location is missing.", field="source_location")
-    if "\0" in location:
-        raise RuleBroken("The source's location holds a character that cannot be kept.", field="source_location")
-    if kind == SourceKind.PARQUET:
-        _check_parquet_source(tenant, location)
-    elif not tenant.allowed_datasets:
-        raise _not_allowed("any BigQuery dataset")
-    elif kind == SourceKind.BIGQUERY_TABLE:
-        table = _BIGQUERY_TABLE.fullmatch(location)
-        if table is None:
-            raise RuleBroken(f"“{location}” is no table: write project.dataset.table.", field="source_location")
-        dataset = f"{table[1]}.{table[2]}"
-        if dataset not in tenant.allowed_datasets:
-            raise _not_allowed(f"the dataset {dataset}")
-    return location
-
-
-def _check_parquet_source(tenant: Tenant, location: str) -> None:
-    is_in_bucket = location.startswith("gs://")
-    if not is_in_bucket and (not location.startswith("/") or "://" in location):
-        raise RuleBroken("Write the whole path of the Parquet files, or gs://bucket/….", field="source_location")
-    if ".." in PurePosixPath(location).parts:
-        raise RuleBroken("The path may not hold “..”.", field="source_location")
-    if is_in_bucket:
-        if not tenant.allowed_gs_prefixes:
-            raise _not_allowed("any bucket")
-        if not any(location.startswith(prefix) for prefix in tenant.allowed_gs_prefixes):
-            raise _not_allowed(location)
-        return
-    if not tenant.allowed_local_roots:
-        raise _not_allowed("any folder on the worker")
-    if not any(PurePosixPath(location).is_relative_to(root) for root in tenant.allowed_local_roots):
-        raise _not_allowed(location)
-
-
-def _not_allowed(what: str) -> RuleBroken:
-    return RuleBroken(
-        f"This studio may not read {what}. Platform staff can allow it on the studio's page.", field="source_location"
-    )

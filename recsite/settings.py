@@ -59,6 +59,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "csp.middleware.CSPMiddleware",
+    "recsite.middleware.admin_content_security_policy",
     "django_htmx.middleware.HtmxMiddleware",
     "axes.middleware.AxesMiddleware",
     "django_prometheus.middleware.PrometheusAfterMiddleware",
@@ -82,6 +83,36 @@ TEMPLATES: list[dict[str, Any]] = [
         },
     },
 ]
+
+# --- The admin's looks (what it shows is in the apps' admin modules) ---------------------------------------------------
+
+UNFOLD: dict[str, Any] = {
+    "SITE_TITLE": "recsite admin",
+    "SITE_HEADER": "recsite",
+    "SITE_SUBHEADER": "Platform staff",
+    "SITE_SYMBOL": "conversion_path",
+    "SITE_URL": None,
+    "SHOW_BACK_BUTTON": False,
+    "BORDER_RADIUS": "8px",
+    "STYLES": ["recsite.overview.stylesheet"],
+    "DASHBOARD_CALLBACK": "recsite.overview.overview",
+    "SIDEBAR": {"navigation": "recsite.overview.navigation"},
+    "COLORS": {
+        "primary": {
+            "50": "#eef2ff",
+            "100": "#e0e7ff",
+            "200": "#c7d2fe",
+            "300": "#a5b4fc",
+            "400": "#8aa2ff",
+            "500": "#6f86f2",
+            "600": "#3454d1",
+            "700": "#2b45ad",
+            "800": "#253a8e",
+            "900": "#1f2f70",
+            "950": "#141d45",
+        }
+    },
+}
 
 # --- Database -------------------------------------------------------------------------------------------------------
 
@@ -225,6 +256,10 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 }
 CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+# What must run anyway; beat copies it into the database when it starts. A run that no worker took in time is dropped.
+CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
+    "publishing.republish": {"task": "publishing.republish", "schedule": 15.0, "options": {"expires": 60}},
+}
 
 # --- Language, time, logs -------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from django.urls import include, path
 
 urlpatterns = [
     path("admin/", admin.site.urls),
+    path("", include("tenants.urls")),
     path("", include("serving.urls")),
     path("", include("django_prometheus.urls")),
 ]

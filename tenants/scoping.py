@@ -2,13 +2,20 @@
 
 `Version.objects.for_tenant(tenant)` narrows; `.unscoped()` is the one escape, easy to grep for; rows reached from a
 row in hand (`tenant.models.all()`, `model.versions.filter(…)`) are narrowed already. Anything else raises
-`UnscopedQuery` when it would touch the database. What this does not do: it cannot see raw SQL, and Django's own
-machinery (cascades, `refresh_from_db`, constraint checks) goes through `_base_manager`, which is plain.
+`UnscopedQuery` when it would touch the database.
+
+What this does not do. It cannot see SQL given to a cursor, nor a queryset that is wrapped in `Subquery` or `Exists`
+(write `unscoped()` there: the outer query narrows). Joins from another table (`Tenant.objects.filter(models__slug=…)`)
+are that table's affair. Django's own machinery (cascades, `refresh_from_db`, a foreign key's validation) goes through
+`_base_manager`, which is plain; the uniqueness checks of model validation are let through here by name.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 from django.db import models
 
@@ -16,6 +23,8 @@ if TYPE_CHECKING:
     from tenants.models import Tenant
 
 M = TypeVar("M", bound=models.Model)
+
+_is_validating: ContextVar[bool] = ContextVar("_is_validating", default=False)
 
 
 class UnscopedQuery(RuntimeError):
@@ -25,38 +34,57 @@ class UnscopedQuery(RuntimeError):
 class TenantOwnedQuerySet(models.QuerySet[M]):
     """A query that refuses to run until it is narrowed to a tenant."""
 
-    _is_scoped = False
+    _scope: Literal["none", "tenant", "all"] = "none"
 
     def for_tenant(self, tenant: Tenant) -> Self:
-        """Narrow to one studio's rows."""
+        """Narrow to one studio's rows.
+
+        Raises:
+            UnscopedQuery: there is no such studio (yet); NULL would otherwise match rows that are nobody's.
+        """
+        if tenant is None or tenant.pk is None:
+            raise UnscopedQuery(f"{self.model.__name__}: for_tenant() needs a saved studio")
         path: str = getattr(self.model, "tenant_path", "tenant")
-        narrowed = self.filter(**{path: tenant})
-        narrowed._is_scoped = True
-        return narrowed
+        return self.filter(**{path: tenant})._marked("tenant")  # noqa: SLF001 - a clone of this very class
 
     def unscoped(self) -> Self:
         """Mean every studio's rows: for platform staff, publishing and loading, never for a request of a studio."""
-        everything = self._chain()
-        everything._is_scoped = True
-        return everything
+        return self.all()._marked("all")  # noqa: SLF001 - as above
+
+    def _marked(self, scope: Literal["tenant", "all"]) -> Self:
+        self._scope = scope
+        return self
 
     def _clone(self) -> Self:
         clone: Self = super()._clone()  # type: ignore[misc]  # private in the stubs, stable in Django
-        clone._is_scoped = self._is_scoped
+        clone._scope = self._scope
         return clone
 
     def _require_scope(self) -> None:
-        if not self._is_scoped and self._hints.get("instance") is None:  # type: ignore[attr-defined]  # as above
+        is_reached_from_a_row = self._hints.get("instance") is not None  # type: ignore[attr-defined]  # as above
+        if (
+            self._scope == "none"
+            and not is_reached_from_a_row
+            and not self.query.is_empty()
+            and not _is_validating.get()
+        ):
             raise UnscopedQuery(f"{self.model.__name__}: say for_tenant(…) or unscoped()")
+
+    # --- Everything that reads or writes rows ------------------------------------------------------------------------
 
     def _fetch_all(self) -> None:
         self._require_scope()
-        super()._fetch_all()  # type: ignore[misc]  # as above
+        super()._fetch_all()
 
-    def iterator(self, *args: Any, **kwargs: Any) -> Any:
+    def iterator(self, chunk_size: int | None = None) -> Iterator[M]:
         """See Django."""
         self._require_scope()
-        return super().iterator(*args, **kwargs)
+        return super().iterator(chunk_size)
+
+    def aiterator(self, chunk_size: int = 2000) -> AsyncIterator[M]:
+        """See Django."""
+        self._require_scope()
+        return super().aiterator(chunk_size)
 
     def count(self) -> int:
         """See Django."""
@@ -83,8 +111,66 @@ class TenantOwnedQuerySet(models.QuerySet[M]):
         self._require_scope()
         return super().delete()
 
+    def bulk_create(self, objs: Iterable[M], *args: Any, **kwargs: Any) -> list[M]:
+        """See Django. Inserting is free; what may overwrite a row that is there needs a scope."""
+        if args or kwargs.get("update_conflicts"):
+            self._require_scope()
+        return super().bulk_create(objs, *args, **kwargs)
+
+    def explain(self, *args: Any, **kwargs: Any) -> str:
+        """See Django."""
+        self._require_scope()
+        return super().explain(*args, **kwargs)
+
+    def raw(self, *args: Any, **kwargs: Any) -> models.query.RawQuerySet[Any]:
+        """See Django. Raw SQL is not narrowed by `for_tenant`, so only `unscoped()` may run it.
+
+        Raises:
+            UnscopedQuery: the query is not `unscoped()`.
+        """
+        if self._scope != "all":
+            raise UnscopedQuery(f"{self.model.__name__}: raw SQL needs unscoped()")
+        return super().raw(*args, **kwargs)
+
+    # --- Everything that makes one query of several -------------------------------------------------------------------
+
+    def resolve_expression(self, *args: Any, **kwargs: Any) -> Any:
+        """See Django: this query becomes part of another, as in `filter(version__in=…)`."""
+        self._require_scope()
+        return super().resolve_expression(*args, **kwargs)
+
+    resolve_expression.queryset_only = True  # type: ignore[attr-defined]  # a mark that Django reads off the method
+
+    def _combinator_query(self, combinator: str, *other_qs: models.QuerySet[Any], **kwargs: Any) -> Self:
+        self._require_scope_of(self, *other_qs)
+        combined: Self = super()._combinator_query(combinator, *other_qs, **kwargs)  # type: ignore[misc]  # as above
+        return combined
+
+    def __or__(self, other: models.QuerySet[M]) -> Self:
+        self._require_scope_of(self, other)
+        return super().__or__(other)
+
+    def __xor__(self, other: models.QuerySet[M]) -> Self:
+        self._require_scope_of(self, other)
+        return super().__xor__(other)
+
+    @staticmethod
+    def _require_scope_of(*queries: models.QuerySet[Any]) -> None:
+        for query in queries:
+            if isinstance(query, TenantOwnedQuerySet):
+                query._require_scope()  # noqa: SLF001 - as above
+
 
 TenantOwnedManager = models.Manager.from_queryset(TenantOwnedQuerySet)
+
+
+@contextmanager
+def _validating() -> Iterator[None]:
+    token = _is_validating.set(True)
+    try:
+        yield
+    finally:
+        _is_validating.reset(token)
 
 
 class TenantOwned(models.Model):
@@ -94,3 +180,13 @@ class TenantOwned(models.Model):
 
     class Meta:
         abstract = True
+
+    def validate_unique(self, exclude: Iterable[str] | None = None) -> None:
+        """See Django. Uniqueness can span studios (a client id), so these queries are let through."""
+        with _validating():
+            super().validate_unique(set(exclude or ()))
+
+    def validate_constraints(self, exclude: Iterable[str] | None = None) -> None:
+        """See Django; as `validate_unique`."""
+        with _validating():
+            super().validate_constraints(set(exclude or ()))

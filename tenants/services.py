@@ -1,4 +1,4 @@
-"""Writes on studios and their people. Each owns its transaction, leaves an audit entry and tells serving after commit."""
+"""Writes on studios and their people. Each owns its transaction, is audited in it and tells serving after commit."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def rollout_go_back_preview(*, model: RecommendationModel, number: int) -> Effec
 
 
 def effect_sentence(effect: Effect, names: Mapping[int, str]) -> str:
-    """Give an effect in words: “10.0 % of players change version: 10.0 % from A to C.”
+    """Give an effect in words, such as “10.0 % of players change version: 10.0 % from A to C”, with a full stop.
 
     Args:
         effect: what a change does.

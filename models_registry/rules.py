@@ -1,0 +1,135 @@
+"""What models, layouts, default answers, versions and sources must be. Each check refuses with `RuleBroken`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from models_registry.models import SourceKind
+from serving.formats.layouts import BadLayout, BadValue, Layout
+from tenants.models import Tenant
+from tenants.rules import RuleBroken
+
+MAX_KEY_FIELDS = 8
+# What these mean in a query string or a body is fixed (`model`, `unit`), or they hold the keys of a batch.
+RESERVED_KEY_FIELDS = frozenset({"model", "unit", "keys"})
+_KEY_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_VERSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
+_BIGQUERY_TABLE = re.compile(r"([^\s`./*]+(?:\.[^\s`./*]+)*)\.([^\s`./*]+)\.([^\s`./*]+)")
+
+
+def check_version_name(name: str) -> str:
+    """Give the name: 1 to 60 letters, digits, dots, hyphens and underscores, so that it fits a path and a command."""
+    if not _VERSION_NAME.fullmatch(name):
+        raise RuleBroken(
+            "A version's name is 1 to 60 letters, digits, dots, hyphens and underscores, such as 2026-11-a.",
+            field="name",
+        )
+    return name
+
+
+def check_layout(fields: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Give the fields as JSON keeps them; the refusal names the field that will not do."""
+    raw = [dict(field) if isinstance(field, Mapping) else field for field in fields]
+    try:
+        Layout.parse(raw)
+    except BadLayout as error:
+        raise RuleBroken(f"The layout will not do: {error}.", field="layout") from None
+    return raw
+
+
+def check_default(default: dict[str, Any] | None, layouts: Iterable[Sequence[Mapping[str, Any]]]) -> None:
+    """Refuse a default answer that one of the layouts cannot hold; the message names the field."""
+    if default is None:
+        return
+    for fields in layouts:
+        try:
+            Layout.parse(fields).pack(default)
+        except BadValue as error:
+            raise RuleBroken(f"The default answer does not fit the layout: {error}.", field="default_answer") from None
+
+
+def as_dict(default: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Give a default answer as JSON keeps it."""
+    if default is not None and not isinstance(default, Mapping):
+        raise RuleBroken("The default answer is an object with the layout's fields.", field="default_answer")
+    return None if default is None else dict(default)
+
+
+def check_key_fields(key_fields: Sequence[str]) -> list[str]:
+    """Give the key fields: 1 to 8 different names that can be query parameters and mean nothing else there."""
+    names = [] if isinstance(key_fields, str) else list(key_fields)
+    if not 1 <= len(names) <= MAX_KEY_FIELDS:
+        raise RuleBroken(f"A model has 1 to {MAX_KEY_FIELDS} key fields.", field="key_fields")
+    for name in names:
+        if not isinstance(name, str) or not _KEY_FIELD.fullmatch(name):
+            raise RuleBroken(
+                f"“{name}” will not do as a key field: use letters, digits and underscores, at most 64.",
+                field="key_fields",
+            )
+        if name in RESERVED_KEY_FIELDS:
+            raise RuleBroken(
+                f"“{name}” has another meaning in requests; name the key field otherwise.", field="key_fields"
+            )
+    if len(set(names)) != len(names):
+        raise RuleBroken("Each key field is there once.", field="key_fields")
+    return names
+
+
+def check_client_age(seconds: int) -> int:
+    """Give how long a client may keep an answer: 1 … 86,400 s."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int) or not 1 <= seconds <= 86_400:
+        raise RuleBroken("Clients may keep an answer for 1 to 86,400 whole seconds.", field="max_client_age_seconds")
+    return seconds
+
+
+def check_source(tenant: Tenant, kind: str, location: str) -> str:
+    """Give the location, if it is one of this kind below what staff allow the studio.
+
+    The loader checks again, with all that is known only then: links followed, a query's tables resolved.
+    """
+    location = location.strip()
+    if kind not in SourceKind.values:
+        raise RuleBroken("Choose one of the kinds of source.", field="source_kind")
+    if not location:
+        raise RuleBroken("The source's location is missing.", field="source_location")
+    if "\0" in location:
+        raise RuleBroken("The source's location holds a character that cannot be kept.", field="source_location")
+    if kind == SourceKind.PARQUET:
+        _check_parquet_source(tenant, location)
+    elif not tenant.allowed_datasets:
+        raise _not_allowed("any BigQuery dataset")
+    elif kind == SourceKind.BIGQUERY_TABLE:
+        table = _BIGQUERY_TABLE.fullmatch(location)
+        if table is None:
+            raise RuleBroken(f"“{location}” is no table: write project.dataset.table.", field="source_location")
+        dataset = f"{table[1]}.{table[2]}"
+        if dataset not in tenant.allowed_datasets:
+            raise _not_allowed(f"the dataset {dataset}")
+    return location
+
+
+def _check_parquet_source(tenant: Tenant, location: str) -> None:
+    is_in_bucket = location.startswith("gs://")
+    if not is_in_bucket and (not location.startswith("/") or "://" in location):
+        raise RuleBroken("Write the whole path of the Parquet files, or gs://bucket/….", field="source_location")
+    if ".." in PurePosixPath(location).parts:
+        raise RuleBroken("The path may not hold “..”.", field="source_location")
+    if is_in_bucket:
+        if not tenant.allowed_gs_prefixes:
+            raise _not_allowed("any bucket")
+        if not any(location.startswith(prefix) for prefix in tenant.allowed_gs_prefixes):
+            raise _not_allowed(location)
+        return
+    if not tenant.allowed_local_roots:
+        raise _not_allowed("any folder on the worker")
+    if not any(PurePosixPath(location).is_relative_to(root) for root in tenant.allowed_local_roots):
+        raise _not_allowed(location)
+
+
+def _not_allowed(what: str) -> RuleBroken:
+    return RuleBroken(
+        f"This studio may not read {what}. Platform staff can allow it on the studio's page.", field="source_location"
+    )
