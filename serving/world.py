@@ -179,10 +179,7 @@ class World:
             tenant.credentials[credential.id] = (
                 same if same is not None and same.published == credential else self._prepare(credential, tenant.id)
             )
-        if before is not None and (before.bucket.rate, before.bucket.burst) == (
-            tenant.bucket.rate,
-            tenant.bucket.burst,
-        ):
+        if before is not None and before.bucket.is_like(tenant.bucket):
             tenant.bucket = before.bucket
         # In this order no request of another thread meets a credential without its tenant, or a gap between secrets.
         self.tenants[tenant.id] = tenant

@@ -60,6 +60,11 @@ def block_name(prefix: str, table_id: str, block: int) -> str:
     return f"{prefix}:t:{table_id}:{block:x}"
 
 
+def lost_tables_name(prefix: str) -> str:
+    """Give the Redis key (a set of table ids) in which serving notes tables that it found blocks of to be lost."""
+    return f"{prefix}:lost"
+
+
 def slot(salt: str, unit: str) -> int:
     """Give the slot (0 … 9,999) that a unit hashes to in the phase with this salt."""
     hexdigest = hashlib.md5(f"{salt}:{unit}".encode(), usedforsecurity=False).hexdigest()

@@ -1,0 +1,68 @@
+"""Puts serving's parts together from Django's settings, the same way for both doors."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from django.conf import settings
+
+from serving.engine import Settings
+from serving.formats.snapshot import parse_public_keys
+from serving.formats.tokens import parse_master_keys
+from serving.http import NOT_READY, READY, Response
+from serving.metrics import Numbers, Reading
+from serving.snapshots import SnapshotKeeper, SnapshotWatch, watch_client
+from serving.world import World
+
+
+class Serving(NamedTuple):
+    """What a door needs besides a way to read blocks."""
+
+    settings: Settings
+    world: World
+    numbers: Numbers
+    keeper: SnapshotKeeper
+    watch: SnapshotWatch
+
+    def start(self) -> None:
+        """Learn what can be learnt at once, from files and from Redis (bounded in time), then keep watching."""
+        self.keeper.load_files()
+        self.watch.poll()
+        self.watch.start()
+
+    def readiness(self) -> Response:
+        """Give the answer of /readyz."""
+        return READY if self.keeper.is_ready(time.time(), self.settings.snapshot_max_age_seconds) else NOT_READY
+
+    def observe(self, response: Response, seconds: float) -> None:
+        """Count an answer that took this long, and report the tables whose blocks it found lost."""
+        self.numbers.observe(response, seconds)
+        if response.lost:
+            self.watch.report_lost(block.table_id for block in response.lost)
+
+    def reading(self) -> Reading:
+        """Give the numbers as they stand, gauges included."""
+        gauges = self.numbers.gauges
+        gauges["recsite_snapshot_age_seconds"] = self.keeper.oldest_age_seconds(time.time())
+        gauges["recsite_snapshot_poll_age_seconds"] = self.watch.poll_age_seconds()
+        gauges["recsite_tenants"] = len(self.world.tenants)
+        return self.numbers.reading()
+
+
+def assemble() -> Serving:
+    """Give the parts, not started: no socket is opened, no file is read, no thread runs.
+
+    Raises:
+        ValueError: a key in the settings is malformed.
+    """
+    numbers = Numbers()
+    world = World(parse_master_keys(settings.TOKEN_MASTER_KEYS), settings.TOKEN_AUDIENCE)
+    keeper = SnapshotKeeper(
+        world, parse_public_keys(settings.SNAPSHOT_PUBLIC_KEYS), settings.LANE_STATE_DIR / "snapshots", numbers
+    )
+    watch = SnapshotWatch(
+        keeper, watch_client(settings.TABLES_REDIS_URL), settings.REDIS_PREFIX, settings.SNAPSHOT_POLL_SECONDS
+    )
+    own = Settings(settings.REDIS_PREFIX, settings.SNAPSHOT_MAX_AGE.total_seconds())
+    return Serving(own, world, numbers, keeper, watch)

@@ -1,0 +1,332 @@
+"""What serving counts: plain integers while it works, Prometheus' text when somebody asks.
+
+A process has one `Numbers`. The lane's workers write theirs to a file once a second (`WorkerFile`), and the process
+above them answers `/metrics` for all of them (`Workers`); the DRF door registers a `NumbersCollector` in the registry
+of the process it lives in. Names, labels and help are in `DEFINITIONS` alone; `docs/metrics.md` is made from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from serving.http import Exposure, Response
+
+# A worker that has not written for this long is not counted in gauges: it hangs, or its machine slept.
+STALE_SECONDS = 10
+
+
+class Definition(NamedTuple):
+    """One metric.
+
+    Attributes:
+        across: how a gauge's values of several processes make one.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    across: Literal["sum", "max", "min"] = "sum"
+
+
+DEFINITIONS = (
+    Definition("recsite_requests_total", "counter", "Requests for recommendations, by HTTP status.", ("status",)),
+    Definition(
+        "recsite_exposures_total",
+        "counter",
+        "Answers by tenant, model, version and where they came from: table, default, fallback, or none (a 204). "
+        "Each key of a batch counts, and so does an answer that the client was told it still holds (304).",
+        ("tenant", "model", "version", "source"),
+    ),
+    Definition("recsite_token_refusals_total", "counter", "Requests without a token that is accepted (401)."),
+    Definition(
+        "recsite_request_duration_seconds",
+        "histogram",
+        "Time from a request's headers to its answer, without the network.",
+    ),
+    Definition("recsite_requests_in_flight", "gauge", "Requests being answered now."),
+    Definition("recsite_unexpected_errors_total", "counter", "Requests that met a defect of this program (503)."),
+    Definition(
+        "recsite_snapshot_refusals_total",
+        "counter",
+        "Snapshots refused, by why: unreadable (damaged, unsigned, or an unknown key), outdated (older than the one "
+        "in use) or contradictory.",
+        ("reason",),
+    ),
+    Definition(
+        "recsite_snapshot_age_seconds",
+        "gauge",
+        "Time since the stalest tenant's snapshot was signed; it is signed anew every five minutes.",
+        across="max",
+    ),
+    Definition(
+        "recsite_snapshot_poll_age_seconds",
+        "gauge",
+        "Time since the map of revisions was last read from Redis, or since the start if it never was.",
+        across="max",
+    ),
+    Definition("recsite_tenants", "gauge", "Tenants known.", across="min"),
+    Definition("recsite_redis_connected", "gauge", "Processes whose connection for blocks works."),
+    Definition("recsite_redis_reads_total", "counter", "Blocks asked of Redis."),
+    Definition("recsite_redis_batches_total", "counter", "Writes to Redis that carried them; several share one."),
+    Definition("recsite_redis_errors_total", "counter", "Blocks not read because Redis was away or said no."),
+    Definition("recsite_redis_timeouts_total", "counter", "Blocks not read because Redis missed the deadline."),
+    Definition("recsite_lost_blocks_total", "counter", "Blocks of tables in use that were missing or damaged."),
+    Definition("recsite_block_cache_hits_total", "counter", "Blocks found in the process's own cache."),
+    Definition("recsite_block_cache_bytes", "gauge", "Memory that those caches take."),
+    Definition("recsite_workers", "gauge", "Worker processes that serve."),
+)
+
+# Upper bounds in seconds; the last bucket has none.
+LATENCY_BOUNDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 1.0)
+
+
+class Reading(msgspec.Struct):
+    """A process's numbers at one moment, in a form that can be written and added up.
+
+    Attributes:
+        values: of every counter and gauge, by metric name, then by label values.
+        buckets: requests by latency bucket, not cumulated.
+        seconds: sum of all latencies.
+    """
+
+    values: dict[str, dict[tuple[str, ...], float]] = {}
+    buckets: list[int] = [0] * (len(LATENCY_BOUNDS) + 1)
+    seconds: float = 0.0
+
+
+class Numbers:
+    """What one process counts. Adding to it costs tens of nanoseconds and takes no lock.
+
+    Attributes are the metrics' names without prefix and suffix. A thread may lose another's addition; where many
+    threads add, as in the DRF door, hold a lock around `observe`.
+    """
+
+    def __init__(self) -> None:
+        self.requests: dict[int, int] = {}
+        self.exposures: dict[Exposure, int] = {}
+        self.snapshot_refusals: dict[str, int] = {}
+        self.token_refusals = 0
+        self.unexpected_errors = 0
+        self.redis_reads = 0
+        self.redis_batches = 0
+        self.redis_errors = 0
+        self.redis_timeouts = 0
+        self.lost_blocks = 0
+        self.block_cache_hits = 0
+        self.gauges: dict[str, float] = {}
+        self._buckets = [0] * (len(LATENCY_BOUNDS) + 1)
+        self._seconds = 0.0
+
+    def observe(self, response: Response, seconds: float) -> None:
+        """Count an answer that took this long."""
+        status = response.status
+        requests = self.requests
+        requests[status] = requests.get(status, 0) + 1
+        if status == 401:
+            self.token_refusals += 1
+        self._buckets[bisect_left(LATENCY_BOUNDS, seconds)] += 1
+        self._seconds += seconds
+        exposures = self.exposures
+        for exposure in response.exposures:
+            exposures[exposure] = exposures.get(exposure, 0) + 1
+        if response.lost:
+            self.lost_blocks += len(response.lost)
+
+    def refuse_snapshot(self, reason: str) -> None:
+        """Count a snapshot that was refused."""
+        self.snapshot_refusals[reason] = self.snapshot_refusals.get(reason, 0) + 1
+
+    def reading(self) -> Reading:
+        """Give the numbers as they stand."""
+        values: dict[str, dict[tuple[str, ...], float]] = {
+            "recsite_requests_total": {(str(status),): count for status, count in tuple(self.requests.items())},
+            "recsite_exposures_total": {tuple(exposure): count for exposure, count in tuple(self.exposures.items())},
+            "recsite_snapshot_refusals_total": {(why,): count for why, count in tuple(self.snapshot_refusals.items())},
+            "recsite_token_refusals_total": {(): self.token_refusals},
+            "recsite_unexpected_errors_total": {(): self.unexpected_errors},
+            "recsite_redis_reads_total": {(): self.redis_reads},
+            "recsite_redis_batches_total": {(): self.redis_batches},
+            "recsite_redis_errors_total": {(): self.redis_errors},
+            "recsite_redis_timeouts_total": {(): self.redis_timeouts},
+            "recsite_lost_blocks_total": {(): self.lost_blocks},
+            "recsite_block_cache_hits_total": {(): self.block_cache_hits},
+        }
+        for name, value in self.gauges.items():
+            values[name] = {(): value}
+        return Reading(values, list(self._buckets), self._seconds)
+
+
+# --- Several processes as one ---------------------------------------------------------------------------------------
+
+
+def combined(readings: Iterable[Reading]) -> Reading:
+    """Give one reading for several processes."""
+    total = Reading({}, [0] * (len(LATENCY_BOUNDS) + 1), 0.0)
+    for reading in readings:
+        for definition in DEFINITIONS:
+            _add(total, reading, definition)
+        total.buckets = [mine + other for mine, other in zip(total.buckets, reading.buckets, strict=True)]
+        total.seconds += reading.seconds
+    return total
+
+
+def _without_gauges(reading: Reading) -> Reading:
+    names = {definition.name for definition in DEFINITIONS if definition.kind == "counter"}
+    values = {name: values for name, values in reading.values.items() if name in names}
+    return Reading(values, reading.buckets, reading.seconds)
+
+
+def _add(total: Reading, reading: Reading, definition: Definition) -> None:
+    sums = total.values.setdefault(definition.name, {})
+    for labels, value in reading.values.get(definition.name, {}).items():
+        if labels not in sums:
+            sums[labels] = value
+        elif definition.across == "sum":
+            sums[labels] += value
+        else:
+            sums[labels] = (max if definition.across == "max" else min)(sums[labels], value)
+
+
+def families(reading: Reading) -> Iterator[Metric]:
+    """Give a reading in Prometheus' terms."""
+    for definition in DEFINITIONS:
+        if definition.kind == "histogram":
+            yield HistogramMetricFamily(
+                definition.name, definition.help, buckets=_cumulated(reading.buckets), sum_value=reading.seconds
+            )
+            continue
+        family_class = CounterMetricFamily if definition.kind == "counter" else GaugeMetricFamily
+        family = family_class(definition.name, definition.help, labels=definition.labels)
+        for labels, value in sorted(reading.values.get(definition.name, {}).items()):
+            family.add_metric(labels, value)
+        yield family
+
+
+def _cumulated(buckets: list[int]) -> list[tuple[str, float]]:
+    total = 0
+    cumulated: list[tuple[str, float]] = []
+    for bound, count in zip((*map(str, LATENCY_BOUNDS), "+Inf"), buckets, strict=True):
+        total += count
+        cumulated.append((bound, total))
+    return cumulated
+
+
+class NumbersCollector(Collector):
+    """Shows one process's numbers in a prometheus_client registry.
+
+    Args:
+        reading: gives them; gauges are set there.
+    """
+
+    def __init__(self, reading: Callable[[], Reading]) -> None:
+        self._reading = reading
+
+    def collect(self) -> Iterator[Metric]:
+        """See prometheus_client."""
+        return families(self._reading())
+
+    def describe(self) -> Iterator[Metric]:
+        """Give the families without values: registering must not ask for a reading."""
+        return families(Reading())
+
+
+# --- Through files, from worker processes to the one above them -----------------------------------------------------
+
+
+class WorkerFile:
+    """Where one worker process leaves its numbers; costs about 100 µs a time.
+
+    Args:
+        directory: of this lane's workers.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / f"{os.getpid()}.{time.time_ns()}.numbers"
+
+    def write(self, reading: Reading) -> None:
+        """Replace what was left before. A folder that cannot be written to costs the metrics, never an answer."""
+        draft = self._path.with_suffix(".draft")
+        with contextlib.suppress(OSError):
+            draft.write_bytes(msgspec.msgpack.encode(reading))
+            draft.replace(self._path)
+
+
+class Workers:
+    """Adds up what worker processes left. Counters never fall: what an ended worker counted is kept.
+
+    Args:
+        directory: of this lane's workers; nobody else writes there.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._ended = Reading()
+        self._lock = threading.Lock()
+        self._decoder = msgspec.msgpack.Decoder(Reading)
+
+    def reading(self) -> Reading:
+        """Give the numbers of all workers, as of up to a second ago."""
+        with self._lock:
+            readings: list[Reading] = []
+            for path in sorted(self._directory.glob("*.numbers")):
+                # Asked first: a worker that ends after this has written its last before the next time.
+                is_running = is_alive(int(path.name.partition(".")[0]))
+                try:
+                    reading = self._decoder.decode(path.read_bytes())
+                    age_seconds = time.time() - path.stat().st_mtime
+                except (OSError, msgspec.DecodeError):
+                    continue
+                if not is_running:
+                    self._ended = combined([self._ended, _without_gauges(reading)])
+                    path.unlink(missing_ok=True)
+                elif age_seconds > STALE_SECONDS:
+                    readings.append(_without_gauges(reading))
+                else:
+                    reading.values["recsite_workers"] = {(): 1}
+                    readings.append(reading)
+            return combined([self._ended, *readings])
+
+
+def is_alive(process_id: int) -> bool:
+    """Tell whether a process of this machine runs."""
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+# --- Documentation --------------------------------------------------------------------------------------------------
+
+
+def as_markdown() -> str:
+    """Give docs/metrics.md."""
+    lines = [
+        "# Metrics of serving",
+        "",
+        "Made by `python manage.py metrics_docs` from `serving/metrics.py`; edit there.",
+        "",
+        "The lane answers `/metrics` on a port of its own (`--metrics-port`), for all of its workers together. The DRF",
+        "door's numbers have the same names and are in the `/metrics` of the dashboard's process.",
+        "",
+        "| name | kind | labels | what it says |",
+        "|---|---|---|---|",
+    ]
+    for definition in DEFINITIONS:
+        labels = ", ".join(f"`{label}`" for label in definition.labels) or "–"
+        lines.append(f"| `{definition.name}` | {definition.kind} | {labels} | {definition.help} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,300 @@
+"""Keeps the world current: verified snapshots from Redis, and from files when Redis is away.
+
+A `SnapshotKeeper` judges envelopes and keeps the good ones; a `SnapshotWatch` is the thread that brings them to it.
+Both doors use both. An empty Redis is not an empty world: a tenant goes by its tombstone, never by being absent.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import redis
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from serving.formats.keys import lost_tables_name
+from serving.formats.snapshot import (
+    BadSnapshot,
+    Snapshot,
+    announcements_name,
+    open_snapshot,
+    revisions_name,
+    snapshot_name,
+)
+from serving.metrics import Numbers
+from serving.world import World
+
+logger = logging.getLogger(__name__)
+
+_TENANT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_SUFFIX = ".snapshot"
+# The same refusal from the same place is logged once in this time; it is counted each time.
+_REPEAT_SECONDS = 60
+_MAX_REMEMBERED = 1000
+_SNAPSHOTS_AT_ONCE = 32
+
+
+class SnapshotKeeper:
+    """Judges envelopes, keeps the newest good one of each tenant in the world and in a file.
+
+    For one thread: the watch's (and whoever calls `load_files` before it starts).
+
+    Args:
+        world: where they go.
+        trusted: public keys by id.
+        directory: for the files; several processes may share it, the newest revision wins.
+        numbers: where refusals are counted.
+    """
+
+    def __init__(
+        self, world: World, trusted: Mapping[str, Ed25519PublicKey], directory: Path, numbers: Numbers
+    ) -> None:
+        self._world = world
+        self._trusted = dict(trusted)
+        self._directory = directory
+        self._numbers = numbers
+        self._refused: dict[str, tuple[str, float]] = {}
+        self._is_map_empty = False
+
+    def offer(self, envelope: bytes, origin: str = "caller") -> bool:
+        """Take an envelope if it is signed with a trusted key, whole, and newer than what is here.
+
+        Args:
+            envelope: as published.
+            origin: where it is from, for the log.
+
+        Returns:
+            Whether the world changed.
+        """
+        snapshot = self._judge(envelope, origin)
+        if snapshot is None:
+            return False
+        try:
+            self._save(snapshot, envelope)
+        except OSError as error:
+            logger.warning("snapshot.not_saved tenant=%s error=%s", snapshot.tenant.id, error)
+        return True
+
+    def load_files(self) -> int:
+        """Take what earlier processes left in the folder; give how many tenants that made known."""
+        paths = sorted(self._directory.glob(f"*{_SUFFIX}"))
+        return sum(self._judge(_read(path), f"file:{path.name}") is not None for path in paths)
+
+    def wanted(self, revisions: Mapping[bytes, bytes]) -> list[str]:
+        """Give the ids of tenants of whom the map of revisions promises a newer snapshot than the one here."""
+        self._is_map_empty = not revisions
+        wanted: list[str] = []
+        for raw_id, raw_revision in revisions.items():
+            tenant_id = raw_id.decode("ascii", "replace")
+            if not _TENANT_ID.fullmatch(tenant_id) or not raw_revision.isdigit() or len(raw_revision) > 18:
+                self._refuse(f"map:{tenant_id[:64]}", "unreadable", "an entry of the map is not id and revision")
+                continue
+            known = self._world.tenants.get(tenant_id)
+            if known is None or known.revision < int(raw_revision):
+                wanted.append(tenant_id)
+        return wanted
+
+    def is_ready(self, now: float, max_age_seconds: float) -> bool:
+        """Tell whether requests can be answered: a tenant is known and current, or there is none to know."""
+        tenants = tuple(self._world.tenants.values())
+        if not tenants:
+            return self._is_map_empty
+        return any(now - tenant.issued_at <= max_age_seconds for tenant in tenants)
+
+    def oldest_age_seconds(self, now: float) -> float:
+        """Give the time since the stalest living tenant's snapshot was signed; 0 without tenants."""
+        tenants = tuple(self._world.tenants.values())
+        return max((now - tenant.issued_at for tenant in tenants if not tenant.is_ended), default=0.0)
+
+    def _judge(self, envelope: bytes, origin: str) -> Snapshot | None:
+        try:
+            snapshot = open_snapshot(envelope, self._trusted)
+        except BadSnapshot as error:
+            self._refuse(origin, "unreadable", str(error))
+            return None
+        known = self._world.tenants.get(snapshot.tenant.id)
+        if known is not None and snapshot.revision <= known.revision:
+            # The same one again is no news: a poll and an announcement cross.
+            if snapshot.revision < known.revision:
+                self._refuse(origin, "outdated", f"revision {snapshot.revision} is older than {known.revision}")
+            return None
+        try:
+            self._world.put(snapshot)
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with it, the one before goes on
+            self._refuse(origin, "contradictory", f"{type(error).__name__}: {error}")
+            return None
+        self._refused.pop(origin, None)
+        logger.info("snapshot.taken tenant=%s revision=%s from=%s", snapshot.tenant.slug, snapshot.revision, origin)
+        return snapshot
+
+    def _refuse(self, origin: str, reason: str, detail: str) -> None:
+        self._numbers.refuse_snapshot(reason)
+        last, at = self._refused.get(origin, ("", 0.0))
+        now = time.monotonic()
+        if last != detail or now - at > _REPEAT_SECONDS:
+            if len(self._refused) >= _MAX_REMEMBERED:
+                self._refused.clear()
+            self._refused[origin] = (detail, now)
+            logger.warning("snapshot.refused reason=%s from=%s detail=%r", reason, origin, detail)
+
+    def _save(self, snapshot: Snapshot, envelope: bytes) -> None:
+        """Write the file, unless another process has written a newer one (or this very one) already."""
+        if not _TENANT_ID.fullmatch(snapshot.tenant.id):
+            return
+        path = self._directory / f"{snapshot.tenant.id}{_SUFFIX}"
+        with _locked(self._directory):
+            if path.exists():
+                try:
+                    if open_snapshot(_read(path), self._trusted).revision >= snapshot.revision:
+                        return
+                except BadSnapshot:
+                    pass  # worth nothing
+            draft = path.with_suffix(".draft")
+            with draft.open("wb") as file:
+                file.write(envelope)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""  # which is no envelope
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class SnapshotWatch(threading.Thread):
+    """Asks Redis for newer snapshots every so often, and at once when one is announced. Tries again for ever.
+
+    Its connections are its own: what it does, and what Redis does to it, holds no answer up. In passing it reports
+    the tables of which blocks were found lost.
+
+    Args:
+        keeper: gets what is found.
+        client: as `watch_client` makes it.
+        prefix: of the Redis keys.
+        poll_seconds: time between two looks at the map of revisions.
+    """
+
+    def __init__(self, keeper: SnapshotKeeper, client: redis.Redis, prefix: str, poll_seconds: float) -> None:
+        super().__init__(name="snapshot-watch", daemon=True)
+        self._keeper = keeper
+        self._client = client
+        self._prefix = prefix
+        self._poll_seconds = poll_seconds
+        self._is_ending = threading.Event()
+        self._is_away = False
+        self._lost: set[str] = set()
+        self._polled_at = time.monotonic()
+
+    def poll(self) -> bool:
+        """Look once; give whether Redis answered. Takes a few time-outs at most; raises nothing that Redis causes."""
+        try:
+            self._fetch()
+        except (redis.RedisError, OSError) as error:
+            if not self._is_away:
+                logger.warning("redis.away for=snapshots error=%s", type(error).__name__)
+            self._is_away = True
+            return False
+        if self._is_away:
+            logger.info("redis.back for=snapshots")
+        self._is_away = False
+        self._polled_at = time.monotonic()
+        return True
+
+    def poll_age_seconds(self) -> float:
+        """Give the time since Redis last answered, or since the start if it never did."""
+        return time.monotonic() - self._polled_at
+
+    def report_lost(self, table_ids: Iterable[str]) -> None:
+        """Note tables of which blocks are lost; Redis is told with the next look, for the control plane to repair."""
+        if len(self._lost) < _MAX_REMEMBERED:
+            self._lost.update(table_ids)
+
+    def end(self) -> None:
+        """Make the thread end soon; it is a daemon, so nobody need wait."""
+        self._is_ending.set()
+
+    def run(self) -> None:
+        """See threading."""
+        while not self._is_ending.is_set():
+            try:
+                self._turn()
+                self._listen()
+            except (redis.RedisError, OSError):
+                self._is_ending.wait(self._poll_seconds)  # no announcements for now; looking goes on
+            except Exception:
+                logger.exception("snapshot.watch_failed")
+                self._is_ending.wait(self._poll_seconds)
+
+    def _listen(self) -> None:
+        """Look whenever something is announced or a look is due, until the connection for announcements fails."""
+        announcements = self._client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py
+        try:
+            announcements.subscribe(announcements_name(self._prefix))
+            while not self._is_ending.is_set():
+                self._turn()
+                self._await_announcement(announcements)
+        finally:
+            announcements.close()
+
+    def _turn(self) -> None:
+        self.poll()
+        if self._lost:
+            self._tell_lost()
+
+    def _await_announcement(self, announcements: redis.client.PubSub) -> None:
+        """Wait until something is announced or the next look is due."""
+        until = time.monotonic() + self._poll_seconds
+        while (left := until - time.monotonic()) > 0:
+            if announcements.get_message(timeout=left) is not None:
+                return
+
+    def _fetch(self) -> None:
+        revisions: dict[bytes, bytes] = self._client.hgetall(revisions_name(self._prefix))  # type: ignore[assignment]  # redis-py types both of its clients at once
+        wanted = iter(self._keeper.wanted(revisions))
+        while some := list(islice(wanted, _SNAPSHOTS_AT_ONCE)):
+            pipeline = self._client.pipeline(transaction=False)
+            for tenant_id in some:
+                pipeline.get(snapshot_name(self._prefix, tenant_id))
+            for tenant_id, envelope in zip(some, pipeline.execute(), strict=True):
+                if envelope is not None:
+                    self._keeper.offer(envelope, f"redis:{tenant_id}")
+
+    def _tell_lost(self) -> None:
+        tables, self._lost = self._lost, set()
+        try:
+            self._client.sadd(lost_tables_name(self._prefix), *tables)
+        except (redis.RedisError, OSError) as error:
+            # What stays lost will be found again.
+            logger.warning("table.lost_not_reported tables=%d error=%s", len(tables), type(error).__name__)
+
+
+def watch_client(url: str, *, timeout_seconds: float = 1.0) -> redis.Redis:
+    """Give a client for the watch: every command bounded in time, none tried twice."""
+    return redis.Redis.from_url(
+        url,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+    )
