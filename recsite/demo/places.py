@@ -1,0 +1,181 @@
+"""Where the demo's things are: its folder, its settings file with secrets made here, and ports that are free.
+
+`manage.py` calls `prepare` before Django reads its settings, because the file it makes is those settings. Everything
+above the file's last heading is made once and may be edited; what is below is chosen at each start. A setting given in
+the environment, or above that heading, is left alone: with RECSITE_REDIS_URL given no Valkey is started.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from dotenv import dotenv_values
+
+from recsite.demo.demo_file import write_private
+from recsite.demo.screen import print_already_running
+from recsite.embedded import free_port
+from recsite.environment import BASE_DIR
+from serving.formats.encoding import base64url_encode
+
+FIRST_LINE = "# The settings of the demo, made by `manage.py demo`. Not for production, which wants its own."
+LAST_HEADING = "# --- Chosen at each start; what you write below this line is lost ---"
+DASHBOARD_PORT, LANE_PORT, METRICS_PORT, VALKEY_PORT = 8000, 8001, 9101, 6390
+
+# All that the demo makes below its folder, and so all that a reset removes.
+OWN_FILES = ("demo.json", "recsite.sqlite3", "recsite.sqlite3-wal", "recsite.sqlite3-shm")
+OWN_FOLDERS = ("demo-data", "valkey", "lane", "loads", "log")
+
+
+@dataclass(frozen=True)
+class Places:
+    """What one start of the demo uses.
+
+    Attributes:
+        var_dir: the folder below which everything lies.
+        valkey_port: where the embedded Valkey listens; None where a Redis of the user's own is used.
+    """
+
+    var_dir: Path
+    dashboard_port: int
+    lane_port: int
+    metrics_port: int
+    valkey_port: int | None
+    redis_url: str
+
+    @property
+    def dashboard_url(self) -> str:
+        """Address of the dashboard's process."""
+        return f"http://127.0.0.1:{self.dashboard_port}"
+
+    @property
+    def lane_url(self) -> str:
+        """Address of the lane."""
+        return f"http://127.0.0.1:{self.lane_port}"
+
+    @property
+    def demo_file(self) -> Path:
+        """Addresses, people and credentials of this demo, for its owner alone."""
+        return self.var_dir / "demo.json"
+
+    @property
+    def data_dir(self) -> Path:
+        """The generated Parquet files."""
+        return self.var_dir / "demo-data"
+
+    @property
+    def log_dir(self) -> Path:
+        """One log for each process."""
+        return self.var_dir / "log"
+
+
+# The lock lives as long as this process does, and no child inherits it.
+_held: list[IO[str]] = []
+_prepared: list[Places] = []
+
+
+def prepared() -> Places:
+    """Give what `prepare` found.
+
+    Raises:
+        LookupError: it was not called, so the settings in force are not the demo's.
+    """
+    if not _prepared:
+        raise LookupError("start the demo with `make demo` or `python manage.py demo`")
+    return _prepared[0]
+
+
+def prepare(arguments: Sequence[str]) -> None:
+    """Make the demo's folder and settings file ready, and point this process and its children at them.
+
+    Ends the process where a demo runs in that folder already, or where the settings file is not the demo's.
+    """
+    var_dir = Path(os.environ.get("RECSITE_VAR_DIR", BASE_DIR / "var")).resolve()
+    env_file = Path(os.environ.get("RECSITE_ENV_FILE", var_dir / "demo.env")).resolve()
+    os.environ["RECSITE_ENV_FILE"] = str(env_file)
+    if env_file.exists() and FIRST_LINE not in env_file.read_text():
+        sys.exit(f"{env_file} holds settings that the demo did not make. Unset RECSITE_ENV_FILE to run the demo.")
+    if env_file.exists() and {"-h", "--help"} & set(arguments):
+        return
+    var_dir.mkdir(parents=True, exist_ok=True)
+    _lock(var_dir)
+    if "--reset" in arguments:
+        _remove(var_dir, env_file)
+
+    settings = _kept_settings(env_file) or _first_settings(var_dir)
+    given = {**dotenv_values(stream=io.StringIO(settings)), **os.environ}
+    own_redis_url = given.get("RECSITE_REDIS_URL")
+    dashboard_port, lane_port, metrics_port, valkey_port = _free_ports()
+    places = Places(
+        var_dir=var_dir,
+        dashboard_port=dashboard_port,
+        lane_port=lane_port,
+        metrics_port=metrics_port,
+        valkey_port=None if own_redis_url else valkey_port,
+        redis_url=own_redis_url or f"redis://127.0.0.1:{valkey_port}/0",
+    )
+    chosen = {"RECSITE_REDIS_URL": places.redis_url, "RECSITE_SERVING_URL": places.lane_url}
+    lines = [f"{name}={value}\n" for name, value in chosen.items() if name not in given]
+    write_private(env_file, f"{settings}{LAST_HEADING}\n{''.join(lines)}")
+    _prepared[:] = [places]
+
+
+def _lock(var_dir: Path) -> None:
+    lock = (var_dir / "demo.lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        print_already_running(lock.read().strip(), var_dir / "demo.json")
+        sys.exit(1)
+    lock.seek(0)
+    lock.truncate()
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    _held[:] = [lock]
+
+
+def _remove(var_dir: Path, env_file: Path) -> None:
+    for path in (env_file, *(var_dir / name for name in OWN_FILES)):
+        path.unlink(missing_ok=True)
+    for name in OWN_FOLDERS:
+        shutil.rmtree(var_dir / name, ignore_errors=True)
+
+
+def _kept_settings(env_file: Path) -> str:
+    return env_file.read_text().partition(LAST_HEADING)[0] if env_file.exists() else ""
+
+
+def _first_settings(var_dir: Path) -> str:
+    """Give the settings that are made once: secrets of this demo's own."""
+    snapshot_key = Ed25519PrivateKey.generate()
+    values = {
+        "HTTPS_ONLY": "false",
+        "SECRET_KEY": secrets.token_urlsafe(48),
+        "TOKEN_MASTER_KEYS": f"demo1:{base64url_encode(secrets.token_bytes(32))}",
+        "SNAPSHOT_PRIVATE_KEY": f"demo1:{base64url_encode(snapshot_key.private_bytes_raw())}",
+        "SNAPSHOT_PUBLIC_KEYS": f"demo1:{base64url_encode(snapshot_key.public_key().public_bytes_raw())}",
+    }
+    if "RECSITE_VAR_DIR" in os.environ:
+        values |= {"VAR_DIR": str(var_dir), "DATABASE_URL": f"sqlite:///{var_dir / 'recsite.sqlite3'}"}
+    return FIRST_LINE + "\n" + "".join(f"RECSITE_{name}={value}\n" for name, value in values.items())
+
+
+def _free_ports() -> list[int]:
+    """Give four different free ports: the usual ones where nobody listens there."""
+    ports: list[int] = []
+    for preferred in (DASHBOARD_PORT, LANE_PORT, METRICS_PORT, VALKEY_PORT):
+        port = free_port(preferred)
+        while port in ports:
+            port = free_port()
+        ports.append(port)
+    return ports

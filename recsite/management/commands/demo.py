@@ -1,0 +1,171 @@
+"""`manage.py demo`: everything on this machine, on embedded parts, until Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError
+
+from recsite.demo.answers import WrongAnswer, wait_for_right_answers
+from recsite.demo.data import (
+    PEOPLE,
+    OtherPlayers,
+    demo_versions,
+    make_credentials,
+    make_people,
+    make_studios,
+    players_of,
+    write_data,
+)
+from recsite.demo.demo_file import DemoFile, read_demo_file, write_demo_file
+from recsite.demo.loads import LoadFailed, is_whole, load_all
+from recsite.demo.places import Places, prepared
+from recsite.demo.processes import Part, PartFailed, Parts, StopRequested, http_status
+from recsite.demo.screen import Screen, final_screen
+from recsite.embedded import EmbeddedValkey
+from tenants.models import User
+
+
+class Command(BaseCommand):
+    """Starts the parts, makes and loads the data where they are missing, and stays until it is stopped."""
+
+    help = "Run the whole system on this machine, with example data. Stop it with Ctrl-C; it goes on with its data."
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """See Django."""
+        parser.add_argument(
+            "--players", type=int, help="players of the larger studio, at the first start (default: 300,000)"
+        )
+        parser.add_argument("--reset", action="store_true", help="remove the demo's data first")
+
+    def handle(self, *args: Any, players: int | None = None, **options: Any) -> None:
+        """See Django."""
+        try:
+            places = prepared()
+        except LookupError as error:
+            raise CommandError(str(error)) from None
+        screen = Screen()
+        _log_to_file(places)
+        parts = Parts(places.var_dir / "demo.pids", screen.say)
+        parts.listen_for_signals()
+        try:
+            parts.stop_leftovers()
+            _start(places, parts, screen, players)
+            parts.watch()
+        except StopRequested:
+            pass
+        except (PartFailed, LoadFailed, OtherPlayers, WrongAnswer) as error:
+            raise CommandError(f"The demo could not start. {error}\n(All logs: {places.log_dir})") from None
+        finally:
+            if parts.parts:
+                screen.say("Stopping …")
+                parts.stop()
+                screen.say("Stopped. The data stays in place for the next start.")
+
+
+def _log_to_file(places: Places) -> None:
+    """Keep this process's own log out of what the person in front of it reads."""
+    places.log_dir.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(places.log_dir / "demo.log", mode="w")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.getLogger().handlers[:] = [handler]
+
+
+def _start(places: Places, parts: Parts, screen: Screen, players: int | None) -> None:
+    known = read_demo_file(places.demo_file)
+    with screen.step("Generating example data"):
+        for _ in write_data(places.data_dir, players):
+            parts.rest(0)
+    if places.valkey_port is not None:
+        with screen.step("Starting Valkey"):
+            parts.start(_valkey(places, places.valkey_port))
+            parts.wait_for_answers()
+    with screen.step("Preparing the database"):
+        call_command("migrate", verbosity=0, interactive=False)
+        people = make_people(known)
+        make_studios(places.data_dir)
+        credentials = make_credentials(known, players_of(places.data_dir) or 0)
+        parts.rest(0)
+    with screen.step("Starting worker, scheduler, dashboard and lane"):
+        for part in _own_parts(places):
+            parts.start(part)
+        parts.wait_for_answers()
+
+    missing = [version for version in demo_versions() if not is_whole(version.active_table)]
+    if missing:
+        screen.say("Loading, each by a Celery task:" if not screen.console.is_terminal else "Loading")
+        with screen.loads() as display:
+            load_all(missing, User.objects.get(username=PEOPLE["admin"]), display, parts.rest)
+        with screen.step("Comparing the first answers with the generator"):
+            for credential in credentials:
+                wait_for_right_answers(places.dashboard_url, places.lane_url, credential, parts.rest)
+    content: DemoFile = {
+        "dashboard_url": places.dashboard_url,
+        "lane_url": places.lane_url,
+        "redis_url": places.redis_url,
+        "admin": people["admin"],
+        "product_manager": people["product_manager"],
+        "studio": people["studio"],
+        "credentials": credentials,
+    }
+    write_demo_file(places.demo_file, content)
+    screen.say(final_screen(content, places.demo_file))
+
+
+def _valkey(places: Places, port: int) -> Part:
+    server = EmbeddedValkey(
+        places.var_dir / "valkey",
+        port=port,
+        # Every write goes to a file, so that a restart goes on with the tables; memory that is full refuses writes
+        # rather than dropping rows; the log goes where the others' logs go; the title stays what was started.
+        options=(
+            *("--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"),
+            *("--logfile", "", "--set-proc-title", "no"),
+        ),
+    )
+    server.directory.mkdir(parents=True, exist_ok=True)
+    return Part("valkey", server.arguments, places.log_dir / "valkey.log", answers=server.answers)
+
+
+def _own_parts(places: Places) -> list[Part]:
+    """Give the project's own processes: the commands that a deployment runs, on loopback."""
+    python = sys.executable
+    return [
+        Part(
+            "worker",
+            [*(python, "-m", "celery", "-A", "recsite", "worker", "--concurrency", "2", "--loglevel", "INFO")],
+            places.log_dir / "worker.log",
+        ),
+        Part(
+            "scheduler",
+            # Without a file that holds its process id: the demo knows it.
+            [*(python, "-m", "celery", "-A", "recsite", "beat", "--loglevel", "INFO", "--pidfile", "")],
+            places.log_dir / "scheduler.log",
+        ),
+        Part(
+            "dashboard",
+            [
+                *(python, "-m", "granian", "recsite.wsgi:application", "--interface", "wsgi", "--http", "1"),
+                *("--host", "127.0.0.1", "--port", str(places.dashboard_port), "--blocking-threads", "4"),
+                *("--respawn-failed-workers", "--workers-kill-timeout", "5"),
+            ],
+            places.log_dir / "dashboard.log",
+            answers=lambda: http_status(f"{places.dashboard_url}/healthz") is not None,
+        ),
+        Part(
+            "lane",
+            [
+                *(python, "manage.py", "lane", "--host", "127.0.0.1", "--port", str(places.lane_port)),
+                *("--metrics-port", str(places.metrics_port)),
+            ],
+            places.log_dir / "lane.log",
+            answers=lambda: http_status(f"{places.lane_url}/readyz") == 200,
+            # A lane trusts public keys; it must do without the one that signs.
+            environment={"RECSITE_SNAPSHOT_PRIVATE_KEY": ""},
+        ),
+    ]
