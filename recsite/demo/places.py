@@ -134,8 +134,9 @@ def _lock(var_dir: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        lock.seek(0)
-        print_already_running(lock.read().strip(), var_dir / "demo.json")
+        with lock:
+            lock.seek(0)
+            print_already_running(lock.read().strip(), var_dir / "demo.json")
         sys.exit(1)
     lock.seek(0)
     lock.truncate()
