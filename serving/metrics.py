@@ -102,7 +102,7 @@ class Reading(msgspec.Struct):
     """
 
     values: dict[str, dict[tuple[str, ...], float]] = {}
-    buckets: list[int] = [0] * (len(LATENCY_BOUNDS) + 1)
+    buckets: list[int] = msgspec.field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS) + 1))
     seconds: float = 0.0
 
 
@@ -126,7 +126,7 @@ class Numbers:
         self.lost_blocks = 0
         self.block_cache_hits = 0
         self.gauges: dict[str, float] = {}
-        self._buckets = [0] * (len(LATENCY_BOUNDS) + 1)
+        self._buckets = Reading().buckets
         self._seconds = 0.0
 
     def observe(self, response: Response, seconds: float) -> None:
@@ -173,7 +173,7 @@ class Numbers:
 
 def combined(readings: Iterable[Reading]) -> Reading:
     """Give one reading for several processes."""
-    total = Reading({}, [0] * (len(LATENCY_BOUNDS) + 1), 0.0)
+    total = Reading()
     for reading in readings:
         for definition in DEFINITIONS:
             _add(total, reading, definition)

@@ -1,0 +1,445 @@
+"""How the lane reads blocks: one connection, many requests, one write for all that arrive in one turn of the loop.
+
+What makes it safe: replies are matched to reads by their order alone, so a connection on which anything went wrong (a
+time-out, a cancelled read, a malformed reply) is closed and never used again; a late reply finds nobody to confuse.
+While there is no connection that has answered a PING, a read fails at once; a new connection is tried for in the
+background, without end.
+
+A Redis of several nodes needs a `NodeReader` per node and a map from block to node in front of them; nothing here
+assumes that there is one only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import hiredis
+from redis.connection import SSLConnection, parse_url
+
+from serving.engine import UNAVAILABLE, Block
+from serving.metrics import Numbers
+
+logger = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 1.0
+FIRST_BACKOFF_SECONDS = 0.05
+LONGEST_BACKOFF_SECONDS = 0.5
+# An idle connection is asked this often whether it still answers, so that no request has to find out.
+HEARTBEAT_SECONDS = 1.0
+# After a pause of this process itself replies wait in the socket, past their deadline: this long to read them.
+LAST_CHANCE_SECONDS = 0.002
+# What an entry of the cache takes besides its name and block: two objects and a link in the dictionary.
+_ENTRY_BYTES = 220
+
+_PING = b"*1\r\n$4\r\nPING\r\n"
+
+
+class NotConnected(Exception):
+    """A connection that could not be made or set up."""
+
+
+class BlockReader(Protocol):
+    """Where the lane gets blocks from."""
+
+    async def read(self, names: Sequence[str]) -> Sequence[Block]:
+        """Give the blocks of these Redis keys, in order: None for a missing one, UNAVAILABLE for one not read."""
+        ...
+
+
+class Address(NamedTuple):
+    """Where a Redis is and how to get in. `path` is a Unix socket's, in place of host and port."""
+
+    host: str
+    port: int
+    path: str | None
+    username: str | None
+    password: str | None
+    database: int
+    tls: ssl.SSLContext | None
+    server_hostname: str | None
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Read `redis://`, `rediss://` or `unix://`, with the options that redis-py knows.
+
+        Raises:
+            ValueError: it is no such URL.
+        """
+        options: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]  # redis-py
+        host = str(options.get("host", "localhost"))
+        tls = _tls_context(options) if options.get("connection_class") is SSLConnection else None
+        return cls(
+            host,
+            int(options.get("port", 6379)),
+            options.get("path"),
+            options.get("username"),
+            options.get("password"),
+            int(options.get("db", 0)),
+            tls,
+            host if tls is not None else None,
+        )
+
+    def greeting(self) -> list[bytes]:
+        """Give the commands a new connection begins with; the last of them is a PING."""
+        commands: list[bytes] = []
+        if self.password is not None:
+            commands.append(_command("AUTH", *([self.username] if self.username else []), self.password))
+        if self.database:
+            commands.append(_command("SELECT", str(self.database)))
+        return [*commands, _PING]
+
+
+def _tls_context(options: dict[str, Any]) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"), capath=options.get("ssl_ca_path"))
+    if str(options.get("ssl_check_hostname", True)).lower() in ("false", "0", "no"):
+        context.check_hostname = False
+    if options.get("ssl_cert_reqs") == "none":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if options.get("ssl_certfile"):
+        context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    return context
+
+
+def _command(*parts: str) -> bytes:
+    encoded = [part.encode() for part in parts]
+    return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in encoded)
+
+
+# --- One connection -------------------------------------------------------------------------------------------------
+
+
+class _Read:
+    """Replies somebody waits for, in the order they were asked for."""
+
+    __slots__ = ("deadline", "future", "missing", "replies")
+
+    def __init__(self, future: asyncio.Future[list[Any]], count: int, deadline: float) -> None:
+        self.future = future
+        self.missing = count
+        self.replies: list[Any] = []
+        self.deadline = deadline
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, from its making to its end.
+
+    Attributes:
+        is_lost: it is closed; this never goes back to False.
+        has_timed_out: it is closed because a reply did not come in time.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        deadline_seconds: float,
+        numbers: Numbers,
+        on_lost: Callable[[], None],
+    ) -> None:
+        self.is_lost = False
+        self.has_timed_out = False
+        self._loop = loop
+        self._deadline_seconds = deadline_seconds
+        self._numbers = numbers
+        self._on_lost = on_lost
+        self._transport: asyncio.Transport | None = None
+        self._reader = hiredis.Reader()
+        self._waiting: deque[_Read] = deque()
+        self._commands: list[bytes] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._on_last_chance: _Read | None = None
+
+    def ask(self, commands: Sequence[bytes], deadline_seconds: float | None = None) -> asyncio.Future[list[Any]]:
+        """Send commands with whatever else this turn of the loop sends; give the future of their replies.
+
+        The future never fails: a reply that does not come is UNAVAILABLE.
+        """
+        future: asyncio.Future[list[Any]] = self._loop.create_future()
+        if self.is_lost:
+            future.set_result([UNAVAILABLE] * len(commands))
+            return future
+        if not self._commands:
+            self._loop.call_soon(self._flush)
+        self._commands.extend(commands)
+        seconds = self._deadline_seconds if deadline_seconds is None else deadline_seconds
+        self._waiting.append(_Read(future, len(commands), time.monotonic() + seconds))
+        if self._timer is None:
+            self._timer = self._loop.call_later(seconds, self._check_deadline)
+        return future
+
+    def lose(self, *, is_timeout: bool = False) -> None:
+        """Close this connection for good; everything that waits for a reply is told that there will be none."""
+        if self.is_lost:
+            return
+        self.is_lost = True
+        self.has_timed_out = is_timeout
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+        for read in self._waiting:
+            if not read.future.done():
+                read.future.set_result(read.replies + [UNAVAILABLE] * read.missing)
+        self._waiting.clear()
+        self._on_lost()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio."""
+        self._transport = transport  # type: ignore[assignment]  # a stream's transport is a Transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        self.lose()
+
+    def eof_received(self) -> bool:
+        """See asyncio."""
+        self.lose()
+        return False
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio."""
+        if self.is_lost:
+            return
+        waiting = self._waiting
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not False:
+                read = waiting[0]
+                read.replies.append(reply)
+                read.missing -= 1
+                if not read.missing:
+                    waiting.popleft()
+                    if not read.future.done():
+                        read.future.set_result(read.replies)
+        except (hiredis.ProtocolError, IndexError):
+            # Not what Redis says, or more than was asked for: nothing on this connection can be believed.
+            self.lose()
+
+    def _flush(self) -> None:
+        commands, self._commands = self._commands, []
+        if not self.is_lost and self._transport is not None:
+            self._numbers.redis_batches += 1
+            self._transport.write(b"".join(commands))
+
+    def _check_deadline(self) -> None:
+        """Look at the oldest read alone: replies come in order, so the others cannot come before its."""
+        self._timer = None
+        if not self._waiting:
+            return
+        oldest = self._waiting[0]
+        left = oldest.deadline - time.monotonic()
+        if left <= 0 and self._on_last_chance is oldest:
+            self.lose(is_timeout=True)
+            return
+        if left <= 0:
+            self._on_last_chance = oldest
+            left = LAST_CHANCE_SECONDS
+        self._timer = self._loop.call_later(left, self._check_deadline)
+
+
+# --- One node, for ever ---------------------------------------------------------------------------------------------
+
+
+class NodeReader:
+    """Reads blocks from one Redis, reconnecting in the background.
+
+    Args:
+        address: where it is.
+        deadline_seconds: how long a read may take.
+        numbers: where reads, batches, errors and time-outs are counted.
+    """
+
+    def __init__(self, address: Address, *, deadline_seconds: float, numbers: Numbers) -> None:
+        self._address = address
+        self._deadline_seconds = deadline_seconds
+        self._numbers = numbers
+        self._connection: _Connection | None = None
+        self._lost = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection that has answered a PING."""
+        return self._connection is not None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to connect, as soon as the loop runs."""
+        self._task = loop.create_task(self._keep_connected(loop))
+
+    def close(self) -> None:
+        """Stop for good."""
+        if self._task is not None:
+            self._task.cancel()
+        if self._connection is not None:
+            self._connection.lose()
+
+    async def read(self, names: Sequence[str]) -> Sequence[Block]:
+        """Give the blocks; see `BlockReader`. Answers by its deadline whatever Redis does, and raises nothing."""
+        connection = self._connection
+        self._numbers.redis_reads += len(names)
+        if connection is None:
+            self._numbers.redis_errors += len(names)
+            return [UNAVAILABLE] * len(names)
+        try:
+            replies = await connection.ask([b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(n), n.encode()) for n in names])
+        except asyncio.CancelledError:
+            connection.lose()
+            raise
+        for index, reply in enumerate(replies):
+            if reply.__class__ is not bytes and reply is not None:
+                # LOADING or another error, or none came. What is no block is not read as one.
+                replies[index] = UNAVAILABLE
+                if reply is UNAVAILABLE and connection.has_timed_out:
+                    self._numbers.redis_timeouts += 1
+                else:
+                    self._numbers.redis_errors += 1
+        return replies
+
+    async def _keep_connected(self, loop: asyncio.AbstractEventLoop) -> None:
+        backoff_seconds = FIRST_BACKOFF_SECONDS
+        is_away = False
+        while True:
+            try:
+                connection = await self._connect(loop)
+            except (OSError, NotConnected) as error:
+                problem = str(error) or type(error).__name__
+            else:
+                if is_away:
+                    logger.info("redis.back for=blocks")
+                is_away = False
+                if await self._watch(connection):
+                    backoff_seconds = FIRST_BACKOFF_SECONDS
+                    logger.warning("redis.away for=blocks error=%r", "connection lost")
+                    is_away = True
+                    continue
+                problem = "connection lost at once"
+            if not is_away:
+                logger.warning("redis.away for=blocks error=%r", problem)
+            is_away = True
+            # Not all lanes at once.
+            await asyncio.sleep(backoff_seconds * random.uniform(0.5, 1))  # noqa: S311  # no secret
+            backoff_seconds = min(2 * backoff_seconds, LONGEST_BACKOFF_SECONDS)
+
+    async def _connect(self, loop: asyncio.AbstractEventLoop) -> _Connection:
+        """Give a connection that has answered a PING, already in use."""
+        address = self._address
+        self._lost.clear()
+
+        def make() -> _Connection:
+            return _Connection(loop, self._deadline_seconds, self._numbers, self._on_lost)
+
+        async with asyncio.timeout(CONNECT_SECONDS):
+            if address.path is not None:
+                _, connection = await loop.create_unix_connection(make, address.path)
+            else:
+                _, connection = await loop.create_connection(
+                    make, address.host, address.port, ssl=address.tls, server_hostname=address.server_hostname
+                )
+            try:
+                replies = await connection.ask(address.greeting(), CONNECT_SECONDS)
+            except asyncio.CancelledError:
+                connection.lose()
+                raise
+        refusals = [reply for reply in replies if isinstance(reply, Exception) or reply is UNAVAILABLE]
+        if refusals or connection.is_lost or replies[-1] != b"PONG":
+            connection.lose()
+            raise NotConnected(str(refusals[0]) if refusals else "no PONG")
+        self._connection = connection
+        return connection
+
+    async def _watch(self, connection: _Connection) -> bool:
+        """Return when the connection is lost; give whether it lasted. Asks it now and then whether it lives."""
+        has_lasted = False
+        while not self._lost.is_set():
+            try:
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    await self._lost.wait()
+            except TimeoutError:
+                has_lasted = True
+                connection.ask([_PING])
+        return has_lasted
+
+    def _on_lost(self) -> None:
+        self._connection = None
+        self._lost.set()
+
+
+# --- What a process keeps of tables that never change -----------------------------------------------------------------
+
+
+class BlockCache:
+    """Whole blocks by Redis key, the least recently used dropped first.
+
+    A table never changes and its id is never used again, so that an entry can grow old but not wrong.
+
+    Args:
+        capacity_bytes: most memory to take, objects included; 0 keeps nothing.
+    """
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self.size_bytes = 0
+        self._capacity_bytes = capacity_bytes
+        self._blocks: OrderedDict[str, bytes] = OrderedDict()
+
+    def get(self, name: str) -> bytes | None:
+        """Give a block if it is here."""
+        block = self._blocks.get(name)
+        if block is not None:
+            self._blocks.move_to_end(name)
+        return block
+
+    def put(self, name: str, block: bytes) -> None:
+        """Keep a block."""
+        size = len(name) + len(block) + _ENTRY_BYTES
+        if size > self._capacity_bytes or name in self._blocks:
+            return
+        self._blocks[name] = block
+        self.size_bytes += size
+        while self.size_bytes > self._capacity_bytes:
+            self._forget(*self._blocks.popitem(last=False))
+
+    def drop(self, name: str) -> None:
+        """Forget a block, one that turned out to be damaged."""
+        block = self._blocks.pop(name, None)
+        if block is not None:
+            self._forget(name, block)
+
+    def _forget(self, name: str, block: bytes) -> None:
+        self.size_bytes -= len(name) + len(block) + _ENTRY_BYTES
+
+
+class CachedReader:
+    """A reader that looks into a cache first.
+
+    Args:
+        reader: is asked for what the cache has not.
+        cache: what it has.
+        numbers: where hits are counted.
+    """
+
+    def __init__(self, reader: BlockReader, cache: BlockCache, numbers: Numbers) -> None:
+        self._reader = reader
+        self._cache = cache
+        self._numbers = numbers
+
+    async def read(self, names: Sequence[str]) -> Sequence[Block]:
+        """Give the blocks; see `BlockReader`."""
+        blocks: list[Block] = [self._cache.get(name) for name in names]
+        missing = [name for name, block in zip(names, blocks, strict=True) if block is None]
+        self._numbers.block_cache_hits += len(names) - len(missing)
+        if not missing:
+            return blocks
+        arrived = iter(await self._reader.read(missing))
+        for index, name in enumerate(names):
+            if blocks[index] is None:
+                block = blocks[index] = next(arrived)
+                if isinstance(block, bytes):
+                    self._cache.put(name, block)
+        return blocks

@@ -1,0 +1,210 @@
+"""`manage.py lane`: serve recommendations from one or more worker processes."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import resource
+import shutil
+import socket
+import threading
+import time
+from argparse import ArgumentTypeError
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from granian import Granian
+from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes, SSLProtocols
+from granian.http import HTTP1Settings
+from granian.log import LogLevels
+from prometheus_client import CollectorRegistry, start_http_server
+
+from serving.block_reader import Address
+from serving.configuration import assemble
+from serving.lane import Options, application
+from serving.metrics import NumbersCollector, Workers, is_alive
+
+BACKLOG = 4096
+# Connections one worker holds, most of them idle phones; what works at once is bounded by SERVING_CAPACITY.
+MOST_CONNECTIONS = 65_536
+# What a worker needs files for besides connections.
+OTHER_FILES = 256
+KILL_AFTER_SECONDS = 10
+
+
+class Command(BaseCommand):
+    """Serves until SIGTERM or Ctrl-C; SIGHUP replaces the workers one by one without losing a request."""
+
+    help = "Serve recommendations (the lane). Needs no database."
+    requires_system_checks = ()  # some of them would ask the database
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """See Django."""
+        parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+        parser.add_argument("--port", type=_port, default=8001, help="default: %(default)s")
+        parser.add_argument("--workers", type=_count, default=1, help="processes, one a core (default: %(default)s)")
+        parser.add_argument(
+            "--block-cache-mb",
+            type=_size,
+            default=64,
+            help="memory for blocks of tables in each worker; 0: none (default: %(default)s)",
+        )
+        parser.add_argument("--tls-cert", type=Path, help="certificate chain, PEM; with --tls-key: serve HTTPS")
+        parser.add_argument("--tls-key", type=Path, help="its private key, PEM")
+        parser.add_argument("--metrics-port", type=_port, default=9101, help="of /metrics; default: %(default)s")
+
+    def handle(self, **options: Any) -> None:
+        """Serve until a signal ends it."""
+        host, port = _resolved(options["host"]), options["port"]
+        certificate, key = options["tls_cert"], options["tls_key"]
+        _check(host, port, options["metrics_port"], certificate, key)
+        # Workers start from nothing: without what this process has loaded, and without its threads.
+        multiprocessing.set_start_method("spawn", force=True)
+        directory = _numbers_directory()
+        lane = Options(options["block_cache_mb"], directory, os.getpid())
+        server = Granian(
+            "serving.lane",
+            address=host,
+            port=port,
+            interface=Interfaces.RSGI,
+            workers=options["workers"],
+            runtime_mode=RuntimeModes.st,
+            loop=Loops.uvloop,
+            http=HTTPModes.http1,
+            http1_settings=HTTP1Settings(header_read_timeout=30_000, max_buffer_size=65_536),
+            websockets=False,
+            backlog=BACKLOG,
+            backpressure=_connections(),
+            log_level=LogLevels.warning,
+            log_dictconfig=_logging(),
+            ssl_cert=certificate,
+            ssl_key=key,
+            ssl_protocol_min=SSLProtocols.tls12,
+            respawn_failed_workers=True,
+            workers_kill_timeout=KILL_AFTER_SECONDS,
+        )
+        registry = CollectorRegistry()
+        registry.register(NumbersCollector(Workers(directory).reading))
+        metrics, _ = start_http_server(options["metrics_port"], addr=host, registry=registry)
+        where, workers = _spelled(host), options["workers"]
+        addresses = (
+            f"{'https' if certificate else 'http'}://{where}:{port} ({workers} worker{'s' if workers > 1 else ''}), "
+            f"metrics at http://{where}:{options['metrics_port']}/metrics"
+        )
+        threading.Thread(target=self._announce, args=(host, port, addresses), daemon=True).start()
+        try:
+            server.serve(target_loader=partial(application, lane), wrap_loader=False)
+        finally:
+            metrics.shutdown()
+            metrics.server_close()
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _announce(self, host: str, port: int, addresses: str) -> None:
+        """Say where the lane is, once it is there."""
+        while True:
+            try:
+                socket.create_connection((host, port), timeout=1).close()
+            except OSError:
+                time.sleep(0.02)
+            else:
+                self.stdout.write(f"The lane serves at {addresses}")
+                self.stdout.flush()
+                return
+
+
+def _check(host: str, port: int, metrics_port: int, certificate: Path | None, key: Path | None) -> None:
+    """Find what would make every worker fail, before there is one.
+
+    Raises:
+        CommandError: says what.
+    """
+    if (certificate is None) != (key is None):
+        raise CommandError("--tls-cert and --tls-key belong together.")
+    for file in (certificate, key):
+        if file is not None and not os.access(file, os.R_OK):
+            raise CommandError(f"{file} cannot be read.")
+    try:
+        assemble()
+        Address.parse(settings.TABLES_REDIS_URL)
+    except ValueError as error:
+        raise CommandError(f"The settings do not do: {error}") from None
+    for taken in (port, metrics_port):
+        # Without this a second lane on the same port would quietly take half of the connections.
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, taken))
+            except OSError as error:
+                raise CommandError(f"{_spelled(host)}:{taken} cannot be listened on: {error.strerror}.") from None
+
+
+def _numbers_directory() -> Path:
+    """Make a folder for this lane's workers; remove those of lanes that were killed."""
+    above: Path = settings.LANE_STATE_DIR / "numbers"
+    try:
+        above.mkdir(parents=True, exist_ok=True)
+        for left in above.iterdir():
+            if left.name.isdigit() and not is_alive(int(left.name)):
+                shutil.rmtree(left, ignore_errors=True)
+        own = above / str(os.getpid())
+        shutil.rmtree(own, ignore_errors=True)
+        own.mkdir()
+    except OSError as error:
+        raise CommandError(f"{above} cannot be written to: {error.strerror}.") from None
+    return own
+
+
+def _connections() -> int:
+    """Raise the limit of open files as far as is allowed; give the connections that leaves room for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted - OTHER_FILES
+
+
+def _logging() -> dict[str, Any]:
+    """Give the project's logging with granian's own logger in it: granian configures logging in every process."""
+    level = logging.getLevelName(logging.WARNING)
+    own = {"handlers": list(settings.LOGGING["root"]["handlers"]), "level": level, "propagate": False}
+    return {**settings.LOGGING, "loggers": {**settings.LOGGING.get("loggers", {}), "_granian": own}}
+
+
+def _resolved(host: str) -> str:
+    try:
+        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        raise CommandError(f"{host}: {error.strerror}.") from None
+
+
+def _spelled(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _bounded(text: str, least: int, most: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is no number") from None
+    if not least <= number <= most:
+        raise ArgumentTypeError(f"{number} is not within {least} … {most}")
+    return number
+
+
+def _port(text: str) -> int:
+    return _bounded(text, 1, 65_535)
+
+
+def _count(text: str) -> int:
+    return _bounded(text, 1, 256)
+
+
+def _size(text: str) -> int:
+    return _bounded(text, 0, 1_000_000)
