@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
+from django.conf import settings as project_settings
 from django.core.cache import caches
 
 from recsite.embedded import EmbeddedValkey
+from tenants.models import Role, Tenant, User
+from tests import factories
+from tests.postgres import EmbeddedPostgres
+
+# How long an example takes says more about this machine than about the code.
+hypothesis.settings.register_profile("recsite", deadline=None)
+hypothesis.settings.load_profile("recsite")
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +56,53 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"faults", "doors", "bigquery", "demo"} & set(Path(item.path).parts):
             item.add_marker(pytest.mark.slow)
+
+
+# --- Databases ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Let SQLite's test database be a file, as it is in production, so that threads have connections of their own."""
+    database = project_settings.DATABASES["default"]
+    if database["ENGINE"] == "django.db.backends.sqlite3":
+        database.setdefault("TEST", {})["NAME"] = str(tmp_path_factory.mktemp("database") / "test.sqlite3")
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """Give the address of a real PostgreSQL; the test is skipped, and says why, where none can be started."""
+    server = EmbeddedPostgres()
+    try:
+        server.start()
+    except (OSError, KeyError, subprocess.SubprocessError) as error:
+        pytest.skip(f"no PostgreSQL here: {error} {getattr(error, 'output', None) or ''}")
+    yield server.url
+    server.stop()
+
+
+# --- The cast -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def studio(db: None) -> Tenant:
+    """Give the studio that `owner` and `teammate` belong to."""
+    return factories.TenantFactory.create()
+
+
+@pytest.fixture
+def owner(studio: Tenant) -> User:
+    """Give the studio's admin."""
+    return factories.MembershipFactory.create(tenant=studio, role=Role.STUDIO_ADMIN).user
+
+
+@pytest.fixture
+def teammate(studio: Tenant) -> User:
+    """Give a product manager of the studio."""
+    return factories.MembershipFactory.create(tenant=studio, role=Role.PRODUCT_MANAGER).user
+
+
+@pytest.fixture
+def stranger(db: None) -> User:
+    """Give the admin of another studio."""
+    return factories.MembershipFactory.create(role=Role.STUDIO_ADMIN).user
