@@ -1,0 +1,101 @@
+"""What several lists of models, versions and loads show alike, and the filters they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db.models import F, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
+from django.http import HttpRequest
+from django.utils import timezone
+from unfold.contrib.filters.admin import DropdownFilter
+
+from models_registry.models import Load, LoadState, RecommendationModel, RolloutRevision, Table
+from tenants.models import Tenant
+
+# Tables are written every few hours; one that is a day old was missed several times.
+STALE_AFTER = timedelta(hours=24)
+
+LOAD_COLOURS = {
+    LoadState.QUEUED.value: "info",
+    LoadState.EXTRACTING.value: "info",
+    LoadState.CHECKING.value: "info",
+    LoadState.WRITING.value: "info",
+    LoadState.VERIFYING.value: "info",
+    LoadState.ACTIVE.value: "success",
+    LoadState.REJECTED.value: "warning",
+    LoadState.FAILED.value: "danger",
+    LoadState.SUPERSEDED.value: "default",
+}
+
+
+def newest_weights(model_path: str) -> Subquery:
+    """Give the present weights (basis points by code, as JSON holds them) of the model at that path of a query."""
+    revisions = RolloutRevision.objects.unscoped().filter(model=OuterRef(model_path)).order_by("-number")
+    return Subquery(revisions.values("weights_bp")[:1])
+
+
+def newest_load(field: str) -> Subquery:
+    """Give a field of a version's newest load."""
+    return Subquery(Load.objects.unscoped().filter(version=OuterRef("pk")).order_by("-pk").values(field)[:1])
+
+
+def data_time(table_path: str) -> Coalesce:
+    """Give the instant whose data the table at that path holds: BigQuery's, or when the load began to read."""
+    return Coalesce(
+        F(f"{table_path}__load__source_snapshot_at"),
+        F(f"{table_path}__load__started_at"),
+        F(f"{table_path}__created_at"),
+    )
+
+
+def data_at(table: Table) -> datetime:
+    """Give the same of a table in hand, its load fetched with it."""
+    return table.load.source_snapshot_at or table.load.started_at or table.created_at
+
+
+def is_stale(when: datetime | None) -> bool:
+    """Tell whether data of that instant is older than a day."""
+    return when is not None and timezone.now() - when > STALE_AFTER
+
+
+def weights_by_code(weights_bp: Mapping[str, int] | None) -> dict[int, int]:
+    """Give weights as JSON holds them by code."""
+    return {int(code): bp for code, bp in (weights_bp or {}).items()}
+
+
+class StudioFilter(DropdownFilter):
+    """Rows of one studio, reached by the `studio_path` of the table's admin."""
+
+    title = "studio"
+    parameter_name = "studio"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """Give the studios."""
+        self.path = model_admin.studio_path
+        return [(str(pk), name) for pk, name in Tenant.objects.values_list("pk", "name")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Narrow to the choice."""
+        chosen = self.value()
+        return queryset.filter(**{f"{self.path}_id": chosen}) if chosen and chosen.isdecimal() else queryset
+
+
+class ModelFilter(DropdownFilter):
+    """Rows of one model, reached by the `model_path` of the table's admin."""
+
+    title = "model"
+    parameter_name = "model"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """Give the models, each with its studio."""
+        self.path = model_admin.model_path
+        rows = RecommendationModel.objects.unscoped().order_by("tenant__name", "slug")
+        return [(str(pk), f"{name} / {slug}") for pk, name, slug in rows.values_list("pk", "tenant__name", "slug")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Narrow to the choice."""
+        chosen = self.value()
+        return queryset.filter(**{f"{self.path}_id": chosen}) if chosen and chosen.isdecimal() else queryset

@@ -1,0 +1,284 @@
+"""Loads and tables in the admin: a load's progress while it runs, what its checks found, which table is served."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from unfold.contrib.filters.admin import ChoicesDropdownFilter
+from unfold.decorators import display
+
+from models_registry.admin.columns import LOAD_COLOURS, ModelFilter, StudioFilter
+from models_registry.admin.versions import previous_if_whole
+from models_registry.models import RUNNING_STATES, Load, LoadState, Table, TableState
+from tenants.models import Tenant
+from tenants.staff import ReadOnlyAdmin, link_to
+from tenants.templatetags.words import age, duration, megabytes, number, percent_number
+
+STEPS = (
+    (LoadState.QUEUED, "Queued"),
+    (LoadState.EXTRACTING, "Reading"),
+    (LoadState.CHECKING, "Checking"),
+    (LoadState.WRITING, "Writing"),
+    (LoadState.VERIFYING, "Verifying"),
+    (LoadState.ACTIVE, "Active"),
+)
+# A running load says that it lives every few seconds; silent for this long, nobody works on it.
+SILENT_AFTER = timedelta(minutes=2)
+
+
+def elapsed(load: Load, now: datetime | None = None) -> timedelta | None:
+    """Give for how long a load has run, or ran; None while it waits."""
+    if load.started_at is None:
+        return None
+    return (load.finished_at or now or timezone.now()) - load.started_at
+
+
+def rows_per_second(load: Load, now: datetime | None = None) -> float | None:
+    """Give the rows read a second so far, over the whole of the run; None before the first."""
+    span = elapsed(load, now)
+    return load.rows_read / span.total_seconds() if span and load.rows_read else None
+
+
+def steps(load: Load) -> list[dict[str, str]]:
+    """Give the steps of a load with each one's state: done, now, stopped or ahead."""
+    order = [state for state, _ in STEPS]
+    if load.state in order:
+        reached = order.index(LoadState(load.state))
+        is_over = load.state == LoadState.ACTIVE
+        words = [("done" if i < reached or is_over else "now" if i == reached else "ahead") for i in range(len(order))]
+        return [{"label": label, "state": state} for (_, label), state in zip(STEPS, words, strict=True)]
+    # It stopped: how far it came shows in what it left behind.
+    reached = 3 if load.rows_written else 2 if load.rows_read else 1 if load.started_at else 0
+    if load.state == LoadState.REJECTED:
+        reached = 2
+    words = ["done" if i < reached else "stopped" if i == reached else "ahead" for i in range(len(order))]
+    return [{"label": label, "state": state} for (_, label), state in zip(STEPS, words, strict=True)]
+
+
+def progress(load: Load, now: datetime | None = None) -> dict[str, Any]:
+    """Give the figures of a load's page."""
+    now = now or timezone.now()
+    expected = load.rows_expected or (load.rows_read if load.state not in {*RUNNING_STATES[:2]} else None)
+    is_running = load.state in RUNNING_STATES
+    silent = is_running and load.heartbeat_at is not None and now - load.heartbeat_at > SILENT_AFTER
+    waiting = load.state == LoadState.QUEUED and now - load.created_at > timedelta(seconds=15)
+    return {
+        "steps": steps(load),
+        "is_running": is_running,
+        "label": LoadState(load.state).label,
+        "colour": LOAD_COLOURS[load.state],
+        "read": _of(load.rows_read, load.rows_expected),
+        "read_share": _share(load.rows_read, load.rows_expected),
+        "written": _of(load.rows_written, expected),
+        "written_share": _share(load.rows_written, expected),
+        "speed": f"{number(rate)} rows/s" if (rate := rows_per_second(load, now)) else "–",
+        "elapsed": duration(elapsed(load, now)),
+        "silent_for": age(load.heartbeat_at, now) if silent else "",
+        "is_waiting_long": waiting,
+    }
+
+
+def _of(done: int, total: int | None) -> str:
+    return f"{number(done)} of {number(total)}" if total else number(done)
+
+
+def _share(done: int, total: int | None) -> str:
+    return percent_number(min(10_000, round(10_000 * done / total))) if total else ""
+
+
+@admin.register(Load)
+class LoadAdmin(ReadOnlyAdmin):
+    """Loads."""
+
+    studio_path, model_path = "version__model__tenant", "version__model"
+    list_display = ("label", "studio", "model", "version_link", "state_label", "rows", "speed", "took", "asked")
+    list_filter = (StudioFilter, ModelFilter, ("state", ChoicesDropdownFilter))
+    search_fields = (
+        *("version__name", "version__model__slug", "version__model__tenant__name"),
+        *("requested_by_name", "problem"),
+    )
+    date_hierarchy = "created_at"
+    ordering = ("-created_at", "-pk")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Bring version, model and studio along."""
+        return super().get_queryset(request).select_related("version__model__tenant")
+
+    def get_urls(self) -> list[URLPattern]:
+        """Add the part of the page that is fetched anew every second."""
+        view = self.admin_site.admin_view(self.progress_view)
+        return [path("<path:object_id>/progress/", view, name="models_registry_load_progress"), *super().get_urls()]
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        """Let the version's page link to the version's loads."""
+        return lookup == "version__id__exact" or super().lookup_allowed(lookup, value, request)
+
+    @display(description="Load", ordering="fence")
+    def label(self, load: Any) -> str:
+        """Give its number."""
+        return f"Load {load.fence}"
+
+    @display(description="Studio", ordering="version__model__tenant__name")
+    def studio(self, load: Any) -> Tenant:
+        """Give whose it is."""
+        studio: Tenant = load.version.model.tenant
+        return studio
+
+    @display(description="Model", ordering="version__model__slug")
+    def model(self, load: Any) -> str:
+        """Give its model."""
+        return str(load.version.model)
+
+    @display(description="Version", ordering="version__name")
+    def version_link(self, load: Any) -> str:
+        """Lead to its version."""
+        return link_to(load.version)
+
+    @display(description="State", ordering="state", label=LOAD_COLOURS)
+    def state_label(self, load: Any) -> tuple[str, str]:
+        """Say how it stands."""
+        return load.state, load.get_state_display()
+
+    @display(description="Rows", ordering="rows_read")
+    def rows(self, load: Any) -> str:
+        """Give the rows written, or read so far."""
+        return number(load.rows_written or load.rows_read) if load.rows_read else "–"
+
+    @display(description="Speed")
+    def speed(self, load: Any) -> str:
+        """Give rows a second over the whole run."""
+        rate = rows_per_second(load)
+        return f"{number(rate)} rows/s" if rate else "–"
+
+    @display(description="Took")
+    def took(self, load: Any) -> str:
+        """Give how long it ran."""
+        return duration(elapsed(load))
+
+    @display(description="Asked for", ordering="created_at")
+    def asked(self, load: Any) -> str:
+        """Say when, and by whom."""
+        return f"{age(load.created_at)} by {load.requested_by_name or 'the system'}"
+
+    def audit_subject(self, obj: Any) -> str:
+        """Give what the audit trail calls its version."""
+        return f"version {obj.version.model.slug}/{obj.version.name}"
+
+    def changeform_view(
+        self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        """Show the load; there is no form."""
+        load = self.get_row(request, object_id or "")
+        return self.page(
+            request,
+            "models_registry/admin/load.html",
+            title=f"Load {load.fence} of {load.version.model.slug} / {load.version.name}",
+            obj=load,
+            **self._load_context(load),
+        )
+
+    def progress_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Give the part of the page that changes while the load runs."""
+        load = self.get_row(request, object_id)
+        return TemplateResponse(request, "models_registry/admin/_load.html", self._load_context(load))
+
+    def _load_context(self, load: Load) -> dict[str, Any]:
+        table = Table.objects.unscoped().filter(load=load).first()
+        return {
+            "load": load,
+            "progress": progress(load),
+            "table": table,
+            "is_served": table is not None and load.version.active_table_id == table.pk,
+            "progress_url": reverse("admin:models_registry_load_progress", args=[load.pk]),
+            "version_url": reverse("admin:models_registry_version_change", args=[load.version_id]),
+        }
+
+
+@admin.register(Table)
+class TableAdmin(ReadOnlyAdmin):
+    """Tables: the rows in Redis that each load made."""
+
+    studio_path, model_path = "version__model__tenant", "version__model"
+    list_display = ("table_id", "studio", "model", "version_link", "role", "rows", "size", "made", "load_link")
+    list_filter = (StudioFilter, ModelFilter, ("state", ChoicesDropdownFilter))
+    list_select_related = ("version__model__tenant", "load__version")
+    search_fields = ("table_id", "version__name", "version__model__slug", "version__model__tenant__name")
+    date_hierarchy = "created_at"
+    fields = ("table_id", "version_link", "load_link", "role", "rows", "size", "blocks", "activated_at", "created_at")
+    change_form_outer_before_template = "models_registry/admin/_table.html"
+
+    @display(description="Studio", ordering="version__model__tenant__name")
+    def studio(self, table: Any) -> Tenant:
+        """Give whose it is."""
+        studio: Tenant = table.version.model.tenant
+        return studio
+
+    @display(description="Model", ordering="version__model__slug")
+    def model(self, table: Any) -> str:
+        """Give its model."""
+        return str(table.version.model)
+
+    @display(description="Version", ordering="version__name")
+    def version_link(self, table: Any) -> str:
+        """Lead to its version."""
+        return link_to(table.version)
+
+    @display(description="Load", ordering="load__fence")
+    def load_link(self, table: Any) -> str:
+        """Lead to the load that made it."""
+        return link_to(table.load, f"Load {table.load.fence}")
+
+    @display(
+        description="State",
+        ordering="state",
+        label={"served": "success", "previous": "info", "writing": "info", "dropping": "warning"},
+    )
+    def role(self, table: Any) -> tuple[str, str]:
+        """Say whether it is served, kept to go back to, or gone."""
+        if table.version.active_table_id == table.pk:
+            return "served", "Served"
+        if table.state == TableState.READY and table.version.previous_table_id == table.pk:
+            return "previous", "Kept: can be activated"
+        return table.state, table.get_state_display()
+
+    @display(description="Rows", ordering="row_count")
+    def rows(self, table: Any) -> str:
+        """Count them."""
+        return number(table.row_count)
+
+    @display(description="Size", ordering="size_bytes")
+    def size(self, table: Any) -> str:
+        """Give its bytes in Redis."""
+        per_row = f" ({table.size_bytes / table.row_count:.1f} bytes a row)" if table.row_count else ""
+        return megabytes(table.size_bytes) + per_row
+
+    @display(description="Blocks")
+    def blocks(self, table: Any) -> str:
+        """Count its Redis keys."""
+        return number(1 << table.block_bits)
+
+    @display(description="Made", ordering="created_at")
+    def made(self, table: Any) -> str:
+        """Say how long ago."""
+        return age(table.created_at)
+
+    def audit_subject(self, obj: Any) -> str:
+        """Give what the audit trail calls its version."""
+        return f"version {obj.version.model.slug}/{obj.version.name}"
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Offer to activate the table that a version can go back to."""
+        table = context["original"]
+        previous = previous_if_whole(table.version)
+        if previous is not None and previous.pk == table.pk:
+            context["activate_url"] = reverse(
+                "admin:models_registry_version_activate_previous", args=[table.version_id]
+            )
+        return super().render_change_form(request, context, *args, **kwargs)

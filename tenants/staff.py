@@ -1,0 +1,293 @@
+"""What every page of the admin shares: who may see it, whose rows it shows, and that writes go through services."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from django import forms
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.db import models, transaction
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.http import urlencode
+from django.utils.safestring import SafeString
+from unfold.admin import ModelAdmin
+from unfold.widgets import (
+    UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminSelectWidget,
+    UnfoldAdminTextareaWidget,
+    UnfoldAdminTextInputWidget,
+)
+
+from tenants.access import is_platform_staff
+from tenants.models import User
+from tenants.rules import RuleBroken
+from tenants.scoping import TenantOwned
+
+
+def acting(request: HttpRequest) -> User:
+    """Give the person at the keyboard.
+
+    Raises:
+        PermissionDenied: they are not signed in (no admin page is reached so).
+    """
+    if not isinstance(request.user, User):
+        raise PermissionDenied
+    return request.user
+
+
+# --- Forms ----------------------------------------------------------------------------------------------------------
+
+
+def show_refusal(form: forms.BaseForm, error: RuleBroken) -> None:
+    """Put a service's refusal next to the field it is about, or above the form."""
+    form.add_error(error.field if error.field in form.fields else None, str(error))
+
+
+class ServiceForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the stubs alone
+    """A form whose last check is the write itself: valid means that the service has accepted it.
+
+    So a refusal stands next to its field and nothing typed is lost, and there is no second set of rules to keep. The
+    service runs in a savepoint; `instance` becomes what it gives. Model validation is left out: services do that.
+    """
+
+    actor: ClassVar[User | None] = None
+
+    def write(self) -> models.Model:
+        """Call the service with the cleaned data; give the row that was made or changed."""
+        raise NotImplementedError
+
+    def _post_clean(self) -> None:
+        if self.errors:
+            return
+        try:
+            with transaction.atomic():
+                self.instance = self.write()
+        except RuleBroken as error:
+            show_refusal(self, error)
+
+    def save(self, commit: bool = True) -> Any:  # noqa: FBT001, FBT002 - Django's own signature
+        """Give the row: it has been written."""
+        return self.instance
+
+    def _save_m2m(self) -> None:
+        """Nothing is left to be saved."""
+
+
+class LinesField(forms.CharField):
+    """A list of texts, one per line; spaces around them and empty lines do not count."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(widget=UnfoldAdminTextareaWidget({"rows": 4, "spellcheck": "false"}), **kwargs)
+
+    def prepare_value(self, value: Any) -> Any:
+        """Show a list as lines; what was typed stays as it was typed."""
+        return "\n".join(value) if isinstance(value, list | tuple) else value
+
+    def to_python(self, value: Any) -> Any:
+        """Give the lines as a list."""
+        return [line.strip() for line in (super().to_python(value) or "").splitlines() if line.strip()]
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        """Tell whether the lists differ."""
+        return list(initial or []) != self.to_python(data)
+
+
+def text_field(**kwargs: Any) -> forms.CharField:
+    """Give a one-line text field in the admin's looks."""
+    return forms.CharField(widget=UnfoldAdminTextInputWidget(), **kwargs)
+
+
+def area_field(*, rows: int = 3, placeholder: str = "", **kwargs: Any) -> forms.CharField:
+    """Give a text field of several lines in the admin's looks."""
+    return forms.CharField(widget=UnfoldAdminTextareaWidget({"rows": rows, "placeholder": placeholder}), **kwargs)
+
+
+def number_field(**kwargs: Any) -> forms.IntegerField:
+    """Give a whole-number field in the admin's looks."""
+    return forms.IntegerField(widget=UnfoldAdminIntegerFieldWidget(), **kwargs)
+
+
+def choice_field(choices: Sequence[tuple[Any, str]], **kwargs: Any) -> forms.ChoiceField:
+    """Give a drop-down field in the admin's looks."""
+    return forms.ChoiceField(choices=choices, widget=UnfoldAdminSelectWidget(), **kwargs)
+
+
+class ReasonForm(forms.Form):
+    """Why something is done, for the audit trail."""
+
+    reason = area_field(rows=2, max_length=500, required=False, label="Why", help_text="Kept in the audit trail.")
+
+
+class NeededReasonForm(ReasonForm):
+    """As `ReasonForm`, for what cannot be undone."""
+
+    reason = area_field(rows=2, max_length=500, label="Why", help_text="Kept in the audit trail.")
+
+
+# --- Pages ----------------------------------------------------------------------------------------------------------
+
+
+class StaffAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold ships no types
+    """The admin of one table, for platform staff: every studio's rows.
+
+    Nothing is added, changed or deleted unless the class says so, and then by a service.
+    """
+
+    can_add = can_change = can_delete = False
+    list_filter_submit = True
+    list_fullwidth = True
+    list_per_page = 50
+    show_full_result_count = False
+    actions_on_top = True
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        """Tell whether the table is listed for this person."""
+        return is_platform_staff(acting(request))
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Tell whether this person may look."""
+        return is_platform_staff(acting(request))
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Tell whether this person may add a row here."""
+        return self.can_add and is_platform_staff(acting(request))
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Tell whether this person may change a row here."""
+        return self.can_change and is_platform_staff(acting(request))
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Tell whether this person may delete a row here."""
+        return self.can_delete and is_platform_staff(acting(request))
+
+    def has_act_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Tell whether this person may use the page's own actions, which call services."""
+        return is_platform_staff(acting(request))
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[Any]:
+        """Give every studio's rows: platform staff see them all."""
+        rows = super().get_queryset(request)
+        return rows.unscoped() if issubclass(self.model, TenantOwned) else rows
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """Offer every studio's rows."""
+        related = db_field.remote_field.model
+        if issubclass(related, TenantOwned):
+            kwargs.setdefault("queryset", related.objects.unscoped())
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002 - Django's own signature
+        """Tell the form who acts."""
+        form = super().get_form(request, obj, change=change, **kwargs)
+        if issubclass(form, ServiceForm):
+            form.actor = acting(request)
+        return form
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: Any) -> None:
+        """Leave it: a ServiceForm has written, and any other form is a mistake."""
+        if not isinstance(form, ServiceForm):
+            raise TypeError(f"{type(form).__name__} is no ServiceForm")
+
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> None:
+        """Leave it: the audit trail has it."""
+
+    log_change = log_addition
+
+    def log_deletions(self, request: HttpRequest, queryset: Any) -> None:
+        """Leave it: the audit trail has it."""
+
+    def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        """Send to the audit trail, which is the one history there is."""
+        subject = self.audit_subject(self.get_row(request, object_id))
+        return HttpResponseRedirect(f"{reverse('admin:tenants_auditentry_changelist')}?{urlencode({'q': subject})}")
+
+    def audit_subject(self, obj: Any) -> str:
+        """Give what the audit trail calls a row."""
+        return str(obj)
+
+    def get_row(self, request: HttpRequest, object_id: str) -> Any:
+        """Give a row by the id in the address.
+
+        Raises:
+            Http404: there is none.
+        """
+        row = self.get_object(request, unquote(object_id))
+        if row is None:
+            raise Http404
+        return row
+
+    def page(
+        self,
+        request: HttpRequest,
+        template: str,
+        *,
+        title: str,
+        obj: Any = None,
+        status: int = 200,
+        **context: Any,
+    ) -> TemplateResponse:
+        """Give a page of our own inside the admin's frame."""
+        request.current_app = self.admin_site.name  # type: ignore[attr-defined]  # the admin's own convention
+        frame = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "original": obj,
+            "title": title,
+            "media": self.media,
+        }
+        return TemplateResponse(request, template, {**frame, **context}, status=status)
+
+    def ask(
+        self,
+        request: HttpRequest,
+        form: forms.Form,
+        *,
+        title: str,
+        submit: str,
+        obj: Any = None,
+        explanation: Sequence[str] = (),
+        is_dangerous: bool = False,
+        cancel_url: str | None = None,
+    ) -> TemplateResponse:
+        """Give the page that asks before something is done."""
+        return self.page(
+            request,
+            "tenants/admin/ask.html",
+            title=title,
+            obj=obj,
+            form=form,
+            submit=submit,
+            explanation=explanation,
+            is_dangerous=is_dangerous,
+            cancel_url=cancel_url or (change_url(obj) if obj is not None else self.list_url()),
+            status=422 if form.errors else 200,
+        )
+
+    def list_url(self) -> str:
+        """Give the address of this table's list."""
+        return reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_changelist")
+
+
+class ReadOnlyAdmin(StaffAdmin):
+    """The admin of a table that nobody edits by hand."""
+
+    list_disable_select_all = True
+    actions = None
+
+
+def change_url(row: models.Model) -> str:
+    """Give the address of a row's page."""
+    table = row._meta  # noqa: SLF001 - Django's documented door to a model's names
+    return reverse(f"admin:{table.app_label}_{table.model_name}_change", args=[row.pk])
+
+
+def link_to(row: models.Model | None, text: str | None = None) -> SafeString | str:
+    """Give a link to a row's page, or a dash where there is no row."""
+    if row is None:
+        return "–"
+    return format_html('<a class="text-link" href="{}">{}</a>', change_url(row), text or str(row))

@@ -1,0 +1,81 @@
+"""Figures as people read them: ages in words, shares in percent, sizes in MB. For pages and for the admin's columns."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from django import template
+from django.utils import timezone
+from django.utils.timesince import timesince
+
+register = template.Library()
+
+NOTHING = "–"
+
+
+@register.filter
+def age(when: datetime | None, now: datetime | None = None) -> str:
+    """Give how long ago something was (“3 hours ago”), or how far it lies ahead (“in 3 hours”)."""
+    if when is None:
+        return "never"
+    now = now or timezone.now()
+    apart = abs(now - when)
+    if apart < timedelta(minutes=1):
+        words = f"{int(apart.total_seconds())} s"
+    else:
+        words = timesince(now - apart, now, depth=1).replace("\xa0", " ")
+    return f"{words} ago" if when <= now else f"in {words}"
+
+
+@register.filter
+def duration(span: timedelta | float | None) -> str:
+    """Give a length of time (a timedelta, or seconds) with its two largest units: “1 min 20 s”."""
+    if span is None:
+        return NOTHING
+    seconds = span.total_seconds() if isinstance(span, timedelta) else float(span)
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, left = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {left} s" if minutes else f"{left} s"
+
+
+@register.filter
+def percent(basis_points: int | None) -> str:
+    """Give basis points as a percentage, with as many places as it has: 6000 is “60 %”, 1234 “12.34 %”."""
+    return NOTHING if basis_points is None else f"{percent_number(basis_points)} %"
+
+
+@register.filter
+def percent_number(basis_points: int) -> str:
+    """Give basis points as the number that stands before the percent sign."""
+    text = f"{Decimal(basis_points) / 100:,.2f}"
+    return text.rstrip("0").rstrip(".")
+
+
+@register.filter
+def number(value: float | None) -> str:
+    """Give a count with a comma at each thousand."""
+    return NOTHING if value is None else f"{value:,.0f}"
+
+
+@register.filter
+def megabytes(size_bytes: int | None) -> str:
+    """Give a size in MB (of 10^6 bytes); below 10 kB in bytes, so that a small table does not read as nothing."""
+    if size_bytes is None:
+        return NOTHING
+    if size_bytes < 10_000:
+        return f"{size_bytes:,} bytes"
+    mb = size_bytes / 1_000_000
+    return f"{mb:,.0f} MB" if mb >= 100 else f"{mb:,.1f} MB" if mb >= 1 else f"{mb:,.2f} MB"
+
+
+@register.filter
+def plain_json(value: Any) -> str:
+    """Give a value as indented JSON, letters of every language as themselves."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
