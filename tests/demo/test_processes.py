@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,6 +16,7 @@ import pytest
 
 from recsite.demo.processes import Part, PartFailed, Parts, StopRequested
 
+PS = shutil.which("ps") or "ps"
 STAYS = "import time; time.sleep(600)"
 # Ends when asked, but leaves a child of its own that does not.
 LEAVES_A_CHILD = """
@@ -46,11 +49,9 @@ def part(tmp_path: Path) -> Callable[..., Part]:
 
 
 def _is_running(number: int) -> bool:
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    """Whether there is such a process; one that has ended and that nobody waited for yet has ended."""
+    shown = subprocess.run([PS, "-o", "stat=", "-p", str(number)], capture_output=True, text=True, check=False).stdout
+    return bool(shown.strip()) and not shown.startswith("Z")
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:
