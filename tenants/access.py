@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from django.contrib.auth.models import AnonymousUser
 
-from tenants.models import Membership, Role, Tenant, User
+from tenants.models import Membership, Role, Scope, Tenant, User
 
 _RANK = {Role.VIEWER: 1, Role.PRODUCT_MANAGER: 2, Role.STUDIO_ADMIN: 3}
+
+# The role with which a person may do what an automation token may do with this scope.
+ROLE_FOR = {
+    Scope.READ: Role.VIEWER,
+    Scope.LOADS_RUN: Role.PRODUCT_MANAGER,
+    Scope.VERSIONS_WRITE: Role.PRODUCT_MANAGER,
+    Scope.MODELS_WRITE: Role.PRODUCT_MANAGER,
+    Scope.ROLLOUTS_WRITE: Role.PRODUCT_MANAGER,
+    Scope.CREDENTIALS_WRITE: Role.STUDIO_ADMIN,
+    Scope.MEMBERS_WRITE: Role.STUDIO_ADMIN,
+}
 
 
 class NotAllowed(PermissionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any
 
 from django.db import transaction
@@ -15,9 +16,17 @@ class NotInTransaction(RuntimeError):
     """An entry written outside the transaction of the change it tells of."""
 
 
+_automation: ContextVar[str | None] = ContextVar("_automation", default=None)
+
+
+def act_as(automation: str | None) -> None:
+    """Name what acts where no person does, in this thread from now on: an automation token; None ends it."""
+    _automation.set(automation)
+
+
 def name_of(actor: User | None) -> str:
-    """Give the name an entry keeps of who did it; without a person it is the system."""
-    return actor.get_username() if actor is not None else SYSTEM
+    """Give the name an entry keeps of who did it; without a person it is the automation that acts, or the system."""
+    return actor.get_username() if actor is not None else _automation.get() or SYSTEM
 
 
 def record(

@@ -173,6 +173,79 @@ class Credential(TenantOwned):
         return self.name
 
 
+class Scope(models.TextChoices):
+    """What an automation token may do; each covers only itself. None of them makes tokens: people do that."""
+
+    READ = "read", "Read everything in the studio"
+    LOADS_RUN = "loads:run", "Start loads, and go back to a version's earlier table"
+    VERSIONS_WRITE = "versions:write", "Make versions and change their sources"
+    MODELS_WRITE = "models:write", "Make and change models, their layouts and default answers"
+    ROLLOUTS_WRITE = "rollouts:write", "Change weights, go back, begin phases, set testers' versions"
+    CREDENTIALS_WRITE = "credentials:write", "Issue, change, rotate and revoke credentials"
+    MEMBERS_WRITE = "members:write", "Give people roles in the studio, and take them away"
+
+
+class AutomationToken(TenantOwned):
+    """What a studio's scripts and schedulers use the API with. Kept as a hash like a credential's secret; shown once."""
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="automation_tokens")
+    public_id = models.CharField(max_length=20, unique=True, editable=False)
+    name = models.CharField(max_length=100, help_text="What uses it, e.g. “Airflow, nightly publish”.")
+    scopes = models.JSONField(help_text="A list of what it may do.")
+    token_hash = models.CharField(max_length=64, unique=True, editable=False)
+    token_hint = models.CharField(max_length=24, editable=False)
+
+    created_at = models.DateTimeField(auto_now_add=True)
+    created_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+", editable=False)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+    revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    objects = TenantOwnedManager()
+
+    class Meta:
+        ordering: ClassVar = ["name", "pk"]
+        verbose_name = "automation token"
+        constraints: ClassVar = [
+            models.CheckConstraint(condition=~Q(token_hash=""), name="automation_token_has_hash"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class IdempotencyRecord(TenantOwned):
+    """That a caller of the API sent a request with an Idempotency-Key, and what it was answered. Kept for a day.
+
+    Written in two steps: that the request has begun, by itself; its answer, in the transaction of the change. So one
+    without an answer has changed nothing (yet). Holds no secret: an answer that showed one is kept without it.
+    """
+
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+")
+    caller = models.CharField(max_length=60)
+    route = models.CharField(max_length=400)
+    key = models.CharField(max_length=200)
+    body_hash = models.CharField(max_length=64)
+    # Changes when another request takes over one that never ended.
+    run = models.CharField(max_length=12)
+    started_at = models.DateTimeField(db_index=True)
+    status = models.PositiveSmallIntegerField(null=True)
+    answer = models.TextField(blank=True, default="")
+    location = models.CharField(max_length=400, blank=True, default="")
+    showed_secret = models.BooleanField(default=False)
+
+    objects = TenantOwnedManager()
+
+    class Meta:
+        ordering: ClassVar = ["-started_at"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["tenant", "caller", "route", "key"], name="idempotency_key_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.caller} {self.route}"
+
+
 class AuditEntry(TenantOwned):
     """One thing somebody did. Written with the change itself, never edited, never deleted with its subject."""
 

@@ -1,0 +1,171 @@
+"""Automation tokens: what scripts and schedulers use the API with. Issuing, revoking, authenticating."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import OperationalError, transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from serving.formats.encoding import base64url_encode
+from tenants import audit
+from tenants.credentials import NotAuthenticated
+from tenants.models import AutomationToken, Scope, Tenant, User, new_public_id
+from tenants.rules import RuleBroken, check_reason, check_text
+from tenants.services import lock_tenant
+
+log = logging.getLogger(__name__)
+
+TOKEN_PREFIX = "rsa_"  # noqa: S105 - what all automation tokens begin with
+TOKEN_LENGTH = len(TOKEN_PREFIX) + 43
+LAST_USED_EVERY = timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class IssuedToken:
+    """A token's row and the token itself, at the only moment at which it exists in readable form."""
+
+    token: AutomationToken
+    secret: str = field(repr=False)
+
+
+# --- Writes ---------------------------------------------------------------------------------------------------------
+
+
+def automation_token_issue(
+    *,
+    tenant: Tenant,
+    name: str,
+    scopes: Collection[str],
+    actor: User | None,
+    expires_at: datetime | None = None,
+) -> IssuedToken:
+    """Make a token of 256 random bits that may do in this studio what its scopes say.
+
+    Args:
+        tenant: the one studio it is for.
+        name: what uses it.
+        scopes: one or more of `Scope`.
+        actor: who makes it.
+        expires_at: when it stops working by itself; None for never.
+
+    Raises:
+        RuleBroken: a value will not do, or the studio has ended.
+    """
+    secret = TOKEN_PREFIX + base64url_encode(secrets.token_bytes(32))
+    token = AutomationToken(
+        tenant=tenant,
+        public_id=f"at_{new_public_id()}",
+        name=check_text(name, field="name", what="The name", max_length=100),
+        scopes=_check_scopes(scopes),
+        token_hash=_hash(secret),
+        token_hint=f"{TOKEN_PREFIX}…{secret[-4:]}",
+        created_by=actor,
+        expires_at=_check_expiry(expires_at),
+    )
+    with transaction.atomic():
+        lock_tenant(tenant)
+        token.save(force_insert=True)
+        after = {"scopes": token.scopes, "expires_at": expires_at.isoformat() if expires_at else None}
+        _record(token, actor, "automation_token.issue", "Issued", after=after)
+    return IssuedToken(token, secret)
+
+
+def automation_token_revoke(*, token: AutomationToken, actor: User | None, reason: str) -> AutomationToken:
+    """End a token at once. There is no way back.
+
+    Raises:
+        RuleBroken: it is revoked already, or the studio has ended.
+    """
+    reason = check_reason(reason)
+    with transaction.atomic():
+        lock_tenant(token.tenant)
+        token.refresh_from_db(from_queryset=AutomationToken.objects.unscoped())
+        if token.revoked_at is not None:
+            raise RuleBroken(f"The automation token “{token.name}” is revoked.")
+        token.revoked_at = timezone.now()
+        token.save(update_fields=["revoked_at"])
+        _record(token, actor, "automation_token.revoke", "Revoked", reason=reason)
+    return token
+
+
+def _record(
+    token: AutomationToken,
+    actor: User | None,
+    action: str,
+    words: str,
+    *,
+    reason: str = "",
+    after: dict[str, Any] | None = None,
+) -> None:
+    audit.record(
+        tenant=token.tenant,
+        actor=actor,
+        action=action,
+        subject=f"automation token {token.public_id}",
+        summary=f"{words} the automation token “{token.name}” ({token.public_id}).",
+        reason=reason,
+        after=after,
+    )
+
+
+def _check_scopes(scopes: Collection[str]) -> list[str]:
+    """Give the scopes in the order in which `Scope` lists them."""
+    if isinstance(scopes, str) or not scopes or not set(scopes) <= set(Scope.values):
+        raise RuleBroken("Choose one or more of the things a token may do.", field="scopes")
+    return [scope for scope in Scope.values if scope in scopes]
+
+
+def _check_expiry(expires_at: datetime | None) -> datetime | None:
+    if expires_at is None:
+        return None
+    if timezone.is_naive(expires_at):
+        raise RuleBroken("The hour needs a time zone.", field="expires_at")
+    if expires_at <= timezone.now():
+        raise RuleBroken("This hour has passed already.", field="expires_at")
+    return expires_at
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
+
+
+# --- Authenticating --------------------------------------------------------------------------------------------------
+
+
+def automation_token_authenticate(secret: str, *, now: datetime | None = None) -> AutomationToken:
+    """Give the row of a token, its studio with it. One query, and one write a minute for `last_used_at`.
+
+    It is found by its hash: of 256 random bits nobody learns anything from how long that takes.
+
+    Raises:
+        NotAuthenticated: there is none, it is revoked or expired, or its studio has ended; the caller is told no more.
+    """
+    now = now or timezone.now()
+    if len(secret) != TOKEN_LENGTH or not secret.startswith(TOKEN_PREFIX):
+        raise NotAuthenticated
+    found = AutomationToken.objects.unscoped().filter(token_hash=_hash(secret), revoked_at=None)
+    token = found.select_related("tenant").first()
+    if token is None or token.tenant.ended_at or (token.expires_at is not None and token.expires_at <= now):
+        raise NotAuthenticated
+    _note_use(token, now)
+    return token
+
+
+def _note_use(token: AutomationToken, now: datetime) -> None:
+    """Record the use, at most once a minute however many processes see it; that it fails must not refuse a caller."""
+    before = now - LAST_USED_EVERY
+    if token.last_used_at is not None and token.last_used_at > before:
+        return
+    stale = Q(last_used_at=None) | Q(last_used_at__lte=before)
+    try:
+        AutomationToken.objects.unscoped().filter(stale, pk=token.pk).update(last_used_at=now)
+    except OperationalError as error:
+        log.warning("automation_token.use_not_recorded token=%s problem=%s", token.public_id, error)
