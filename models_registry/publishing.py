@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import redis
 from django.conf import settings
@@ -28,6 +28,7 @@ from serving.formats.tokens import parse_master_keys
 from tenants.models import Algorithm, Credential, Tenant
 
 log = logging.getLogger(__name__)
+AlgorithmName = Literal["HS256", "EdDSA", "ES256", "RS256"]
 Row = TypeVar("Row", models.Version, models.Override)
 
 RESIGN_AFTER = timedelta(minutes=5)
@@ -125,7 +126,7 @@ def _build_credentials(tenant: Tenant) -> Iterator[snapshot.Credential]:
         yield snapshot.Credential(
             id=credential.client_id,
             models=tuple(slugs) or None,
-            algorithm=Algorithm(credential.algorithm).value,
+            algorithm=cast(AlgorithmName, credential.algorithm),
             accepted=_accepted_keys(credential, timezone.now()) if is_ours else (),
             public_key=credential.public_key,
             issuer=settings.TOKEN_ISSUER if is_ours else credential.issuer,

@@ -399,9 +399,10 @@ class _CallerTokenBackend(TokenBackend):
 
     def __init__(self, credential_id: str, generation: int) -> None:
         master_key_id, master_key = next(iter(tokens.parse_master_keys(settings.TOKEN_MASTER_KEYS).items()))
+        key = tokens.derive_key(master_key, master_key_id, credential_id, generation)
         super().__init__(
             algorithm=Algorithm.HS256.value,
-            signing_key=tokens.derive_key(master_key, master_key_id, credential_id, generation),
+            signing_key=key,  # type: ignore[arg-type]  # annotated as text, handed to PyJWT, which takes bytes
             audience=settings.TOKEN_AUDIENCE,
             issuer=settings.TOKEN_ISSUER,
         )

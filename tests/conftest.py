@@ -47,8 +47,9 @@ def valkey(valkey_server: EmbeddedValkey, settings: pytest.FixtureRequest) -> It
 def _forget_cache_connections() -> None:
     caches.close_all()
     for alias in list(caches.settings):
-        if hasattr(caches._connections, alias):
-            delattr(caches._connections, alias)
+        connections = caches._connections  # type: ignore[attr-defined]  # private; there is no other way to forget one
+        if hasattr(connections, alias):
+            delattr(connections, alias)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

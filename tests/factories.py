@@ -107,7 +107,7 @@ class VersionFactory(DjangoModelFactory[registry.Version]):
     name = factory.Sequence(lambda n: f"v{n}")
     code = factory.LazyAttribute(lambda version: version.model.versions.count())
     layout = factory.LazyAttribute(
-        lambda version: version.model.layouts.order_by("-revision").first() or LayoutFactory(model=version.model)
+        lambda version: version.model.layouts.order_by("-revision").first() or LayoutFactory.create(model=version.model)
     )
 
 

@@ -85,13 +85,13 @@ def excursions(draw: st.DrawFn) -> tuple[list[Weights], list[Weights]]:
     history = draw(st.lists(weights_over(codes), min_size=1, max_size=4))
     home = history[-1]
     steps = []
-    away = {code: 0 for code in codes[1:]}
+    away = dict.fromkeys(codes[1:], 0)
     for _ in range(draw(st.integers(1, 5))):
         for code in codes[1:]:
             away[code] = draw(st.integers(0, home[code]), label=f"away from {code}")
         steps.append(dict(away))
     # Only steps in one direction: version 0 goes up, or it goes down, and nobody moves against it.
-    kept: list[dict[int, int]] = [{code: 0 for code in codes[1:]}]
+    kept: list[dict[int, int]] = [dict.fromkeys(codes[1:], 0)]
     for step in steps:
         goes_up = sum(step.values()) >= sum(kept[-1].values())
         choose: Callable[[int, int], int] = max if goes_up else min
