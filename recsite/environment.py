@@ -56,6 +56,9 @@ class Environment(BaseSettings):
     snapshot_max_age_hours: int = Field(default=72, ge=1, le=24 * 30)
 
     bigquery_project: str | None = None
+    # Results of queries pass through a dataset of this name in that project, followed by the location ("…_us").
+    bigquery_scratch_dataset: str = Field(default="recsite_scratch", pattern=r"^[A-Za-z0-9_]{1,100}$")
+    bigquery_max_bytes_billed: int = Field(default=2**40, ge=2**20, description="of one query; 1 TiB")
     # For an emulator: the REST and the Storage Read addresses, without credentials.
     bigquery_api_endpoint: str | None = None
     bigquery_storage_endpoint: str | None = None

@@ -233,6 +233,8 @@ LANE_STATE_DIR = ENV.var_dir / "lane"
 # --- Loading --------------------------------------------------------------------------------------------------------
 
 BIGQUERY_PROJECT = ENV.bigquery_project
+BIGQUERY_SCRATCH_DATASET = ENV.bigquery_scratch_dataset
+BIGQUERY_MAX_BYTES_BILLED = ENV.bigquery_max_bytes_billed
 BIGQUERY_API_ENDPOINT = ENV.bigquery_api_endpoint
 BIGQUERY_STORAGE_ENDPOINT = ENV.bigquery_storage_endpoint
 GCS_ENDPOINT = ENV.gcs_endpoint

@@ -4,7 +4,7 @@ The only package that imports Google's client.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from django.conf import settings
 
@@ -30,8 +30,29 @@ def open_source(
     Raises:
         SourceProblem: it may not be read, is not there, cannot be reached, or is damaged; also while it is read.
     """
+    source: AbstractContextManager[Extract]
     if kind == "parquet":
-        with parquet.open_parquet(location, confinement, wanted, gcs_endpoint=settings.GCS_ENDPOINT) as extract:
-            yield extract
-        return
-    raise SourceProblem(f"“{kind}” is not a kind of source.")
+        source = parquet.open_parquet(location, confinement, wanted, gcs_endpoint=settings.GCS_ENDPOINT)
+    elif kind in {"bigquery_table", "bigquery_query"}:
+        source = _bigquery(kind, location, confinement, wanted, labels)
+    else:
+        raise SourceProblem(f"“{kind}” is not a kind of source.")
+    with source as extract:
+        yield extract
+
+
+def _bigquery(
+    kind: str, location: str, confinement: Confinement, wanted: Sequence[str], labels: Mapping[str, str]
+) -> AbstractContextManager[Extract]:
+    # Google's client takes a second to import, which a process that never reads BigQuery need not spend.
+    from models_registry.loading.sources import bigquery, bigquery_clients  # noqa: PLC0415
+
+    endpoints = bigquery_clients.Endpoints(
+        settings.BIGQUERY_PROJECT, settings.BIGQUERY_API_ENDPOINT, settings.BIGQUERY_STORAGE_ENDPOINT
+    )
+    limits = bigquery.Limits(
+        settings.LOAD_TIME_LIMIT, settings.BIGQUERY_MAX_BYTES_BILLED, settings.BIGQUERY_SCRATCH_DATASET
+    )
+    if kind == "bigquery_table":
+        return bigquery.open_table(location, confinement, wanted, endpoints=endpoints, limits=limits)
+    return bigquery.open_query(location, confinement, wanted, endpoints=endpoints, limits=limits, labels=labels)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -16,7 +17,14 @@ from models_registry.loading.sources.port import SourceProblem
 GS_SCHEME = "gs://"
 _WILDCARD = re.compile(r"[*?\[]")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+# Project (perhaps of a domain: "example.com:project"), dataset, table. No decorator ("$", "@") and no wildcard.
+_TABLE = re.compile(r"([a-z0-9.:-]{3,100})\.([A-Za-z0-9_]{1,1024})\.([\w -]{1,1024})")
+# What a query can read without BigQuery listing it among the tables it references.
+_UNLISTED = re.compile(r"external_query|information_schema|__tables", re.IGNORECASE)
+_ESCAPE = re.compile(r"\\(?:[xX]([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-3][0-7]{2}))")
 MAX_FILES = 10_000
+# BigQuery lists at most this many of the tables that a query references.
+MAX_REFERENCED = 50
 MAX_SHOWN = 200
 
 Listing = Callable[[str], Iterable[tuple[str, bool]]]
@@ -166,3 +174,108 @@ def at_most_max_files(files: Iterator[str], location: str) -> list[str]:
     if not found:
         raise SourceProblem(f"No file matches “{shown(location)}”.")
     return found
+
+
+@dataclass(frozen=True)
+class TableName:
+    """A table of BigQuery, by its three names."""
+
+    project: str
+    dataset: str
+    table: str
+
+    def __str__(self) -> str:
+        return f"{self.project}.{self.dataset}.{self.table}"
+
+
+@dataclass(frozen=True)
+class Referenced:
+    """What BigQuery says a query does and reads, as `project.dataset` and a word for the thing in it."""
+
+    statement: str
+    things: tuple[tuple[str, str], ...]
+    tables: int
+
+
+def bigquery_table(location: str, datasets: Sequence[str]) -> TableName:
+    """Give the table that a location names, if it lies in an allowed dataset.
+
+    Raises:
+        SourceProblem: it does not, there is no allowed dataset, or it is not `project.dataset.table`.
+    """
+    require_datasets(datasets)
+    match = _TABLE.fullmatch(location.strip())
+    if match is None:
+        raise SourceProblem(
+            f"“{shown(location)}” is not of the form project.dataset.table; for several tables use a query."
+        )
+    name = TableName(*match.groups())
+    if f"{name.project}.{name.dataset}" not in datasets:
+        raise SourceProblem(
+            f"This studio may not read “{name}”: platform staff have not allowed it the dataset "
+            f"“{name.project}.{name.dataset}”."
+        )
+    return name
+
+
+def require_datasets(datasets: Sequence[str]) -> None:
+    """Raise SourceProblem if the studio may read nothing in BigQuery."""
+    if not datasets:
+        raise SourceProblem("This studio may not read BigQuery: platform staff have not allowed any dataset for it.")
+
+
+def check_query_text(query: str) -> None:
+    """Refuse what BigQuery runs without saying what it reads.
+
+    BigQuery's own list of referenced tables is the rule (`check_referenced`). It leaves out other databases behind a
+    connection, the metadata views and trained models, so their words are refused wherever they stand, also spelled
+    with escapes. That is coarser than a parser and cannot be fooled like one.
+
+    Raises:
+        SourceProblem: the query holds such a word.
+    """
+    plain = _ESCAPE.sub(lambda match: chr(int(next(filter(None, match.groups())), 8 if match[4] else 16)), query)
+    for text in (query, plain):
+        found = _UNLISTED.search(text)
+        if found is not None:
+            raise SourceProblem(
+                f"A query may not use {found[0].upper()}: BigQuery does not say what is read through it, so it cannot "
+                "be held against what this studio may read."
+            )
+        words = {word.casefold() for word in re.findall(r"\w+", text)}
+        if {"ml", "model"} <= words:
+            raise SourceProblem(
+                "A query may not use ML functions: BigQuery does not say which models they read, so they cannot be "
+                "held against what this studio may read."
+            )
+
+
+def check_referenced(referenced: Referenced, datasets: Sequence[str]) -> None:
+    """Hold what BigQuery says a query reads against what the studio may read.
+
+    Raises:
+        SourceProblem: it is not one SELECT, reads something else, or BigQuery's list is empty or may be incomplete.
+    """
+    require_datasets(datasets)
+    if referenced.statement != "SELECT":
+        raise SourceProblem("A query must be one SELECT statement, and nothing else.")
+    check_datasets(referenced, datasets)
+
+
+def check_datasets(referenced: Referenced, datasets: Sequence[str]) -> None:
+    """Raise SourceProblem unless everything in BigQuery's list lies in these datasets and the list is whole."""
+    if not referenced.tables:
+        raise SourceProblem(
+            "BigQuery names no table that this query reads, so it cannot be held against what this studio may read."
+        )
+    if referenced.tables >= MAX_REFERENCED:
+        raise SourceProblem(
+            f"The query reads {MAX_REFERENCED} tables or more, and BigQuery does not list more than that, so they "
+            "cannot be held against what this studio may read; read fewer tables."
+        )
+    for dataset, thing in referenced.things:
+        if dataset not in datasets:
+            raise SourceProblem(
+                f"This studio may not read {thing}, which the query uses: platform staff have not allowed it the "
+                f"dataset “{dataset}”."
+            )
