@@ -61,24 +61,26 @@ class LoadDisplay:
             disable=not screen.console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._said: dict[str, tuple[str, float]] = {}
+        self._said: dict[str, tuple[str, str, float]] = {}
 
     def show(self, name: str, *, state: str, rows: int, rows_expected: int | None, seconds: float) -> None:
         """Show where one load is. `state` in words, `seconds` since it began to work."""
         rate = f"{rows / seconds:,.0f} rows/s" if rows and seconds > 0.2 else ""
         note = " · ".join(part for part in (state.lower(), rate) if part)
         if not self.screen.console.is_terminal:
-            self._say_now_and_then(name, state, f"{name}: {note}, {rows:,} rows")
+            self._say_news(name, state, f"  {name}: {note}" + (f", {rows:,} rows" if rows else ""))
             return
         if name not in self._tasks:
             self._tasks[name] = self.progress.add_task(name, total=rows_expected, note=note)
         self.progress.update(self._tasks[name], completed=rows, total=rows_expected, note=note)
 
-    def _say_now_and_then(self, name: str, state: str, line: str) -> None:
-        said_state, said_at = self._said.get(name, ("", 0.0))
-        if state != said_state or time.monotonic() - said_at > PLAIN_LINE_EVERY_SECONDS:
-            self._said[name] = (state, time.monotonic())
-            self.screen.say(f"  {line}")
+    def _say_news(self, name: str, state: str, line: str) -> None:
+        """Print a line if it says something new: at once where the state is new, else every two seconds."""
+        said_state, said_line, said_at = self._said.get(name, ("", "", 0.0))
+        now = time.monotonic()
+        if state != said_state or (line != said_line and now - said_at > PLAIN_LINE_EVERY_SECONDS):
+            self._said[name] = (state, line, now)
+            self.screen.say(line)
 
 
 # --- The end ----------------------------------------------------------------------------------------------------------
