@@ -92,11 +92,10 @@ def curl_commands(content: DemoFile, credential: DemoCredential) -> tuple[str, s
     The first answers JSON, the second the same bit-packed, as hex. Both say the HTTP status on standard error.
     """
     query = "&".join(f"{name}={value}" for name, value in credential["sample_keys"][0].items())
+    client = shlex.quote(f"{credential['client_id']}:{credential['client_secret']}")
     token = (
-        f"$(curl -s {content['dashboard_url']}/api/v1/token -d grant_type=client_credentials"
-        f" -d client_id={shlex.quote(credential['client_id'])}"
-        f" -d client_secret={shlex.quote(credential['client_secret'])}"
-        """ | sed 's/.*"access_token": *"\\([^"]*\\)".*/\\1/')"""
+        f"$(curl -s {content['dashboard_url']}/api/v1/token -u {client} -d grant_type=client_credentials"
+        r""" | sed 's/.*"access_token": *"\([^"]*\)".*/\1/')"""
     )
     ask = f"""curl -s -w '%{{stderr}}\\nHTTP %{{http_code}}\\n' -H "Authorization: Bearer {token}" """
     address = shlex.quote(f"{content['lane_url']}/v1/recommendations?{query}")
