@@ -58,8 +58,8 @@ class EmbeddedValkey:
             *self.options,
         ]
 
-    def start(self, timeout_seconds: float = 15.0) -> Self:
-        """Start and wait until it answers.
+    def start(self, timeout_seconds: float = 15.0, *, awaited: bytes = b"+PONG") -> Self:
+        """Start and wait until it answers PING with this; `-LOADING` for one that is still reading its data.
 
         Raises:
             EmbeddedFailure: it ended or did not answer in time.
@@ -69,7 +69,7 @@ class EmbeddedValkey:
         self.process = subprocess.Popen(self.arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline and self.process.poll() is None:
-            if self.answers():
+            if self.answers(awaited):
                 return self
             time.sleep(0.02)
         self.stop()
@@ -100,11 +100,11 @@ class EmbeddedValkey:
         if self.process is not None:
             self.process.send_signal(signal.SIGCONT)
 
-    def answers(self) -> bool:
-        """Tell whether it answers commands by now (not while it reads its data from disk)."""
+    def answers(self, awaited: bytes = b"+PONG") -> bool:
+        """Tell whether it answers PING by now: with PONG, that is, not while it reads its data from disk."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
                 connection.sendall(b"PING\r\n")
-                return connection.recv(16).startswith(b"+PONG")
+                return connection.recv(16).startswith(awaited)
         except OSError:
             return False

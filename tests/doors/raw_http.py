@@ -29,8 +29,14 @@ class RawConnection:
     """One keep-alive connection; requests may be pipelined: send several, then receive as many."""
 
     def __init__(self, port: int, *, tls: ssl.SSLContext | None = None, timeout_seconds: float = 15) -> None:
-        plain = socket.create_connection(("127.0.0.1", port), timeout=timeout_seconds)
-        self._socket = plain if tls is None else tls.wrap_socket(plain, server_hostname="localhost")
+        self._port = port
+        self._tls = tls
+        self._timeout_seconds = timeout_seconds
+        self._connect()
+
+    def _connect(self) -> None:
+        plain = socket.create_connection(("127.0.0.1", self._port), timeout=self._timeout_seconds)
+        self._socket = plain if self._tls is None else self._tls.wrap_socket(plain, server_hostname="localhost")
         self._buffer = b""
 
     def __enter__(self) -> Self:
@@ -60,9 +66,13 @@ class RawConnection:
         return response
 
     def ask(self, request: bytes) -> RawResponse:
-        """Send one request and give its response."""
+        """Send one request and give its response; a new connection is made where the last answer ended the old one."""
         self.send(request)
-        return self.receive(has_body=not request.startswith(b"HEAD "))
+        response = self.receive(has_body=not request.startswith(b"HEAD "))
+        if response.header("connection") == "close":
+            self._socket.close()
+            self._connect()
+        return response
 
     def _take(self, size: int) -> bytes:
         while len(self._buffer) < size:

@@ -1,0 +1,207 @@
+"""The DRF door: the readable one, in the process of the dashboard. It answers what the lane answers, byte for byte."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django_redis import get_redis_connection
+from prometheus_client import REGISTRY
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeout
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.parsers import BaseParser
+from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request as DrfRequest
+from rest_framework.views import APIView
+
+from serving.configuration import Serving, assemble
+from serving.engine import UNAVAILABLE, Block, begin
+from serving.http import (
+    ALIVE,
+    BODY_INCOMPLETE,
+    MAX_BODY_BYTES,
+    NO_ANSWER,
+    NOT_FOUND,
+    OVER_CAPACITY,
+    TOO_LARGE,
+    Request,
+    Response,
+)
+from serving.metrics import NumbersCollector
+
+logger = logging.getLogger(__name__)
+
+# A Redis that just failed is left alone for this long, so that its time-outs do not take up every thread.
+REST_SECONDS = 0.25
+
+_starting = threading.Lock()
+_counting = threading.Lock()
+_capacity = threading.BoundedSemaphore(settings.SERVING_CAPACITY)
+_rest_until = 0.0
+
+
+class _AsTheEngineDecides(BaseContentNegotiation):
+    """Leaves the choice between JSON and bits to the engine, so that both doors make the same one."""
+
+    def select_parser(self, request: DrfRequest, parsers: Iterable[BaseParser]) -> BaseParser:
+        """See DRF."""
+        return next(iter(parsers))
+
+    def select_renderer(
+        self, request: DrfRequest, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
+    ) -> tuple[BaseRenderer, str]:
+        """See DRF."""
+        renderer = next(iter(renderers))
+        return renderer, renderer.media_type
+
+
+class RecommendationsView(APIView):
+    """Gives the recommendation of the version that the rollout weights give this player."""
+
+    content_negotiation_class = _AsTheEngineDecides
+
+    @property
+    def default_response_headers(self) -> dict[str, str]:
+        """Add nothing: the engine says every header."""
+        return {}
+
+    def get(self, request: DrfRequest) -> HttpResponse:
+        """Give one key's recommendation."""
+        return answer(request._request)  # noqa: SLF001  # the engine reads the plain request
+
+    def post(self, request: DrfRequest) -> HttpResponse:
+        """Give those of up to 500 keys."""
+        return answer(request._request)  # noqa: SLF001  # as above
+
+    def http_method_not_allowed(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:  # type: ignore[override]  # DRF's own gives a Response
+        """Give the engine's 405."""
+        return answer(request)
+
+    def head(self, request: DrfRequest) -> HttpResponse:
+        """Give the engine's 405."""
+        return answer(request._request)  # noqa: SLF001  # as above
+
+    def options(self, request: DrfRequest, *args: Any, **kwargs: Any) -> HttpResponse:  # type: ignore[override]  # as above
+        """Give the engine's 405."""
+        return answer(request._request)  # noqa: SLF001  # as above
+
+
+def not_found(request: HttpRequest) -> HttpResponse:
+    """Give the engine's 404 for whatever else is asked below /v1/."""
+    return _sent(NOT_FOUND)
+
+
+def healthz(request: HttpRequest) -> HttpResponse:
+    """Say that the process is alive."""
+    return _sent(ALIVE)
+
+
+def readyz(request: HttpRequest) -> HttpResponse:
+    """Say whether this process knows whom to serve."""
+    return _sent(serving().readiness())
+
+
+def serving() -> Serving:
+    """Give this process's world, watched from the first call on."""
+    with _starting:
+        return _started()
+
+
+@cache
+def _started() -> Serving:
+    parts = assemble()
+    parts.start()
+    REGISTRY.register(NumbersCollector(parts.reading))
+    return parts
+
+
+def answer(request: HttpRequest) -> HttpResponse:
+    """Answer a request for recommendations."""
+    started = time.perf_counter()
+    parts = serving()
+    if not _capacity.acquire(blocking=False):
+        response = OVER_CAPACITY
+    else:
+        try:
+            response = _asked(request, parts)
+        except Exception as error:  # noqa: BLE001  # a defect must not become a 500
+            # Its text could name a player.
+            logger.error("request.failed error=%s", type(error).__name__)  # noqa: TRY400  # nor may its frames
+            parts.numbers.unexpected_errors += 1
+            response = NO_ANSWER
+        finally:
+            _capacity.release()
+    with _counting:
+        parts.observe(response, time.perf_counter() - started)
+    return _sent(response)
+
+
+def _asked(request: HttpRequest, parts: Serving) -> Response:
+    body = _body(request) if request.method == "POST" else b""
+    if isinstance(body, Response):
+        return body
+    given = request.META
+    asked = Request(
+        method=request.method or "",
+        query=given.get("QUERY_STRING", ""),
+        authorization=given.get("HTTP_AUTHORIZATION"),
+        accept=given.get("HTTP_ACCEPT"),
+        if_none_match=given.get("HTTP_IF_NONE_MATCH"),
+        content_type=given.get("CONTENT_TYPE"),
+        body=body,
+    )
+    step = begin(asked, parts.world, time.time(), parts.settings)
+    while not isinstance(step, Response):
+        step = step.resume(_read(step.names, parts))
+    return step
+
+
+def _body(request: HttpRequest) -> bytes | Response:
+    """Give the body, also a chunked one, which Django would take for empty; or what to say of one that will not do."""
+    stream = request.environ["wsgi.input"]  # type: ignore[attr-defined]  # a WSGIRequest
+    length = request.META.get("CONTENT_LENGTH") or ""
+    if length.isdigit():
+        if int(length) > MAX_BODY_BYTES:
+            return TOO_LARGE
+        body = bytes(stream.read(int(length)))
+        return body if len(body) == int(length) else BODY_INCOMPLETE
+    body = bytes(stream.read(MAX_BODY_BYTES + 1))
+    return body if len(body) <= MAX_BODY_BYTES else TOO_LARGE
+
+
+def _read(names: Sequence[str], parts: Serving) -> Sequence[Block]:
+    """Give the blocks of these names; UNAVAILABLE for all of them where Redis does not answer in time."""
+    global _rest_until  # noqa: PLW0603  # a race for it costs one more time-out, no more
+    numbers = parts.numbers
+    numbers.redis_reads += len(names)
+    if time.monotonic() < _rest_until:
+        numbers.redis_errors += len(names)
+        return [UNAVAILABLE] * len(names)
+    try:
+        pipeline = get_redis_connection("tables").pipeline(transaction=False)
+        for name in names:
+            pipeline.get(name)
+        numbers.redis_batches += 1
+        return [*pipeline.execute()]
+    except (RedisError, OSError) as error:
+        if isinstance(error, RedisTimeout):
+            numbers.redis_timeouts += len(names)
+        else:
+            numbers.redis_errors += len(names)
+        _rest_until = time.monotonic() + REST_SECONDS
+        return [UNAVAILABLE] * len(names)
+
+
+def _sent(response: Response) -> HttpResponse:
+    sent = HttpResponse(response.body, status=response.status)
+    del sent["Content-Type"]
+    for name, value in response.headers:
+        sent[name] = value
+    return sent
