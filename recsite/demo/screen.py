@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from recsite.demo.demo_file import DemoCredential, DemoFile, read_demo_file
 
@@ -55,8 +55,7 @@ class LoadDisplay:
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("rows  {task.fields[note]}"),
+            TextColumn("{task.fields[count]}  {task.fields[note]}"),
             console=screen.console,
             disable=not screen.console.is_terminal,
         )
@@ -71,8 +70,9 @@ class LoadDisplay:
             self._say_news(name, state, f"  {name}: {note}" + (f", {rows:,} rows" if rows else ""))
             return
         if name not in self._tasks:
-            self._tasks[name] = self.progress.add_task(name, total=rows_expected, note=note)
-        self.progress.update(self._tasks[name], completed=rows, total=rows_expected, note=note)
+            self._tasks[name] = self.progress.add_task(name, count="", note="")
+        count = f"{rows:,} of {rows_expected:,} rows" if rows_expected else f"{rows:,} rows"
+        self.progress.update(self._tasks[name], completed=rows, total=rows_expected, count=count, note=note)
 
     def _say_news(self, name: str, state: str, line: str) -> None:
         """Print a line if it says something new: at once where the state is new, else every two seconds."""
@@ -107,7 +107,7 @@ def final_screen(content: DemoFile, demo_file: Path) -> str:
     json_command, bits_command = curl_commands(content, content["credentials"][0])
     people = [("platform staff", content["admin"]), ("product manager", content["product_manager"])]
     people.append(("studio admin", content["studio"]))
-    sign_in = "\n".join(f"               {p['username']}  {p['password']}  ({role})" for role, p in people)
+    sign_in = "\n".join(f"               {p['username']:<16}{p['password']}  ({role})" for role, p in people)
     return f"""
 recsite is running.
 
