@@ -88,6 +88,9 @@ class PreparedModel:
         self.allocation = model.allocation
         self.overrides = model.overrides
         layouts = {layout.revision: Layout.parse(layout.fields) for layout in model.layouts}
+        for version in model.versions:
+            if version.layout_revision not in layouts:
+                raise published.BadSnapshot(f"{model.slug} has no layout revision {version.layout_revision}")
         self.versions = {
             version.code: PreparedVersion(version, model, layouts[version.layout_revision])
             for version in model.versions
@@ -114,7 +117,10 @@ class PreparedCredential:
         self.public_key: Any = None
         if credential.algorithm != "HS256":
             algorithm = jwt.get_algorithm_by_name(credential.algorithm)
-            self.public_key = algorithm.prepare_key(credential.public_key)
+            try:
+                self.public_key = algorithm.prepare_key(credential.public_key)
+            except (jwt.PyJWTError, ValueError, TypeError) as error:
+                raise published.BadSnapshot(f"the public key of {credential.id} is none: {error}") from None
 
 
 class PreparedTenant:
@@ -166,7 +172,7 @@ class World:
 
         Raises:
             Outdated: the one here is newer, or as new.
-            BadSnapshot, BadLayout, BadValue, ValueError: it contradicts itself; the one before stays.
+            BadSnapshot, BadLayout, BadValue: it contradicts itself; the one before stays.
         """
         before = self.tenants.get(snapshot.tenant.id)
         if before is not None and snapshot.revision <= before.revision:

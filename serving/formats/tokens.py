@@ -136,6 +136,9 @@ def check_with_pyjwt(token: bytes, public_key: Any, algorithm: str) -> dict[str,
         "verify_jti": False,
     }
     try:
+        # PyJWT reads past padding, stray bits and bytes that are no base64url: one token would have many spellings.
+        for segment in token.split(b"."):
+            base64url_decode(segment)
         return jwt.decode(token, public_key, algorithms=[algorithm], options=options)
     except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise BadToken(str(error)) from None

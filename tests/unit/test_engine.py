@@ -1,0 +1,318 @@
+"""The serving contract, row by row, on the engine alone: `GET /v1/recommendations`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving import engine
+from serving.formats.blocks import encode_block
+from serving.formats.keys import block_name, digest
+from serving.formats.layouts import Layout
+from serving.http import BITS, JSON, PATH, Exposure, LostBlock, Response
+from tests.serving_world import (
+    DEFAULT,
+    FIXED,
+    PREFIX,
+    VARIABLE,
+    Store,
+    answer,
+    get,
+    header,
+    model,
+    table,
+    tenant,
+    version,
+    world,
+)
+
+ANA = {"offer": 7, "gift": True}
+ROWS = {"ana": ANA, "ben": {"offer": 8, "gift": False}}
+
+
+def aurora(store: Store, **changes: Any) -> Any:
+    """Give a world whose one model has one version over ROWS."""
+    return world(tenant(model(version(store.write("table1", ROWS)), **changes)))
+
+
+def problem(response: Response) -> tuple[int, str]:
+    """Give an error's status and stable code, having looked at its form."""
+    body = json.loads(response.body)
+    assert header(response, "content-type") == "application/problem+json"
+    assert header(response, "cache-control") == "no-store"
+    assert body.keys() == {"type", "title", "status", "code", "detail"}
+    assert body["status"] == response.status
+    assert body["code"] == response.code
+    return response.status, response.code
+
+
+# --- Found ----------------------------------------------------------------------------------------------------------
+
+
+def test_found__json__model_version_and_record_in_layout_order() -> None:
+    store = Store()
+    response = answer(get("player_id=ana"), aurora(store), store)
+    assert response.status == 200
+    assert response.body == b'{"model":"offers","version":"2026-11-a","recommendation":{"offer":7,"gift":true}}'
+    assert header(response, "content-type") == JSON
+    assert header(response, "vary") == "Accept, Authorization"
+    assert header(response, "recommendation-source") is None
+    assert response.exposures == (Exposure("aurora", "offers", "2026-11-a", "table"),)
+    assert store.reads == [block_name(PREFIX, "table1", 0)]
+
+
+def test_found__bits__layout_revision_code_and_payload() -> None:
+    store = Store()
+    served = world(
+        tenant(model(version(store.write("table1", ROWS), code=9, layout_revision=3), allocation=bytes([9]) * 10_000))
+    )
+    response = answer(get("player_id=ana", accept=BITS), served, store)
+    assert response.status == 200
+    assert header(response, "content-type") == BITS
+    assert response.body == bytes([3, 9]) + Layout.parse(FIXED).pack(ANA)
+
+
+def test_found__variable_width_layout__decoded_alike() -> None:
+    store = Store()
+    record = {"title": "Größe ☀", "items": [1, 2, 99]}
+    served = world(
+        tenant(model(version(store.write("table1", {"ana": record}, VARIABLE)), layout=VARIABLE, default=None))
+    )
+    assert json.loads(answer(get("player_id=ana"), served, store).body)["recommendation"] == record
+
+
+@given(
+    rows=st.dictionaries(
+        st.text(st.characters(min_codepoint=0x20, exclude_categories=("Cs",)), min_size=1, max_size=20),
+        st.integers(0, 1000),
+        min_size=1,
+        max_size=200,
+    )
+)
+def test_found__any_table__each_key_gets_its_own_row(rows: dict[str, int]) -> None:
+    store = Store()
+    records = {key: {"offer": offer, "gift": False} for key, offer in rows.items()}
+    served = world(tenant(model(version(store.write("table1", records, block_bits=3)))))
+    for key, record in records.items():
+        response = answer(get({"player_id": key}), served, store)
+        assert json.loads(response.body)["recommendation"] == record
+
+
+@pytest.mark.parametrize("seconds", [1, 60, 86_400])
+def test_found__max_age__within_ten_percent_and_the_same_for_a_key(seconds: int) -> None:
+    store = Store()
+    rows = {f"p{n}": ANA for n in range(300)}
+    served = world(tenant(model(version(store.write("table1", rows)), max_client_age_seconds=seconds)))
+    ages = set()
+    for key in rows:
+        first, second = (
+            header(answer(get({"player_id": key}), served, store), "cache-control") or "" for _ in range(2)
+        )
+        assert first == second
+        assert first.startswith("private, max-age=")
+        ages.add(int(first.removeprefix("private, max-age=")))
+    assert min(ages) >= max(1, int(0.9 * seconds))
+    assert max(ages) <= 1.1 * seconds
+    assert seconds == 1 or len(ages) > 8
+
+
+def test_etag__whatever_it_is_a_hash_of_changes__it_changes() -> None:
+    store = Store()
+    one, two = store.write("table1", ROWS), store.write("table2", ROWS)
+
+    def tag(key: str = "ana", accept: str = JSON, **changes: Any) -> str:
+        table_used = changes.pop("active", one)
+        served = world(tenant(model(version(table_used, **changes), layout_revisions=(3, 4))))
+        return header(answer(get({"player_id": key}, accept=accept), served, store), "etag") or ""
+
+    tags = [
+        tag(),
+        tag(accept=BITS),
+        tag(key="ben"),
+        tag(active=two),
+        tag(name="2026-11-b"),
+        tag(layout_revision=4),
+    ]
+    assert len(set(tags)) == len(tags)
+    assert tag() == tags[0]
+    assert all(t.startswith('"') and t.endswith('"') for t in tags)
+
+
+@pytest.mark.parametrize("spelled", ["{}", "W/{}", '"x", {}', '{}, "x"', ' "x" , W/{} '])
+@pytest.mark.parametrize("accept", [JSON, BITS])
+@pytest.mark.parametrize("key", ["ana", "nobody"])
+def test_if_none_match__names_the_tag__304_without_a_look_at_redis(spelled: str, accept: str, key: str) -> None:
+    store = Store()
+    served = aurora(store, default=DEFAULT)
+    first = answer(get({"player_id": key}, accept=accept), served, store)
+    tag = header(first, "etag") or ""
+    store.reads.clear()
+    again = answer(get({"player_id": key}, accept=accept, if_none_match=spelled.format(tag)), served, store)
+    assert (again.status, again.body, store.reads) == (304, b"", [])
+    assert [header(again, n) for n in ("etag", "cache-control", "vary")] == [
+        header(first, n) for n in ("etag", "cache-control", "vary")
+    ]
+    assert again.exposures == first.exposures
+
+
+@pytest.mark.parametrize("given_tag", ['"another"', "", "etag", 'W/"another"'])
+def test_if_none_match__names_another__the_whole_answer(given_tag: str) -> None:
+    store = Store()
+    response = answer(get("player_id=ana", if_none_match=given_tag), aurora(store), store)
+    assert (response.status, b'"offer":7' in response.body) == (200, True)
+
+
+def test_if_none_match__star__304_only_if_there_is_an_answer() -> None:
+    store = Store()
+    assert answer(get("player_id=ana", if_none_match="*"), aurora(store), store).status == 304
+    assert answer(get("player_id=nobody", if_none_match="*"), aurora(store), store).status == 204
+
+
+def test_if_none_match__tag_of_the_other_format__the_whole_answer() -> None:
+    store = Store()
+    served = aurora(store)
+    tag = header(answer(get("player_id=ana"), served, store), "etag")
+    assert answer(get("player_id=ana", accept=BITS, if_none_match=tag), served, store).status == 200
+
+
+# --- Not in the table -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("accept", "body"),
+    [
+        (JSON, b'{"model":"offers","version":"2026-11-a","recommendation":{"offer":1,"gift":false}}'),
+        (BITS, bytes([3, 0]) + Layout.parse(FIXED).pack(DEFAULT)),
+    ],
+)
+def test_not_in_the_table__model_has_a_default__the_default_is_cached(accept: str, body: bytes) -> None:
+    store = Store()
+    response = answer(get("player_id=nobody", accept=accept), aurora(store, default=DEFAULT), store)
+    assert (response.status, response.body) == (200, body)
+    assert header(response, "recommendation-source") == "default"
+    assert (header(response, "cache-control") or "").startswith("private, max-age=")
+    assert header(response, "etag") is not None
+    assert response.exposures == (Exposure("aurora", "offers", "2026-11-a", "default"),)
+
+
+def test_not_in_the_table__default_changes__so_does_the_etag() -> None:
+    store = Store()
+    tags = {
+        header(answer(get("player_id=x"), aurora(store, default=DEFAULT, default_revision=n), store), "etag")
+        for n in (1, 2)
+    }
+    assert len(tags) == 2
+
+
+def test_not_in_the_table__no_default__204_that_is_not_kept() -> None:
+    store = Store()
+    response = answer(get("player_id=nobody"), aurora(store), store)
+    assert (response.status, response.body, response.headers) == (204, b"", [("cache-control", "no-store")])
+    assert response.exposures == (Exposure("aurora", "offers", "2026-11-a", "none"),)
+
+
+def test_version_never_loaded__the_default_and_no_look_at_redis() -> None:
+    store = Store()
+    served = world(tenant(model(default=DEFAULT)))
+    response = answer(get("player_id=ana"), served, store)
+    assert (response.status, header(response, "recommendation-source")) == (200, "default")
+    tag = header(response, "etag")
+    assert answer(get("player_id=ana", if_none_match=tag), served, store).status == 304
+    assert answer(get("player_id=ana"), world(tenant(model())), store).status == 204
+    assert store.reads == []
+
+
+# --- Redis away, blocks lost ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accept", [JSON, BITS])
+def test_redis_away__the_default_as_a_fallback_that_is_not_kept(accept: str) -> None:
+    store = Store()
+    served = aurora(store, default=DEFAULT)
+    regular = answer(get("player_id=nobody", accept=accept), served, store)
+    store.is_away = True
+    response = answer(get("player_id=ana", accept=accept), served, store)
+    assert (response.status, response.body) == (200, regular.body)
+    assert header(response, "recommendation-source") == "fallback"
+    assert header(response, "cache-control") == "no-store"
+    assert header(response, "etag") is None
+    assert response.exposures == (Exposure("aurora", "offers", "2026-11-a", "fallback"),)
+    assert response.lost == ()
+
+
+def test_redis_away__no_default__503_and_when_to_come_back() -> None:
+    store = Store()
+    served = aurora(store)
+    store.is_away = True
+    response = answer(get("player_id=ana"), served, store)
+    assert problem(response) == (503, "unavailable")
+    assert header(response, "retry-after") == "1"
+    assert response.exposures == (Exposure("aurora", "offers", "2026-11-a", "fallback"),)
+
+
+def test_redis_away__the_previous_table_is_not_tried() -> None:
+    store = Store()
+    served = world(tenant(model(version(store.write("new", ROWS), store.write("old", ROWS)), default=DEFAULT)))
+    store.is_away = True
+    answer(get("player_id=ana"), served, store)
+    assert len(store.reads) == 1
+
+
+@pytest.mark.parametrize("how", ["lose", "damage"])
+def test_active_table_lost__the_previous_one_answers_and_the_loss_is_named(how: str) -> None:
+    store = Store()
+    old = store.write("old", {"ana": {"offer": 3, "gift": False}})
+    served = world(tenant(model(version(store.write("new", ROWS), old), default=DEFAULT)))
+    getattr(store, how)("new")
+    response = answer(get("player_id=ana"), served, store)
+    assert json.loads(response.body)["recommendation"] == {"offer": 3, "gift": False}
+    assert list(response.lost) == [LostBlock(block_name(PREFIX, "new", 0), "new")]
+    assert header(response, "recommendation-source") is None
+
+
+def test_active_table_lost__its_tag_and_the_previous_one_s_differ() -> None:
+    store = Store()
+    served = world(tenant(model(version(store.write("new", ROWS), store.write("old", ROWS)))))
+    before = header(answer(get("player_id=ana"), served, store), "etag")
+    store.lose("new")
+    assert header(answer(get("player_id=ana"), served, store), "etag") != before
+
+
+@pytest.mark.parametrize("has_previous", [False, True])
+def test_every_table_lost__fallback(has_previous: bool) -> None:
+    store = Store()
+    previous = table("old") if has_previous else None
+    served = world(tenant(model(version(table("new"), previous), default=DEFAULT)))
+    response = answer(get("player_id=ana"), served, store)
+    assert (response.status, header(response, "recommendation-source")) == (200, "fallback")
+    assert [block.table_id for block in response.lost] == ["new", "old"][: 1 + has_previous]
+    bare = world(tenant(model(version(table("new"), previous))))
+    assert problem(answer(get("player_id=ana"), bare, store)) == (503, "unavailable")
+
+
+def test_block_with_bits_that_no_record_has__as_good_as_lost() -> None:
+    store = Store()
+    fingerprint = digest(b"ana")[8:14]
+    store.blocks[block_name(PREFIX, "new", 0)] = encode_block([(fingerprint, b"\xff\xff")], 2)
+    served = world(tenant(model(version(table("new")), default=DEFAULT)))
+    for accept in (JSON, BITS):
+        response = answer(get("player_id=ana", accept=accept), served, store)
+        assert header(response, "recommendation-source") == "fallback"
+        assert len(response.lost) == 1
+
+
+def test_empty_block__is_whole_and_holds_nobody() -> None:
+    store = Store()
+    for layout in (FIXED, VARIABLE):
+        served = world(tenant(model(version(store.write("empty", {}, layout)), layout=layout)))
+        response = answer(get("player_id=ana"), served, store)
+        assert (response.status, response.lost) == (204, ())
+
+
+def test_engine__path_and_media_types__are_what_clients_were_told() -> None:
+    assert (PATH, BITS, JSON) == ("/v1/recommendations", "application/vnd.recsite.bits", "application/json")
+    assert engine.MAX_BATCH == 500

@@ -1,0 +1,181 @@
+"""The world: a newer snapshot takes the place of an older one, and what that does to credentials and their tokens."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from serving.formats import snapshot as published
+from serving.formats.layouts import BadLayout, BadValue
+from serving.formats.tokens import BadToken
+from serving.world import MAX_VERIFIED_TOKENS, Outdated, World
+from tests.serving_world import (
+    AUDIENCE,
+    MASTER_KEYS,
+    NOW,
+    credential,
+    model,
+    signer,
+    snapshot,
+    studio_token,
+    tenant,
+    token,
+    version,
+    world,
+)
+
+NEWEST = published.AcceptedKey(2, "mk1")
+
+
+def accepts(served: World, bearer: str, now: float = NOW) -> bool:
+    try:
+        served.caller(bearer.encode(), now)
+    except BadToken:
+        return False
+    return True
+
+
+def test_newer_snapshot__is_what_requests_see() -> None:
+    served = world(tenant(model(salt="old")))
+    served.put(snapshot(tenant(model(salt="new"), model(slug="more")), 2))
+    assert served.tenants["t1"].models["offers"].salt == "new"
+    assert served.tenants["t1"].models.keys() == {"offers", "more"}
+
+
+@pytest.mark.parametrize("revision", [5, 4])
+def test_older_snapshot__refused(revision: int) -> None:
+    served = world()
+    served.put(snapshot(tenant(model(salt="here")), 5))
+    with pytest.raises(Outdated):
+        served.put(snapshot(tenant(model(salt="late")), revision))
+    assert served.tenants["t1"].models["offers"].salt == "here"
+
+
+@pytest.mark.parametrize(
+    "contradiction",
+    [
+        model(allocation=bytes(9_999)),
+        model(allocation=bytes([1]) * 10_000),
+        model(overrides={"tester": 9}),
+        model(version(layout_revision=8)),
+        model(default={"offer": 5000, "gift": False}),
+        model(default={"nothing": 1}),
+        model(layout=[{"name": "x", "type": "nonsense"}]),
+        model(layout=[]),
+    ],
+)
+def test_snapshot_that_contradicts_itself__refused_whole_and_the_one_before_goes_on(
+    contradiction: published.Model,
+) -> None:
+    served = world(tenant(model(salt="here")))
+    bad = tenant(model(slug="fine"), contradiction, credentials=(credential("cr_new"),))
+    with pytest.raises((published.BadSnapshot, BadLayout, BadValue)):
+        served.put(snapshot(bad, 2))
+    assert served.tenants["t1"].models.keys() == {"offers"}
+    assert accepts(served, token())
+    assert not accepts(served, token("cr_new"))
+
+
+def test_public_key_that_is_none__refused_whole() -> None:
+    served = world(tenant(model()))
+    broken = msgspec.structs.replace(
+        signer("cr_ed", "EdDSA", ed25519.Ed25519PrivateKey.generate()), public_key="-----BEGIN PUBLIC KEY-----\nnope"
+    )
+    with pytest.raises(published.BadSnapshot, match="cr_ed"):
+        served.put(snapshot(tenant(credentials=(credential(), broken)), 2))
+    assert accepts(served, token())
+    assert served.tenants["t1"].revision == 1
+
+
+def test_revoked_credential__its_tokens_stop_even_those_verified_before() -> None:
+    served = world(tenant(credentials=(credential(), credential("cr_b"))))
+    assert accepts(served, token())
+    served.put(snapshot(tenant(credentials=(credential("cr_b"),)), 2))
+    assert not accepts(served, token())
+    assert accepts(served, token("cr_b"))
+
+
+def test_tombstone__ends_every_credential_and_model() -> None:
+    served = world(tenant(model()), tenant(tenant_id="t2", credentials=(credential("cr_two"),)))
+    served.put(snapshot(tenant(credentials=(), is_ended=True), 2))
+    assert not accepts(served, token())
+    assert accepts(served, token("cr_two"))
+    assert served.tenants["t1"].is_ended
+
+
+def test_rotated_credential__both_secrets_until_the_chosen_hour() -> None:
+    served = world(tenant())
+    old, new = token(exp=NOW + 7200), token(generation=2, exp=NOW + 7200)
+    assert (accepts(served, old), accepts(served, new)) == (True, False)
+    both = credential(accepted=(NEWEST, published.AcceptedKey(1, "mk1", NOW + 3600)))
+    served.put(snapshot(tenant(credentials=(both,)), 2))
+    assert (accepts(served, old), accepts(served, new)) == (True, True)
+    assert (accepts(served, old, NOW + 3599), accepts(served, new, NOW + 3599)) == (True, True)
+    assert (accepts(served, old, NOW + 3600), accepts(served, new, NOW + 3600)) == (False, True)
+    served.put(snapshot(tenant(credentials=(credential(accepted=(NEWEST,)),)), 3))
+    assert (accepts(served, old), accepts(served, new)) == (False, True)
+
+
+def test_unchanged_credential__keeps_its_verified_tokens_and_its_bucket() -> None:
+    served = world(tenant(credentials=(credential(burst=5), credential("cr_b"))))
+    caller = served.caller(token().encode(), NOW)
+    caller.credential.bucket.wait_seconds(0, NOW)
+    caller.credential.bucket.take(5)
+    served.put(snapshot(tenant(model(), credentials=(credential(burst=5), credential("cr_c"))), 2))
+    again = served.caller(token().encode(), NOW)
+    assert again is caller
+    assert again.credential.bucket.wait_seconds(1, NOW) > 0
+
+
+def test_changed_credential__its_tokens_are_verified_anew() -> None:
+    served = world(tenant(model()))
+    assert served.caller(token().encode(), NOW).credential.models is None
+    served.put(snapshot(tenant(model(), credentials=(credential(models=("other",)),)), 2))
+    assert served.caller(token().encode(), NOW).credential.models == {"other"}
+
+
+def test_tenants_bucket__survives_a_snapshot_that_leaves_its_limit_alone() -> None:
+    served = world(tenant(rate=1, burst=2))
+    served.tenants["t1"].bucket.take(2)
+    served.put(snapshot(tenant(model(), rate=1, burst=2), 2))
+    assert served.tenants["t1"].bucket.wait_seconds(1, 0) > 0
+    served.put(snapshot(tenant(model(), rate=1, burst=3), 3))
+    assert served.tenants["t1"].bucket.wait_seconds(3, 0) == 0
+
+
+def test_master_key_not_here_yet__only_its_own_tokens_are_refused() -> None:
+    served = World({"mk1": MASTER_KEYS["mk1"]}, AUDIENCE)
+    both = credential(accepted=(published.AcceptedKey(1, "mk2"), published.AcceptedKey(1, "mk1")))
+    key = ed25519.Ed25519PrivateKey.generate()
+    served.put(snapshot(tenant(credentials=(both, signer("cr_ed", "EdDSA", key)))))
+    assert not accepts(served, token(master_key_id="mk2"))
+    assert accepts(served, token(master_key_id="mk1"))
+    assert accepts(served, studio_token("cr_ed", "EdDSA", key))
+
+
+def test_credential_that_moves_to_another_kind__the_old_header_is_dead() -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    served = world(tenant())
+    assert accepts(served, token())
+    served.put(snapshot(tenant(credentials=(signer("cr_one", "EdDSA", key),)), 2))
+    assert not accepts(served, token())
+    assert accepts(served, studio_token("cr_one", "EdDSA", key))
+
+
+def test_verified_tokens__are_kept_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.world.MAX_VERIFIED_TOKENS", 16)
+    served = world(tenant())
+    tokens = [token(sub=f"p{n}") for n in range(100)]
+    for bearer in tokens:
+        assert accepts(served, bearer)
+    assert len(served._verified) <= 16
+    assert tokens[-1].encode() in served._verified
+    assert MAX_VERIFIED_TOKENS >= 16
+
+
+def test_bad_tokens__are_not_kept() -> None:
+    served = world(tenant())
+    for number in range(50):
+        assert not accepts(served, token()[:-4] + f"{number:04d}")
+    assert len(served._verified) == 0
