@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from celery import current_app
@@ -312,7 +311,11 @@ def load_request(*, version: Version, actor: User | None) -> Load:
             summary=f"Asked for load {load.fence} of “{model.slug}/{version.name}”.",
             after={"fence": load.fence, "source": {"kind": source.kind, "location": source.location}},
         )
-        transaction.on_commit(partial(load_enqueue, load.pk))
+
+        def enqueue() -> None:
+            load_enqueue(load.pk)
+
+        transaction.on_commit(enqueue, robust=True)
     return load
 
 

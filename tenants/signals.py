@@ -1,7 +1,5 @@
 """How the apps above learn that serving must be told of a change, without this app knowing them."""
 
-from functools import partial
-
 from django.db import transaction
 from django.dispatch import Signal
 
@@ -14,8 +12,9 @@ def announce_after_commit(tenant_id: int) -> None:
 
     A receiver that fails is logged; the change has been made and its caller must not fail for it.
     """
-    transaction.on_commit(partial(_announce, tenant_id), robust=True)
 
+    # A function, not a partial: Django's log of a hook that failed asks for its qualified name.
+    def announce() -> None:
+        tenant_changed.send(sender=None, tenant_id=tenant_id)
 
-def _announce(tenant_id: int) -> None:
-    tenant_changed.send(sender=None, tenant_id=tenant_id)
+    transaction.on_commit(announce, robust=True)

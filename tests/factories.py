@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import factory
+from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from factory.django import DjangoModelFactory
 
 from models_registry import models as registry
@@ -20,6 +21,8 @@ LAYOUT: list[dict[str, Any]] = [
 DEFAULT_ANSWER = {"offer_id": 1, "discount": 0.05}
 SECRET = "rsk_the-secret-of-every-credential-the-factory-makes"
 PASSWORD = "correct horse battery"
+# One round instead of a million: nothing is guarded here, and every test with a person would pay for it.
+PASSWORD_HASH = PBKDF2PasswordHasher().encode(PASSWORD, "salt", iterations=1)
 SOME_TIME = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
 
@@ -29,7 +32,7 @@ class UserFactory(DjangoModelFactory[tenants.User]):
         skip_postgeneration_save = True
 
     username = factory.Sequence(lambda n: f"person{n}")
-    password = factory.django.Password(PASSWORD)
+    password = PASSWORD_HASH
 
 
 class TenantFactory(DjangoModelFactory[tenants.Tenant]):

@@ -1,0 +1,422 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from models_registry.models import (
+    Layout,
+    Load,
+    LoadState,
+    Override,
+    RecommendationModel,
+    RolloutRevision,
+    SourceKind,
+    TableState,
+    Version,
+)
+from models_registry.services import (
+    default_set,
+    layout_add,
+    load_request,
+    model_create,
+    model_update,
+    override_remove,
+    override_set,
+    source_set,
+    table_roll_back,
+    version_create,
+)
+from tenants.models import AuditEntry, Tenant, User
+from tenants.rules import RuleBroken
+from tenants.services import tenant_end, tenant_update
+from tests.factories import DEFAULT_ANSWER, LAYOUT, TableFactory, VersionFactory
+
+pytestmark = pytest.mark.django_db
+
+WIDER_LAYOUT = [*LAYOUT, {"name": "badge", "type": "string", "max_bytes": 8, "optional": True}]
+
+
+def new_model(tenant: Tenant, actor: User | None = None, **values: Any) -> RecommendationModel:
+    usual: dict[str, Any] = {
+        "slug": "offers",
+        "name": "Offers",
+        "key_fields": ["player_id"],
+        "layout": LAYOUT,
+        "unit_field": "player_id",
+        "default_answer": DEFAULT_ANSWER,
+    }
+    return model_create(tenant=tenant, actor=actor, **{**usual, **values})
+
+
+def new_version(model: RecommendationModel, name: str = "a", **values: Any) -> Version:
+    usual: dict[str, Any] = {"source_kind": SourceKind.PARQUET, "source_location": "/srv/tables/a.parquet"}
+    return version_create(model=model, name=name, actor=None, **{**usual, **values})
+
+
+@pytest.fixture
+def model(studio: Tenant) -> RecommendationModel:
+    return new_model(studio)
+
+
+def last_entry(tenant: Tenant) -> AuditEntry:
+    return AuditEntry.objects.for_tenant(tenant).order_by("pk")[::-1][0]
+
+
+# --- Models and layouts ---------------------------------------------------------------------------------------------
+
+
+def test_model_create__all_right__has_layout_0_and_an_entry(studio: Tenant, owner: User) -> None:
+    model = new_model(studio, owner)
+    assert [(layout.revision, layout.fields) for layout in model.layouts.all()] == [(0, LAYOUT)]
+    assert (last_entry(studio).action, last_entry(studio).actor) == ("model.create", owner)
+
+
+def test_model_create__slug_of_another_studio__is_free(studio: Tenant, stranger: User) -> None:
+    new_model(studio)
+    other = stranger.memberships.get().tenant
+    assert new_model(other).slug == "offers"
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("slug", {"slug": "two words"}),
+        ("name", {"name": ""}),
+        ("key_fields", {"key_fields": []}),
+        ("key_fields", {"key_fields": "player_id"}),
+        ("key_fields", {"key_fields": ["model"], "unit_field": ""}),
+        ("key_fields", {"key_fields": ["unit"], "unit_field": ""}),
+        ("key_fields", {"key_fields": ["keys"], "unit_field": ""}),
+        ("key_fields", {"key_fields": ["player id"], "unit_field": ""}),
+        ("key_fields", {"key_fields": ["player&id"], "unit_field": ""}),
+        ("key_fields", {"key_fields": ["9lives"], "unit_field": ""}),
+        ("key_fields", {"key_fields": [7], "unit_field": ""}),
+        ("key_fields", {"key_fields": ["player_id", "player_id"]}),
+        ("key_fields", {"key_fields": [f"field{n}" for n in range(9)], "unit_field": ""}),
+        ("unit_field", {"unit_field": "country"}),
+        ("layout", {"layout": []}),
+        ("layout", {"layout": [{"name": "a", "type": "float"}]}),
+        ("layout", {"layout": ["a"]}),
+        ("default_answer", {"default_answer": {"offer_id": 1}}),
+        ("default_answer", {"default_answer": {"offer_id": 5000, "discount": 0}}),
+        ("default_answer", {"default_answer": {**DEFAULT_ANSWER, "other": 1}}),
+        ("default_answer", {"default_answer": [1]}),
+        ("max_client_age_seconds", {"max_client_age_seconds": 0}),
+        ("max_client_age_seconds", {"max_client_age_seconds": 86_401}),
+        ("max_client_age_seconds", {"max_client_age_seconds": True}),
+    ],
+)
+def test_model_create__value_that_will_not_do__is_refused_by_name(
+    studio: Tenant, field: str, values: dict[str, Any]
+) -> None:
+    with pytest.raises(RuleBroken) as refused:
+        new_model(studio, **values)
+    assert refused.value.field == field
+    assert not RecommendationModel.objects.unscoped().exists()
+    assert not AuditEntry.objects.unscoped().exists()
+
+
+def test_model_create__slug_taken__is_refused(model: RecommendationModel) -> None:
+    with pytest.raises(RuleBroken, match="already"):
+        new_model(model.tenant)
+
+
+def test_model_update__some_values__says_before_and_after(model: RecommendationModel) -> None:
+    model_update(model=model, actor=None, max_client_age_seconds=120, name=model.name)
+    model.refresh_from_db()
+    assert model.max_client_age_seconds == 120
+    entry = last_entry(model.tenant)
+    assert (entry.before, entry.after) == ({"max_client_age_seconds": 60}, {"max_client_age_seconds": 120})
+
+
+@pytest.mark.parametrize("values", [{"max_row_count_change": 0}, {"max_row_count_change": -1}, {"name": " "}])
+def test_model_update__value_that_will_not_do__is_refused(model: RecommendationModel, values: dict[str, Any]) -> None:
+    with pytest.raises(RuleBroken):
+        model_update(model=model, actor=None, **values)
+
+
+def test_layout_add__another_layout__is_the_next_revision_and_old_versions_keep_theirs(
+    model: RecommendationModel,
+) -> None:
+    before = new_version(model)
+    layout = layout_add(model=model, fields=WIDER_LAYOUT, actor=None)
+    after = new_version(model, "b")
+    before.refresh_from_db()
+    assert (layout.revision, before.layout.revision, after.layout.revision) == (1, 0, 1)
+
+
+def test_layout_add__the_newest_again__is_refused(model: RecommendationModel) -> None:
+    with pytest.raises(RuleBroken, match="already"):
+        layout_add(model=model, fields=LAYOUT, actor=None)
+
+
+def test_layout_add__after_256_revisions__is_refused(model: RecommendationModel) -> None:
+    Layout.objects.create(model=model, revision=255, fields=LAYOUT)
+    with pytest.raises(RuleBroken, match="256"):
+        layout_add(model=model, fields=WIDER_LAYOUT, actor=None)
+
+
+def test_default_set__fits_every_layout_in_use__grows_the_revision(model: RecommendationModel) -> None:
+    new_version(model)
+    default_set(model=model, default_answer={"offer_id": 2, "discount": 0.1}, actor=None)
+    default_set(model=model, default_answer={"offer_id": 2, "discount": 0.1}, actor=None)
+    default_set(model=model, default_answer=None, actor=None)
+    model.refresh_from_db()
+    assert (model.default_answer, model.default_revision) == (None, 3)
+
+
+def test_default_set__fits_only_the_newest_layout__is_refused_while_an_older_one_is_in_use(
+    model: RecommendationModel,
+) -> None:
+    new_version(model)
+    layout_add(model=model, fields=WIDER_LAYOUT, actor=None)
+    with pytest.raises(RuleBroken, match="badge"):
+        default_set(model=model, default_answer={**DEFAULT_ANSWER, "badge": "new"}, actor=None)
+
+
+# --- Versions and sources -------------------------------------------------------------------------------------------
+
+
+def test_version_create__the_first__gets_everybody(model: RecommendationModel) -> None:
+    version = new_version(model)
+    [revision] = RolloutRevision.objects.for_tenant(model.tenant)
+    assert (version.code, revision.number, revision.phase) == (0, 1, 1)
+    assert (revision.weights_bp, bytes(revision.allocation)) == ({"0": 10_000}, b"\0" * 10_000)
+    assert len(revision.salt) == 32
+
+
+def test_version_create__the_second__gets_nobody_yet(model: RecommendationModel) -> None:
+    new_version(model)
+    assert new_version(model, "b").code == 1
+    assert RolloutRevision.objects.for_tenant(model.tenant).count() == 1
+
+
+def test_version_create__code_that_a_deleted_version_had_units_with__is_not_used_again(
+    model: RecommendationModel,
+) -> None:
+    new_version(model).delete()
+    assert new_version(model, "b").code == 1
+
+
+def test_version_create__after_256_codes__is_refused(model: RecommendationModel) -> None:
+    layout = model.layouts.get()
+    Version.objects.bulk_create(Version(model=model, name=f"v{n}", code=n, layout=layout) for n in range(256))
+    with pytest.raises(RuleBroken, match="256"):
+        new_version(model)
+
+
+@pytest.mark.parametrize("name", ["", "two words", "a/b", "-a", "v" * 61, "é"])
+def test_version_create__name_that_will_not_do__is_refused(model: RecommendationModel, name: str) -> None:
+    with pytest.raises(RuleBroken) as refused:
+        new_version(model, name)
+    assert refused.value.field == "name"
+
+
+def test_version_create__name_taken__is_refused_but_free_in_another_model(model: RecommendationModel) -> None:
+    new_version(model)
+    with pytest.raises(RuleBroken, match="already"):
+        new_version(model)
+    assert new_version(new_model(model.tenant, slug="other")).name == "a"
+
+
+def test_version_create__layout_of_another_model__is_refused(model: RecommendationModel) -> None:
+    other = new_model(model.tenant, slug="other").layouts.get()
+    with pytest.raises(RuleBroken, match="another model"):
+        new_version(model, layout=other)
+
+
+def test_version_create__layout_that_cannot_hold_the_default__is_refused(model: RecommendationModel) -> None:
+    layout_add(model=model, fields=[{"name": "colour", "type": "enum", "values": ["red"]}], actor=None)
+    with pytest.raises(RuleBroken, match="default answer"):
+        new_version(model)
+    assert not Version.objects.for_tenant(model.tenant).exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "location"),
+    [
+        ("parquet", "/srv/tables/*.parquet"),
+        ("parquet", "gs://studio-tables/out/offers/*.parquet"),
+        ("bigquery_table", "analytics.recommendations.offers"),
+        ("bigquery_query", "SELECT * FROM `analytics.recommendations.offers`"),
+    ],
+)
+def test_source_set__what_staff_allow__is_kept(model: RecommendationModel, kind: str, location: str) -> None:
+    version = new_version(model, source_location="/srv/tables/before.parquet")
+    source_set(version=version, kind=kind, location=f" {location} ", actor=None)
+    version.source.refresh_from_db()
+    assert (version.source.kind, version.source.location) == (kind, location)
+    assert last_entry(model.tenant).before == {"kind": "parquet", "location": "/srv/tables/before.parquet"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "location"),
+    [
+        ("parquet", "/etc/passwd"),
+        ("parquet", "/srv/tables/../secrets/a.parquet"),
+        ("parquet", "/srv/tables-of-somebody-else/a.parquet"),
+        ("parquet", "relative.parquet"),
+        ("parquet", "file:///srv/tables/a.parquet"),
+        ("parquet", "s3://studio-tables/out/a.parquet"),
+        ("parquet", "gs://studio-tables/other/a.parquet"),
+        ("parquet", "gs://studio-tables/out/../other/a.parquet"),
+        ("parquet", " "),
+        ("parquet", "/srv/tables/a\0.parquet"),
+        ("bigquery_table", "analytics.other.offers"),
+        ("bigquery_table", "recommendations.offers"),
+        ("bigquery_table", "analytics.recommendations.offers; DROP"),
+        ("csv", "/srv/tables/a.csv"),
+    ],
+)
+def test_source_set__what_staff_do_not_allow__is_refused(model: RecommendationModel, kind: str, location: str) -> None:
+    version = new_version(model)
+    with pytest.raises(RuleBroken):
+        source_set(version=version, kind=kind, location=location, actor=None)
+    version.source.refresh_from_db()
+    assert version.source.location == "/srv/tables/a.parquet"
+
+
+@pytest.mark.parametrize(
+    ("kind", "location"),
+    [
+        ("parquet", "/srv/tables/a.parquet"),
+        ("parquet", "gs://studio-tables/out/a.parquet"),
+        ("bigquery_table", "analytics.recommendations.offers"),
+        ("bigquery_query", "SELECT 1"),
+    ],
+)
+def test_source_set__nothing_of_that_kind_allowed__says_who_can_allow_it(
+    model: RecommendationModel, kind: str, location: str
+) -> None:
+    version = new_version(model)
+    nothing: list[str] = []
+    tenant_update(
+        tenant=model.tenant,
+        actor=None,
+        allowed_datasets=nothing,
+        allowed_gs_prefixes=nothing,
+        allowed_local_roots=nothing,
+    )
+    with pytest.raises(RuleBroken, match="Platform staff can allow it"):
+        source_set(version=version, kind=kind, location=location, actor=None)
+
+
+# --- Loads and tables -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+def test_load_request__twice__has_rising_fences_and_both_reach_the_queue(
+    studio: Tenant, owner: User, valkey: Any, celery_queue: Any
+) -> None:
+    version = new_version(new_model(studio))
+    loads = [load_request(version=version, actor=owner) for _ in range(2)]
+    assert [load.fence for load in loads] == [1, 2]
+    assert [load.state for load in loads] == [LoadState.QUEUED] * 2
+    assert (loads[0].source_kind, loads[0].source_location) == ("parquet", "/srv/tables/a.parquet")
+    assert (loads[0].requested_by, loads[0].requested_by_name) == (owner, owner.username)
+    assert celery_queue() == [("loading.run", [loads[0].pk]), ("loading.run", [loads[1].pk])]
+    assert last_entry(studio).action == "load.request"
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("valkey", "broker_away")
+def test_load_request__broker_away__stays_queued_and_the_caller_goes_on(
+    studio: Tenant, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = new_version(new_model(studio))
+    load = load_request(version=version, actor=None)
+    load.refresh_from_db()
+    assert load.state == LoadState.QUEUED
+    assert f"load.not_enqueued load={load.pk}" in caplog.text
+
+
+def test_load_request__no_source__is_refused(model: RecommendationModel) -> None:
+    version = VersionFactory.create(model=model)
+    with pytest.raises(RuleBroken, match="no source"):
+        load_request(version=version, actor=None)
+    assert not Load.objects.unscoped().exists()
+
+
+def test_load_request__studio_ended__is_refused(model: RecommendationModel) -> None:
+    version = new_version(model)
+    tenant_end(tenant=model.tenant, actor=None, reason="over")
+    with pytest.raises(RuleBroken, match="ended"):
+        load_request(version=version, actor=None)
+
+
+def version_with_two_tables(model: RecommendationModel) -> Version:
+    version = new_version(model)
+    version.previous_table = TableFactory.create(load__version=version)
+    version.active_table = TableFactory.create(load__version=version)
+    version.save()
+    return version
+
+
+def test_table_roll_back__once_and_again__is_the_earlier_table_and_then_the_first_one(
+    model: RecommendationModel, owner: User
+) -> None:
+    version = version_with_two_tables(model)
+    active, previous = version.active_table, version.previous_table
+    table_roll_back(version=version, actor=owner, reason="odd offers")
+    version.refresh_from_db()
+    assert (version.active_table, version.previous_table) == (previous, active)
+    assert last_entry(model.tenant).reason == "odd offers"
+    table_roll_back(version=version, actor=owner, reason="")
+    version.refresh_from_db()
+    assert (version.active_table, version.previous_table) == (active, previous)
+
+
+def test_table_roll_back__no_earlier_table__is_refused(model: RecommendationModel) -> None:
+    with pytest.raises(RuleBroken, match="no earlier table"):
+        table_roll_back(version=new_version(model), actor=None, reason="")
+
+
+def test_table_roll_back__earlier_table_being_dropped__is_refused(model: RecommendationModel) -> None:
+    version = version_with_two_tables(model)
+    assert version.previous_table is not None
+    version.previous_table.state = TableState.DROPPING
+    version.previous_table.save()
+    with pytest.raises(RuleBroken, match="not whole"):
+        table_roll_back(version=version, actor=None, reason="")
+
+
+# --- Overrides ------------------------------------------------------------------------------------------------------
+
+
+def test_override_set__then_another_version__then_removed__leaves_three_entries(model: RecommendationModel) -> None:
+    first, second = new_version(model), new_version(model, "b")
+    override_set(model=model, unit="tester", version=first, actor=None, note="QA phone")
+    override_set(model=model, unit="tester", version=second, actor=None)
+    [override] = Override.objects.for_tenant(model.tenant)
+    assert override.version == second
+    override_remove(model=model, unit="tester", actor=None)
+    assert not Override.objects.for_tenant(model.tenant).exists()
+    actions = AuditEntry.objects.for_tenant(model.tenant).filter(action__startswith="override").order_by("pk")
+    assert [entry.action for entry in actions] == ["override.set", "override.set", "override.remove"]
+
+
+@pytest.mark.parametrize("unit", ["", "line\nbreak", "x" * 257, "é" * 129])
+def test_override_set__unit_that_cannot_be_bucketed__is_refused(model: RecommendationModel, unit: str) -> None:
+    with pytest.raises(RuleBroken):
+        override_set(model=model, unit=unit, version=new_version(model), actor=None)
+
+
+def test_override_set__version_of_another_model__is_refused(model: RecommendationModel) -> None:
+    other = new_version(new_model(model.tenant, slug="other"))
+    with pytest.raises(RuleBroken, match="another model"):
+        override_set(model=model, unit="tester", version=other, actor=None)
+
+
+def test_override_remove__none_there__is_refused(model: RecommendationModel) -> None:
+    with pytest.raises(RuleBroken):
+        override_remove(model=model, unit="tester", actor=None)
+
+
+def test_audit__everything_that_was_done__is_there_with_its_time(model: RecommendationModel) -> None:
+    new_version(model)
+    entries = AuditEntry.objects.for_tenant(model.tenant)
+    assert {entry.action for entry in entries} == {"model.create", "version.create"}
+    assert all(abs(timezone.now() - entry.at) < timedelta(minutes=1) for entry in entries)
