@@ -43,10 +43,15 @@ def role_of(user: User | AnonymousUser | None, tenant: Tenant) -> Role | None:
     return Role(membership.role) if membership else None
 
 
+def reaches(held: Role, needed: Role) -> bool:
+    """Tell whether a role is this one or one above it."""
+    return _RANK[held] >= _RANK[needed]
+
+
 def may(user: User | AnonymousUser | None, tenant: Tenant, role: Role) -> bool:
     """Tell whether a person has this role in a studio, or one above it."""
     held = role_of(user, tenant)
-    return held is not None and _RANK[held] >= _RANK[role]
+    return held is not None and reaches(held, role)
 
 
 def require(user: User | AnonymousUser | None, tenant: Tenant, role: Role) -> Role:
@@ -59,6 +64,6 @@ def require(user: User | AnonymousUser | None, tenant: Tenant, role: Role) -> Ro
     held = role_of(user, tenant)
     if held is None:
         raise NotAMember("This studio does not exist.")
-    if _RANK[held] < _RANK[role]:
+    if not reaches(held, role):
         raise NotAllowed(f"This needs the role “{role.label}”; yours is “{held.label}”.")
     return held

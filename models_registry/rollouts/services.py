@@ -26,6 +26,10 @@ from tenants.services import lock_tenant
 from tenants.signals import announce_after_commit
 
 
+class RolloutMoved(RuleBroken):
+    """Somebody else saved a revision after the one that this change was made from."""
+
+
 @dataclass(frozen=True)
 class Effect:
     """What a change of allocation does.
@@ -76,6 +80,35 @@ def rollout_go_back_preview(*, model: RecommendationModel, number: int) -> Effec
     return _effect(current, target.salt, bytes(target.allocation))
 
 
+def rollout_new_phase_preview(*, model: RecommendationModel) -> Effect:
+    """Give what `rollout_new_phase` with the present weights is to be expected to do.
+
+    Raises:
+        RuleBroken: the model has no version.
+    """
+    current = _current_or_refuse(model)
+    found = tuple(expected_flows(bytes(current.allocation), bytes(current.allocation)))
+    return Effect(sum(flow.bp for flow in found), found, is_new_phase=True)
+
+
+def weights_without(weights_bp: Mapping[int, int], code: int) -> dict[int, int]:
+    """Give the weights with one version's taken away and given to the others in proportion to what they have.
+
+    What does not divide goes, a hundredth of a percent each, to those that rounding down cost most.
+
+    Raises:
+        RuleBroken: no other version has a weight, so that nobody could take it over.
+    """
+    others = {other: bp for other, bp in weights_bp.items() if other != code and bp}
+    held = sum(others.values())
+    if not held:
+        raise RuleBroken("This version has all players: give another one a weight first.", field="version")
+    shares = {other: divmod(bp * BASIS_POINTS, held) for other, bp in others.items()}
+    left = BASIS_POINTS - sum(whole for whole, _ in shares.values())
+    by_loss = sorted(shares, key=lambda other: (-shares[other][1], -others[other], other))
+    return {other: shares[other][0] + (other in by_loss[:left]) for other in sorted(others)}
+
+
 def effect_sentence(effect: Effect, names: Mapping[int, str]) -> str:
     """Give an effect in words, such as “10.0 % of players change version: 10.0 % from A to C”, with a full stop.
 
@@ -112,7 +145,12 @@ def rollout_start(*, version: Version, actor: User | None) -> RolloutRevision:
 
 
 def rollout_reweight(
-    *, model: RecommendationModel, weights_bp: Mapping[int, int], actor: User | None, reason: str
+    *,
+    model: RecommendationModel,
+    weights_bp: Mapping[int, int],
+    actor: User | None,
+    reason: str,
+    based_on: int | None = None,
 ) -> RolloutRevision:
     """Save new weights: the allocation with the fewest moved slots becomes the next revision and is served.
 
@@ -121,13 +159,16 @@ def rollout_reweight(
         weights_bp: basis points by version code, summing to exactly 10,000; a version left out has none.
         actor: who does it.
         reason: why, for the history; may be empty.
+        based_on: the number of the revision whose weights the actor saw; None to save over whatever is there.
 
     Raises:
         RuleBroken: the weights do not sum to 10,000, name no version of the model, or are those it has already.
+        RolloutMoved: there is a newer revision than `based_on`.
     """
     reason = check_reason(reason)
     with transaction.atomic():
         current = _lock_current(model)
+        _check_unmoved(current, based_on)
         wanted = _check_weights(model, weights_bp)
         if wanted == weights_bp_of(current):
             raise RuleBroken("These are the weights it has already.", field="weights_bp")
@@ -136,15 +177,43 @@ def rollout_reweight(
     return revision
 
 
-def rollout_go_back(*, model: RecommendationModel, number: int, actor: User | None, reason: str) -> RolloutRevision:
-    """Restore a revision's map exactly, with its phase and salt: everybody gets what they got then.
+def rollout_switch_off(
+    *, model: RecommendationModel, version: Version, actor: User | None, reason: str, based_on: int | None = None
+) -> RolloutRevision:
+    """The kill switch: take a version's whole weight and give it to the others in proportion (`weights_without`).
+
+    Going back to the revision before undoes it exactly.
 
     Raises:
-        RuleBroken: there is no such revision, it is the present map, or it gives units to a version that is gone.
+        RuleBroken: it has no weight, or nobody else has.
+        RolloutMoved: as `rollout_reweight`.
     """
     reason = check_reason(reason)
     with transaction.atomic():
         current = _lock_current(model)
+        _check_unmoved(current, based_on)
+        weights = weights_bp_of(current)
+        if version.model_id != model.pk or not weights.get(version.code):
+            raise RuleBroken(f"The version “{version.name}” has no players to take away.", field="version")
+        wanted = weights_without(weights, version.code)
+        revision = _save(current, actor, reason, allocation=_next_allocation(current, wanted))
+        _record(current, revision, actor, "rollout.switch_off", f"Switched off “{version.name}” of “{model.slug}”")
+    return revision
+
+
+def rollout_go_back(
+    *, model: RecommendationModel, number: int, actor: User | None, reason: str, based_on: int | None = None
+) -> RolloutRevision:
+    """Restore a revision's map exactly, with its phase and salt: everybody gets what they got then.
+
+    Raises:
+        RuleBroken: there is no such revision, it is the present map, or it gives units to a version that is gone.
+        RolloutMoved: as `rollout_reweight`.
+    """
+    reason = check_reason(reason)
+    with transaction.atomic():
+        current = _lock_current(model)
+        _check_unmoved(current, based_on)
         target = _revision_or_refuse(model, number)
         if (target.salt, bytes(target.allocation)) == (current.salt, bytes(current.allocation)):
             raise RuleBroken(f"This is what revision {number} was.", field="number")
@@ -161,15 +230,18 @@ def rollout_new_phase(
     actor: User | None,
     reason: str,
     weights_bp: Mapping[int, int] | None = None,
+    based_on: int | None = None,
 ) -> RolloutRevision:
     """Begin a phase: a new salt gives every unit a new slot, with the present weights or with others.
 
     Raises:
         RuleBroken: the weights do not sum to 10,000 or name no version of the model.
+        RolloutMoved: as `rollout_reweight`.
     """
     reason = check_reason(reason)
     with transaction.atomic():
         current = _lock_current(model)
+        _check_unmoved(current, based_on)
         wanted = weights_bp_of(current) if weights_bp is None else _check_weights(model, weights_bp)
         phases = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model)
         phase = (phases.aggregate(newest=Max("phase"))["newest"] or 0) + 1
@@ -186,6 +258,13 @@ def rollout_new_phase(
 def _lock_current(model: RecommendationModel) -> RolloutRevision:
     lock_tenant(model.tenant)
     return _current_or_refuse(model)
+
+
+def _check_unmoved(current: RolloutRevision, based_on: int | None) -> None:
+    if based_on is not None and current.number != based_on:
+        raise RolloutMoved(
+            f"{current.actor_name} changed the weights meanwhile (revision {current.number}). Nothing was saved."
+        )
 
 
 def _current_or_refuse(model: RecommendationModel) -> RolloutRevision:
