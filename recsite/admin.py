@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from axes.models import AccessAttempt, AccessFailureLog, AccessLog
@@ -21,12 +22,11 @@ from django_celery_beat.models import (
     SolarSchedule,
 )
 from kombu.exceptions import OperationalError as BrokerDown
-from kombu.utils.json import loads
 from unfold.contrib.filters.admin import BooleanRadioFilter
 from unfold.decorators import display
 
 from tenants import audit
-from tenants.staff import ReadOnlyAdmin, acting
+from tenants.staff import Label, ReadOnlyAdmin, acting
 from tenants.templatetags.words import age, number
 
 # Rights are being staff, and roles in studios: groups mean nothing. The packages' own pages do not look like ours.
@@ -50,9 +50,9 @@ class RepeatedTaskAdmin(ReadOnlyAdmin):
     fields = ("name", "task", "state", "every", "last_run", "runs", "args", "kwargs", "expire_seconds", "description")
 
     @display(description="State", label={"on": "success", "off": "warning"}, ordering="enabled")
-    def state(self, task: Any) -> tuple[str, str]:
+    def state(self, task: Any) -> Label:
         """Say whether beat runs it."""
-        return ("on", "On") if task.enabled else ("off", "Off")
+        return Label("on", "On") if task.enabled else Label("off", "Off")
 
     @display(description="When")
     def every(self, task: Any) -> str:
@@ -84,7 +84,9 @@ class RepeatedTaskAdmin(ReadOnlyAdmin):
         """Hand each of them to the workers once."""
         for task in queryset:
             try:
-                current_app.send_task(task.task, args=loads(task.args), kwargs=loads(task.kwargs), retry=False)
+                current_app.send_task(
+                    task.task, args=json.loads(task.args), kwargs=json.loads(task.kwargs), retry=False
+                )
             except (BrokerDown, OSError):
                 self.message_user(request, f"{task.name}: the broker does not answer.", messages.ERROR)
             else:
@@ -122,10 +124,10 @@ class FailedSignInAdmin(ReadOnlyAdmin):
     fields = ("username", "state", "failures_since_start", "ip_address", "attempt_time", "user_agent", "path_info")
 
     @display(description="State", label={"locked": "danger", "open": "default"})
-    def state(self, attempt: Any) -> tuple[str, str]:
+    def state(self, attempt: Any) -> Label:
         """Say whether the sign-in is locked."""
         is_locked = attempt.failures_since_start >= settings.AXES_FAILURE_LIMIT
-        return ("locked", "Locked out") if is_locked else ("open", "May try again")
+        return Label("locked", "Locked out") if is_locked else Label("open", "May try again")
 
     @display(description="Last try", ordering="attempt_time")
     def when(self, attempt: Any) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from functools import reduce
+from typing import Any, ClassVar, NamedTuple
 
 from django import forms
 from django.contrib.admin.utils import unquote
@@ -16,6 +17,8 @@ from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
+from unfold.contrib.filters.admin import DropdownFilter
+from unfold.decorators import display
 from unfold.widgets import (
     UnfoldAdminIntegerFieldWidget,
     UnfoldAdminSelectWidget,
@@ -24,9 +27,19 @@ from unfold.widgets import (
 )
 
 from tenants.access import is_platform_staff
-from tenants.models import User
+from tenants.models import Tenant, User
 from tenants.rules import RuleBroken
 from tenants.scoping import TenantOwned
+
+
+class Label(NamedTuple):
+    """A coloured word: which colour is looked up by `kind`; where there is no colour it reads as its words."""
+
+    kind: str
+    words: str
+
+    def __str__(self) -> str:
+        return self.words
 
 
 def acting(request: HttpRequest) -> User:
@@ -94,7 +107,7 @@ class LinesField(forms.CharField):
 
     def has_changed(self, initial: Any, data: Any) -> bool:
         """Tell whether the lists differ."""
-        return list(initial or []) != self.to_python(data)
+        return bool(list(initial or []) != self.to_python(data))
 
 
 def text_field(**kwargs: Any) -> forms.CharField:
@@ -132,7 +145,7 @@ class NeededReasonForm(ReasonForm):
 # --- Pages ----------------------------------------------------------------------------------------------------------
 
 
-class StaffAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold ships no types
+class StaffAdmin(ModelAdmin):
     """The admin of one table, for platform staff: every studio's rows.
 
     Nothing is added, changed or deleted unless the class says so, and then by a service.
@@ -142,34 +155,35 @@ class StaffAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold ships no types
     list_filter_submit = True
     list_fullwidth = True
     list_per_page = 50
-    show_full_result_count = False
+    # Where the studio of a row is found, as a path of Django's; empty for a table that is no studio's.
+    studio_path = ""
     actions_on_top = True
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         """Tell whether the table is listed for this person."""
-        return is_platform_staff(acting(request))
+        return is_platform_staff(request.user)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Tell whether this person may look."""
-        return is_platform_staff(acting(request))
+        return is_platform_staff(request.user)
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Tell whether this person may add a row here."""
-        return self.can_add and is_platform_staff(acting(request))
+        return self.can_add and is_platform_staff(request.user)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Tell whether this person may change a row here."""
-        return self.can_change and is_platform_staff(acting(request))
+        return self.can_change and is_platform_staff(request.user)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Tell whether this person may delete a row here."""
-        return self.can_delete and is_platform_staff(acting(request))
+        return self.can_delete and is_platform_staff(request.user)
 
     def has_act_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Tell whether this person may use the page's own actions, which call services."""
-        return is_platform_staff(acting(request))
+        return is_platform_staff(request.user)
 
-    def get_queryset(self, request: HttpRequest) -> models.QuerySet[Any]:
+    def get_queryset(self, request: HttpRequest) -> Any:
         """Give every studio's rows: platform staff see them all."""
         rows = super().get_queryset(request)
         return rows.unscoped() if issubclass(self.model, TenantOwned) else rows
@@ -206,6 +220,16 @@ class StaffAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold ships no types
         subject = self.audit_subject(self.get_row(request, object_id))
         return HttpResponseRedirect(f"{reverse('admin:tenants_auditentry_changelist')}?{urlencode({'q': subject})}")
 
+    @display(description="Studio")
+    def studio(self, obj: Any) -> Any:
+        """Give whose row it is."""
+        return reduce(getattr, self.studio_path.split("__"), obj)
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Offer one way to save, not three."""
+        context.update(show_save_and_add_another=False, show_save_and_continue=False)
+        return super().render_change_form(request, context, *args, **kwargs)
+
     def audit_subject(self, obj: Any) -> str:
         """Give what the audit trail calls a row."""
         return str(obj)
@@ -232,7 +256,7 @@ class StaffAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold ships no types
         **context: Any,
     ) -> TemplateResponse:
         """Give a page of our own inside the admin's frame."""
-        request.current_app = self.admin_site.name  # type: ignore[attr-defined]  # the admin's own convention
+        request.current_app = self.admin_site.name
         frame = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
@@ -261,7 +285,7 @@ class StaffAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold ships no types
             title=title,
             obj=obj,
             form=form,
-            submit=submit,
+            submit_label=submit,
             explanation=explanation,
             is_dangerous=is_dangerous,
             cancel_url=cancel_url or (change_url(obj) if obj is not None else self.list_url()),
@@ -273,11 +297,31 @@ class StaffAdmin(ModelAdmin):  # type: ignore[misc]  # Unfold ships no types
         return reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_changelist")
 
 
+class StudioFilter(DropdownFilter):
+    """Rows of one studio."""
+
+    title = "studio"
+    parameter_name = "studio"
+
+    def __init__(self, request: HttpRequest, params: Any, model: Any, model_admin: StaffAdmin) -> None:
+        self.path = model_admin.studio_path
+        super().__init__(request, params, model, model_admin)
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """Give the studios."""
+        return [(str(pk), name) for pk, name in Tenant.objects.values_list("pk", "name")]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        """Narrow to the choice."""
+        chosen = self.value()
+        return queryset.filter(**{self.path: int(chosen)}) if chosen and chosen.isdecimal() else queryset
+
+
 class ReadOnlyAdmin(StaffAdmin):
     """The admin of a table that nobody edits by hand."""
 
     list_disable_select_all = True
-    actions = None
+    actions: Sequence[str] | None = None
 
 
 def change_url(row: models.Model) -> str:

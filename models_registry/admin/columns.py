@@ -13,7 +13,6 @@ from django.utils import timezone
 from unfold.contrib.filters.admin import DropdownFilter
 
 from models_registry.models import Load, LoadState, RecommendationModel, RolloutRevision, Table
-from tenants.models import Tenant
 
 # Tables are written every few hours; one that is a day old was missed several times.
 STALE_AFTER = timedelta(hours=24)
@@ -66,36 +65,22 @@ def weights_by_code(weights_bp: Mapping[str, int] | None) -> dict[int, int]:
     return {int(code): bp for code, bp in (weights_bp or {}).items()}
 
 
-class StudioFilter(DropdownFilter):
-    """Rows of one studio, reached by the `studio_path` of the table's admin."""
-
-    title = "studio"
-    parameter_name = "studio"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        """Give the studios."""
-        self.path = model_admin.studio_path
-        return [(str(pk), name) for pk, name in Tenant.objects.values_list("pk", "name")]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        """Narrow to the choice."""
-        chosen = self.value()
-        return queryset.filter(**{f"{self.path}_id": chosen}) if chosen and chosen.isdecimal() else queryset
-
-
 class ModelFilter(DropdownFilter):
     """Rows of one model, reached by the `model_path` of the table's admin."""
 
     title = "model"
     parameter_name = "model"
 
+    def __init__(self, request: HttpRequest, params: Any, model: Any, model_admin: Any) -> None:
+        self.path = model_admin.model_path
+        super().__init__(request, params, model, model_admin)
+
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         """Give the models, each with its studio."""
-        self.path = model_admin.model_path
         rows = RecommendationModel.objects.unscoped().order_by("tenant__name", "slug")
         return [(str(pk), f"{name} / {slug}") for pk, name, slug in rows.values_list("pk", "tenant__name", "slug")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         """Narrow to the choice."""
         chosen = self.value()
-        return queryset.filter(**{f"{self.path}_id": chosen}) if chosen and chosen.isdecimal() else queryset
+        return queryset.filter(**{self.path: int(chosen)}) if chosen and chosen.isdecimal() else queryset

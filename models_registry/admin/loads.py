@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -14,11 +13,10 @@ from django.utils import timezone
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
-from models_registry.admin.columns import LOAD_COLOURS, ModelFilter, StudioFilter
+from models_registry.admin.columns import LOAD_COLOURS, ModelFilter
 from models_registry.admin.versions import previous_if_whole
 from models_registry.models import RUNNING_STATES, Load, LoadState, Table, TableState
-from tenants.models import Tenant
-from tenants.staff import ReadOnlyAdmin, link_to
+from tenants.staff import Label, ReadOnlyAdmin, StudioFilter, link_to
 from tenants.templatetags.words import age, duration, megabytes, number, percent_number
 
 STEPS = (
@@ -75,9 +73,9 @@ def progress(load: Load, now: datetime | None = None) -> dict[str, Any]:
         "label": LoadState(load.state).label,
         "colour": LOAD_COLOURS[load.state],
         "read": _of(load.rows_read, load.rows_expected),
-        "read_share": _share(load.rows_read, load.rows_expected),
+        "read_share": _share(load.rows_read, load.rows_expected) if is_running else "",
         "written": _of(load.rows_written, expected),
-        "written_share": _share(load.rows_written, expected),
+        "written_share": _share(load.rows_written, expected) if is_running else "",
         "speed": f"{number(rate)} rows/s" if (rate := rows_per_second(load, now)) else "–",
         "elapsed": duration(elapsed(load, now)),
         "silent_for": age(load.heartbeat_at, now) if silent else "",
@@ -98,7 +96,7 @@ class LoadAdmin(ReadOnlyAdmin):
     """Loads."""
 
     studio_path, model_path = "version__model__tenant", "version__model"
-    list_display = ("label", "studio", "model", "version_link", "state_label", "rows", "speed", "took", "asked")
+    list_display = ("label", "studio", "model_", "version_link", "state_label", "rows", "speed", "took", "asked")
     list_filter = (StudioFilter, ModelFilter, ("state", ChoicesDropdownFilter))
     search_fields = (
         *("version__name", "version__model__slug", "version__model__tenant__name"),
@@ -107,7 +105,7 @@ class LoadAdmin(ReadOnlyAdmin):
     date_hierarchy = "created_at"
     ordering = ("-created_at", "-pk")
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+    def get_queryset(self, request: HttpRequest) -> Any:
         """Bring version, model and studio along."""
         return super().get_queryset(request).select_related("version__model__tenant")
 
@@ -125,14 +123,8 @@ class LoadAdmin(ReadOnlyAdmin):
         """Give its number."""
         return f"Load {load.fence}"
 
-    @display(description="Studio", ordering="version__model__tenant__name")
-    def studio(self, load: Any) -> Tenant:
-        """Give whose it is."""
-        studio: Tenant = load.version.model.tenant
-        return studio
-
-    @display(description="Model", ordering="version__model__slug")
-    def model(self, load: Any) -> str:
+    @display(description="Model")
+    def model_(self, load: Any) -> str:
         """Give its model."""
         return str(load.version.model)
 
@@ -142,9 +134,9 @@ class LoadAdmin(ReadOnlyAdmin):
         return link_to(load.version)
 
     @display(description="State", ordering="state", label=LOAD_COLOURS)
-    def state_label(self, load: Any) -> tuple[str, str]:
+    def state_label(self, load: Any) -> Label:
         """Say how it stands."""
-        return load.state, load.get_state_display()
+        return Label(load.state, load.get_state_display())
 
     @display(description="Rows", ordering="rows_read")
     def rows(self, load: Any) -> str:
@@ -191,10 +183,14 @@ class LoadAdmin(ReadOnlyAdmin):
 
     def _load_context(self, load: Load) -> dict[str, Any]:
         table = Table.objects.unscoped().filter(load=load).first()
+        checks = load.report.get("checks", [])
         return {
             "load": load,
             "progress": progress(load),
             "table": table,
+            "failed_checks": [check for check in checks if not check["passed"]],
+            "passed_checks": [check for check in checks if check["passed"]],
+            "notes": load.report.get("notes", []),
             "is_served": table is not None and load.version.active_table_id == table.pk,
             "progress_url": reverse("admin:models_registry_load_progress", args=[load.pk]),
             "version_url": reverse("admin:models_registry_version_change", args=[load.version_id]),
@@ -206,22 +202,27 @@ class TableAdmin(ReadOnlyAdmin):
     """Tables: the rows in Redis that each load made."""
 
     studio_path, model_path = "version__model__tenant", "version__model"
-    list_display = ("table_id", "studio", "model", "version_link", "role", "rows", "size", "made", "load_link")
+    list_display = ("table_id", "studio", "model_", "version_link", "role", "rows", "size", "made")
     list_filter = (StudioFilter, ModelFilter, ("state", ChoicesDropdownFilter))
     list_select_related = ("version__model__tenant", "load__version")
     search_fields = ("table_id", "version__name", "version__model__slug", "version__model__tenant__name")
     date_hierarchy = "created_at"
-    fields = ("table_id", "version_link", "load_link", "role", "rows", "size", "blocks", "activated_at", "created_at")
+    fields = (
+        "table_id",
+        "version_link",
+        "load_link",
+        "role",
+        "rows",
+        "size",
+        "row_bytes",
+        "blocks",
+        "activated_at",
+        "created_at",
+    )
     change_form_outer_before_template = "models_registry/admin/_table.html"
 
-    @display(description="Studio", ordering="version__model__tenant__name")
-    def studio(self, table: Any) -> Tenant:
-        """Give whose it is."""
-        studio: Tenant = table.version.model.tenant
-        return studio
-
-    @display(description="Model", ordering="version__model__slug")
-    def model(self, table: Any) -> str:
+    @display(description="Model")
+    def model_(self, table: Any) -> str:
         """Give its model."""
         return str(table.version.model)
 
@@ -238,15 +239,22 @@ class TableAdmin(ReadOnlyAdmin):
     @display(
         description="State",
         ordering="state",
-        label={"served": "success", "previous": "info", "writing": "info", "dropping": "warning"},
+        label={
+            "served": "success",
+            "previous": "info",
+            "writing": "info",
+            "dropping": "warning",
+            "ready": "default",
+            "dropped": "default",
+        },
     )
-    def role(self, table: Any) -> tuple[str, str]:
+    def role(self, table: Any) -> Label:
         """Say whether it is served, kept to go back to, or gone."""
         if table.version.active_table_id == table.pk:
-            return "served", "Served"
+            return Label("served", "Served")
         if table.state == TableState.READY and table.version.previous_table_id == table.pk:
-            return "previous", "Kept: can be activated"
-        return table.state, table.get_state_display()
+            return Label("previous", "Kept: can be activated")
+        return Label(table.state, table.get_state_display())
 
     @display(description="Rows", ordering="row_count")
     def rows(self, table: Any) -> str:
@@ -256,8 +264,12 @@ class TableAdmin(ReadOnlyAdmin):
     @display(description="Size", ordering="size_bytes")
     def size(self, table: Any) -> str:
         """Give its bytes in Redis."""
-        per_row = f" ({table.size_bytes / table.row_count:.1f} bytes a row)" if table.row_count else ""
-        return megabytes(table.size_bytes) + per_row
+        return megabytes(table.size_bytes)
+
+    @display(description="Bytes a row")
+    def row_bytes(self, table: Any) -> str:
+        """Give what a row takes in Redis."""
+        return f"{table.size_bytes / table.row_count:.1f}" if table.row_count else "–"
 
     @display(description="Blocks")
     def blocks(self, table: Any) -> str:

@@ -7,21 +7,20 @@ from typing import Any, ClassVar, NoReturn
 
 from django import forms
 from django.contrib import admin
-from django.db.models import Prefetch, QuerySet
+from django.db.models import Prefetch
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminTextareaWidget
 
-from models_registry.admin.columns import ModelFilter, StudioFilter, data_at, is_stale, newest_weights, weights_by_code
+from models_registry.admin.columns import ModelFilter, data_at, is_stale, newest_weights, weights_by_code
 from models_registry.admin.rollouts import WeightPages
 from models_registry.models import Layout, RecommendationModel, Version
 from models_registry.services import default_set, layout_add, model_create, model_update
 from serving.formats.layouts import BadLayout
 from serving.formats.layouts import Layout as PackedLayout
-from tenants.models import Tenant
-from tenants.staff import LinesField, ServiceForm, StaffAdmin, number_field, text_field
+from tenants.staff import Label, LinesField, ServiceForm, StaffAdmin, StudioFilter, number_field, text_field
 from tenants.templatetags.words import age, number, percent, plain_json
 
 LAYOUT_EXAMPLE = """[
@@ -171,13 +170,13 @@ class ModelForm(ServiceForm):
 
 
 @admin.register(RecommendationModel)
-class RecommendationModelAdmin(WeightPages, StaffAdmin):
+class RecommendationModelAdmin(WeightPages):
     """Models."""
 
     can_add = can_change = True
     studio_path = "tenant"
     actions = None
-    list_display = ("name", "tenant", "slug", "weights_column", "keys", "rows", "data_age")
+    list_display = ("name", "studio", "short_name", "weights_column", "keys", "rows", "data_age")
     list_filter = (StudioFilter,)
     list_select_related = ("tenant",)
     search_fields = ("slug", "name", "tenant__name", "tenant__slug")
@@ -192,10 +191,10 @@ class RecommendationModelAdmin(WeightPages, StaffAdmin):
     )
     fieldsets = (
         (None, {"fields": ("name", "default_answer", "max_client_age_seconds", "row_count_change")}),
-        ("Fixed", {"fields": ("tenant", "slug", "keys", "unit", "newest_layout")}),
+        ("Fixed", {"fields": ("studio", "short_name", "keys", "unit", "newest_layout")}),
     )
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+    def get_queryset(self, request: HttpRequest) -> Any:
         """Bring versions with their tables, and the weights, along."""
         versions = (
             Version.objects.unscoped()
@@ -217,7 +216,7 @@ class RecommendationModelAdmin(WeightPages, StaffAdmin):
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         """Rows, tokens and slots are made of these."""
-        return ("tenant", "slug", "keys", "unit", "newest_layout") if obj else ()
+        return ("studio", "short_name", "keys", "unit", "newest_layout") if obj else ()
 
     @display(description="Weights")
     def weights_column(self, model: Any) -> str:
@@ -235,6 +234,11 @@ class RecommendationModelAdmin(WeightPages, StaffAdmin):
             reverse("admin:models_registry_recommendationmodel_weights", args=[model.pk]),
             text,
         )
+
+    @display(description="Short name")
+    def short_name(self, model: Any) -> str:
+        """Give what requests call it."""
+        return str(model.slug)
 
     @display(description="Keyed by")
     def keys(self, model: Any) -> str:
@@ -255,15 +259,16 @@ class RecommendationModelAdmin(WeightPages, StaffAdmin):
     @display(
         description="Data age", label={"fresh": "success", "stale": "warning", "missing": "danger", "none": "default"}
     )
-    def data_age(self, model: Any) -> tuple[str, str]:
+    def data_age(self, model: Any) -> Label:
         """Give the age of the oldest table that is served."""
         served = self._served(model)
         if not served:
-            return "none", "nothing served"
-        if any(version.active_table is None for version in served):
-            return "missing", "not loaded"
-        oldest = min(data_at(version.active_table) for version in served)
-        return ("stale" if is_stale(oldest) else "fresh"), age(oldest).removesuffix(" ago")
+            return Label("none", "nothing served")
+        tables = [version.active_table for version in served if version.active_table]
+        if len(tables) < len(served):
+            return Label("missing", "not loaded")
+        oldest = min(data_at(table) for table in tables)
+        return Label("stale" if is_stale(oldest) else "fresh", age(oldest).removesuffix(" ago"))
 
     @display(description="Newest layout")
     def newest_layout(self, model: Any) -> str:
@@ -352,12 +357,6 @@ class LayoutAdmin(StaffAdmin):
     def revision_label(self, layout: Any) -> str:
         """Give its number."""
         return f"Layout {layout.revision}"
-
-    @display(description="Studio", ordering="model__tenant__name")
-    def studio(self, layout: Any) -> Tenant:
-        """Give whose it is."""
-        studio: Tenant = layout.model.tenant
-        return studio
 
     @display(description="Fields")
     def fields_(self, layout: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin, messages
-from django.db.models import Prefetch, QuerySet
+from django.db.models import Prefetch
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -18,7 +18,7 @@ from django.utils.html import format_html
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminDecimalFieldWidget
 
-from models_registry.admin.columns import ModelFilter, StudioFilter, data_at, is_stale
+from models_registry.admin.columns import ModelFilter, data_at, is_stale
 from models_registry.models import BASIS_POINTS, Override, RecommendationModel, RolloutRevision, Version
 from models_registry.rollouts.services import (
     Effect,
@@ -31,9 +31,17 @@ from models_registry.rollouts.services import (
     weights_bp_of,
 )
 from models_registry.services import override_remove, override_set
-from tenants.models import Tenant
 from tenants.rules import RuleBroken
-from tenants.staff import ReadOnlyAdmin, ReasonForm, ServiceForm, StaffAdmin, acting, show_refusal, text_field
+from tenants.staff import (
+    ReadOnlyAdmin,
+    ReasonForm,
+    ServiceForm,
+    StaffAdmin,
+    StudioFilter,
+    acting,
+    show_refusal,
+    text_field,
+)
 from tenants.templatetags.words import age, number, percent, percent_number
 
 HISTORY_SHOWN = 20
@@ -110,8 +118,10 @@ class WeightsForm(ReasonForm):
     @property
     def total(self) -> Decimal:
         """The sum of what can be read of the weights typed, in percent."""
-        data = self.cleaned_data if self.is_bound else {}
-        return sum((data.get(f"weight_{version.code}") or Decimal(0) for version in self.versions), Decimal(0))
+        names = [f"weight_{version.code}" for version in self.versions]
+        if not self.is_bound:
+            return sum((Decimal(self.fields[name].initial) for name in names), Decimal(0))
+        return sum((self.cleaned_data.get(name) or Decimal(0) for name in names), Decimal(0))
 
     def clean(self) -> dict[str, Any]:
         """Refuse a sum other than 100 %."""
@@ -132,19 +142,19 @@ class GoBackForm(ReasonForm):
     """Why one goes back."""
 
 
-class WeightPages:
-    """The pages of a model's weights; mixed into the admin of models."""
+class WeightPages(StaffAdmin):
+    """The pages of a model's weights; the admin of models is made on it."""
 
     def get_urls(self) -> list[URLPattern]:
         """Add the page that goes back to a revision."""
-        view = self.admin_site.admin_view(self.go_back)  # type: ignore[attr-defined]  # of the admin it is mixed into
+        view = self.admin_site.admin_view(self.go_back)
         own = path("<path:object_id>/weights/<int:number>/", view, name="models_registry_recommendationmodel_go_back")
-        return [own, *super().get_urls()]  # type: ignore[misc]  # as above
+        return [own, *super().get_urls()]
 
     @action(description="Weights", url_path="weights", permissions=["act"], icon="balance")
     def weights(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Show the weights and the history; say what a change does; save it once that was said."""
-        model = self.get_row(request, object_id)  # type: ignore[attr-defined]  # as above
+        model = self.get_row(request, object_id)
         current = current_rollout(model)
         versions = _versions(model)
         present = weights_bp_of(current) if current else {}
@@ -162,6 +172,7 @@ class WeightPages:
             "shares": shares_of(present, {v.code: v.name for v in versions}),
             "form": form,
             "rows": _rows(form),
+            "total": f"{form.total.normalize():f}",
             "proposal": proposal,
             "is_unchanged": form.is_bound and form.is_valid() and form.weights_bp == _full(present, versions),
             "must_look_again": "_save" in request.POST and proposal is not None,
@@ -171,7 +182,7 @@ class WeightPages:
         if is_fragment:
             return TemplateResponse(request, "models_registry/admin/_effect.html", context)
         status = 422 if form.is_bound and form.errors else 200
-        return self.page(  # type: ignore[attr-defined,no-any-return]  # as above
+        return self.page(
             request,
             "models_registry/admin/weights.html",
             title=f"Weights of {model.slug}",
@@ -182,7 +193,7 @@ class WeightPages:
 
     def go_back(self, request: HttpRequest, object_id: str, number: int) -> HttpResponse:
         """Say what going back to a revision does, then do it."""
-        model = self.get_row(request, object_id)  # type: ignore[attr-defined]  # as above
+        model = self.get_row(request, object_id)
         form = GoBackForm(request.POST if request.method == "POST" else None)
         versions = _versions(model)
         names = {version.code: version.name for version in versions}
@@ -201,11 +212,11 @@ class WeightPages:
             if form.is_valid():
                 rollout_go_back(model=model, number=number, actor=acting(request), reason=form.cleaned_data["reason"])
                 message = f"Went back to revision {number}. {effect_sentence(effect, names)}"
-                self.message_user(request, message, messages.SUCCESS)  # type: ignore[attr-defined]  # as above
+                self.message_user(request, message, messages.SUCCESS)
                 return HttpResponseRedirect(_weights_url(model))
         except RuleBroken as error:
             show_refusal(form, error) if form.is_bound else explanation.append(str(error))
-        return self.ask(  # type: ignore[attr-defined,no-any-return]  # as above
+        return self.ask(
             request,
             form,
             title=f"Go back to revision {number} of {model.slug}",
@@ -227,7 +238,7 @@ class WeightPages:
             show_refusal(form, error)
             return False
         text = f"Saved as revision {revision.number}. {percent(revision.moved_bp)} of players change version."
-        self.message_user(request, text, messages.SUCCESS)  # type: ignore[attr-defined]  # as above
+        self.message_user(request, text, messages.SUCCESS)
         return True
 
 
@@ -304,8 +315,8 @@ def _rows(form: WeightsForm) -> list[dict[str, Any]]:
             "version": version,
             "field": field,
             "colour": colour,
-            "age": age(data_at(version.active_table)) if version.active_table else "",
-            "is_stale": bool(version.active_table) and is_stale(data_at(version.active_table)),
+            "data_at": data_at(version.active_table) if version.active_table else None,
+            "is_stale": version.active_table is not None and is_stale(data_at(version.active_table)),
         }
         for version, field, colour in form.rows()
     ]
@@ -355,7 +366,7 @@ class RolloutRevisionAdmin(ReadOnlyAdmin):
         "go",
     )
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+    def get_queryset(self, request: HttpRequest) -> Any:
         """Leave the maps behind; bring names along."""
         versions = Prefetch("model__versions", queryset=Version.objects.unscoped().only("pk", "model", "code", "name"))
         rows = super().get_queryset(request).defer("allocation", "restores__allocation")
@@ -365,12 +376,6 @@ class RolloutRevisionAdmin(ReadOnlyAdmin):
     def label(self, revision: Any) -> str:
         """Give its number and phase."""
         return f"Revision {revision.number}, phase {revision.phase}"
-
-    @display(description="Studio", ordering="model__tenant__name")
-    def studio(self, revision: Any) -> Tenant:
-        """Give whose it is."""
-        studio: Tenant = revision.model.tenant
-        return studio
 
     @display(description="Weights")
     def weights(self, revision: Any) -> str:
@@ -444,12 +449,6 @@ class OverrideAdmin(StaffAdmin):
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         """Only a new one has fields to fill; setting it anew replaces it."""
         return ("unit", "version", "model", "note", "created_at") if obj else ()
-
-    @display(description="Studio", ordering="model__tenant__name")
-    def studio(self, override: Any) -> Tenant:
-        """Give whose it is."""
-        studio: Tenant = override.model.tenant
-        return studio
 
     @display(description="Set", ordering="created_at")
     def made(self, override: Any) -> str:

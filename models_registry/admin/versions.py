@@ -19,7 +19,6 @@ from models_registry.admin.columns import (
     LOAD_COLOURS,
     STALE_AFTER,
     ModelFilter,
-    StudioFilter,
     data_at,
     data_time,
     is_stale,
@@ -29,13 +28,14 @@ from models_registry.admin.columns import (
 )
 from models_registry.models import RUNNING_STATES, Load, LoadState, Source, SourceKind, TableState, Version
 from models_registry.services import load_request, source_set, table_roll_back, version_create
-from tenants.models import Tenant
 from tenants.rules import RuleBroken
 from tenants.staff import (
+    Label,
     ReadOnlyAdmin,
     ReasonForm,
     ServiceForm,
     StaffAdmin,
+    StudioFilter,
     acting,
     area_field,
     change_url,
@@ -52,43 +52,49 @@ LOCATION_HELP = (
 )
 
 
-class VersionForm(ServiceForm):
-    """A version with its source."""
+class SourceForm(ServiceForm):
+    """Where a version's rows come from."""
 
     source_kind = choice_field(SourceKind.choices, label="Kind of source")
     source_location = area_field(rows=3, label="Where", help_text=LOCATION_HELP)
 
     class Meta:
         model = Version
+        fields: ClassVar[list[str]] = []
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        source = Source.objects.unscoped().filter(version_id=self.instance.pk).first() if self.instance.pk else None
+        if source is not None:
+            self.initial.update(source_kind=source.kind, source_location=source.location)
+
+    def write(self) -> Version:
+        """Change the source."""
+        version: Version = self.instance
+        data = self.cleaned_data
+        source_set(version=version, kind=data["source_kind"], location=data["source_location"], actor=self.actor)
+        return version
+
+
+class NewVersionForm(SourceForm):
+    """A new version with its source."""
+
+    class Meta:
+        model = Version
         fields: ClassVar = ["model", "name", "layout"]
         help_texts: ClassVar = {
             "name": "In answers and on pages, such as 2026-11-a; never changes.",
-            "layout": "Empty: the model's newest.",
+            "layout": "One of the model's. Empty: its newest.",
         }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if "layout" in self.fields:
             self.fields["layout"].required = False
-        source = Source.objects.unscoped().filter(version_id=self.instance.pk).first() if self.instance.pk else None
-        if source is not None:
-            self.initial.update(source_kind=source.kind, source_location=source.location)
 
     def write(self) -> Version:
-        """Make the version, or change its source."""
-        data = self.cleaned_data
-        kind, location = data["source_kind"], data["source_location"]
-        if self.instance.pk is not None:
-            source_set(version=self.instance, kind=kind, location=location, actor=self.actor)
-            return self.instance
-        return version_create(
-            model=data["model"],
-            name=data["name"],
-            source_kind=kind,
-            source_location=location,
-            actor=self.actor,
-            layout=data["layout"],
-        )
+        """Make the version."""
+        return version_create(actor=self.actor, **self.cleaned_data)
 
 
 class DataFilter(RadioFilter):
@@ -101,7 +107,7 @@ class DataFilter(RadioFilter):
         """Give the choices."""
         return [("loaded", "Loaded"), ("stale", "Older than a day"), ("none", "Not loaded")]
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> Any:
         """Narrow to the choice."""
         chosen = self.value()
         if chosen == "none":
@@ -111,7 +117,7 @@ class DataFilter(RadioFilter):
         return stale_only(queryset) if chosen == "stale" else queryset
 
 
-def stale_only(versions: QuerySet[Any]) -> QuerySet[Any]:
+def stale_only(versions: QuerySet[Any]) -> Any:
     """Narrow to versions whose data is older than a day."""
     return versions.annotate(data_time=data_time("active_table")).filter(data_time__lt=timezone.now() - STALE_AFTER)
 
@@ -121,14 +127,12 @@ class VersionAdmin(StaffAdmin):
     """Versions."""
 
     can_add = can_change = True
-    form = VersionForm
     studio_path, model_path = "model__tenant", "model"
-    list_display = ("name", "studio", "model_link", "weight", "data_age", "rows", "size", "last_load", "source_")
+    list_display = ("name", "studio", "model_link", "weight", "data_age", "rows", "size", "last_load")
     list_filter = (StudioFilter, ModelFilter, DataFilter)
     search_fields = ("name", "model__slug", "model__name", "model__tenant__name", "model__tenant__slug")
     ordering = ("model__tenant__name", "model__slug", "code")
     actions = ("load_selected",)
-    actions_detail = ("load_now", "activate_previous")
     actions_row = ("load_now", "activate_previous")
     autocomplete_fields = ("model",)
     change_form_outer_before_template = "models_registry/admin/_version.html"
@@ -141,7 +145,7 @@ class VersionAdmin(StaffAdmin):
         ("Fixed", {"fields": ("model", "name", "code", "layout", "created_at")}),
     )
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+    def get_queryset(self, request: HttpRequest) -> Any:
         """Bring tables, the source, the newest load and the weights along."""
         tables = ("active_table__load", "previous_table__load")
         return (
@@ -161,6 +165,11 @@ class VersionAdmin(StaffAdmin):
         """Only the source of a version changes."""
         return ("model", "name", "code", "layout", "created_at") if obj else ()
 
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002 - Django's own signature
+        """A new version has another form than one that exists."""
+        kwargs["form"] = SourceForm if obj else NewVersionForm
+        return super().get_form(request, obj, change=change, **kwargs)
+
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         """Name layouts with their studio; the service refuses another model's."""
         field = super().formfield_for_foreignkey(db_field, request, **kwargs)
@@ -172,13 +181,7 @@ class VersionAdmin(StaffAdmin):
 
     # --- Columns ----------------------------------------------------------------------------------------------------
 
-    @display(description="Studio", ordering="model__tenant__name")
-    def studio(self, version: Any) -> Tenant:
-        """Give whose it is."""
-        studio: Tenant = version.model.tenant
-        return studio
-
-    @display(description="Model", ordering="model__slug")
+    @display(description="Model")
     def model_link(self, version: Any) -> str:
         """Lead to the model."""
         return link_to(version.model)
@@ -191,12 +194,12 @@ class VersionAdmin(StaffAdmin):
         return format_html('<a class="text-link" href="{}">{}</a>', url, percent(bp))
 
     @display(description="Data age", label=DATA_COLOURS)
-    def data_age(self, version: Any) -> tuple[str, str]:
+    def data_age(self, version: Any) -> Label:
         """Give the age of its active table's data."""
         if version.active_table is None:
-            return "none", "not loaded"
+            return Label("none", "not loaded")
         when = data_at(version.active_table)
-        return ("stale" if is_stale(when) else "fresh"), age(when).removesuffix(" ago")
+        return Label("stale" if is_stale(when) else "fresh", age(when).removesuffix(" ago"))
 
     @display(description="Rows", ordering="active_table__row_count")
     def rows(self, version: Any) -> str:
@@ -208,18 +211,12 @@ class VersionAdmin(StaffAdmin):
         """Give its active table's size in Redis."""
         return megabytes(version.active_table.size_bytes if version.active_table else None)
 
-    @display(description="Last load", ordering="load_at", label=LOAD_COLOURS, empty_value="never")
-    def last_load(self, version: Any) -> tuple[str, str] | str:
+    @display(description="Last load", ordering="load_at", label={**LOAD_COLOURS, "never": "default"})
+    def last_load(self, version: Any) -> Label:
         """Give how its newest load stands."""
         if version.load_state is None:
-            return "never"
-        return version.load_state, f"{LoadState(version.load_state).label} · {age(version.load_at)}"
-
-    @display(description="Source")
-    def source_(self, version: Any) -> str:
-        """Give its kind."""
-        source = getattr(version, "source", None)
-        return source.get_kind_display() if source else "–"
+            return Label("never", "never")
+        return Label(version.load_state, f"{LoadState(version.load_state).label} · {age(version.load_at)}")
 
     def audit_subject(self, obj: Any) -> str:
         """Give what the audit trail calls it."""
@@ -343,7 +340,7 @@ class SourceAdmin(ReadOnlyAdmin):
     """Sources: seen here, changed on the version's page."""
 
     studio_path, model_path = "version__model__tenant", "version__model"
-    list_display = ("location_", "kind", "studio", "model", "version_link")
+    list_display = ("location_", "kind", "studio", "model_", "version_link")
     list_filter = (StudioFilter, ModelFilter, ("kind", ChoicesDropdownFilter))
     list_select_related = ("version__model__tenant",)
     search_fields = ("location", "version__name", "version__model__slug", "version__model__tenant__name")
@@ -355,14 +352,8 @@ class SourceAdmin(ReadOnlyAdmin):
         """Give the location, cut where it is long."""
         return source.location if len(source.location) <= 90 else f"{source.location[:90]}…"
 
-    @display(description="Studio", ordering="version__model__tenant__name")
-    def studio(self, source: Any) -> Tenant:
-        """Give whose it is."""
-        studio: Tenant = source.version.model.tenant
-        return studio
-
     @display(description="Model", ordering="version__model__slug")
-    def model(self, source: Any) -> str:
+    def model_(self, source: Any) -> str:
         """Give its model."""
         return str(source.version.model)
 

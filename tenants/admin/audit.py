@@ -7,11 +7,11 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 from django.utils.html import format_html
-from unfold.contrib.filters.admin import DropdownFilter, RelatedDropdownFilter
+from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 
 from tenants.models import AuditEntry
-from tenants.staff import ReadOnlyAdmin
+from tenants.staff import ReadOnlyAdmin, StudioFilter
 from tenants.templatetags.words import age
 
 
@@ -35,14 +35,25 @@ class ActionFilter(DropdownFilter):
 class AuditAdmin(ReadOnlyAdmin):
     """Who did what, when and why."""
 
-    list_display = ("summary", "tenant", "actor_name", "when", "action_label", "reason")
-    list_filter = (("tenant", RelatedDropdownFilter), ActionFilter)
+    list_display = ("summary", "studio", "who", "when", "action_label", "reason")
+    list_filter = (StudioFilter, ActionFilter)
+    studio_path = "tenant"
     list_select_related = ("tenant",)
     search_fields = ("summary", "subject", "actor_name", "reason")
     search_help_text = "Search what, who and why"
     date_hierarchy = "at"
-    fields = ("summary", "tenant", "actor_name", "at", "action", "subject", "reason")
+    fields = ("summary", "studio", "who", "when_exactly", "action_label", "subject", "reason")
     change_form_outer_after_template = "tenants/admin/_before_after.html"
+
+    @display(description="Who", ordering="actor_name")
+    def who(self, entry: Any) -> str:
+        """Give the name they had then."""
+        return str(entry.actor_name)
+
+    @display(description="When")
+    def when_exactly(self, entry: Any) -> str:
+        """Give the instant."""
+        return f"{entry.at:%Y-%m-%d %H:%M:%S} UTC, {age(entry.at)}"
 
     @display(description="When", ordering="at")
     def when(self, entry: Any) -> str:
@@ -59,5 +70,6 @@ class AuditAdmin(ReadOnlyAdmin):
         entry = context["original"]
         before, after = entry.before or {}, entry.after or {}
         names = list(dict.fromkeys([*before, *after]))
+        context["show_history"] = False
         context["changes"] = [{"name": n, "before": before.get(n), "after": after.get(n)} for n in names]
         return super().render_change_form(request, context, *args, **kwargs)

@@ -11,8 +11,9 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
 from django.utils import timezone
-from unfold.contrib.filters.admin import ChoicesDropdownFilter, RadioFilter, RelatedDropdownFilter
+from unfold.contrib.filters.admin import ChoicesDropdownFilter, RadioFilter
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminSelectWidget
@@ -28,9 +29,11 @@ from tenants.credentials import (
 from tenants.models import Algorithm, Credential, CredentialKind, Tenant
 from tenants.rules import RuleBroken
 from tenants.staff import (
+    Label,
     NeededReasonForm,
     ServiceForm,
     StaffAdmin,
+    StudioFilter,
     acting,
     area_field,
     change_url,
@@ -52,7 +55,7 @@ OVERLAPS = {
 # --- Forms ----------------------------------------------------------------------------------------------------------
 
 
-class ModelsField(forms.ModelMultipleChoiceField):
+class ModelsField(forms.ModelMultipleChoiceField):  # type: ignore[type-arg]  # generic in the stubs alone
     """What a credential may ask for: some of its studio's models, or all of them."""
 
     def __init__(self) -> None:
@@ -97,7 +100,7 @@ class NewKeyForm(NewCredentialForm):
     )
     issuer = text_field(label="Issuer", max_length=200, help_text="What “iss” says in the studio's own tokens.")
 
-    field_order: ClassVar = ["name", "algorithm", "public_key", "issuer"]
+    field_order = ("name", "algorithm", "public_key", "issuer")
 
 
 class StudioChoiceForm(forms.Form):
@@ -178,18 +181,20 @@ class CredentialAdmin(StaffAdmin):
     can_add = can_change = True
     form = CredentialForm
     actions = None
-    list_display = ("name", "tenant", "state", "kind_label", "client_id", "may_ask_for", "last_used", "made")
-    list_filter = (("tenant", RelatedDropdownFilter), StateFilter, ("kind", ChoicesDropdownFilter))
+    list_display = ("name", "studio", "state", "kind_label", "client_id", "may_ask_for", "last_used", "made")
+    list_filter = (StudioFilter, StateFilter, ("kind", ChoicesDropdownFilter))
     list_select_related = ("tenant", "created_by")
     search_fields = ("name", "client_id", "tenant__name", "tenant__slug", "issuer")
-    actions_list = ("register_key",)
+    studio_path = "tenant"
+    show_add_link = False
+    actions_list = ("issue", "register_key")
     actions_detail = ("rotate", "revoke")
     readonly_fields = (
-        *("tenant", "client_id", "kind", "algorithm", "secret_shown", "issuer", "public_key"),
+        *("studio", "client_id", "kind", "algorithm", "secret_shown", "issuer", "public_key"),
         *("state_sentence", "last_used", "created_at", "created_by"),
     )
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+    def get_queryset(self, request: HttpRequest) -> Any:
         """Bring the models it is narrowed to along."""
         return super().get_queryset(request).select_related("tenant").prefetch_related("allowed_models")
 
@@ -200,7 +205,7 @@ class CredentialAdmin(StaffAdmin):
         asks = "allowed_models" if may_change else "may_ask_for"
         return [
             (None, {"fields": ("name", asks, "requests_per_second", "burst")}),
-            ("Proof", {"fields": ("tenant", "client_id", "kind", *proof)}),
+            ("Proof", {"fields": ("studio", "client_id", "kind", *proof)}),
             ("Use", {"fields": ("state_sentence", "last_used", "created_at", "created_by")}),
         ]
 
@@ -214,13 +219,13 @@ class CredentialAdmin(StaffAdmin):
         return super().has_change_permission(request, obj) and not is_over
 
     @display(description="State", label={"active": "success", "overlap": "warning", "revoked": "danger"})
-    def state(self, credential: Any) -> tuple[str, str]:
+    def state(self, credential: Any) -> Label:
         """Say whether it works."""
         if credential.revoked_at:
-            return "revoked", "Revoked"
+            return Label("revoked", "Revoked")
         if credential.previous_until and credential.previous_until > timezone.now():
-            return "overlap", "Two secrets"
-        return "active", "Active"
+            return Label("overlap", "Two secrets")
+        return Label("active", "Active")
 
     @display(description="State")
     def state_sentence(self, credential: Any) -> str:
@@ -292,6 +297,13 @@ class CredentialAdmin(StaffAdmin):
             submit="Issue credential",
             explanation=["The next page shows its secret, once. Have a safe place for it ready."],
         )
+
+    @action(
+        description="Issue credential", url_path="issue", permissions=["act"], icon="add", variant=ActionVariant.PRIMARY
+    )
+    def issue(self, request: HttpRequest) -> HttpResponse:
+        """Lead to the form, as the button that other lists have does."""
+        return HttpResponseRedirect(reverse("admin:tenants_credential_add"))
 
     @action(description="Register a public key", url_path="register-key", permissions=["act"], icon="key")
     def register_key(self, request: HttpRequest) -> HttpResponse:

@@ -7,18 +7,17 @@ from typing import Any, ClassVar
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin
 from django.db import transaction
-from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
-from unfold.contrib.filters.admin import BooleanRadioFilter, ChoicesDropdownFilter, RelatedDropdownFilter
-from unfold.decorators import display
+from unfold.contrib.filters.admin import BooleanRadioFilter, ChoicesDropdownFilter
+from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from tenants import audit
 from tenants.models import Membership, Tenant, User
 from tenants.rules import RuleBroken
 from tenants.services import member_remove, member_set
-from tenants.staff import ServiceForm, StaffAdmin, acting
+from tenants.staff import Label, ServiceForm, StaffAdmin, StudioFilter, acting
 from tenants.templatetags.words import age
 
 
@@ -36,14 +35,15 @@ class PersonAdmin(UserAdmin, StaffAdmin):  # type: ignore[misc,type-arg]  # two 
     search_fields = ("username", "first_name", "last_name", "email")
     filter_horizontal = ()
     readonly_fields = ("last_login", "date_joined")
+    actions_detail = ("change_password",)
     fieldsets = (
-        (None, {"fields": ("username", "password")}),
+        (None, {"fields": ("username",)}),
         ("Person", {"fields": ("first_name", "last_name", "email")}),
         ("May sign in", {"fields": ("is_active", "is_staff", "is_superuser")}),
         ("Times", {"fields": ("last_login", "date_joined")}),
     )
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+    def get_queryset(self, request: HttpRequest) -> Any:
         """Bring the roles along."""
         return super().get_queryset(request).prefetch_related("memberships__tenant")
 
@@ -56,6 +56,11 @@ class PersonAdmin(UserAdmin, StaffAdmin):  # type: ignore[misc,type-arg]  # two 
         """Tell whether this person may change that account."""
         is_above = isinstance(obj, User) and (obj.is_staff or obj.is_superuser) and obj.pk != acting(request).pk
         return super().has_change_permission(request, obj) and (acting(request).is_superuser or not is_above)
+
+    @action(description="Change password", url_path="change-password", permissions=["act"], icon="password")
+    def change_password(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Lead to Django's own page for it."""
+        return HttpResponseRedirect(reverse("admin:auth_user_password_change", args=[object_id]))
 
     @display(description="Name", ordering="first_name")
     def full_name(self, person: Any) -> str:
@@ -80,11 +85,11 @@ class PersonAdmin(UserAdmin, StaffAdmin):  # type: ignore[misc,type-arg]  # two 
         """Save the account; `log_addition` and `log_change` write the trail in the same transaction."""
         obj.save()
 
-    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> None:
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
         """Tell the audit trail."""
         self._record(request, obj, "user.create", f"Made the account “{obj.username}”.")
 
-    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> None:
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
         """Tell the audit trail which fields changed, never their values."""
         parts = message if isinstance(message, list) else []
         fields = [name for part in parts for name in part.get("changed", {}).get("fields", [])]
@@ -132,24 +137,34 @@ class MembershipAdmin(StaffAdmin):
     can_add = can_change = can_delete = True
     form = MembershipForm
     actions = None
-    list_display = ("user", "tenant", "role_label", "since")
-    list_filter = (("tenant", RelatedDropdownFilter), ("role", ChoicesDropdownFilter))
+    studio_path = "tenant"
+    list_display = ("person", "studio", "role_label", "since")
+    list_filter = (StudioFilter, ("role", ChoicesDropdownFilter))
     list_select_related = ("tenant", "user")
     search_fields = ("user__username", "user__email", "tenant__name", "tenant__slug")
     autocomplete_fields = ("tenant", "user")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         """Another person or studio is another membership."""
-        return ("tenant", "user") if obj else ()
+        return ("studio", "user") if obj else ()
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        """Give the studio by the name it has elsewhere."""
+        return ("studio", "user", "role") if obj else ("tenant", "user", "role")
+
+    @display(description="Person", ordering="user__username")
+    def person(self, membership: Any) -> str:
+        """Give who it is."""
+        return membership.user.get_full_name() or membership.user.username
 
     @display(
         description="Role",
         ordering="role",
         label={"studio_admin": "primary", "product_manager": "info", "viewer": "default"},
     )
-    def role_label(self, membership: Any) -> tuple[str, str]:
+    def role_label(self, membership: Any) -> Label:
         """Give the role."""
-        return membership.role, membership.get_role_display()
+        return Label(membership.role, membership.get_role_display())
 
     @display(description="Since", ordering="created_at")
     def since(self, membership: Any) -> str:
@@ -164,7 +179,7 @@ class MembershipAdmin(StaffAdmin):
         """Take the role away."""
         member_remove(tenant=obj.tenant, user=obj.user, actor=acting(request))
 
-    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
         """Ask, then take the role away; a refusal is said on the membership's page."""
         try:
             return super().delete_view(request, object_id, extra_context)

@@ -17,6 +17,7 @@ from tenants.models import Tenant
 from tenants.rules import RuleBroken
 from tenants.services import tenant_create, tenant_end, tenant_update
 from tenants.staff import (
+    Label,
     LinesField,
     NeededReasonForm,
     ServiceForm,
@@ -79,7 +80,7 @@ class EndForm(NeededReasonForm):
 
     typed = text_field(label="Type its short name")
 
-    field_order: ClassVar = ["typed", "reason"]
+    field_order = ("typed", "reason")
 
     def __init__(self, slug: str, data: Any = None) -> None:
         super().__init__(data)
@@ -117,7 +118,7 @@ class StudioAdmin(StaffAdmin):
 
     can_add = can_change = True
     form = StudioForm
-    list_display = ("name", "slug", "state", "models_", "credentials_", "members_", "published")
+    list_display = ("name", "short_name", "state", "models_", "credentials_", "members_", "published")
     list_filter = (StateFilter,)
     search_fields = ("name", "slug", "public_id")
     actions_detail = ("end",)
@@ -131,7 +132,7 @@ class StudioAdmin(StaffAdmin):
         ("Limits", {"fields": ("requests_per_second", "burst")}),
     )
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+    def get_queryset(self, request: HttpRequest) -> Any:
         """Count what each studio has along with it."""
         return (
             super()
@@ -151,10 +152,15 @@ class StudioAdmin(StaffAdmin):
         """Nothing in a studio that has ended changes."""
         return super().has_change_permission(request, obj) and getattr(obj, "ended_at", None) is None
 
+    @display(description="Short name", ordering="slug")
+    def short_name(self, studio: Any) -> str:
+        """Give what tokens call it."""
+        return str(studio.slug)
+
     @display(description="State", label={"live": "success", "ended": "danger"}, ordering="ended_at")
-    def state(self, studio: Any) -> tuple[str, str]:
+    def state(self, studio: Any) -> Label:
         """Say whether it goes on."""
-        return ("ended", f"Ended {age(studio.ended_at)}") if studio.ended_at else ("live", "Live")
+        return Label("ended", f"Ended {age(studio.ended_at)}") if studio.ended_at else Label("live", "Live")
 
     @display(description="Models", ordering="model_count")
     def models_(self, studio: Any) -> str:
@@ -232,4 +238,4 @@ class StudioAdmin(StaffAdmin):
 
 
 def _of(studio: Tenant, table: str) -> str:
-    return f"{reverse(f'admin:{table}_changelist')}?tenant__id__exact={studio.pk}"
+    return f"{reverse(f'admin:{table}_changelist')}?studio={studio.pk}"

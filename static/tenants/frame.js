@@ -1,0 +1,54 @@
+// What every page of a studio shares. Nothing here is needed to read or to save: without it links open pages, not dialogs.
+"use strict";
+
+// An open menu closes on Escape and on a click elsewhere.
+const closing = () => document.querySelectorAll("details[data-closes][open]");
+document.addEventListener("click", (event) => {
+  for (const details of closing()) {
+    if (!details.contains(event.target)) {
+      details.open = false;
+    }
+  }
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") {
+    for (const details of closing()) {
+      details.open = false;
+      details.querySelector("summary").focus();
+    }
+  }
+});
+
+// What htmx puts into the dialog is shown; a link marked data-cancel closes it instead of leaving the page.
+document.addEventListener("htmx:afterSwap", (event) => {
+  const dialog = document.getElementById("dialog");
+  if (event.detail.target === dialog && !dialog.open) {
+    dialog.setAttribute("aria-label", dialog.querySelector("h1, h2")?.textContent ?? "Please confirm");
+    dialog.showModal();
+  }
+});
+document.addEventListener("click", (event) => {
+  const dialog = event.target.closest("dialog");
+  if (dialog !== null && (event.target === dialog || event.target.closest("[data-cancel]"))) {
+    event.preventDefault();
+    dialog.close();
+  }
+});
+
+// Copying, where the browser lets a page do it (on HTTPS or localhost); elsewhere the text can be marked by hand.
+for (const button of document.querySelectorAll("[data-copy]")) {
+  if (navigator.clipboard) {
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+      const words = button.textContent;
+      button.textContent = "Copied";
+      setTimeout(() => { button.textContent = words; }, 2000);
+    });
+  }
+}
+
+// What only scripts make useful appears, what only their absence needs goes.
+for (const element of document.querySelectorAll("[data-script]")) {
+  element.hidden = element.dataset.script !== "with";
+}
