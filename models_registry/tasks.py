@@ -2,6 +2,7 @@
 
 from celery import shared_task
 
+from models_registry import traffic
 from models_registry.publishing import republish_all
 
 
@@ -9,3 +10,15 @@ from models_registry.publishing import republish_all
 def republish() -> int:
     """Publish what serving does not have yet or has only in an old signature. Runs every 15 s; twice is harmless."""
     return republish_all()
+
+
+@shared_task(name="traffic.collect", time_limit=120)  # type: ignore[untyped-decorator]  # as above
+def collect_traffic() -> int:
+    """Move what serving counted into the database. Runs every 10 s; twice is harmless."""
+    return traffic.collect()
+
+
+@shared_task(name="traffic.prune", time_limit=300)  # type: ignore[untyped-decorator]  # as above
+def prune_traffic() -> int:
+    """Drop counts that are no longer kept. Runs every hour."""
+    return traffic.prune()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from django.conf import settings
 
@@ -12,6 +12,7 @@ from serving.formats.snapshot import parse_public_keys
 from serving.formats.tokens import parse_master_keys
 from serving.http import NOT_READY, READY, Response
 from serving.metrics import Numbers, Reading
+from serving.reporting import Reporter
 from serving.snapshots import SnapshotKeeper, SnapshotWatch, watch_client
 from serving.world import World
 
@@ -50,8 +51,11 @@ class Serving(NamedTuple):
         return self.numbers.reading()
 
 
-def assemble() -> Serving:
+def assemble(kind: Literal["lane", "door"]) -> Serving:
     """Give the parts, not started: no socket is opened, no file is read, no thread runs.
+
+    Args:
+        kind: what this process is called in its reports.
 
     Raises:
         ValueError: a key in the settings is malformed.
@@ -61,8 +65,8 @@ def assemble() -> Serving:
     keeper = SnapshotKeeper(
         world, parse_public_keys(settings.SNAPSHOT_PUBLIC_KEYS), settings.LANE_STATE_DIR / "snapshots", numbers
     )
-    watch = SnapshotWatch(
-        keeper, watch_client(settings.TABLES_REDIS_URL), settings.REDIS_PREFIX, settings.SNAPSHOT_POLL_SECONDS
-    )
+    client, prefix = watch_client(settings.TABLES_REDIS_URL), settings.REDIS_PREFIX
+    reporter = Reporter(kind, client, prefix, world, numbers)
+    watch = SnapshotWatch(keeper, reporter, client, prefix, settings.SNAPSHOT_POLL_SECONDS)
     own = Settings(settings.REDIS_PREFIX, settings.SNAPSHOT_MAX_AGE.total_seconds())
     return Serving(own, world, numbers, keeper, watch)

@@ -90,6 +90,8 @@ def begin(request: Request, world: World, now: float, settings: Settings) -> Res
     except (BadToken, UnicodeEncodeError):
         # A server that knows nobody cannot tell a bad token from a good one.
         return UNAUTHORIZED if world.tenants else NOT_READY
+    credential_id = caller.credential.published.id
+    world.uses[credential_id] = world.uses.get(credential_id, 0) + 1
     tenant = world.tenants[caller.credential.tenant_id]
     if now - tenant.issued_at > settings.snapshot_max_age_seconds:
         return NOT_READY

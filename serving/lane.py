@@ -102,7 +102,7 @@ class Lane:
         self._options = options
         self._capacity: int = settings.SERVING_CAPACITY
         self._in_flight = 0
-        self._serving: Serving = assemble()
+        self._serving: Serving = assemble("lane")
         numbers = self._serving.numbers
         self._node = NodeReader(
             Address.parse(settings.TABLES_REDIS_URL),

@@ -6,6 +6,7 @@ Both doors use both. An empty Redis is not an empty world: a tenant goes by its 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -13,7 +14,6 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from serving.formats.snapshot import (
     snapshot_name,
 )
 from serving.metrics import Numbers
+from serving.reporting import Reporter
 from serving.world import World
 
 logger = logging.getLogger(__name__)
@@ -174,7 +175,7 @@ def _read(path: Path) -> bytes:
         return b""  # which is no envelope
 
 
-@contextmanager
+@contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("w") as file:
@@ -186,18 +187,22 @@ class SnapshotWatch(threading.Thread):
     """Asks Redis for newer snapshots every so often, and at once when one is announced. Tries again for ever.
 
     Its connections are its own: what it does, and what Redis does to it, holds no answer up. In passing it reports
-    the tables of which blocks were found lost.
+    the tables of which blocks were found lost, and what its reporter has to say.
 
     Args:
         keeper: gets what is found.
+        reporter: is asked to report after each look.
         client: as `watch_client` makes it.
         prefix: of the Redis keys.
         poll_seconds: time between two looks at the map of revisions.
     """
 
-    def __init__(self, keeper: SnapshotKeeper, client: redis.Redis, prefix: str, poll_seconds: float) -> None:
+    def __init__(
+        self, keeper: SnapshotKeeper, reporter: Reporter, client: redis.Redis, prefix: str, poll_seconds: float
+    ) -> None:
         super().__init__(name="snapshot-watch", daemon=True)
         self._keeper = keeper
+        self._reporter = reporter
         self._client = client
         self._prefix = prefix
         self._poll_seconds = poll_seconds
@@ -231,8 +236,12 @@ class SnapshotWatch(threading.Thread):
             self._lost.update(table_ids)
 
     def end(self) -> None:
-        """Make the thread end soon; it is a daemon, so nobody need wait."""
+        """Make the thread end, and send what was not sent yet. Takes two time-outs at most."""
         self._is_ending.set()
+        with contextlib.suppress(redis.RedisError, OSError):
+            if self.is_alive():
+                self.join(2 * self._poll_seconds)
+            self._reporter.send_traffic()
 
     def run(self) -> None:
         """See threading."""
@@ -261,6 +270,8 @@ class SnapshotWatch(threading.Thread):
         self.poll()
         if self._lost:
             self._tell_lost()
+        with contextlib.suppress(redis.RedisError, OSError):  # it keeps what it could not send
+            self._reporter.report()
 
     def _await_announcement(self, announcements: redis.client.PubSub) -> None:
         """Wait until something is announced or the next look is due."""

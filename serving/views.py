@@ -116,7 +116,7 @@ def serving() -> Serving:
 
 @cache
 def _started() -> Serving:
-    parts = assemble()
+    parts = assemble("door")
     parts.start()
     REGISTRY.register(NumbersCollector(parts.reading))
     return parts

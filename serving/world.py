@@ -157,10 +157,15 @@ class World:
     Args:
         master_keys: token master keys by id.
         audience: what `aud` must be.
+
+    Attributes:
+        tenants: by id.
+        uses: requests so far by credential id; a batch counts once.
     """
 
     def __init__(self, master_keys: dict[str, bytes], audience: str) -> None:
         self.tenants: dict[str, PreparedTenant] = {}
+        self.uses: dict[str, int] = {}
         self._master_keys = master_keys
         self._audience = audience
         self._by_header: dict[bytes, PreparedCredential] = {}

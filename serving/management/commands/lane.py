@@ -128,7 +128,7 @@ def _check(host: str, port: int, metrics_port: int, certificate: Path | None, ke
         if file is not None and not os.access(file, os.R_OK):
             raise CommandError(f"{file} cannot be read.")
     try:
-        assemble()
+        assemble("lane")
         Address.parse(settings.TABLES_REDIS_URL)
     except ValueError as error:
         raise CommandError(f"The settings do not do: {error}") from None

@@ -1,0 +1,132 @@
+"""What serving tells the control plane, through Redis: which snapshot each process serves by, and what was asked.
+
+A process writes a few small things each second, from the thread of its snapshot watch, never for a request:
+
+- `PREFIX:serving` (hash): process → when it last wrote, Unix ms. One that has stopped writing has stopped serving.
+- `PREFIX:applied:TENANT` (hash): process → the revision it serves that tenant by, and since when, Unix ms.
+- `PREFIX:traffic` (stream): what was asked since the process last wrote. The control plane reads the stream in order
+  and remembers how far it came in the same transaction, so that nothing is counted twice or left out.
+
+Redis away: numbers wait here and are sent later. A stream that nobody reads is cut at about a day's length.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from typing import TypeVar
+
+import msgspec
+import redis
+
+from serving.http import Exposure
+from serving.metrics import Numbers
+from serving.world import World
+
+TRAFFIC_EVERY_SECONDS = 5.0
+# Entries of the stream: a day of twenty processes.
+MOST_ENTRIES = 350_000
+FIELD = b"b"
+Key = TypeVar("Key", Exposure, str)
+
+
+class TrafficBatch(msgspec.Struct, frozen=True):
+    """What one process was asked in a few seconds.
+
+    Attributes:
+        at: Unix seconds of the moment it was put together.
+        exposures: answers by tenant slug, model slug, version name and source.
+        credentials: requests by credential id.
+    """
+
+    at: int
+    exposures: list[tuple[str, str, str, str, int]]
+    credentials: dict[str, int]
+
+
+def traffic_name(prefix: str) -> str:
+    """Give the Redis key of the stream of batches."""
+    return f"{prefix}:traffic"
+
+
+def processes_name(prefix: str) -> str:
+    """Give the Redis key of the hash of serving processes."""
+    return f"{prefix}:serving"
+
+
+def applied_name(prefix: str, tenant_id: str) -> str:
+    """Give the Redis key of the hash that says which revision each process serves a tenant by."""
+    return f"{prefix}:applied:{tenant_id}"
+
+
+class Reporter:
+    """Reports for one process. For one thread.
+
+    Args:
+        kind: `lane` or `door`.
+        client: with time-outs of its own; what it raises goes to the caller, and what was not sent is sent next time.
+        prefix: of the Redis keys.
+        world: whose revisions are reported.
+        numbers: whose exposures are.
+    """
+
+    def __init__(self, kind: str, client: redis.Redis, prefix: str, world: World, numbers: Numbers) -> None:
+        self.process = f"{kind}:{socket.gethostname()}:{os.getpid()}"
+        self._client = client
+        self._prefix = prefix
+        self._world = world
+        self._numbers = numbers
+        self._applied: dict[str, int] = {}
+        self._sent_exposures: dict[Exposure, int] = {}
+        self._sent_uses: dict[str, int] = {}
+        self._sent_at = 0.0
+
+    def report(self) -> None:
+        """Say that this process lives, what it serves by where that is news, and every 5 s what was asked.
+
+        Raises:
+            redis.RedisError, OSError: Redis did not take it.
+        """
+        now_ms = int(time.time() * 1000)
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.hset(processes_name(self._prefix), self.process, str(now_ms))
+        news = {
+            tenant.id: tenant.revision
+            for tenant in tuple(self._world.tenants.values())
+            if self._applied.get(tenant.id) != tenant.revision
+        }
+        for tenant_id, revision in news.items():
+            pipeline.hset(applied_name(self._prefix, tenant_id), self.process, f"{revision} {now_ms}")
+        is_new, *_ = pipeline.execute()
+        if is_new and self._applied:
+            # Redis has forgotten this process, and with it what it had reported: say it again next time.
+            self._applied = {}
+        else:
+            self._applied.update(news)
+        if time.monotonic() - self._sent_at >= TRAFFIC_EVERY_SECONDS:
+            self.send_traffic()
+
+    def send_traffic(self) -> None:
+        """Send what was asked since the last time.
+
+        Raises:
+            redis.RedisError, OSError: Redis did not take it. Where it took it and could not say so, that batch is
+                counted twice: the one case, and a rare one, in which the charts show more than there was.
+        """
+        self._sent_at = time.monotonic()
+        exposures, uses = dict(self._numbers.exposures), dict(self._world.uses)
+        batch = TrafficBatch(
+            int(time.time()),
+            [(*exposure, count) for exposure, count in _since(exposures, self._sent_exposures).items()],
+            _since(uses, self._sent_uses),
+        )
+        if batch.exposures or batch.credentials:
+            entry = {FIELD: msgspec.msgpack.encode(batch)}
+            self._client.xadd(traffic_name(self._prefix), entry, maxlen=MOST_ENTRIES, approximate=True)  # type: ignore[arg-type]  # bytes are as good
+        self._sent_exposures, self._sent_uses = exposures, uses
+
+
+def _since(now: Mapping[Key, int], before: Mapping[Key, int]) -> dict[Key, int]:
+    return {key: count - before.get(key, 0) for key, count in now.items() if count != before.get(key, 0)}

@@ -1,0 +1,242 @@
+"""From the counts of serving, through a real Redis stream, to what the pages show."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import redis
+from django.conf import settings as project_settings
+
+from models_registry import traffic
+from models_registry.models import CredentialUse, Traffic, TrafficPosition, TrafficSource, TrafficSpan, Version
+from models_registry.publishing import publish_tenant
+from serving.http import Exposure, Response
+from serving.metrics import Numbers
+from serving.reporting import Reporter, processes_name, traffic_name
+from serving.world import World
+from tests.factories import CredentialFactory, VersionFactory
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Process:
+    """A serving process as far as its reports go."""
+
+    def __init__(self, client: redis.Redis, kind: Any = "lane") -> None:
+        self.numbers = Numbers()
+        self.world = World({}, "recsite")
+        self.reporter = Reporter(kind, client, project_settings.REDIS_PREFIX, self.world, self.numbers)
+
+    def answer(self, version: Version, source: Any = "table", *, times: int = 1) -> None:
+        model = version.model
+        exposure = Exposure(model.tenant.slug, model.slug, version.name, source)
+        for _ in range(times):
+            self.numbers.observe(Response(200, [], b"", "", (exposure,)), 0.001)
+
+
+@pytest.fixture
+def version(db: None) -> Version:
+    return VersionFactory.create()
+
+
+def totals(version: Version, span: TrafficSpan = TrafficSpan.FIVE_MINUTES) -> dict[str, int]:
+    rows = Traffic.objects.for_tenant(version.model.tenant).filter(version=version, span=span)
+    return {row.source: row.answers for row in rows}
+
+
+def test_collect__two_processes_counted__sums_by_version_and_source(valkey: redis.Redis, version: Version) -> None:
+    one, two = Process(valkey), Process(valkey)
+    one.answer(version, times=3)
+    two.answer(version, times=4)
+    two.answer(version, "default")
+    one.reporter.send_traffic()
+    two.reporter.send_traffic()
+    assert traffic.collect() == 2
+    for span in TrafficSpan:
+        assert totals(version, span) == {"table": 7, "default": 1}
+    seen = traffic.seen(version.model)[version.pk]
+    assert (seen.answers, seen.share, seen.default_share) == (8, 1.0, 1 / 8)
+
+
+def test_collect__again__counts_nothing_twice(valkey: redis.Redis, version: Version) -> None:
+    process = Process(valkey)
+    process.answer(version, times=5)
+    process.reporter.send_traffic()
+    kept = valkey.xrange(traffic_name(project_settings.REDIS_PREFIX))
+    traffic.collect()
+    for entry_id, fields in kept:  # a trim that failed leaves the stream as it was
+        valkey.delete(traffic_name(project_settings.REDIS_PREFIX))
+        valkey.xadd(traffic_name(project_settings.REDIS_PREFIX), fields, id=entry_id)
+    assert traffic.collect() == 0
+    process.answer(version, times=2)
+    process.reporter.send_traffic()
+    traffic.collect()
+    assert totals(version) == {"table": 7}
+
+
+def test_collect__fails_in_the_middle__counts_all_of_it_the_next_time(
+    valkey: redis.Redis, version: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = Process(valkey)
+    process.answer(version, times=5)
+    process.reporter.send_traffic()
+    with monkeypatch.context() as patched:
+        patched.setattr(traffic, "_count_uses", raiser(RuntimeError("the power failed")))
+        with pytest.raises(RuntimeError, match="power"):
+            traffic.collect()
+    assert totals(version) == {}
+    assert TrafficPosition.objects.get().entry_id == "0-0"
+    traffic.collect()
+    assert totals(version) == {"table": 5}
+
+
+def test_collect__entry_of_another_release_and_unknown_names__passed_over(
+    valkey: redis.Redis, version: Version
+) -> None:
+    name = traffic_name(project_settings.REDIS_PREFIX)
+    valkey.xadd(name, {"b": b"\xff not ours"})
+    valkey.xadd(name, {"other": b"field"})
+    process = Process(valkey)
+    process.answer(version)
+    process.numbers.observe(Response(200, [], b"", "", (Exposure("nobody", "offers", "one", "table"),)), 0.001)
+    process.reporter.send_traffic()
+    traffic.collect()
+    assert totals(version) == {"table": 1}
+    assert Traffic.objects.unscoped().count() == len(TrafficSpan)
+
+
+def test_collect__same_slugs_in_two_studios__kept_apart(valkey: redis.Redis, version: Version) -> None:
+    other = VersionFactory.create(name=version.name, model__slug=version.model.slug)
+    process = Process(valkey)
+    process.answer(version, times=2)
+    process.answer(other, times=3)
+    process.reporter.send_traffic()
+    traffic.collect()
+    assert (totals(version), totals(other)) == ({"table": 2}, {"table": 3})
+    assert list(traffic.seen(version.model)) == [version.pk]
+
+
+def test_collect__credentials_used__requests_and_last_use(valkey: redis.Redis, version: Version) -> None:
+    credential = CredentialFactory.create(tenant=version.model.tenant)
+    process = Process(valkey)
+    process.world.uses = {credential.client_id: 3, "cr_unknown": 5}
+    process.reporter.send_traffic()
+    process.world.uses[credential.client_id] += 4
+    process.reporter.send_traffic()
+    traffic.collect()
+    assert traffic.requests_in_24_hours([credential.pk]) == {credential.pk: 7}
+    credential.refresh_from_db()
+    assert credential.last_used_at is not None
+    assert abs(credential.last_used_at.timestamp() - time.time()) < 60
+
+
+def test_report__redis_away__counts_wait_for_it(valkey: redis.Redis, version: Version) -> None:
+    away = redis.Redis(port=1, socket_connect_timeout=0.2, retry=None)
+    process = Process(away)
+    process.answer(version, times=6)
+    with pytest.raises(redis.ConnectionError):
+        process.reporter.report()
+    process.reporter._client = valkey
+    process.reporter.report()
+    traffic.collect()
+    assert totals(version) == {"table": 6}
+
+
+def test_prune__old_counts__go_and_others_stay(version: Version) -> None:
+    now = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+    def count(span: TrafficSpan, age: timedelta) -> None:
+        Traffic.objects.create(version=version, span=span, starts_at=now - age, source=TrafficSource.TABLE, answers=1)
+
+    count(TrafficSpan.FIVE_MINUTES, timedelta(hours=49))
+    count(TrafficSpan.FIVE_MINUTES, timedelta(hours=47))
+    count(TrafficSpan.HOUR, timedelta(days=36))
+    count(TrafficSpan.HOUR, timedelta(days=34))
+    credential = CredentialFactory.create(tenant=version.model.tenant)
+    CredentialUse.objects.create(credential=credential, starts_at=now - timedelta(days=36), requests=1)
+    assert traffic.prune(now) == 3
+    assert Traffic.objects.unscoped().count() == 2
+
+
+def test_series__gaps_in_the_counts__are_zeroes(version: Version) -> None:
+    now = datetime(2026, 11, 20, 12, 30, tzinfo=UTC)
+    for hours in (1, 3):
+        Traffic.objects.create(
+            version=version,
+            span=3600,
+            starts_at=now.replace(minute=0) - timedelta(hours=hours),
+            source="table",
+            answers=hours,
+        )
+    points = traffic.series(version.model, span=TrafficSpan.HOUR, since=now - timedelta(hours=4), until=now)
+    assert [point.answers for point in points[version.pk]] == [0, 3, 0, 1, 0]
+
+
+def test_propagation__processes_apply_a_revision__live_on_all_of_them(valkey: redis.Redis, version: Version) -> None:
+    tenant = version.model.tenant
+    assert publish_tenant(tenant.pk)
+    tenant.refresh_from_db()
+    one, two = Process(valkey), Process(valkey, "door")
+    two.reporter.process += "-other"
+    at = time.time()
+    for process, revision in ((one, tenant.snapshot_revision), (two, tenant.snapshot_revision - 1)):
+        process.world.tenants = {tenant.public_id: applied(tenant.public_id, revision)}
+        process.reporter.report()
+    seen = traffic.propagation(tenant)
+    assert seen is not None
+    assert (seen.processes, seen.live_on, seen.seconds) == (2, 1, None)
+
+    two.world.tenants = {tenant.public_id: applied(tenant.public_id, tenant.snapshot_revision)}
+    two.reporter.report()
+    seen = traffic.propagation(tenant)
+    assert seen is not None
+    assert (seen.processes, seen.live_on) == (2, 2)
+    assert seen.seconds is not None
+    assert 0 <= seen.seconds < time.time() - at + 60
+
+
+def test_propagation__process_silent_for_long__is_not_waited_for(valkey: redis.Redis, version: Version) -> None:
+    tenant = version.model.tenant
+    Process(valkey).reporter.report()
+    later = datetime.now(UTC) + timedelta(seconds=30)
+    seen = traffic.propagation(tenant, now=later)
+    assert seen is not None
+    assert seen.processes == 0
+    much_later = datetime.now(UTC) + timedelta(hours=2)
+    traffic.propagation(tenant, now=much_later)
+    assert valkey.hgetall(processes_name(project_settings.REDIS_PREFIX)) == {}
+
+
+def test_report__redis_was_emptied__what_is_applied_is_said_again(valkey: redis.Redis, version: Version) -> None:
+    tenant = version.model.tenant
+    process = Process(valkey)
+    process.world.tenants = {tenant.public_id: applied(tenant.public_id, 5)}
+    process.reporter.report()
+    valkey.flushall()
+    process.reporter.report()
+    process.reporter.report()
+    seen = traffic.propagation(tenant)
+    assert seen is not None
+    assert seen.live_on == 1
+
+
+def applied(tenant_id: str, revision: int) -> Any:
+    """Give as much of a prepared tenant as a report looks at."""
+
+    class Applied:
+        pass
+
+    prepared = Applied()
+    prepared.id, prepared.revision = tenant_id, revision  # type: ignore[attr-defined]  # made of nothing
+    return prepared
+
+
+def raiser(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
