@@ -58,12 +58,12 @@ class Store:
     def write(
         self,
         table_id: str,
-        rows: Mapping[str | tuple[str, ...], dict[str, Any]],
+        rows: Mapping[Any, Mapping[str, Any]],
         layout: list[dict[str, Any]] = FIXED,
         *,
         block_bits: int | None = None,
     ) -> published.Table:
-        """Write a table, rows by key, and give what a snapshot says of it."""
+        """Write a table, rows by key (a text or a tuple of them), and give what a snapshot says of it."""
         packer = Layout.parse(layout)
         bits = block_bits_for(len(rows)) if block_bits is None else block_bits
         blocks: dict[int, list[tuple[bytes, bytes]]] = {number: [] for number in range(1 << bits)}

@@ -367,7 +367,7 @@ def test_length__four_kib_and_not_a_byte_more() -> None:
     for kid in ("cr_one", "cr_ed"):
 
         def of_length(filler: int, kid: str = kid) -> str:
-            extra = {"filler": "x" * filler}
+            extra: dict[str, Any] = {"filler": "x" * filler}
             return token(**extra) if kid == "cr_one" else studio_token(kid, "EdDSA", ED, **extra)
 
         lengths = {len(of_length(filler)): of_length(filler) for filler in range(2600, 2960)}

@@ -132,7 +132,7 @@ def test_changed_credential__its_tokens_are_verified_anew() -> None:
     served = world(tenant(model()))
     assert served.caller(token().encode(), NOW).credential.models is None
     served.put(snapshot(tenant(model(), credentials=(credential(models=("other",)),)), 2))
-    assert served.caller(token().encode(), NOW).credential.models == {"other"}
+    assert served.caller(token().encode(), NOW).credential.models == frozenset({"other"})
 
 
 def test_tenants_bucket__survives_a_snapshot_that_leaves_its_limit_alone() -> None:

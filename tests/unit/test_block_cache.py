@@ -1,0 +1,96 @@
+"""The cache of blocks and the reader in front of which it stands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.block_reader import BlockCache, CachedReader
+from serving.engine import UNAVAILABLE, Block
+from serving.metrics import Numbers
+
+
+class Redis:
+    """A reader that remembers what it was asked."""
+
+    def __init__(self, blocks: dict[str, Block]) -> None:
+        self.blocks = blocks
+        self.asked: list[str] = []
+
+    async def read(self, names: Sequence[str]) -> Sequence[Block]:
+        self.asked.extend(names)
+        return [self.blocks.get(name) for name in names]
+
+
+def test_cache__over_its_capacity__forgets_the_least_recently_used() -> None:
+    cache = BlockCache(3 * (2 + 100 + 220))
+    for name in ("k0", "k1", "k2"):
+        cache.put(name, bytes(100))
+    assert cache.get("k0") is not None
+    cache.put("k3", bytes(100))
+    assert [name for name in ("k0", "k1", "k2", "k3") if cache.get(name) is not None] == ["k0", "k2", "k3"]
+
+
+def test_cache__a_block_larger_than_all_of_it__is_not_kept() -> None:
+    cache = BlockCache(1000)
+    cache.put("small", b"x")
+    cache.put("large", bytes(2000))
+    assert (cache.get("small"), cache.get("large")) == (b"x", None)
+
+
+def test_cache__an_empty_block_is_a_block() -> None:
+    cache = BlockCache(1000)
+    cache.put("empty", b"")
+    assert cache.get("empty") == b""
+
+
+@given(
+    capacity=st.integers(0, 3000),
+    steps=st.lists(st.tuples(st.sampled_from("pdg"), st.sampled_from("abcdef"), st.integers(0, 900))),
+)
+def test_cache__whatever_is_done_to_it__within_its_capacity_and_right_about_its_size(
+    capacity: int, steps: list[tuple[str, str, int]]
+) -> None:
+    cache = BlockCache(capacity)
+    for step, name, size in steps:
+        if step == "p":
+            cache.put(name, bytes(size))
+        elif step == "d":
+            cache.drop(name)
+            assert cache.get(name) is None
+        else:
+            cache.get(name)
+        kept = {name: block for name in "abcdef" if (block := cache.get(name)) is not None}
+        assert cache.size_bytes == sum(len(name) + len(block) + 220 for name, block in kept.items()) <= capacity
+
+
+def test_reader__asks_redis_only_for_what_is_not_here_and_keeps_the_order() -> None:
+    redis, numbers = Redis({name: name.encode() for name in "abcd"}), Numbers()
+    reader = CachedReader(redis, BlockCache(10_000), numbers)
+
+    async def read() -> None:
+        assert await reader.read(["b", "d"]) == [b"b", b"d"]
+        redis.asked.clear()
+        assert await reader.read(["a", "b", "c", "d", "a"]) == [b"a", b"b", b"c", b"d", b"a"]
+        assert redis.asked == ["a", "c", "a"]
+        redis.asked.clear()
+        assert await reader.read(["a"]) == [b"a"]
+        assert redis.asked == []
+
+    asyncio.run(read())
+    assert numbers.block_cache_hits == 3
+
+
+def test_reader__what_was_missing_or_not_read__is_asked_for_again() -> None:
+    redis = Redis({"away": UNAVAILABLE})
+    reader = CachedReader(redis, BlockCache(10_000), Numbers())
+
+    async def read() -> None:
+        assert await reader.read(["away", "lost"]) == [UNAVAILABLE, None]
+        redis.blocks.update(away=b"1", lost=b"2")
+        assert await reader.read(["away", "lost"]) == [b"1", b"2"]
+
+    asyncio.run(read())

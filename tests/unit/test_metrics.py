@@ -1,0 +1,156 @@
+"""What is counted, how several processes' numbers become one, and that the documentation says the same."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from prometheus_client import CollectorRegistry, generate_latest
+
+from serving import metrics
+from serving.http import UNAUTHORIZED, Exposure, LostBlock, Response
+from serving.metrics import DEFINITIONS, Numbers, NumbersCollector, Reading, WorkerFile, Workers, as_markdown, combined
+
+FOUND = Response(200, [], b"", "", (Exposure("aurora", "offers", "a", "table"),))
+
+
+def shown(reading: Reading) -> dict[str, float]:
+    """Give what Prometheus would read, by series."""
+    registry = CollectorRegistry()
+    registry.register(NumbersCollector(lambda: reading))
+    lines = generate_latest(registry).decode().splitlines()
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
+
+
+def dead_process_id() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_observe__status_exposures_latency_and_losses() -> None:
+    numbers = Numbers()
+    for _ in range(3):
+        numbers.observe(FOUND, 0.0004)
+    numbers.observe(FOUND._replace(lost=[LostBlock("recsite:t:x:0", "x")] * 2), 0.04)
+    numbers.observe(UNAUTHORIZED, 7.0)
+    numbers.refuse_snapshot("outdated")
+    series = shown(numbers.reading())
+    assert series['recsite_requests_total{status="200"}'] == 4
+    assert series['recsite_requests_total{status="401"}'] == 1
+    assert series["recsite_token_refusals_total"] == 1
+    assert series['recsite_exposures_total{model="offers",source="table",tenant="aurora",version="a"}'] == 4
+    assert series["recsite_lost_blocks_total"] == 2
+    assert series['recsite_snapshot_refusals_total{reason="outdated"}'] == 1
+    assert series['recsite_request_duration_seconds_bucket{le="0.0005"}'] == 3
+    assert series['recsite_request_duration_seconds_bucket{le="0.05"}'] == 4
+    assert series['recsite_request_duration_seconds_bucket{le="1.0"}'] == 4
+    assert series['recsite_request_duration_seconds_bucket{le="+Inf"}'] == 5
+    assert series["recsite_request_duration_seconds_count"] == 5
+    assert series["recsite_request_duration_seconds_sum"] == pytest.approx(7.0412)
+
+
+def test_label_values__that_need_it_are_escaped() -> None:
+    numbers = Numbers()
+    numbers.observe(FOUND._replace(exposures=(Exposure("a", "b", 'say "hi"\n\\', "table"),)), 0.001)
+    text = "".join(shown(numbers.reading()))
+    assert r"say \"hi\"\n\\" in text
+
+
+def test_every_definition__is_well_named_and_shown() -> None:
+    numbers = Numbers()
+    numbers.observe(UNAUTHORIZED, 0.1)
+    numbers.observe(FOUND, 0.1)
+    numbers.refuse_snapshot("unreadable")
+    reading = numbers.reading()
+    for definition in DEFINITIONS:
+        assert definition.name.startswith("recsite_")
+        assert (definition.kind == "counter") == definition.name.endswith("_total")
+        assert definition.kind == "counter" or "tenant" not in definition.labels
+        assert definition.kind != "counter" or definition.name in reading.values
+    assert reading.values.keys() <= {definition.name for definition in DEFINITIONS}
+
+
+def test_combined__counters_add_up_and_gauges_as_each_is_meant() -> None:
+    one, two = Numbers(), Numbers()
+    for numbers, age, tenants in ((one, 5.0, 3), (two, 9.0, 2)):
+        numbers.observe(FOUND, 0.1)
+        numbers.redis_reads = 10
+        numbers.gauges.update(recsite_snapshot_age_seconds=age, recsite_tenants=tenants, recsite_requests_in_flight=4)
+    series = shown(combined([one.reading(), two.reading()]))
+    assert series["recsite_redis_reads_total"] == 20
+    assert series['recsite_requests_total{status="200"}'] == 2
+    assert series["recsite_request_duration_seconds_count"] == 2
+    assert series["recsite_snapshot_age_seconds"] == 9
+    assert series["recsite_tenants"] == 2
+    assert series["recsite_requests_in_flight"] == 8
+
+
+def test_workers__read_what_worker_processes_leave(tmp_path: Path) -> None:
+    numbers = Numbers()
+    file, workers = WorkerFile(tmp_path), Workers(tmp_path)
+    assert shown(workers.reading()).get("recsite_workers") is None
+    numbers.observe(FOUND, 0.1)
+    file.write(numbers.reading())
+    numbers.observe(FOUND, 0.1)
+    file.write(numbers.reading())
+    series = shown(workers.reading())
+    assert series['recsite_requests_total{status="200"}'] == 2
+    assert series["recsite_workers"] == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_workers__one_is_replaced__counters_do_not_fall_and_its_gauges_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = Numbers()
+    numbers.observe(FOUND, 0.1)
+    numbers.gauges["recsite_requests_in_flight"] = 4
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "getpid", dead_process_id)
+        WorkerFile(tmp_path).write(numbers.reading())
+        WorkerFile(tmp_path).write(numbers.reading())
+    WorkerFile(tmp_path).write(numbers.reading())
+    workers = Workers(tmp_path)
+    for _ in range(3):
+        series = shown(workers.reading())
+        assert series['recsite_requests_total{status="200"}'] == 3
+        assert series["recsite_request_duration_seconds_count"] == 3
+        assert series["recsite_requests_in_flight"] == 4
+        assert series["recsite_workers"] == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_workers__one_hangs__its_gauges_are_not_believed(tmp_path: Path) -> None:
+    numbers = Numbers()
+    numbers.observe(FOUND, 0.1)
+    numbers.gauges["recsite_requests_in_flight"] = 4
+    WorkerFile(tmp_path).write(numbers.reading())
+    (path,) = tmp_path.iterdir()
+    long_ago = time.time() - metrics.STALE_SECONDS - 1
+    os.utime(path, (long_ago, long_ago))
+    series = shown(Workers(tmp_path).reading())
+    assert series['recsite_requests_total{status="200"}'] == 1
+    assert "recsite_requests_in_flight" not in series
+    assert "recsite_workers" not in series
+
+
+def test_workers__a_damaged_file__costs_nothing_but_its_numbers(tmp_path: Path) -> None:
+    WorkerFile(tmp_path).write(Numbers().reading())
+    (tmp_path / f"{os.getpid()}.1.numbers").write_bytes(b"\xc1")
+    assert shown(Workers(tmp_path).reading())["recsite_workers"] == 1
+
+
+def test_worker_file__folder_is_gone__serving_goes_on(tmp_path: Path) -> None:
+    WorkerFile(tmp_path / "gone").write(Numbers().reading())
+    assert Workers(tmp_path / "gone").reading() == combined([Reading()])
+
+
+def test_documentation__is_what_the_definitions_say() -> None:
+    text = (settings.BASE_DIR / "docs" / "metrics.md").read_text()
+    assert text == as_markdown(), "run `python manage.py metrics_docs`"

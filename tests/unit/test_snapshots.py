@@ -1,0 +1,236 @@
+"""The keeper of snapshots: what it takes, what it refuses, what it leaves in files for the next process."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from serving.formats import snapshot as published
+from serving.metrics import Numbers
+from serving.snapshots import SnapshotKeeper
+from serving.world import World
+from tests.serving_world import (
+    AUDIENCE,
+    MASTER_KEYS,
+    NOW,
+    SIGNING_KEY,
+    TRUSTED,
+    credential,
+    envelope,
+    model,
+    snapshot,
+    tenant,
+)
+
+STRANGER = ed25519.Ed25519PrivateKey.generate()
+
+
+class Process:
+    """A serving process as far as snapshots go."""
+
+    def __init__(self, directory: Path) -> None:
+        self.world = World(MASTER_KEYS, AUDIENCE)
+        self.numbers = Numbers()
+        self.keeper = SnapshotKeeper(self.world, TRUSTED, directory, self.numbers)
+
+    def revision(self, tenant_id: str = "t1") -> int | None:
+        known = self.world.tenants.get(tenant_id)
+        return None if known is None else known.revision
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Process:
+    return Process(tmp_path)
+
+
+def test_offer__signed_and_newer__the_world_changes(process: Process) -> None:
+    assert process.keeper.offer(envelope(tenant(model()), 1))
+    assert process.keeper.offer(envelope(tenant(model(salt="x")), 7))
+    assert process.revision() == 7
+    assert process.numbers.snapshot_refusals == {}
+
+
+def test_offer__the_same_again__no_change_and_no_refusal(process: Process) -> None:
+    process.keeper.offer(envelope(tenant(), 3))
+    assert not process.keeper.offer(envelope(tenant(), 3))
+    assert process.numbers.snapshot_refusals == {}
+
+
+def tampered(raw: bytes) -> bytes:
+    key_id, document, signature = msgspec.msgpack.decode(raw)
+    return msgspec.msgpack.encode((key_id, document.replace(b"aurora", b"eurora"), signature))
+
+
+def without_signature(raw: bytes) -> bytes:
+    key_id, document, _ = msgspec.msgpack.decode(raw)
+    return msgspec.msgpack.encode((key_id, document, b""))
+
+
+GOOD = envelope(tenant(model()), 9)
+OTHER_FORMAT = published.sign_snapshot(
+    msgspec.structs.replace(snapshot(tenant(), 9), format=2),
+    "k1",
+    SIGNING_KEY,
+)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"",
+        b"\x00",
+        b"\xc1" * 100,
+        GOOD[:-1],
+        GOOD[: len(GOOD) // 2],
+        GOOD + b"\x00",
+        tampered(GOOD),
+        without_signature(GOOD),
+        envelope(tenant(model()), 9, key=STRANGER),
+        envelope(tenant(model()), 9, key_id="k2"),
+        msgspec.msgpack.encode(snapshot(tenant(), 9)),
+        msgspec.msgpack.encode(("k1", b"", b"")),
+        msgspec.json.encode(["k1", "document", "signature"]),
+        OTHER_FORMAT,
+    ],
+)
+def test_offer__damaged_or_not_signed_by_a_trusted_key__refused_and_the_old_one_goes_on(
+    process: Process, bad: bytes
+) -> None:
+    process.keeper.offer(envelope(tenant(model()), 5))
+    assert not process.keeper.offer(bad)
+    assert process.revision() == 5
+    assert process.numbers.snapshot_refusals == {"unreadable": 1}
+
+
+def test_offer__older__refused(process: Process) -> None:
+    process.keeper.offer(envelope(tenant(), 5))
+    assert not process.keeper.offer(envelope(tenant(model()), 4))
+    assert process.revision() == 5
+    assert process.numbers.snapshot_refusals == {"outdated": 1}
+
+
+def test_offer__contradicts_itself__refused_and_not_left_in_a_file(process: Process, tmp_path: Path) -> None:
+    process.keeper.offer(envelope(tenant(model()), 5))
+    assert not process.keeper.offer(envelope(tenant(model(allocation=b"")), 6))
+    assert process.numbers.snapshot_refusals == {"contradictory": 1}
+    successor = Process(tmp_path)
+    successor.keeper.load_files()
+    assert successor.revision() == 5
+
+
+def test_refusal__logged_with_its_reason_once_and_counted_each_time(
+    process: Process, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            process.keeper.offer(b"junk", "redis:t1")
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 1
+    assert messages[0].startswith("snapshot.refused reason=unreadable from=redis:t1 ")
+    assert process.numbers.snapshot_refusals == {"unreadable": 3}
+
+
+def test_files__the_next_process_knows_what_this_one_knew(tmp_path: Path) -> None:
+    first = Process(tmp_path / "made" / "when" / "needed")
+    first.keeper.offer(envelope(tenant(model()), 5))
+    first.keeper.offer(envelope(tenant(tenant_id="t2", credentials=(credential("cr_b"),)), 6))
+    second = Process(tmp_path / "made" / "when" / "needed")
+    assert second.keeper.load_files() == 2
+    assert (second.revision("t1"), second.revision("t2")) == (5, 6)
+
+
+def test_files__a_tombstone_stays_a_tombstone(tmp_path: Path) -> None:
+    first = Process(tmp_path)
+    first.keeper.offer(envelope(tenant(model()), 5))
+    first.keeper.offer(envelope(tenant(credentials=(), is_ended=True), 6))
+    second = Process(tmp_path)
+    second.keeper.load_files()
+    assert second.world.tenants["t1"].is_ended
+    assert not second.keeper.offer(envelope(tenant(model()), 5))
+
+
+def test_files__two_processes__the_newest_revision_wins(tmp_path: Path) -> None:
+    fast, slow = Process(tmp_path), Process(tmp_path)
+    fast.keeper.offer(envelope(tenant(), 5))
+    fast.keeper.offer(envelope(tenant(), 8))
+    slow.keeper.offer(envelope(tenant(), 6))
+    third = Process(tmp_path)
+    third.keeper.load_files()
+    assert third.revision() == 8
+
+
+def test_files__damaged_or_foreign__the_others_are_taken(tmp_path: Path) -> None:
+    first = Process(tmp_path)
+    first.keeper.offer(envelope(tenant(), 5))
+    first.keeper.offer(envelope(tenant(tenant_id="t2"), 5))
+    (tmp_path / "t1.snapshot").write_bytes(b"half a fi")
+    (tmp_path / "t3.snapshot").mkdir()
+    (tmp_path / "t4.draft").write_bytes(b"never finished")
+    second = Process(tmp_path)
+    assert second.keeper.load_files() == 1
+    assert (second.revision("t1"), second.revision("t2")) == (None, 5)
+    assert second.numbers.snapshot_refusals == {"unreadable": 2}
+    second.keeper.offer(envelope(tenant(), 6))
+    third = Process(tmp_path)
+    assert third.keeper.load_files() == 2
+
+
+def test_files__folder_cannot_be_written__serving_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a file").write_text("")
+    process = Process(tmp_path / "a file")
+    with caplog.at_level(logging.WARNING):
+        assert process.keeper.offer(envelope(tenant(), 5))
+    assert process.revision() == 5
+    assert "snapshot.not_saved tenant=t1" in caplog.text
+    assert process.keeper.load_files() == 0
+
+
+def test_files__an_id_that_is_a_path__is_not_written(process: Process, tmp_path: Path) -> None:
+    process.keeper.offer(envelope(tenant(tenant_id="../../escape"), 5))
+    assert process.revision("../../escape") == 5
+    assert not list(tmp_path.rglob("*.snapshot"))
+    assert not list(tmp_path.parent.glob("*.snapshot"))
+
+
+def test_wanted__only_what_the_map_says_is_newer(process: Process) -> None:
+    for tenant_id, revision in (("t1", 5), ("t2", 5), ("t3", 5)):
+        process.keeper.offer(envelope(tenant(tenant_id=tenant_id, credentials=()), revision))
+    revisions = {b"t1": b"5", b"t2": b"6", b"t3": b"4", b"t4": b"1"}
+    assert process.keeper.wanted(revisions) == ["t2", "t4"]
+
+
+def test_wanted__an_empty_map_is_not_an_empty_world(process: Process) -> None:
+    process.keeper.offer(envelope(tenant(), 5))
+    assert process.keeper.wanted({}) == []
+    assert process.revision() == 5
+
+
+def test_wanted__nonsense_in_the_map__refused_and_the_rest_is_read(process: Process) -> None:
+    revisions = {b"t1": b"x", b"t2": b"-1", b"\xff": b"1", b"a/b": b"1", b"t3": b"9" * 30, b"t4": b"", b"t5": b"2"}
+    assert process.keeper.wanted(revisions) == ["t5"]
+    assert process.numbers.snapshot_refusals == {"unreadable": 6}
+
+
+def test_ready__once_there_is_a_current_tenant_or_surely_none(process: Process) -> None:
+    assert not process.keeper.is_ready(NOW, 100)
+    process.keeper.wanted({b"t1": b"5"})
+    assert not process.keeper.is_ready(NOW, 100)
+    process.keeper.wanted({})
+    assert process.keeper.is_ready(NOW, 100)
+    process.keeper.offer(envelope(tenant(), 5, issued_at=NOW))
+    assert process.keeper.is_ready(NOW + 100, 100)
+    assert not process.keeper.is_ready(NOW + 101, 100)
+    process.keeper.offer(envelope(tenant(tenant_id="t2", credentials=()), 5, issued_at=NOW + 50))
+    assert process.keeper.is_ready(NOW + 101, 100)
+
+
+def test_age__of_the_stalest_living_tenant(process: Process) -> None:
+    assert process.keeper.oldest_age_seconds(NOW) == 0
+    process.keeper.offer(envelope(tenant(), 5, issued_at=NOW - 7))
+    process.keeper.offer(envelope(tenant(tenant_id="t2", credentials=()), 5, issued_at=NOW - 70))
+    process.keeper.offer(envelope(tenant(tenant_id="t3", credentials=(), is_ended=True), 5, issued_at=NOW - 700))
+    assert process.keeper.oldest_age_seconds(NOW) == 70
