@@ -36,23 +36,28 @@ def shown(location: str) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
-def split_glob(location: str) -> tuple[str, tuple[str, ...]]:
-    """Give the folder that a location certainly lies below, and the segments of the pattern below that folder.
+def has_wildcard(segment: str) -> bool:
+    """Tell whether a segment of a path matches more than itself."""
+    return _WILDCARD.search(segment) is not None
 
-    A location without a wildcard gives its own folder and one segment, its name.
+
+def split_glob(path: str, location: str) -> tuple[str, tuple[str, ...]]:
+    """Give the folder that a path certainly lies below, and the segments of the pattern below that folder.
+
+    A path without a wildcard gives its own folder and one segment, its name. Messages quote `location`.
 
     Raises:
         SourceProblem: a segment is empty, `.` or `..`, or there is more than one `**`.
     """
-    segments = location.split("/")
-    if any(segment in {"", ".", ".."} for segment in segments[1:]) or "\0" in location or "\\" in location:
+    segments = path.split("/")
+    if any(segment in {"", ".", ".."} for segment in segments[1:]) or "\0" in path or "\\" in path:
         raise SourceProblem(
             f"“{shown(location)}” is not a plain path: leave out empty parts, “.”, “..” and backslashes."
         )
     if segments.count("**") > 1:
         raise SourceProblem(f"“{shown(location)}” holds “**” more than once.")
     literal = 0
-    while literal < len(segments) - 1 and not _WILDCARD.search(segments[literal]):
+    while literal < len(segments) - 1 and not has_wildcard(segments[literal]):
         literal += 1
     pattern = segments[literal:]
     return "/".join(segments[:literal]), tuple([*pattern, "*"] if pattern[-1] == "**" else pattern)
@@ -70,7 +75,7 @@ def local_folder(location: str, roots: Sequence[str]) -> tuple[Path, tuple[str, 
         )
     if not location.startswith("/"):
         raise SourceProblem(f"“{shown(location)}” is neither an absolute path nor a gs:// address.")
-    folder, pattern = split_glob(location)
+    folder, pattern = split_glob(location, location)
     return check_local(Path(folder or "/"), roots, location), pattern
 
 
@@ -102,7 +107,7 @@ def gs_folder(location: str, prefixes: Sequence[str]) -> tuple[str, tuple[str, .
             "This studio may not read Cloud Storage: platform staff have not allowed any gs:// address for it."
         )
     path = location.removeprefix(GS_SCHEME)
-    folder, pattern = split_glob(path)
+    folder, pattern = split_glob(path, location)
     if not _BUCKET.fullmatch(path.split("/", 1)[0]) or not folder:
         raise SourceProblem(f"“{shown(location)}” is not an address of the form gs://bucket/folder/file.parquet.")
     # The text up to the first wildcard: every match starts with it, so what covers it covers every match.

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from models_registry.loading.sources import confinement as rules
-from models_registry.loading.sources.confinement import GS_SCHEME, Listing, shown
+from models_registry.loading.sources.confinement import GS_SCHEME, shown
 from models_registry.loading.sources.port import Confinement, Extract, SourceProblem
 
 ROWS_PER_BATCH = 65_536
@@ -86,7 +86,7 @@ def _local(location: str, confinement: Confinement) -> _Files:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            raise SourceProblem(f"“{shown(path)}” cannot be listed: {error.strerror}.") from None
+            raise SourceProblem(f"“{shown(path)}” cannot be listed: {error.strerror}.") from error
 
     found = rules.at_most_max_files(rules.expand(str(folder).rstrip("/"), pattern, listing), location)
     real_paths = [str(rules.check_local(Path(path), confinement.local_roots, path)) for path in found]
@@ -99,8 +99,34 @@ def _local(location: str, confinement: Confinement) -> _Files:
 def _remote(location: str, confinement: Confinement, gcs_endpoint: str | None) -> _Files:
     folder, pattern = rules.gs_folder(location, confinement.gs_prefixes)
     filesystem = _gcs(gcs_endpoint)
-    found = rules.at_most_max_files(rules.expand(folder, pattern, _gcs_listing(filesystem)), location)
-    return _Files(filesystem, GS_SCHEME, found)
+    try:
+        paths = _remote_paths(filesystem, folder, pattern)
+    except (OSError, pa.ArrowException) as error:
+        raise SourceProblem(_unreadable(location, error)) from error
+    return _Files(filesystem, GS_SCHEME, rules.at_most_max_files(paths, location))
+
+
+def _remote_paths(filesystem: fs.FileSystem, folder: str, pattern: tuple[str, ...]) -> Iterator[str]:
+    """Give the objects that match.
+
+    Cloud Storage has no folders: Arrow sees one only where some tool left a marker for it. So a pattern with a wildcard
+    in a folder's name lists every object below the folder that is certain.
+    """
+    if len(pattern) == 1 and not rules.has_wildcard(pattern[0]):
+        named = filesystem.get_file_info(f"{folder}/{pattern[0]}")
+        if named.type == fs.FileType.File:
+            return iter([named.path])
+        folder, pattern = f"{folder}/{pattern[0]}", ("*.parquet",)
+    selector = fs.FileSelector(folder, recursive=len(pattern) > 1, allow_not_found=True)
+    tree: dict[str, set[tuple[str, bool]]] = {}
+    for info in filesystem.get_file_info(selector):
+        if info.type == fs.FileType.File:
+            parent, _, name = info.path.rpartition("/")
+            is_folder = False
+            while name and parent.startswith(folder) and (name, is_folder) not in tree.setdefault(parent, set()):
+                tree[parent].add((name, is_folder))
+                (parent, _, name), is_folder = parent.rpartition("/"), True
+    return rules.expand(folder, pattern, lambda path: tree.get(path, set()))
 
 
 def _gcs(endpoint: str | None) -> fs.FileSystem:
@@ -115,24 +141,13 @@ def _gcs(endpoint: str | None) -> fs.FileSystem:
     )
 
 
-def _gcs_listing(filesystem: fs.FileSystem) -> Listing:
-    def listing(path: str) -> list[tuple[str, bool]]:
-        try:
-            infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-        except (OSError, pa.ArrowException) as error:
-            raise SourceProblem(_unreadable(f"{GS_SCHEME}{path}", error)) from None
-        return [(info.base_name, info.type == fs.FileType.Directory) for info in infos if info.base_name]
-
-    return listing
-
-
 def _read_footer(files: _Files, path: str) -> _Footer:
     try:
         with files.filesystem.open_input_file(path) as stream:
             parquet = pq.ParquetFile(stream)
             return _Footer(parquet.schema_arrow, parquet.metadata.num_rows)
     except (OSError, pa.ArrowException) as error:
-        raise SourceProblem(_unreadable(files.name(path), error)) from None
+        raise SourceProblem(_unreadable(files.name(path), error)) from error
 
 
 def _unreadable(name: str, error: Exception) -> str:
@@ -195,4 +210,4 @@ def _batches(files: _Files, footers: list[_Footer], schema: pa.Schema) -> Iterat
                     # Arrow also reads “a.b” when asked for “a”, and gives columns in the file's order.
                     yield batch.select(schema.names).cast(schema)
         except (OSError, pa.ArrowException) as error:
-            raise SourceProblem(_unreadable(files.name(path), error)) from None
+            raise SourceProblem(_unreadable(files.name(path), error)) from error
