@@ -111,6 +111,11 @@ class TenantOwnedQuerySet(models.QuerySet[M]):
         self._require_scope()
         return super().delete()
 
+    def bulk_update(self, *args: Any, **kwargs: Any) -> int:
+        """See Django."""
+        self._require_scope()
+        return super().bulk_update(*args, **kwargs)
+
     def bulk_create(self, objs: Iterable[M], *args: Any, **kwargs: Any) -> list[M]:
         """See Django. Inserting is free; what may overwrite a row that is there needs a scope."""
         if args or kwargs.get("update_conflicts"):

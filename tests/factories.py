@@ -68,6 +68,33 @@ class CredentialFactory(DjangoModelFactory[tenants.Credential]):
     secret_hint = "rsk_…akes"
 
 
+class AutomationTokenFactory(DjangoModelFactory[tenants.AutomationToken]):
+    """A row that no token in hand belongs to; `tenants.automation` makes usable ones."""
+
+    class Meta:
+        model = tenants.AutomationToken
+
+    tenant = factory.SubFactory(TenantFactory)
+    public_id = factory.LazyFunction(tenants.new_public_id)
+    name = factory.Sequence(lambda n: f"Script {n}")
+    scopes = factory.LazyFunction(lambda: ["read"])
+    token_hash = factory.Sequence(lambda n: hashlib.sha256(str(n).encode()).hexdigest())
+    token_hint = "…akes"
+
+
+class IdempotencyRecordFactory(DjangoModelFactory[tenants.IdempotencyRecord]):
+    class Meta:
+        model = tenants.IdempotencyRecord
+
+    tenant = factory.SubFactory(TenantFactory)
+    caller = "user:1"
+    route = "/api/v1/models"
+    key = factory.Sequence(lambda n: f"key{n}")
+    body_hash = hashlib.sha256(b"").hexdigest()
+    run = factory.LazyFunction(tenants.new_public_id)
+    started_at = SOME_TIME
+
+
 class AuditEntryFactory(DjangoModelFactory[tenants.AuditEntry]):
     class Meta:
         model = tenants.AuditEntry
@@ -175,3 +202,23 @@ class OverrideFactory(DjangoModelFactory[registry.Override]):
     version = factory.SubFactory(VersionFactory)
     model = factory.SelfAttribute("version.model")
     unit = factory.Sequence(lambda n: f"tester{n}")
+
+
+class TrafficFactory(DjangoModelFactory[registry.Traffic]):
+    class Meta:
+        model = registry.Traffic
+
+    version = factory.SubFactory(VersionFactory)
+    span = registry.TrafficSpan.FIVE_MINUTES
+    starts_at = SOME_TIME
+    source = registry.TrafficSource.TABLE
+    answers = 100
+
+
+class CredentialUseFactory(DjangoModelFactory[registry.CredentialUse]):
+    class Meta:
+        model = registry.CredentialUse
+
+    credential = factory.SubFactory(CredentialFactory)
+    starts_at = SOME_TIME
+    requests = 100
