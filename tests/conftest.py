@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
@@ -16,6 +17,11 @@ from recsite.embedded import EmbeddedValkey
 from tenants.models import Role, Tenant, User
 from tests import factories
 from tests.postgres import EmbeddedPostgres
+
+if TYPE_CHECKING:
+    from pytest_django.plugin import SettingsWrapper
+
+    from tests.bigquery.emulator import BigQuery
 
 # How long an example takes says more about this machine than about the code.
 hypothesis.settings.register_profile("recsite", deadline=None)
@@ -50,6 +56,29 @@ def _forget_cache_connections() -> None:
         connections = caches._connections  # type: ignore[attr-defined]  # private; there is no other way to forget one
         if hasattr(connections, alias):
             delattr(connections, alias)
+
+
+# --- BigQuery -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def bigquery_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BigQuery]:
+    """Give one emulated BigQuery for the whole run."""
+    # Google's client takes a second to import, which only these tests need to spend.
+    from tests.bigquery.emulator import start_bigquery  # noqa: PLC0415
+
+    with start_bigquery(tmp_path_factory.mktemp("bigquery")) as running:
+        yield running
+
+
+@pytest.fixture
+def bigquery(bigquery_emulator: BigQuery, settings: SettingsWrapper) -> BigQuery:
+    """Give that BigQuery, its fronts reset, with the project's settings pointed at it."""
+    bigquery_emulator.fronts.reset()
+    settings.BIGQUERY_PROJECT = bigquery_emulator.client.project
+    settings.BIGQUERY_API_ENDPOINT = bigquery_emulator.api_endpoint
+    settings.BIGQUERY_STORAGE_ENDPOINT = bigquery_emulator.storage_endpoint
+    return bigquery_emulator
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -125,5 +125,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     with _Server(Path(sys.argv[1])) as server:
-        print(server.server_port, flush=True)
+        sys.stdout.write(f"{server.server_port}\n")
+        sys.stdout.flush()
         server.serve_forever()

@@ -18,7 +18,7 @@ GS_SCHEME = "gs://"
 _WILDCARD = re.compile(r"[*?\[]")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 # Project (perhaps of a domain: "example.com:project"), dataset, table. No decorator ("$", "@") and no wildcard.
-_TABLE = re.compile(r"([a-z0-9.:-]{3,100})\.([A-Za-z0-9_]{1,1024})\.([\w -]{1,1024})")
+_TABLE = re.compile(r"((?:[a-z0-9.-]{3,60}:)?[a-z0-9-]{3,60})\.([A-Za-z0-9_]{1,1024})\.([\w -]{1,1024})")
 # What a query can read without BigQuery listing it among the tables it references.
 _UNLISTED = re.compile(r"external_query|information_schema|__tables", re.IGNORECASE)
 _ESCAPE = re.compile(r"\\(?:[xX]([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-3][0-7]{2}))")
