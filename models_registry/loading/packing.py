@@ -158,9 +158,8 @@ class _Page:
         if self.rows and (row_words == row_words[0]).all():
             octets = words[:-1].byteswap().view(np.uint8).reshape(self.rows, -1)
             return Payloads(self.rows, octets[np.arange(octets.shape[1]) < row_bytes[:, None]], None, offsets)
-        octets = words.byteswap().view(np.uint8)
         moved_by = np.repeat(first_word[:-1] * 8 - offsets[:-1], row_bytes)
-        return Payloads(self.rows, octets[np.arange(offsets[-1]) + moved_by], None, offsets)
+        return Payloads(self.rows, words.byteswap().view(np.uint8)[np.arange(offsets[-1]) + moved_by], None, offsets)
 
 
 def _starts(lengths: Integers) -> Integers:

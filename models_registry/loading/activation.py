@@ -1,0 +1,63 @@
+"""The one moment at which a load becomes visible, and what becomes of the tables before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import transaction
+from django.db.models import F
+from django.utils import timezone
+
+from models_registry.loading.pulse import Pulse, Superseded, check_not_superseded
+from models_registry.models import LoadState, Table, TableState, Version
+from tenants import audit
+from tenants.services import lock_tenant
+from tenants.signals import announce_after_commit
+
+# The active table and the two before it are kept, for going back with one click.
+TABLES_KEPT = 3
+
+
+def activate(pulse: Pulse, table: Table, *, report: dict[str, Any]) -> None:
+    """Make a written and verified table the one that is served: one commit, then a snapshot.
+
+    Raises:
+        Superseded: a newer load is waiting, running or active; nothing was changed.
+        Overtaken: another run has the load; nothing was changed.
+        RuleBroken: the studio has ended meanwhile.
+    """
+    load = pulse.load
+    version = load.version
+    tenant = version.model.tenant
+    now = timezone.now()
+    with transaction.atomic():
+        lock_tenant(tenant)
+        before = Version.objects.unscoped().select_related("active_table").get(pk=version.pk).active_table
+        moved = Version.objects.unscoped().filter(pk=version.pk, active_fence__lt=load.fence)
+        if not moved.update(active_table=table, previous_table=F("active_table"), active_fence=load.fence):
+            raise Superseded("A newer load became active first.")
+        check_not_superseded(load)
+        Table.objects.unscoped().filter(pk=table.pk).update(state=TableState.READY, activated_at=now)
+        pulse.write(state=LoadState.ACTIVE, report=report, problem="", finished_at=now)
+        _retire_older_tables(version)
+        name = f"{version.model.slug}/{version.name}"
+        audit.record(
+            tenant=tenant,
+            actor=load.requested_by,
+            action="load.activate",
+            subject=f"version {name}",
+            summary=f"Load {load.fence} of “{name}” is active: {table.row_count:,} rows.",
+            before={"active_table": before.table_id, "rows": before.row_count} if before else None,
+            after={"active_table": table.table_id, "rows": table.row_count},
+        )
+        announce_after_commit(tenant.pk)
+
+
+def _retire_older_tables(version: Version) -> None:
+    """Mark what is no longer kept; a sweep drops it once nobody can be reading it any more."""
+    fresh = Version.objects.unscoped().get(pk=version.pk)
+    pointed_at = [pk for pk in (fresh.active_table_id, fresh.previous_table_id) if pk is not None]
+    whole = Table.objects.unscoped().filter(version=version, state=TableState.READY).exclude(pk__in=pointed_at)
+    newest_first = list(whole.order_by("-activated_at", "-pk").values_list("pk", flat=True))
+    too_old = newest_first[TABLES_KEPT - len(pointed_at) :]
+    Table.objects.unscoped().filter(pk__in=too_old).update(state=TableState.DROPPING)

@@ -1,0 +1,304 @@
+"""What must hold before a table may be served. Every check runs; each says how many rows fail it, with samples.
+
+The rules are SQL over the staged rows. Where SQL's binary floats are no exact judge of a decimal they let doubtful
+values pass: the packer decides about each of those exactly, and its refusal rejects a load as a failed check does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from models_registry.loading.columns import field_name, is_accepted, is_key, shown, type_name
+from models_registry.loading.staging import Staging, block_of, select
+from serving.formats.keys import MAX_KEY_BYTES, SEPARATOR, block_bits_for
+from serving.formats.layouts import BadValue, DecimalNumber, Enum, Field, Layout, List, Scalar, String, Uint
+
+MAX_SAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A row that fails a check. `row` counts from 1 in the order of the source; `key` is its key's values."""
+
+    row: int
+    key: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a check found. `count` says how many rows (columns, keys) fail it; `words` say it in a sentence."""
+
+    name: str
+    passed: bool
+    count: int
+    words: str
+    samples: tuple[Sample, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Give what `Load.report` keeps."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a load's rows are held against."""
+
+    key_fields: tuple[str, ...]
+    layout: Layout
+    active_rows: int | None
+    max_row_count_change: float
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that is needed, key fields first, none twice."""
+        return tuple(dict.fromkeys([*self.key_fields, *(field.name for field in self.layout.fields)]))
+
+
+def problem_of(checks: Sequence[Check]) -> str:
+    """Give one sentence for the first failed check, and how many more there are; "" if all passed."""
+    failed = [check for check in checks if not check.passed]
+    if not failed:
+        return ""
+    words = failed[0].words
+    more = {0: "", 1: " One more check failed."}.get(len(failed) - 1, f" {len(failed) - 1} more checks failed.")
+    return f"{words[0].upper()}{words[1:]}.{more}"
+
+
+# --- Columns ----------------------------------------------------------------------------------------------------------
+
+
+def check_columns(schema: pa.Schema, expected: Expected) -> tuple[Check, tuple[str, ...]]:
+    """Hold a source's columns against key fields and layout; give the check, and the columns whose rows can be checked.
+
+    An optional field's column may be missing: it is absent in every row then.
+    """
+    fields = {field.name: field for field in expected.layout.fields}
+    problems, usable = [], []
+    for column in expected.columns:
+        wants = [f"the layout wants {field_name(fields[column])}"] if column in fields else []
+        if column in expected.key_fields:
+            wants.insert(0, "a key wants STRING or INT64")
+        if column not in schema.names:
+            if column in expected.key_fields or not fields[column].is_optional:
+                problems.append(f"column {column} is missing; {' and '.join(wants)}")
+            continue
+        kind = schema.field(column).type
+        if (column in expected.key_fields and not is_key(kind)) or (
+            column in fields and not is_accepted(fields[column], kind)
+        ):
+            problems.append(f"column {column} is {type_name(kind)}, {' and '.join(wants)}")
+            continue
+        usable.append(column)
+    words = "; ".join(problems) or "all columns are there, and of the right types"
+    return Check("columns", not problems, len(problems), words), tuple(usable)
+
+
+# --- Rows -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """A condition in SQL that no row may meet, where its values stand, and how a row that meets it is described."""
+
+    name: str
+    condition: str
+    column: str
+    describe: Callable[[Any], str]
+    source: str = "rows"
+
+
+def check_rows(staging: Staging, expected: Expected, beat: Callable[[], None]) -> list[Check]:
+    """Run every check on rows that the staged columns allow. One pass over all rows, more for what fails."""
+    checks = [_check_any_rows(staging.rows), _check_row_count(staging.rows, expected)]
+    rules = [*_key_rules(staging, expected), *_field_rules(staging, expected)]
+    counts = _count(staging, rules, beat)
+    checks += [_judge(staging, rule, count, beat) for rule, count in zip(rules, counts, strict=True)]
+    if staging.key_fields:
+        checks.append(_check_duplicates(staging, beat))
+    return checks
+
+
+def _check_any_rows(rows: int) -> Check:
+    return Check("rows", rows > 0, 0, f"{rows:,} rows" if rows else "the source has no rows")
+
+
+def _check_row_count(rows: int, expected: Expected) -> Check:
+    if not expected.active_rows:
+        return Check("row count", passed=True, count=0, words="no table is active yet to compare with")
+    change = (rows - expected.active_rows) / expected.active_rows
+    much = f"{abs(change):,.1%}".replace("%", " %")
+    words = f"{rows:,} rows, {much} {'more' if change >= 0 else 'fewer'} than the {expected.active_rows:,} now active"
+    passed = abs(change) <= expected.max_row_count_change
+    if not passed:
+        limit = f"{expected.max_row_count_change:.0%}".replace("%", " %")
+        words += f"; a change of more than {limit} is refused"
+    return Check("row count", passed, 0, words)
+
+
+def _key_rules(staging: Staging, expected: Expected) -> list[_Rule]:
+    rules = []
+    for field in expected.key_fields:
+        name = staging.names.get(field)
+        if name is None:
+            continue
+        rules.append(_Rule(f"{field}: no nulls", f"{name} IS NULL", name, _constant("a key needs a value")))
+        # Texts alone can fail these; on a number they hold, and cost nothing.
+        text = f"{name}::VARCHAR"
+        rules.append(_Rule(f"{field}: not empty", f"{text} = ''", name, _constant("a key needs a value")))
+        has_control = f"regexp_matches({text}, '[\\x00-\\x1f]')"
+        rules.append(
+            _Rule(f"{field}: no control characters", has_control, name, _constant("it holds a control character"))
+        )
+    if staging.key_fields:
+        too_long = f"strlen({staging.key}) > {MAX_KEY_BYTES}"
+        words = _constant(f"the key is longer than {MAX_KEY_BYTES} bytes")
+        rules.append(_Rule("key: not too long", too_long, staging.key, words))
+    return rules
+
+
+def _field_rules(staging: Staging, expected: Expected) -> list[_Rule]:
+    rules = []
+    for field in expected.layout.fields:
+        name = staging.names.get(field.name)
+        if name is None:
+            continue
+        reason = _reason_of(field)
+        if not field.is_optional:
+            rules.append(_Rule(f"{field.name}: no nulls", f"{name} IS NULL", name, reason))
+        if isinstance(field.kind, String):
+            rules.append(_Rule(f"{field.name}: values", f"strlen({name}) > {field.kind.max_bytes}", name, reason))
+        elif isinstance(field.kind, List):
+            rules.append(_Rule(f"{field.name}: items", f"len({name}) > {field.kind.max_items}", name, reason))
+            bad_item = " OR ".join(["item IS NULL", *_bad_values(field.kind.item, "item")])
+            items = f"({select(f'rowid, *, unnest({name}) AS item', 'rows')})"
+            rules.append(_Rule(f"{field.name}: values", bad_item, name, reason, items))
+        else:
+            conditions = _bad_values(field.kind, name)
+            if conditions:
+                rules.append(_Rule(f"{field.name}: values", " OR ".join(conditions), name, reason))
+    return rules
+
+
+def _bad_values(scalar: Scalar, value: str) -> list[str]:
+    """Give SQL conditions, one of which a value meets that a scalar cannot hold; null meets none."""
+    if isinstance(scalar, Uint):
+        return [f"{value} < {scalar.min}", f"{value} > {scalar.max}"]
+    if isinstance(scalar, Enum):
+        return [f"{value} NOT IN ({', '.join(map(_literal, scalar.values))})"]
+    if isinstance(scalar, DecimalNumber):
+        scale = 10**scalar.places
+        lowest = int(scalar.min * scale)
+        step = int(scalar.step * scale) if scalar.steps else 2**53
+        scaled = f"({value}::DOUBLE * {scale})"
+        steps = f"round(({scaled} - {lowest}::DOUBLE) / {step}::DOUBLE)"
+        # Wider than the packer's tolerance, and than every rounding in these lines.
+        rounding = f"(abs({scaled}) + {abs(lowest) + 1}::DOUBLE) * 4e-15"
+        tolerance = f"{float(scalar.float_tolerance * scale)!r}::DOUBLE * 1.001 + {rounding}"
+        return [
+            f"NOT isfinite({value}::DOUBLE)",
+            f"{steps} < 0",
+            f"{steps} > {scalar.steps}",
+            f"abs({scaled} - ({lowest}::DOUBLE + {steps} * {step}::DOUBLE)) > {tolerance}",
+        ]
+    return []
+
+
+def _literal(text: str) -> str:
+    """Give a text as SQL. Its only special character is the quote; NUL would end the statement."""
+    return "'" + text.replace("'", "''").replace("\0", "' || chr(0) || '") + "'"
+
+
+def _constant(words: str) -> Callable[[Any], str]:
+    return lambda _: words
+
+
+def _reason_of(field: Field) -> Callable[[Any], str]:
+    """Have the layout itself say why it refuses a value."""
+
+    def reason(value: Any) -> str:
+        try:
+            Layout([field]).pack({field.name: value})
+        except BadValue as error:
+            return str(error).removeprefix(f"{field.name}: ")
+        return f"{shown(value)} does not fit"
+
+    return reason
+
+
+def _count(staging: Staging, rules: Sequence[_Rule], beat: Callable[[], None]) -> list[int]:
+    """Give how many rows (items) meet each rule: those on rows in one pass, those on items in one each."""
+    plain = [rule for rule in rules if rule.source == "rows"]
+    columns = ", ".join(f"count(*) FILTER (WHERE {rule.condition})" for rule in plain)
+    counted = dict(zip(plain, staging.query(select(columns, "rows"), beat)[0], strict=True)) if plain else {}
+    for rule in rules:
+        if rule not in counted:
+            count = f"count(*) FILTER (WHERE {rule.condition})"
+            counted[rule] = staging.query(select(count, rule.source), beat)[0][0]
+    return [counted[rule] for rule in rules]
+
+
+def _judge(staging: Staging, rule: _Rule, count: int, beat: Callable[[], None]) -> Check:
+    if not count:
+        return Check(rule.name, passed=True, count=0, words=f"holds in all {staging.rows:,} rows")
+    what = f"DISTINCT rowid, {_key_text(staging)}, {rule.column}"
+    where = f"{rule.source} WHERE {rule.condition} ORDER BY rowid LIMIT {MAX_SAMPLES}"
+    found = staging.query(select(what, where), beat)
+    samples = tuple(Sample(int(row) + 1, _shown_key(key), shown(value)) for row, key, value in found)
+    column = rule.name.partition(":")[0]
+    place = f"{'the key' if column == 'key' else f'column {column}'}, row {samples[0].row:,}"
+    if samples[0].key:
+        place += f" (key {samples[0].key})"
+    more = f"; {count:,} like it" if count > 1 else ""
+    return Check(
+        rule.name, passed=False, count=count, words=f"{place}: {rule.describe(found[0][2])}{more}", samples=samples
+    )
+
+
+def _check_duplicates(staging: Staging, beat: Callable[[], None]) -> Check:
+    """Find keys that are there twice. Rows of one key share a fingerprint, and next to no others do."""
+    name = "key: no duplicates"
+    shared = select("fingerprint", "rows WHERE fingerprint IS NOT NULL GROUP BY fingerprint HAVING count(*) > 1")
+    if not staging.query(select("1", f"({shared}) LIMIT 1"), beat):
+        return Check(name, passed=True, count=0, words=f"all {staging.rows:,} keys differ")
+    suspects = select(f"{staging.key} AS key, rowid, h, fingerprint", f"rows WHERE fingerprint IN ({shared})")
+    groups = select(
+        "key, count(*) AS times, min(rowid) AS first, max(rowid) AS last",
+        f"({suspects}) GROUP BY key HAVING count(*) > 1",
+    )
+    (count,) = staging.query(select("count(*)", f"({groups})"), beat)[0]
+    if count:
+        found = staging.query(select("*", f"({groups}) ORDER BY first LIMIT {MAX_SAMPLES}"), beat)
+        samples = tuple(
+            Sample(int(first) + 1, _shown_key(key), f"{times:,} rows: {first + 1:,} … {last + 1:,}")
+            for key, times, first, last in found
+        )
+        key, _, first, last = found[0]
+        words = f"key {_shown_key(key)} is in row {first + 1:,} and again in row {last + 1:,}"
+        words += f"; {count:,} keys are there more than once" if count > 1 else ""
+        return Check(name, passed=False, count=count, words=words, samples=samples)
+    return _check_collisions(staging, suspects, beat)
+
+
+def _check_collisions(staging: Staging, suspects: str, beat: Callable[[], None]) -> Check:
+    """Refuse two different keys in one place of one block: a 1-in-10¹³ accident, which a renamed key mends."""
+    place = f"{block_of(block_bits_for(staging.rows))}, fingerprint"
+    groups = f"({suspects}) GROUP BY {place} HAVING count(*) > 1 ORDER BY 1 LIMIT {MAX_SAMPLES}"
+    found = staging.query(select("min(rowid), min(key), max(key)", groups), beat)
+    if not found:
+        return Check("key: no duplicates", passed=True, count=0, words=f"all {staging.rows:,} keys differ")
+    samples = tuple(Sample(int(row) + 1, _shown_key(one), f"and {_shown_key(two)}") for row, one, two in found)
+    words = f"keys {samples[0].key} and {_shown_key(found[0][2])} have one fingerprint by chance; leave one of them out"
+    return Check("key: no duplicates", passed=False, count=len(found), words=words, samples=samples)
+
+
+def _key_text(staging: Staging) -> str:
+    return staging.key if staging.key_fields else "NULL"
+
+
+def _shown_key(key: str | None) -> str:
+    return shown(key.replace(SEPARATOR, " / ")) if key else ""

@@ -1,0 +1,115 @@
+"""How a running load tells the database that it is alive, and learns whether it may go on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.utils import timezone
+
+from models_registry.models import RUNNING_STATES, Load, LoadState
+
+WRITE_SECONDS = 0.5
+
+ALIVE_STATES = [state for state in RUNNING_STATES if state != LoadState.QUEUED]
+
+
+class Overtaken(Exception):
+    """Another run has taken this load over (this one was thought dead), or somebody ended it. It must touch nothing."""
+
+
+class Superseded(Exception):
+    """A newer load of the same version is on its way or active. The message says which."""
+
+
+class TookTooLong(Exception):
+    """The load has run for longer than the operator allows."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a load is."""
+
+    state: LoadState
+    rows_read: int
+    rows_written: int
+    rows_expected: int | None
+
+
+class Pulse:
+    """One run's hold on its load: every write is conditional on the load still being in the hands of this very run.
+
+    `attempts` is the fencing number of runs: whoever takes a load over raises it, and the run before it loses its hold
+    with its next write, whatever it was doing meanwhile.
+
+    Attributes:
+        rows_read: set by whoever reads; written with the next beat.
+        rows_written: the same for rows on their way into Redis.
+    """
+
+    def __init__(self, load: Load, *, time_limit: timedelta, listener: Callable[[Progress], None] | None) -> None:
+        self.load = load
+        self.rows_read = 0
+        self.rows_written = 0
+        self._rows_expected: int | None = None
+        self._state = LoadState(load.state)
+        self._listener = listener
+        self._ends_at = time.monotonic() + time_limit.total_seconds()
+        self._written_at = 0.0
+
+    def beat(self) -> None:
+        """Say that the load is alive; at most twice a second anything happens.
+
+        Raises:
+            Overtaken, Superseded, TookTooLong: see there.
+
+        Cost: two queries.
+        """
+        now = time.monotonic()
+        if now - self._written_at < WRITE_SECONDS:
+            return
+        self._written_at = now
+        self.write()
+        if now > self._ends_at:
+            raise TookTooLong
+        check_not_superseded(self.load)
+        self.tell(self._state)
+
+    def enter(self, state: LoadState, **fields: Any) -> None:
+        """Go on to the next state."""
+        self.write(state=state, **fields)
+        self._rows_expected = fields.get("rows_expected", self._rows_expected)
+        self.tell(state)
+
+    def write(self, **fields: Any) -> None:
+        """Write fields of the load, its progress with them.
+
+        Raises:
+            Overtaken: see there; nothing was written then.
+        """
+        held = Load.objects.unscoped().filter(pk=self.load.pk, attempts=self.load.attempts, state__in=ALIVE_STATES)
+        if not held.update(
+            heartbeat_at=timezone.now(), rows_read=self.rows_read, rows_written=self.rows_written, **fields
+        ):
+            raise Overtaken
+
+    def tell(self, state: LoadState) -> None:
+        """Tell the listener alone."""
+        self._state = state
+        if self._listener is not None:
+            self._listener(Progress(self._state, self.rows_read, self.rows_written, self._rows_expected))
+
+
+def check_not_superseded(load: Load) -> None:
+    """Raise Superseded if a newer load of the version is waiting, running or active. One query.
+
+    A newer one that was rejected or failed does not count: the older may still bring its table.
+    """
+    newer = Load.objects.unscoped().filter(version=load.version_id, fence__gt=load.fence)
+    ended_badly = [LoadState.REJECTED, LoadState.FAILED]
+    fence = newer.exclude(state__in=ended_badly).order_by("-fence").values_list("fence", flat=True).first()
+    if fence is not None:
+        raise Superseded(f"Load {fence}, which is newer, took its place.")

@@ -1,0 +1,379 @@
+"""One run of a load through its states: extract, check, write, verify, activate.
+
+Nothing that it does is visible before the activation. However it ends before that, the table that was active stays so,
+and what it had written is dropped. Two runs never work on one load: to begin is a conditional UPDATE, and a run that
+was thought dead and taken over stops at its next write (`Pulse`).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import duckdb
+import redis
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F
+from django.utils import timezone
+
+from models_registry.loading import tables
+from models_registry.loading.activation import activate
+from models_registry.loading.background import call
+from models_registry.loading.checks import Check, Expected, Sample, check_columns, check_rows, problem_of
+from models_registry.loading.columns import shown
+from models_registry.loading.cutting import BlockCutter, Cut
+from models_registry.loading.packing import RefusedValue, pack_columns
+from models_registry.loading.pulse import Overtaken, Progress, Pulse, Superseded, TookTooLong
+from models_registry.loading.sources import Confinement, Extract, SourceProblem, open_source
+from models_registry.loading.staging import BLOCK, FINGERPRINT, InvalidText, Staging
+from models_registry.loading.tables import TableProblem
+from models_registry.models import Load, LoadState, Table, TableState, new_table_id
+from models_registry.redis_clients import loading_client
+from serving.formats.keys import block_bits_for
+from serving.formats.layouts import BadLayout, Layout
+from tenants.rules import RuleBroken
+
+log = logging.getLogger(__name__)
+
+# A load whose run was lost this often is not begun again: it may be what kills the worker.
+MAX_RUNS = 2
+ROWS_LOOKED_UP = 200
+# A run ends itself somewhat before the worker would kill it, so that it can say why.
+TIME_LIMIT_SHARE = 0.9
+
+
+class Rejected(Exception):
+    """A check failed."""
+
+
+def run_load(load_id: int, *, listener: Callable[[Progress], None] | None = None) -> None:
+    """Run a queued load to its end, whatever that is; the Load says it. Anything but a queued load is left alone.
+
+    Args:
+        load_id: of the Load.
+        listener: told how far the load is, about twice a second.
+    """
+    load = claim(load_id)
+    if load is not None:
+        run_claimed(load, listener=listener)
+
+
+def claim(load_id: int) -> Load | None:
+    """Take a queued load into this process's hands; None if it is not queued (any more).
+
+    A load whose runs were lost `MAX_RUNS` times fails here instead of being begun again.
+    """
+    now = timezone.now()
+    queued = Load.objects.unscoped().filter(pk=load_id, state=LoadState.QUEUED)
+    if not queued.update(
+        state=LoadState.EXTRACTING, attempts=F("attempts") + 1, started_at=now, heartbeat_at=now, rows_read=0
+    ):
+        return None
+    related = ("version__model__tenant", "version__layout", "version__active_table", "requested_by")
+    load = Load.objects.unscoped().select_related(*related).get(pk=load_id)
+    if load.attempts > MAX_RUNS:
+        problem = (
+            f"The worker that ran this load was lost {MAX_RUNS} times (killed, or out of memory); not tried again."
+        )
+        _end(Pulse(load, time_limit=settings.LOAD_TIME_LIMIT, listener=None), LoadState.FAILED, problem, {})
+        return None
+    return load
+
+
+def run_claimed(load: Load, *, listener: Callable[[Progress], None] | None = None) -> None:
+    """Run a load that `claim` gave."""
+    pulse = Pulse(load, time_limit=settings.LOAD_TIME_LIMIT * TIME_LIMIT_SHARE, listener=listener)
+    run = _Run(pulse)
+    try:
+        with run.workspace() as folder:
+            run.go(folder)
+        log.info("load.active load=%s rows=%s", load.pk, pulse.rows_written)
+    except Overtaken:
+        log.warning("load.overtaken load=%s attempt=%s", load.pk, load.attempts)
+    except KeyboardInterrupt:
+        _end(pulse, LoadState.FAILED, "It was interrupted from the keyboard.", run.report)
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, the load must say so; `_verdict` logs it
+        _end(pulse, *_verdict(error, load), run.report)
+    finally:
+        run.drop_unless_active()
+
+
+def _verdict(error: Exception, load: Load) -> tuple[LoadState, str]:
+    """Give how an error ends a load, and the sentence for it."""
+    if isinstance(error, Rejected):
+        return LoadState.REJECTED, str(error)
+    if isinstance(error, Superseded):
+        return LoadState.SUPERSEDED, str(error)
+    if isinstance(error, SourceProblem | TableProblem | RuleBroken):
+        return LoadState.FAILED, str(error)
+    if isinstance(error, TookTooLong):
+        minutes = settings.LOAD_TIME_LIMIT.total_seconds() * TIME_LIMIT_SHARE / 60
+        return LoadState.FAILED, f"It had not ended after {minutes:,.0f} minutes, the longest a load may take."
+    log.error("load.broke load=%s", load.pk, exc_info=error)
+    if isinstance(error, redis.RedisError):
+        return LoadState.FAILED, f"Redis did not take the table: {shown(error)}."
+    if isinstance(error, duckdb.OutOfMemoryException | MemoryError):
+        words = "The rows need more memory than a load may have (RECSITE_LOAD_MEMORY_MB), or more disk to spill to."
+        return LoadState.FAILED, words
+    if isinstance(error, duckdb.IOException | OSError):
+        return LoadState.FAILED, f"The worker's disk failed: {shown(error)}."
+    words = f"Something unexpected went wrong ({type(error).__name__}); the worker's log says where."
+    return LoadState.FAILED, words
+
+
+def _end(pulse: Pulse, state: LoadState, problem: str, report: dict[str, Any]) -> None:
+    """Write down how a load ended."""
+    try:
+        pulse.enter(state, problem=problem, report=report, finished_at=timezone.now())
+    except Overtaken:
+        log.warning("load.overtaken load=%s attempt=%s", pulse.load.pk, pulse.load.attempts)
+    else:
+        log.info("load.ended load=%s state=%s problem=%s", pulse.load.pk, state, problem)
+
+
+class _Run:
+    """The stages of one run.
+
+    Attributes:
+        report: what `Load.report` will hold: checks, notes, and each stage's time and rate.
+    """
+
+    def __init__(self, pulse: Pulse) -> None:
+        self.pulse = pulse
+        self.load = pulse.load
+        self.model = self.load.version.model
+        self.client = loading_client()
+        self.report: dict[str, Any] = {"checks": [], "notes": [], "stages": []}
+        self.table: Table | None = None
+        self._checks: list[Check] = []
+
+    @contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """Give a folder of this run's own, and leave nothing of it."""
+        folder = settings.LOAD_WORKSPACE_DIR / f"{self.load.pk}-{self.load.attempts}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def go(self, folder: Path) -> None:
+        """Go through all stages."""
+        layout = self._layout()
+        active = self.load.version.active_table
+        expected = Expected(
+            key_fields=tuple(self.model.key_fields),
+            layout=layout,
+            active_rows=active.row_count if active else None,
+            max_row_count_change=self.model.max_row_count_change,
+        )
+        with self._extracted(expected, folder) as staging:
+            self._check(staging, expected)
+            table, lengths = self._write(staging, layout)
+            self._verify(staging, layout, table, lengths)
+        activate(self.pulse, table, report=self.report)
+        self.table = None
+        self.pulse.tell(LoadState.ACTIVE)
+
+    def _layout(self) -> Layout:
+        try:
+            return Layout.parse(self.load.version.layout.fields)
+        except BadLayout as error:
+            raise Rejected(f"The version's layout is damaged: {error}.") from None
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        """Put a stage's time and rate into the report, also if it fails."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - began
+            rows = self.pulse.rows_read
+            rate = round(rows / seconds) if seconds else 0
+            stage = {"name": name, "seconds": round(seconds, 3), "rows": rows, "rows_per_second": rate}
+            self.report["stages"].append(stage)
+
+    # --- Extract and check ---------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _extracted(self, expected: Expected, folder: Path) -> Iterator[Staging]:
+        """Read the source into DuckDB; the rows are there while the block lasts, the source is closed by then."""
+        with ExitStack() as stack:
+            with self._stage("extract"), closing_source(self._source(expected), self.pulse.beat) as extract:
+                fields = {"rows_expected": extract.rows_expected, "source_snapshot_at": extract.snapshot_at}
+                self.pulse.enter(LoadState.EXTRACTING, **fields)
+                check, usable = check_columns(extract.schema, expected)
+                self._note_columns(extract, expected)
+                self._found(check)
+                staging = stack.enter_context(
+                    Staging(folder, columns=usable, key_fields=expected.key_fields, memory_mb=settings.LOAD_MEMORY_MB)
+                )
+                self._fill(staging, extract)
+            yield staging
+
+    def _source(self, expected: Expected) -> AbstractContextManager[Extract]:
+        tenant, load = self.model.tenant, self.load
+        confinement = Confinement(
+            datasets=tuple(tenant.allowed_datasets),
+            gs_prefixes=tuple(tenant.allowed_gs_prefixes),
+            local_roots=tuple(tenant.allowed_local_roots),
+        )
+        labels = {"recsite_studio": tenant.slug, "recsite_model": self.model.slug, "recsite_load": str(load.pk)}
+        return open_source(load.source_kind, load.source_location, confinement, expected.columns, labels=labels)
+
+    def _fill(self, staging: Staging, extract: Extract) -> None:
+        try:
+            for rows in staging.fill(extract.schema, extract.batches, self.pulse.beat):
+                self.pulse.rows_read = rows
+                self.pulse.beat()
+        except InvalidText as problem:
+            sample = Sample(problem.row, "", "bytes that are no text")
+            words = str(problem)
+            self._found(Check(f"{problem.column}: text", passed=False, count=1, words=words, samples=(sample,)))
+            raise Rejected(self._problem()) from None
+
+    def _note_columns(self, extract: Extract, expected: Expected) -> None:
+        notes = self.report["notes"]
+        if extract.extra_columns:
+            names = ", ".join(map(shown, extract.extra_columns))
+            notes.append(f"Left out, because neither key nor layout has them: {names}.")
+        notes.extend(
+            f"The optional column {field.name} is not in the source: it is absent in every row."
+            for field in expected.layout.fields
+            if field.is_optional and field.name not in extract.schema.names
+        )
+
+    def _check(self, staging: Staging, expected: Expected) -> None:
+        self.pulse.enter(LoadState.CHECKING)
+        with self._stage("check"):
+            for check in check_rows(staging, expected, self.pulse.beat):
+                self._found(check)
+        problem = self._problem()
+        if problem:
+            raise Rejected(problem)
+
+    def _found(self, check: Check) -> None:
+        self._checks.append(check)
+        self.report["checks"].append(check.as_json())
+
+    def _problem(self) -> str:
+        return problem_of(self._checks)
+
+    # --- Write and verify ----------------------------------------------------------------------------------------
+
+    def _write(self, staging: Staging, layout: Layout) -> tuple[Table, list[int]]:
+        """Write the blocks under a new table's id. The table is recorded first, so that none is ever lost sight of."""
+        block_bits = block_bits_for(staging.rows)
+        self._drop_earlier_attempt()
+        with transaction.atomic():
+            self.pulse.enter(LoadState.WRITING)
+            values = {
+                "version": self.load.version,
+                "table_id": new_table_id(),
+                "state": TableState.WRITING,
+                "block_bits": block_bits,
+                "row_count": staging.rows,
+                "size_bytes": 0,
+                "created_at": timezone.now(),
+            }
+            # One row a load: an earlier attempt's blocks are gone by now, and its row is used again.
+            self.table, _ = Table.objects.unscoped().update_or_create(load=self.load, defaults=values)
+        lengths: list[int] = []
+        with self._stage("write"):
+            try:
+                cuts = self._cuts(staging, layout, block_bits)
+                sent = tables.write_blocks(self.client, settings.REDIS_PREFIX, self.table.table_id, cuts, lengths)
+                for _ in sent:
+                    self.pulse.beat()
+            except _RefusedRow as refused:
+                self._reject_row(staging, refused, block_bits)
+        self.table.size_bytes = sum(lengths)
+        Table.objects.unscoped().filter(pk=self.table.pk).update(size_bytes=self.table.size_bytes)
+        return self.table, lengths
+
+    def _drop_earlier_attempt(self) -> None:
+        earlier = Table.objects.unscoped().filter(load=self.load).exclude(state=TableState.DROPPED).first()
+        if earlier is not None:
+            tables.drop_table(self.client, settings.REDIS_PREFIX, earlier.table_id, earlier.block_bits)
+
+    def _cuts(self, staging: Staging, layout: Layout, block_bits: int) -> Iterator[Cut]:
+        cutter = BlockCutter(layout.payload_width, 0, 1 << block_bits)
+        names = [field.name for field in layout.fields]
+        longest = sum(field.max_bits for field in layout.fields) // 8 + 1
+        with closing(staging.in_block_order(names, block_bits, longest, self.pulse.beat)) as batches:
+            for batch in batches:
+                columns = {name: batch[name] for name in batch.schema.names}
+                blocks, fingerprints = columns.pop(BLOCK).to_numpy(), columns.pop(FINGERPRINT).to_numpy()
+                try:
+                    payloads = pack_columns(layout, columns, batch.num_rows)
+                except RefusedValue as refusal:
+                    place = int(blocks[refusal.row]), int(fingerprints[refusal.row])
+                    raise _RefusedRow(refusal, *place) from None
+                yield cutter.add(blocks, fingerprints, payloads)
+                self.pulse.rows_written += batch.num_rows
+        yield cutter.finish()
+
+    def _reject_row(self, staging: Staging, refused: _RefusedRow, block_bits: int) -> NoReturn:
+        """Turn the packer's exact judgement of one value into a failed check."""
+        refusal = refused.refusal
+        row, key = staging.row_at(refused.block, refused.fingerprint, block_bits, self.pulse.beat)
+        sample = Sample(row, shown(key), shown(refusal.reason))
+        words = f"column {refusal.field}, row {row:,} (key {shown(key)}): {refusal.reason}"
+        self._found(Check(f"{refusal.field}: values", passed=False, count=1, words=words, samples=(sample,)))
+        raise Rejected(self._problem())
+
+    def _verify(self, staging: Staging, layout: Layout, table: Table, lengths: list[int]) -> None:
+        self.pulse.enter(LoadState.VERIFYING)
+        with self._stage("verify"):
+            place = (self.client, settings.REDIS_PREFIX, table.table_id)
+            tables.verify_lengths(*place, lengths, self.pulse.beat)
+            chosen = random.sample(range(staging.rows), min(ROWS_LOOKED_UP, staging.rows))
+            rows = staging.records(chosen, [field.name for field in layout.fields], self.pulse.beat)
+            tables.verify_rows(*place, block_bits=table.block_bits, layout=layout, rows=rows)
+
+    # --- Clean up ------------------------------------------------------------------------------------------------
+
+    def drop_unless_active(self) -> None:
+        """Drop what this run wrote, unless it became active. Redis away: a sweep does it later."""
+        if self.table is None:
+            return
+        mine = Table.objects.unscoped().filter(table_id=self.table.table_id)
+        mine.filter(state=TableState.WRITING).update(state=TableState.DROPPING)
+        # Not there at all: another run has the load and the row by now, and these blocks are nobody's.
+        if mine.exclude(state=TableState.DROPPING).exists():
+            return
+        try:
+            tables.drop_table(self.client, settings.REDIS_PREFIX, self.table.table_id, self.table.block_bits)
+        except redis.RedisError as error:
+            log.warning("table.not_dropped table=%s problem=%s", self.table.table_id, error)
+            return
+        mine.update(state=TableState.DROPPED)
+
+
+class _RefusedRow(Exception):
+    """A row whose value the packer refused, and its place."""
+
+    def __init__(self, refusal: RefusedValue, block: int, fingerprint: int) -> None:
+        super().__init__(str(refusal))
+        self.refusal = refusal
+        self.block = block
+        self.fingerprint = fingerprint
+
+
+@contextmanager
+def closing_source(source: AbstractContextManager[Extract], beat: Callable[[], None]) -> Iterator[Extract]:
+    """Open a source in another thread, since that may take long (a query runs first), and close it at the end."""
+    with ExitStack() as stack:
+        extract = call(source.__enter__, beat)
+        stack.push(source.__exit__)
+        yield extract

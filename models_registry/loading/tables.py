@@ -1,0 +1,244 @@
+"""Tables in Redis: blocks written in pipelines, read back, and dropped so slowly that nobody notices.
+
+Commands are put together as bytes by the hundred and sent through a connection of redis-py's pool, which knows about
+addresses, passwords and TLS. In a cluster redis-py's own pipeline does it, slower, because it knows where keys live.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Self, cast
+
+import redis
+from redis.cluster import RedisCluster
+
+from models_registry.loading.cutting import Cut
+from serving.formats.blocks import DamagedBlock, find_payload
+from serving.formats.keys import block_name, canonical_key, digest, locate
+from serving.formats.layouts import DamagedPayload, Layout
+
+Client = redis.Redis | RedisCluster
+
+COMMANDS_PER_SEND = 512
+BYTES_PER_SEND = 2**20
+SENDS_IN_FLIGHT = 2
+REPLICA_TIMEOUT_MS = 10_000
+# Freeing a block takes Redis about a microsecond; this many in one go stay far below a millisecond.
+UNLINKS_PER_SEND = 200
+
+
+class TableProblem(Exception):
+    """A table that was not written as it should be. The message is one clear sentence for `Load.problem`."""
+
+
+def write_blocks(client: Client, prefix: str, table_id: str, cuts: Iterable[Cut], lengths: list[int]) -> Iterator[int]:
+    """SET every block; give how many have been sent so far after each cut.
+
+    Args:
+        client: where to.
+        prefix: the Redis prefix.
+        table_id: of the new table.
+        cuts: all blocks in order.
+        lengths: the length of every block is appended to it, for `verify_lengths`.
+
+    Raises:
+        redis.RedisError: Redis is away, or refuses a block (its memory is full).
+        TableProblem: not every replica took what was written in time.
+    """
+    if isinstance(client, RedisCluster):
+        yield from _write_to_cluster(client, prefix, table_id, cuts, lengths)
+        return
+    head = block_name(prefix, table_id, 0)[:-1].encode()
+    with _Pipe(client) as pipe:
+        for cut in cuts:
+            for number, block in enumerate(cut.blocks, start=cut.first):
+                name = b"%b%x" % (head, number)
+                size = len(block)
+                pipe.send(
+                    b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, size, block),
+                )
+                lengths.append(size)
+            yield len(lengths)
+        pipe.drain()
+        pipe.wait_for_replicas()
+
+
+def read_lengths(client: Client, prefix: str, table_id: str, blocks: int) -> Iterator[int]:
+    """Give the length in bytes of every block as Redis has it, 0 for one that it has not."""
+    if isinstance(client, RedisCluster):
+        for first in range(0, blocks, COMMANDS_PER_SEND):
+            pipeline = cast(Any, client).pipeline()
+            for number in range(first, min(first + COMMANDS_PER_SEND, blocks)):
+                pipeline.strlen(block_name(prefix, table_id, number))
+            yield from cast(list[int], pipeline.execute())
+        return
+    head = block_name(prefix, table_id, 0)[:-1].encode()
+    replies: list[Any] = []
+    with _Pipe(client, replies) as pipe:
+        for number in range(blocks):
+            name = b"%b%x" % (head, number)
+            pipe.send(b"*2\r\n$6\r\nSTRLEN\r\n$%d\r\n%b\r\n" % (len(name), name))
+            yield from replies
+            replies.clear()
+        pipe.drain()
+        yield from replies
+
+
+def verify_lengths(
+    client: Client, prefix: str, table_id: str, lengths: Sequence[int], beat: Callable[[], None]
+) -> None:
+    """Read back how long every block is.
+
+    Raises:
+        TableProblem: a block is missing or of another length than was written.
+    """
+    found = read_lengths(client, prefix, table_id, len(lengths))
+    for number, (length, wanted) in enumerate(zip(found, lengths, strict=True)):
+        if length != wanted:
+            what = f"holds {length:,} bytes instead of {wanted:,}" if length else "is missing"
+            raise TableProblem(f"Redis lost part of what was written: block {number:x} {what}.")
+        if not number % COMMANDS_PER_SEND:
+            beat()
+
+
+def verify_rows(
+    client: Client,
+    prefix: str,
+    table_id: str,
+    *,
+    block_bits: int,
+    layout: Layout,
+    rows: Sequence[tuple[Sequence[str], dict[str, Any]]],
+) -> None:
+    """Look rows up as serving does, by key, and compare what is found with the rows themselves.
+
+    Raises:
+        TableProblem: a row is not found, or decodes to something else.
+    """
+    for key_values, record in rows:
+        block_number, fingerprint = locate(digest(canonical_key(key_values)), block_bits)
+        block = cast(bytes | None, client.get(block_name(prefix, table_id, block_number)))
+        key = " / ".join(key_values)
+        try:
+            payload = None if block is None else find_payload(block, fingerprint, layout.payload_width)
+            if payload is None:
+                raise TableProblem(f"Reading back, the row of key {key} was not found.")
+            if layout.pack(layout.unpack(payload)) != payload or payload != layout.pack(record):
+                raise TableProblem(f"Reading back, the row of key {key} was not what the source holds.")
+        except (DamagedBlock, DamagedPayload) as error:
+            raise TableProblem(f"Reading back, the row of key {key} could not be decoded: {error}.") from None
+
+
+def drop_table(client: Client, prefix: str, table_id: str, block_bits: int, *, pause_share: float = 1.0) -> None:
+    """UNLINK every block of a table; blocks that are not there do no harm.
+
+    Args:
+        client: where.
+        prefix: the Redis prefix.
+        table_id: of the table.
+        block_bits: of the table.
+        pause_share: how long to rest after each small pipeline, as a share of the time that it took.
+
+    Raises:
+        redis.RedisError: Redis is away; calling again goes on.
+    """
+    blocks = 1 << block_bits
+    for first in range(0, blocks, UNLINKS_PER_SEND):
+        began = time.monotonic()
+        pipeline = cast(Any, client).pipeline(transaction=False)
+        for number in range(first, min(first + UNLINKS_PER_SEND, blocks)):
+            pipeline.unlink(block_name(prefix, table_id, number))
+        pipeline.execute()
+        time.sleep((time.monotonic() - began) * pause_share)
+
+
+def _write_to_cluster(
+    client: RedisCluster, prefix: str, table_id: str, cuts: Iterable[Cut], lengths: list[int]
+) -> Iterator[int]:
+    for cut in cuts:
+        for start in range(0, len(cut.blocks), COMMANDS_PER_SEND):
+            pipeline = cast(Any, client).pipeline()
+            for number, block in enumerate(cut.blocks[start : start + COMMANDS_PER_SEND], start=cut.first + start):
+                pipeline.set(block_name(prefix, table_id, number), block)
+                lengths.append(len(block))
+            pipeline.execute()
+        yield len(lengths)
+
+
+class _Pipe:
+    """Commands sent ahead of their replies through one connection.
+
+    A reply that is an error is raised. The connection is thrown away unless every reply has been read, because a late
+    one must not reach the next user of the connection.
+
+    Args:
+        client: whose pool the connection is from.
+        replies: what replies are appended to; without one they are forgotten.
+    """
+
+    def __init__(self, client: redis.Redis, replies: list[Any] | None = None) -> None:
+        self._pool = client.connection_pool
+        self._connection: Any = self._pool.get_connection()
+        self._replies = replies
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
+        self._in_flight: deque[int] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is not None or self._in_flight:
+            self._connection.disconnect()
+        self._pool.release(self._connection)
+
+    def send(self, command: bytes) -> None:
+        """Send a command some time soon."""
+        self._waiting.append(command)
+        self._waiting_bytes += len(command)
+        if len(self._waiting) >= COMMANDS_PER_SEND or self._waiting_bytes >= BYTES_PER_SEND:
+            self._flush()
+            if len(self._in_flight) > SENDS_IN_FLIGHT:
+                self._read_some()
+
+    def drain(self) -> None:
+        """Send what is left and read every reply."""
+        self._flush()
+        while self._in_flight:
+            self._read_some()
+
+    def wait_for_replicas(self) -> None:
+        """Wait until every replica has what was sent through this connection (WAIT looks at no other's writes)."""
+        self._connection.send_command("INFO", "replication", check_health=False)
+        info = bytes(self._connection.read_response(disable_decoding=True)).decode()
+        # One that is still copying everything has the table when it has finished.
+        replicas = info.count("state=online")
+        if not replicas:
+            return
+        self._connection.send_command("WAIT", replicas, REPLICA_TIMEOUT_MS, check_health=False)
+        reached = int(self._connection.read_response(timeout=REPLICA_TIMEOUT_MS / 1000 + 5))
+        if reached < replicas:
+            raise TableProblem(
+                f"Only {reached} of {replicas} replicas of Redis confirmed the table within "
+                f"{REPLICA_TIMEOUT_MS // 1000} seconds."
+            )
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        # A health check here would read a reply that belongs to an earlier command.
+        self._connection.send_packed_command([b"".join(self._waiting)], check_health=False)
+        self._in_flight.append(len(self._waiting))
+        self._waiting, self._waiting_bytes = [], 0
+
+    def _read_some(self) -> None:
+        read = self._connection.read_response
+        for _ in range(self._in_flight[0]):
+            reply = read()
+            if isinstance(reply, Exception):
+                raise reply
+            if self._replies is not None:
+                self._replies.append(reply)
+        self._in_flight.popleft()

@@ -1,0 +1,30 @@
+"""The loader's Celery tasks: ids in, one call, and nothing that happens twice if a task is delivered twice."""
+
+from __future__ import annotations
+
+from celery import shared_task
+from django.utils import timezone
+
+from models_registry.loading import upkeep
+from models_registry.loading.running import run_load
+
+SWEEP_SECONDS = 30
+
+
+@shared_task(name="loading.run")
+def run(load_id: int) -> None:
+    """Run a queued load. Its time limit is the worker's own (RECSITE_LOAD_TIME_LIMIT_SECONDS)."""
+    run_load(load_id)
+
+
+@shared_task(name="loading.sweep", time_limit=300)
+def sweep() -> None:
+    """Mend what lost workers left behind. Beat runs it every 30 s."""
+    # A drop that waits longer than until the next sweep is asked for again by that one.
+    upkeep.sweep(timezone.now(), lambda pk: drop_table.apply_async((pk,), expires=SWEEP_SECONDS))
+
+
+@shared_task(name="loading.drop_table", time_limit=3600)
+def drop_table(table_pk: int) -> None:
+    """Drop a table that nobody needs any more, slowly."""
+    upkeep.drop(table_pk, timezone.now())

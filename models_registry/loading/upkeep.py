@@ -1,0 +1,159 @@
+"""What a sweep mends: loads whose worker is gone, tables that nobody needs, folders left behind.
+
+Two sweeps at once do no harm: each change is a conditional UPDATE that one of them makes, and dropping a block that is
+gone is nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import cast
+
+import redis
+from django.conf import settings
+from django.db.models import Max, Q
+
+from models_registry.loading.pulse import ALIVE_STATES
+from models_registry.loading.tables import drop_table
+from models_registry.models import RUNNING_STATES, Load, LoadState, Table, TableState, Version
+from models_registry.redis_clients import loading_client
+from models_registry.services import load_enqueue
+from serving.formats.snapshot import BadSnapshot, open_snapshot, parse_public_keys, snapshot_name
+from tenants.models import Tenant
+
+log = logging.getLogger(__name__)
+
+# A run beats twice a second; silent for this long, its process is gone or hangs.
+STALE_AFTER = timedelta(seconds=60)
+# A queued load that no worker began for this long is handed to the broker again: the first message may be lost.
+FORGOTTEN_AFTER = timedelta(minutes=5)
+# Lanes learn of a new snapshot within seconds; until then they may read a table that was served before it.
+DROP_AFTER = timedelta(seconds=60)
+
+
+def sweep(now: datetime, enqueue_drop: Callable[[int], object]) -> Counter[str]:
+    """Mend what was left behind; give how many of each kind.
+
+    Args:
+        now: the time.
+        enqueue_drop: hands the dropping of a table (its primary key) to a worker.
+
+    Cost: a handful of queries, one more for each thing found; a read of Redis for each table to drop.
+    """
+    done: Counter[str] = Counter()
+    for load in _stale_loads(now):
+        done["loads queued again"] += _queue_again(load, now)
+    for load in _forgotten_loads(now):
+        done["loads handed over again"] += _queue_again(load, now)
+    orphaned = Table.objects.unscoped().filter(state=TableState.WRITING).exclude(load__state__in=RUNNING_STATES)
+    done["tables orphaned"] = orphaned.update(state=TableState.DROPPING)
+    for table in Table.objects.unscoped().filter(state=TableState.DROPPING).select_related("version__model__tenant"):
+        if may_drop(table, now):
+            enqueue_drop(table.pk)
+            done["tables to drop"] += 1
+    done["folders removed"] = sum(1 for _ in _removed_folders())
+    found = +done
+    if found:
+        log.info("loading.swept %s", " ".join(f"{what.replace(' ', '_')}={count}" for what, count in found.items()))
+    return found
+
+
+# --- Loads ------------------------------------------------------------------------------------------------------------
+
+
+def _stale_loads(now: datetime) -> Iterator[Load]:
+    running = Load.objects.unscoped().filter(state__in=ALIVE_STATES)
+    yield from running.filter(Q(heartbeat_at__lt=now - STALE_AFTER) | Q(heartbeat_at=None)).iterator()
+
+
+def _forgotten_loads(now: datetime) -> Iterator[Load]:
+    before = now - FORGOTTEN_AFTER
+    queued = Load.objects.unscoped().filter(state=LoadState.QUEUED, created_at__lt=before)
+    yield from queued.filter(Q(heartbeat_at__lt=before) | Q(heartbeat_at=None)).iterator()
+
+
+def _queue_again(load: Load, now: datetime) -> bool:
+    """Queue a load unless something happened to it since it was read. Its next run counts what has been tried."""
+    unchanged = Load.objects.unscoped().filter(
+        pk=load.pk, state=load.state, attempts=load.attempts, heartbeat_at=load.heartbeat_at
+    )
+    if not unchanged.update(state=LoadState.QUEUED, heartbeat_at=now):
+        return False
+    log.warning("load.queued_again load=%s state=%s attempts=%s", load.pk, load.state, load.attempts)
+    load_enqueue(load.pk)
+    return True
+
+
+# --- Tables -----------------------------------------------------------------------------------------------------------
+
+
+def may_drop(table: Table, now: datetime) -> bool:
+    """Tell whether nobody can be reading a table any more: neither the database, nor a snapshot, nor a slow lane."""
+    if table.state != TableState.DROPPING:
+        return False
+    if Version.objects.unscoped().filter(Q(active_table=table) | Q(previous_table=table)).exists():
+        return False
+    if table.activated_at is None:
+        # It never was in a snapshot. Its run may still be at work if it was taken for dead; it drops it itself then.
+        return True
+    tables_of_version = Table.objects.unscoped().filter(version=table.version_id)
+    newest = tables_of_version.aggregate(newest=Max("activated_at"))["newest"]
+    if newest is not None and now - newest < DROP_AFTER:
+        return False
+    return not _is_published(table)
+
+
+def _is_published(table: Table) -> bool:
+    """Tell whether the snapshot that Redis holds names a table. One that cannot be read is mended by publishing."""
+    tenant: Tenant = table.version.model.tenant
+    name = snapshot_name(settings.REDIS_PREFIX, tenant.public_id)
+    try:
+        envelope = cast(bytes | None, loading_client().get(name))
+        if envelope is None:
+            return False
+        published = open_snapshot(envelope, parse_public_keys(settings.SNAPSHOT_PUBLIC_KEYS)).tenant
+    except (redis.RedisError, BadSnapshot) as error:
+        log.warning("table.not_dropped table=%s problem=%s", table.table_id, error)
+        return True
+    versions = (version for model in published.models for version in model.versions)
+    named = (found.id for version in versions for found in (version.active, version.previous) if found is not None)
+    return table.table_id in named
+
+
+def drop(table_pk: int, now: datetime) -> bool:
+    """Drop the blocks of a table that may be dropped; say whether that was done.
+
+    Raises:
+        redis.RedisError: Redis is away; the next sweep tries again.
+    """
+    table = Table.objects.unscoped().select_related("version__model__tenant").filter(pk=table_pk).first()
+    if table is None or not may_drop(table, now):
+        return False
+    drop_table(loading_client(), settings.REDIS_PREFIX, table.table_id, table.block_bits)
+    same = Table.objects.unscoped().filter(pk=table.pk, table_id=table.table_id, state=TableState.DROPPING)
+    same.update(state=TableState.DROPPED)
+    log.info("table.dropped table=%s", table.table_id)
+    return True
+
+
+# --- Folders ----------------------------------------------------------------------------------------------------------
+
+
+def _removed_folders() -> Iterator[Path]:
+    """Remove the working folders on this machine that belong to no running load, and give them."""
+    workspace = settings.LOAD_WORKSPACE_DIR
+    if not workspace.is_dir():
+        return
+    for folder in sorted(workspace.iterdir()):
+        load_id, _, attempt = folder.name.partition("-")
+        if not (load_id.isdecimal() and attempt.isdecimal()):
+            continue
+        running = Load.objects.unscoped().filter(pk=int(load_id), attempts=int(attempt), state__in=ALIVE_STATES)
+        if not running.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            yield folder
