@@ -262,6 +262,7 @@ CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 # What must run anyway; beat copies it into the database when it starts. A run that no worker took in time is dropped.
 CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "publishing.republish": {"task": "publishing.republish", "schedule": 15.0, "options": {"expires": 60}},
+    "loading.sweep": {"task": "loading.sweep", "schedule": 30.0, "options": {"expires": 60}},
 }
 
 # --- Language, time, logs -------------------------------------------------------------------------------------------
