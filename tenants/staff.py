@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from django import forms
 from django.contrib.admin.utils import unquote
@@ -32,14 +32,16 @@ from tenants.rules import RuleBroken
 from tenants.scoping import TenantOwned
 
 
-class Label(NamedTuple):
-    """A coloured word: which colour is looked up by `kind`; where there is no colour it reads as its words."""
+class Label(tuple[str, str]):
+    """A coloured word: the colour is looked up by its kind; where there is no colour it reads as its words."""
 
-    kind: str
-    words: str
+    __slots__ = ()
+
+    def __new__(cls, kind: str, words: str) -> Label:
+        return super().__new__(cls, (kind, words))
 
     def __str__(self) -> str:
-        return self.words
+        return self[1]
 
 
 def acting(request: HttpRequest) -> User:

@@ -104,9 +104,9 @@ class WeightsForm(ReasonForm):
                 error_messages={
                     "required": "Give a weight; 0 for none.",
                     "invalid": "This is no number.",
-                    "min_value": "At least 0 %.",
-                    "max_value": "At most 100 %.",
-                    "max_decimal_places": "At most two places: steps of 0.01 %.",
+                    "min_value": "At least 0 %%.",  # Django fills these three in with %
+                    "max_value": "At most 100 %%.",
+                    "max_decimal_places": "At most two places: steps of 0.01 %%.",
                 },
             )
 
@@ -114,6 +114,11 @@ class WeightsForm(ReasonForm):
     def weights_bp(self) -> dict[int, int]:
         """The weights typed, in basis points by code."""
         return {version.code: int(self.cleaned_data[f"weight_{version.code}"] * 100) for version in self.versions}
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether every weight typed is a number that may be one."""
+        return not self.is_bound or all(f"weight_{version.code}" in self.cleaned_data for version in self.versions)
 
     @property
     def total(self) -> Decimal:
@@ -126,8 +131,7 @@ class WeightsForm(ReasonForm):
     def clean(self) -> dict[str, Any]:
         """Refuse a sum other than 100 %."""
         data = super().clean() or self.cleaned_data
-        is_readable = all(f"weight_{version.code}" in data for version in self.versions)
-        if is_readable and self.total != 100:
+        if self.is_readable and self.total != 100:
             apart = 100 - self.total
             how = f"{apart.normalize():f} % is missing" if apart > 0 else f"{-apart.normalize():f} % is too much"
             raise forms.ValidationError(f"The weights add up to {self.total.normalize():f} %, not to 100 %: {how}.")
@@ -172,7 +176,7 @@ class WeightPages(StaffAdmin):
             "shares": shares_of(present, {v.code: v.name for v in versions}),
             "form": form,
             "rows": _rows(form),
-            "total": f"{form.total.normalize():f}",
+            "total": f"{form.total.normalize():f}" if form.is_readable else "",
             "proposal": proposal,
             "is_unchanged": form.is_bound and form.is_valid() and form.weights_bp == _full(present, versions),
             "must_look_again": "_save" in request.POST and proposal is not None,

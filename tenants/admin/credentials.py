@@ -415,7 +415,7 @@ class CredentialAdmin(StaffAdmin):
     ) -> HttpResponse:
         """Give the one page that ever holds the secret: the answer to the POST itself, kept nowhere."""
         credential = issued.credential
-        model = credential.allowed_models.first() or credential.tenant.models.first()
+        model = _example_model(credential)
         query = {"model": model.slug, **dict.fromkeys(model.key_fields, "1")} if model else {}
         response = self.page(
             request,
@@ -433,3 +433,9 @@ class CredentialAdmin(StaffAdmin):
         )
         response["Cache-Control"] = "no-store"
         return response
+
+
+def _example_model(credential: Credential) -> Any:
+    """Give a model that the credential may ask for, one that is served if there is one; None if there is none."""
+    models = credential.allowed_models.all() if credential.allowed_models.exists() else credential.tenant.models.all()
+    return models.filter(versions__active_table__isnull=False).first() or models.first()
