@@ -19,7 +19,7 @@ from tests import factories
 from tests.postgres import EmbeddedPostgres
 
 if TYPE_CHECKING:
-    from pytest_django.plugin import SettingsWrapper
+    from pytest_django.fixtures import Settings
 
     from tests.bigquery.emulator import BigQuery
 
@@ -72,7 +72,7 @@ def bigquery_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BigQ
 
 
 @pytest.fixture
-def bigquery(bigquery_emulator: BigQuery, settings: SettingsWrapper) -> BigQuery:
+def bigquery(bigquery_emulator: BigQuery, settings: Settings) -> BigQuery:
     """Give that BigQuery, its fronts reset, with the project's settings pointed at it."""
     bigquery_emulator.fronts.reset()
     settings.BIGQUERY_PROJECT = bigquery_emulator.client.project
