@@ -32,7 +32,8 @@ pytestmark = pytest.mark.timeout(400)
 class Demo:
     """A demo in a folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, players: int = PLAYERS) -> None:
+        self.players = players
         self.var_dir = folder / "var"
         self.printed = folder / "printed.txt"
         self.process: subprocess.Popen[bytes] | None = None
@@ -56,7 +57,7 @@ class Demo:
         """Start it, wait for its last line, give what it printed."""
         with self.printed.open("wb") as printed:
             self.process = subprocess.Popen(
-                self.command(PLAYERS), cwd=BASE_DIR, env=self.environment, stdout=printed, stderr=subprocess.STDOUT
+                self.command(self.players), cwd=BASE_DIR, env=self.environment, stdout=printed, stderr=subprocess.STDOUT
             )
         deadline = time.monotonic() + START_SECONDS
         while "Stop: Ctrl-C" not in (text := self.printed.read_text()):
