@@ -55,6 +55,9 @@ class Environment(BaseSettings):
     snapshot_poll_seconds: float = Field(default=1.0, gt=0, le=60)
     snapshot_max_age_hours: int = Field(default=72, ge=1, le=24 * 30)
 
+    # Of one automation token, or of one person, on the API below /api/v1/.
+    api_requests_per_minute: int = Field(default=600, ge=1)
+
     bigquery_project: str | None = None
     # Results of queries pass through a dataset of this name in that project, followed by the location ("…_us").
     bigquery_scratch_dataset: str = Field(default="recsite_scratch", pattern=r"^[A-Za-z0-9_]{1,100}$")

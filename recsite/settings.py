@@ -200,10 +200,33 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.AllowAny"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "tenants.api.schema.Schema",
+    "EXCEPTION_HANDLER": "tenants.api.problems.problem_response",
     "UNAUTHENTICATED_USER": None,
 }
-SPECTACULAR_SETTINGS = {"TITLE": "recsite", "VERSION": "1", "SERVE_INCLUDE_SCHEMA": False}
+API_REQUESTS_PER_MINUTE = ENV.api_requests_per_minute
+SPECTACULAR_SETTINGS: dict[str, Any] = {
+    "TITLE": "recsite",
+    "VERSION": "1",
+    "DESCRIPTION": "Everything that the dashboard does, for programs. Errors are RFC 9457 problem documents with "
+    "stable codes. Lists give `next_cursor`. A POST with an `Idempotency-Key` may be sent again.",
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    "SORT_OPERATIONS": False,
+    "SORT_OPERATION_PARAMETERS": False,
+    "GENERIC_ADDITIONAL_PROPERTIES": "bool",
+    "COMPONENT_SPLIT_PATCH": False,
+    "ENUM_NAME_OVERRIDES": {
+        "CallerKind": ["token", "person"],
+        "CredentialKind": "tenants.models.CredentialKind",
+        "SourceKind": "models_registry.models.SourceKind",
+        "Algorithm": "tenants.models.Algorithm",
+        "KeyAlgorithm": ["EdDSA", "ES256", "RS256"],
+    },
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "recsite.api.serving_described.add_security",
+    ],
+}
 
 TOKEN_LIFETIME = timedelta(minutes=15)
 TOKEN_MASTER_KEYS = ENV.token_master_keys.get_secret_value()

@@ -8,6 +8,7 @@ urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index"), name="start"),
     path("admin/", admin.site.urls),
     path("", include("tenants.urls")),
+    path("api/", include("recsite.api.urls")),
     path("", include("serving.urls")),
     path("", include("django_prometheus.urls")),
 ]

@@ -186,7 +186,7 @@ class Scope(models.TextChoices):
 
 
 class AutomationToken(TenantOwned):
-    """What a studio's scripts and schedulers use the API with. Kept as a hash like a credential's secret; shown once."""
+    """What a studio's scripts use the API with. Like a credential's secret it is kept as a hash and shown once."""
 
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="automation_tokens")
     public_id = models.CharField(max_length=20, unique=True, editable=False)

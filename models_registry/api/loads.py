@@ -1,0 +1,219 @@
+"""Loads: starting them, watching them, reading what their checks found."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from django.db.models import QuerySet
+from django.urls import reverse
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from models_registry.api.lookups import find_version
+from models_registry.models import RUNNING_STATES, Load, LoadState, SourceKind
+from models_registry.services import load_request
+from tenants.api.authentication import needs
+from tenants.api.bodies import Answer, Moment, Nothing, Query, read_body, read_query
+from tenants.api.idempotency import idempotent
+from tenants.api.paging import PageQuery, page_of
+from tenants.api.problems import not_found
+from tenants.api.schema import operation, page_answer
+from tenants.api.studio_view import StudioView, created, page
+from tenants.models import Scope, Tenant
+
+LOAD = {
+    "model": "offers",
+    "version": "2026-11-a",
+    "fence": 7,
+    "state": "active",
+    "is_finished": True,
+    "source": {
+        "kind": "bigquery_table",
+        "location": "night-owl-analytics.recommendations.offers_2026_11_a",
+    },
+    "source_snapshot_at": "2026-11-01T09:58:30Z",
+    "requested_by": "Airflow, nightly publish (at_5f2m8q0xk1bc)",
+    "attempts": 1,
+    "rows_expected": 2145332,
+    "rows_read": 2145332,
+    "rows_written": 2145332,
+    "problem": "",
+    "created_at": "2026-11-01T09:58:21Z",
+    "started_at": "2026-11-01T09:58:22Z",
+    "finished_at": "2026-11-01T09:58:59Z",
+}
+QUEUED = {
+    **LOAD,
+    "state": "queued",
+    "is_finished": False,
+    "source_snapshot_at": None,
+    "attempts": 0,
+    "rows_expected": None,
+    "rows_read": 0,
+    "rows_written": 0,
+    "started_at": None,
+    "finished_at": None,
+    "report": {},
+}
+REPORT = {
+    "checks": [
+        {
+            "name": "offer_id: range",
+            "passed": False,
+            "count": 3,
+            "words": "3 rows have an offer_id that is not within 0 … 4095",
+            "samples": [{"row": 812, "key": "p000811", "value": "5000"}],
+        }
+    ],
+    "notes": ["Left out, because neither key nor layout has them: exported_at."],
+    "stages": [{"name": "extract", "seconds": 12.4, "rows": 2145332, "rows_per_second": 173010}],
+}
+REJECTED = {
+    **LOAD,
+    "state": "rejected",
+    "rows_written": 0,
+    "problem": "3 rows have an offer_id that is not within 0 … 4095.",
+    "report": REPORT,
+}
+
+
+class LoadSourceAnswer(Answer[Load]):
+    """What a load read: fixed when it was queued."""
+
+    kind = serializers.ChoiceField(source="source_kind", choices=SourceKind.choices)
+    location = serializers.CharField(source="source_location")
+
+
+class LoadAnswer(Answer[Load]):
+    """One run that reads a source and makes a table."""
+
+    model = serializers.CharField(source="version.model.slug")
+    version = serializers.CharField(source="version.name")
+    fence = serializers.IntegerField(help_text="Its number within the version; of two loads only the newer activates.")
+    state = serializers.ChoiceField(choices=LoadState.choices)
+    is_finished = serializers.SerializerMethodField(help_text="It has ended, well (active) or not.")
+    source_ = LoadSourceAnswer(source="*")
+    source_snapshot_at = serializers.DateTimeField(allow_null=True, help_text="The instant at which BigQuery was read.")
+    requested_by = serializers.CharField(source="requested_by_name")
+    attempts = serializers.IntegerField(help_text="How often a worker began it.")
+    rows_expected = serializers.IntegerField(allow_null=True, help_text="null where the source does not say.")
+    rows_read = serializers.IntegerField()
+    rows_written = serializers.IntegerField()
+    problem = serializers.CharField(help_text="One clear sentence, when it was rejected or failed; else empty.")
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    finished_at = serializers.DateTimeField(allow_null=True)
+
+    def get_is_finished(self, load: Load) -> bool:
+        """Tell whether it has ended."""
+        return load.state not in RUNNING_STATES
+
+
+class LoadReportAnswer(LoadAnswer):
+    """A load with its report."""
+
+    report = serializers.DictField(
+        help_text="`checks` (each with name, passed, count, words, samples), `notes` and `stages` (seconds and rates)."
+    )
+
+
+class LoadQuery(PageQuery):
+    """Which loads."""
+
+    state = serializers.ChoiceField(choices=LoadState.choices, required=False)
+    since = Moment(required=False, help_text="Asked for from this instant on.")
+
+
+class AllLoadsQuery(LoadQuery):
+    """Which loads of the whole studio."""
+
+    model = serializers.SlugField(max_length=50, required=False, help_text="Of this model.")
+    version = serializers.CharField(max_length=60, required=False, help_text="Of versions with this name.")
+
+
+class StudioLoads(StudioView):
+    """The studio's loads."""
+
+    tag: ClassVar = "Loads"
+
+    @operation(
+        "loads_list",
+        need=needs(Scope.READ),
+        query=AllLoadsQuery,
+        answer=page_answer(LoadAnswer),
+        answer_example={"results": [LOAD], "next_cursor": None},
+    )
+    def get(self, request: Request) -> Response:
+        """List the studio's loads, the newest first."""
+        asked = read_query(request, AllLoadsQuery)
+        rows = _rows(self.tenant, asked)
+        if "model" in asked:
+            rows = rows.filter(version__model__slug=asked["model"])
+        if "version" in asked:
+            rows = rows.filter(version__name=asked["version"])
+        return page(page_of(rows, asked, by="pk", is_descending=True), LoadAnswer)
+
+
+class VersionLoads(StudioView):
+    """A version's loads."""
+
+    tag: ClassVar = "Loads"
+
+    @operation(
+        "version_loads_list",
+        need=needs(Scope.READ),
+        query=LoadQuery,
+        answer=page_answer(LoadAnswer),
+        answer_example={"results": [LOAD], "next_cursor": None},
+    )
+    def get(self, request: Request, model: str, version: str) -> Response:
+        """List a version's loads, the newest first."""
+        asked = read_query(request, LoadQuery)
+        rows = _rows(self.tenant, asked).filter(version=find_version(self.tenant, model, version))
+        return page(page_of(rows, asked, by="fence", is_descending=True), LoadAnswer)
+
+    @operation(
+        "version_loads_start",
+        need=needs(Scope.LOADS_RUN),
+        body=Nothing,
+        answer=LoadReportAnswer,
+        status=201,
+        answer_example=QUEUED,
+    )
+    @idempotent()
+    def post(self, request: Request, model: str, version: str) -> Response:
+        """Load now.
+
+        Queues a load of the version's source; a worker takes it. Ask for it (`Location`) until `is_finished`, and look
+        at `state`: `active` is served; `rejected` was stopped by a check (see `report`), and the old table goes on.
+        """
+        read_body(request, Nothing)
+        load = load_request(version=find_version(self.tenant, model, version), actor=self.actor)
+        return created(LoadReportAnswer(load), reverse("api-version-load", args=[model, version, load.fence]))
+
+
+class LoadDetail(StudioView):
+    """One load."""
+
+    tag: ClassVar = "Loads"
+
+    @operation("version_loads_read", need=needs(Scope.READ), answer=LoadReportAnswer, answer_example=REJECTED)
+    def get(self, request: Request, model: str, version: str, fence: str) -> Response:
+        """Read a load with its report."""
+        read_query(request, Query)
+        rows = _rows(self.tenant, {}).defer(None)
+        found = rows.filter(version__model__slug=model, version__name=version, fence=int(fence)).first()
+        if found is None:
+            raise not_found(f"There is no load {fence} of “{model}/{version}”.")
+        return Response(LoadReportAnswer(found).data)
+
+
+def _rows(tenant: Tenant, asked: dict[str, Any]) -> QuerySet[Load]:
+    """Give the studio's loads, reports left out."""
+    rows: QuerySet[Load] = Load.objects.for_tenant(tenant).select_related("version__model").defer("report")
+    if "state" in asked:
+        rows = rows.filter(state=asked["state"])
+    if "since" in asked:
+        rows = rows.filter(created_at__gte=asked["since"])
+    return rows

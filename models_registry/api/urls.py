@@ -1,0 +1,47 @@
+"""Addresses of the API that this app has, below /api/v1/."""
+
+from django.urls import re_path
+
+from models_registry.api.catalogue import LayoutDetail, LayoutList, ModelDefault, ModelDetail, ModelList
+from models_registry.api.loads import LoadDetail, StudioLoads, VersionLoads
+from models_registry.api.overrides import Overrides
+from models_registry.api.rollouts import (
+    RevisionDetail,
+    RevisionEffect,
+    RevisionList,
+    RolloutDetail,
+    RolloutGoBack,
+    RolloutNewPhase,
+    RolloutPreview,
+    RolloutReweight,
+)
+from models_registry.api.versions import VersionDetail, VersionList, VersionRollBack, VersionSource
+
+MODEL = r"^models/(?P<model>[-a-zA-Z0-9_]{1,50})"
+VERSION = rf"{MODEL}/versions/(?P<version>[A-Za-z0-9][A-Za-z0-9._-]{{0,59}})"
+LOAD = rf"{VERSION}/loads/(?P<fence>[0-9]{{1,13}})"
+REVISION = rf"{MODEL}/rollout/revisions/(?P<number>[0-9]{{1,10}})"
+
+urlpatterns = [
+    re_path(r"^models$", ModelList.as_view(), name="api-models"),
+    re_path(rf"{MODEL}$", ModelDetail.as_view(), name="api-model"),
+    re_path(rf"{MODEL}/default$", ModelDefault.as_view(), name="api-model-default"),
+    re_path(rf"{MODEL}/layouts$", LayoutList.as_view(), name="api-layouts"),
+    re_path(rf"{MODEL}/layouts/(?P<revision>[0-9]{{1,3}})$", LayoutDetail.as_view(), name="api-layout"),
+    re_path(rf"{MODEL}/versions$", VersionList.as_view(), name="api-versions"),
+    re_path(rf"{VERSION}$", VersionDetail.as_view(), name="api-version"),
+    re_path(rf"{VERSION}/source$", VersionSource.as_view(), name="api-version-source"),
+    re_path(rf"{VERSION}/roll-back$", VersionRollBack.as_view(), name="api-version-roll-back"),
+    re_path(rf"{VERSION}/loads$", VersionLoads.as_view(), name="api-version-loads"),
+    re_path(rf"{LOAD}$", LoadDetail.as_view(), name="api-version-load"),
+    re_path(r"^loads$", StudioLoads.as_view(), name="api-loads"),
+    re_path(rf"{MODEL}/overrides$", Overrides.as_view(), name="api-overrides"),
+    re_path(rf"{MODEL}/rollout$", RolloutDetail.as_view(), name="api-rollout"),
+    re_path(rf"{MODEL}/rollout/preview$", RolloutPreview.as_view(), name="api-rollout-preview"),
+    re_path(rf"{MODEL}/rollout/reweight$", RolloutReweight.as_view(), name="api-rollout-reweight"),
+    re_path(rf"{MODEL}/rollout/go-back$", RolloutGoBack.as_view(), name="api-rollout-go-back"),
+    re_path(rf"{MODEL}/rollout/new-phase$", RolloutNewPhase.as_view(), name="api-rollout-new-phase"),
+    re_path(rf"{MODEL}/rollout/revisions$", RevisionList.as_view(), name="api-rollout-revisions"),
+    re_path(rf"{REVISION}$", RevisionDetail.as_view(), name="api-rollout-revision"),
+    re_path(rf"{REVISION}/effect$", RevisionEffect.as_view(), name="api-rollout-revision-effect"),
+]

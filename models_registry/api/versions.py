@@ -1,0 +1,242 @@
+"""Versions, their sources and tables."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from django.db.models import QuerySet
+from django.urls import reverse
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from models_registry.api.lookups import find_model, find_version
+from models_registry.models import Layout, RecommendationModel, RolloutRevision, Source, SourceKind, Table, Version
+from models_registry.services import source_set, table_roll_back, version_create
+from tenants.api.authentication import needs
+from tenants.api.bodies import Answer, Body, Choice, Query, Reason, Text, Whole, read_body, read_query
+from tenants.api.idempotency import idempotent
+from tenants.api.paging import PageQuery, page_of
+from tenants.api.problems import fields_named
+from tenants.api.schema import operation, page_answer
+from tenants.api.studio_view import StudioView, created, page
+from tenants.models import Scope
+from tenants.rules import RuleBroken
+
+TABLE = {
+    "table_id": "3f7k2m9xq0bd",
+    "load_fence": 7,
+    "row_count": 2145332,
+    "size_bytes": 32180017,
+    "is_whole": True,
+    "activated_at": "2026-11-01T10:00:00Z",
+}
+SOURCE = {"kind": "bigquery_table", "location": "night-owl-analytics.recommendations.offers_2026_11_a"}
+VERSION = {
+    "name": "2026-11-a",
+    "model": "offers",
+    "code": 1,
+    "layout_revision": 0,
+    "weight_bp": 2000,
+    "source": SOURCE,
+    "active_table": TABLE,
+    "previous_table": None,
+    "last_fence": 7,
+    "created_at": "2026-10-30T16:02:41Z",
+}
+
+
+class SourceAnswer(Answer[Source]):
+    """Where a version's rows come from."""
+
+    kind = serializers.ChoiceField(choices=SourceKind.choices)
+    location = serializers.CharField(
+        help_text="A path or glob (local or gs://), project.dataset.table, or the text of a query."
+    )
+
+
+class TableAnswer(Answer[Table]):
+    """The rows that one load made."""
+
+    table_id = serializers.CharField()
+    load_fence = serializers.IntegerField(source="load.fence", help_text="The load that made it.")
+    row_count = serializers.IntegerField()
+    size_bytes = serializers.IntegerField(help_text="In Redis.")
+    is_whole = serializers.SerializerMethodField(help_text="Only then it is served.")
+    activated_at = serializers.DateTimeField(allow_null=True)
+
+    def get_is_whole(self, table: Table) -> bool:
+        """Tell whether all of its rows are there."""
+        return table.state == "ready"
+
+
+class VersionAnswer(Answer[Version]):
+    """One trained version of a model."""
+
+    name = serializers.CharField()
+    model = serializers.CharField(source="model.slug")
+    code = serializers.IntegerField(help_text="Its byte in bit-packed answers.")
+    layout_revision = serializers.IntegerField(source="layout.revision")
+    weight_bp = serializers.SerializerMethodField(help_text="Its share of all units, in basis points (0.01 %).")
+    source_ = SourceAnswer(allow_null=True)
+    active_table = TableAnswer(allow_null=True, help_text="What it is answered from; null: never loaded.")
+    previous_table = TableAnswer(allow_null=True, help_text="What rolling back would serve again.")
+    last_fence = serializers.IntegerField(help_text="The number of its newest load; 0: none.")
+    created_at = serializers.DateTimeField()
+
+    def get_weight_bp(self, version: Version) -> int:
+        """Give its weight."""
+        weights: dict[str, int] = self.context["weights"]
+        return weights.get(str(version.code), 0)
+
+    def to_representation(self, instance: Version) -> Any:
+        """See DRF; a version whose source was never set has none."""
+        if not hasattr(instance, "source"):
+            instance.source = None  # for this answer only
+        return super().to_representation(instance)
+
+
+class NewSource(Body):
+    """Where rows come from. Confined to what platform staff allow the studio (`studio_read`)."""
+
+    kind = Choice(choices=SourceKind.choices)
+    location = Text(
+        max_length=100_000, help_text="A path or glob (local or gs://), project.dataset.table, or the text of a query."
+    )
+
+
+class NewVersion(Body):
+    """A version to be made."""
+
+    name = Text(max_length=60, help_text="Letters, digits, dots, hyphens and underscores; never changes.")
+    source_ = NewSource()
+    layout_revision = Whole(min_value=0, max_value=255, required=False, help_text="The newest without it.")
+
+
+class VersionList(StudioView):
+    """A model's versions."""
+
+    tag: ClassVar = "Versions"
+
+    @operation(
+        "versions_list",
+        need=needs(Scope.READ),
+        query=PageQuery,
+        answer=page_answer(VersionAnswer),
+        answer_example={"results": [VERSION], "next_cursor": None},
+    )
+    def get(self, request: Request, model: str) -> Response:
+        """List a model's versions, in the order in which they were made."""
+        asked = read_query(request, PageQuery)
+        row = find_model(self.tenant, model)
+        versions: QuerySet[Version] = Version.objects.for_tenant(self.tenant).filter(model=row)
+        versions = versions.select_related("model", "layout", "source", "active_table__load", "previous_table__load")
+        return page(page_of(versions, asked, by="pk"), VersionAnswer, weights=_weights(row))
+
+    @operation(
+        "versions_create",
+        need=needs(Scope.VERSIONS_WRITE),
+        body=NewVersion,
+        answer=VersionAnswer,
+        status=201,
+        example={"name": "2026-11-a", "source": SOURCE},
+        answer_example={**VERSION, "weight_bp": 0, "active_table": None, "last_fence": 0},
+    )
+    @idempotent()
+    def post(self, request: Request, model: str) -> Response:
+        """Make a version with its source.
+
+        A model's first version gets all of its units; a later one none until the weights say so.
+        """
+        given = read_body(request, NewVersion)
+        row = find_model(self.tenant, model)
+        with fields_named(source_kind="source.kind", source_location="source.location", layout="layout_revision"):
+            version = version_create(
+                model=row,
+                name=given["name"],
+                source_kind=given["source"]["kind"],
+                source_location=given["source"]["location"],
+                layout=_layout(row, given.get("layout_revision")),
+                actor=self.actor,
+            )
+        return created(_answer(self, model, version.name), reverse("api-version", args=[model, version.name]))
+
+
+class VersionDetail(StudioView):
+    """One version."""
+
+    tag: ClassVar = "Versions"
+
+    @operation("versions_read", need=needs(Scope.READ), answer=VersionAnswer, answer_example=VERSION)
+    def get(self, request: Request, model: str, version: str) -> Response:
+        """Read a version."""
+        read_query(request, Query)
+        return Response(_answer(self, model, version).data)
+
+
+class VersionSource(StudioView):
+    """A version's source."""
+
+    tag: ClassVar = "Versions"
+
+    @operation(
+        "versions_set_source",
+        need=needs(Scope.VERSIONS_WRITE),
+        body=NewSource,
+        answer=VersionAnswer,
+        example=SOURCE,
+        answer_example=VERSION,
+    )
+    def put(self, request: Request, model: str, version: str) -> Response:
+        """Change where a version's rows come from, from the next load on."""
+        given = read_body(request, NewSource)
+        row = find_version(self.tenant, model, version)
+        with fields_named(source_kind="kind", source_location="location"):
+            source_set(version=row, kind=given["kind"], location=given["location"], actor=self.actor)
+        return Response(_answer(self, model, version).data)
+
+
+class VersionRollBack(StudioView):
+    """A version's earlier table."""
+
+    tag: ClassVar = "Versions"
+
+    @operation(
+        "versions_roll_back",
+        need=needs(Scope.LOADS_RUN),
+        body=Reason,
+        answer=VersionAnswer,
+        example={"reason": "Prices were wrong in the newest table"},
+        answer_example={**VERSION, "previous_table": TABLE},
+    )
+    @idempotent()
+    def post(self, request: Request, model: str, version: str) -> Response:
+        """Serve the table before the active one again.
+
+        Doing it twice is back where it was. Serving has it within 2 seconds.
+        """
+        given = read_body(request, Reason)
+        table_roll_back(version=find_version(self.tenant, model, version), actor=self.actor, reason=given["reason"])
+        return Response(_answer(self, model, version).data)
+
+
+def _answer(view: StudioView, model: str, name: str) -> VersionAnswer:
+    """Give a version as it is now. Two queries."""
+    version = find_version(view.tenant, model, name)
+    return VersionAnswer(version, context={"weights": _weights(version.model)})
+
+
+def _weights(model: RecommendationModel) -> dict[str, int]:
+    """Give the weights that are served, by code as JSON has it. One query."""
+    rows = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model).order_by("-number")
+    newest: dict[str, int] | None = rows.values_list("weights_bp", flat=True).first()
+    return newest or {}
+
+
+def _layout(model: RecommendationModel, revision: int | None) -> Layout | None:
+    if revision is None:
+        return None
+    found: Layout | None = Layout.objects.for_tenant(model.tenant).filter(model=model, revision=revision).first()
+    if found is None:
+        raise RuleBroken(f"The model has no layout {revision}.", field="layout_revision")
+    return found

@@ -1,0 +1,1 @@
+"""The API's foundations (who calls, errors, pages, idempotency, schema) and its resources that this app has."""

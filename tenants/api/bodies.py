@@ -1,0 +1,234 @@
+"""What the API takes and gives. It takes nothing unknown, of another type, or that a database cannot keep."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import IO, Any, NoReturn, TypeVar
+
+from django.utils import timezone
+from rest_framework import serializers
+from rest_framework.exceptions import ParseError
+from rest_framework.fields import empty
+from rest_framework.parsers import JSONParser
+from rest_framework.request import Request
+
+Row = TypeVar("Row")
+
+MAX_INTEGER = 2**53 - 1
+MAX_DEPTH = 32
+
+
+class StrictJSONParser(JSONParser):
+    """JSON that means the same to everybody: each name once, finite numbers, whole Unicode text without NUL."""
+
+    def parse(
+        self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Give what the body says.
+
+        Raises:
+            ParseError: it is no such JSON.
+        """
+        try:
+            parsed = json.loads(stream.read().decode(), object_pairs_hook=_once_each, parse_constant=_no_constant)
+        except (ValueError, RecursionError):
+            raise ParseError from None
+        _check_storable(parsed, MAX_DEPTH)
+        return parsed
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    read = dict(pairs)
+    if len(read) != len(pairs):
+        raise ValueError("a name is there twice")
+    return read
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _check_storable(value: Any, depth: int) -> None:
+    """Refuse what JSON can say and PostgreSQL, or another reader of the JSON we give, cannot keep."""
+    if isinstance(value, str):
+        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+            raise ParseError
+    elif isinstance(value, bool) or value is None:
+        return
+    elif isinstance(value, int | float):
+        if not math.isfinite(value) if isinstance(value, float) else abs(value) > MAX_INTEGER:
+            raise ParseError
+    elif depth == 0:
+        raise ParseError
+    else:
+        below: Iterable[Any] = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        for item in below:
+            _check_storable(item, depth - 1)
+
+
+# --- Fields ---------------------------------------------------------------------------------------------------------
+
+
+class Text(serializers.CharField):
+    """A text; numbers are none."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        if not kwargs.get("allow_blank"):
+            kwargs.setdefault("min_length", 1)
+        super().__init__(trim_whitespace=False, **kwargs)
+
+    def to_internal_value(self, data: Any) -> str:
+        """See DRF."""
+        if not isinstance(data, str):
+            raise serializers.ValidationError("This must be a text.")
+        return super().to_internal_value(data)
+
+
+class Choice(serializers.ChoiceField):
+    """One of some texts."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        """See DRF."""
+        if not isinstance(data, str):
+            raise serializers.ValidationError("This must be a text.")
+        return super().to_internal_value(data)
+
+
+class Whole(serializers.IntegerField):
+    """A whole number; texts and true are none. 5.0 is 5, as JSON has it."""
+
+    def to_internal_value(self, data: Any) -> int:
+        """See DRF."""
+        if isinstance(data, float) and data.is_integer():
+            data = int(data)
+        if isinstance(data, bool) or not isinstance(data, int):
+            raise serializers.ValidationError("This must be a whole number.")
+        return data
+
+
+class Number(serializers.FloatField):
+    """A finite number; texts and true are none."""
+
+    def to_internal_value(self, data: Any) -> float:
+        """See DRF; a whole number stays one."""
+        if isinstance(data, bool) or not isinstance(data, int | float):
+            raise serializers.ValidationError("This must be a number.")
+        return data
+
+
+class YesNo(serializers.BooleanField):
+    """True or false; texts and numbers are neither."""
+
+    def to_internal_value(self, data: Any) -> bool:
+        """See DRF."""
+        if not isinstance(data, bool):
+            raise serializers.ValidationError("This must be true or false.")
+        return data
+
+
+class Moment(serializers.DateTimeField):
+    """An instant in ISO 8601 with its time zone."""
+
+    def enforce_timezone(self, value: datetime) -> datetime:
+        """See DRF; without a time zone nobody knows which instant is meant."""
+        if timezone.is_naive(value):
+            raise serializers.ValidationError("This needs a time zone, as in 2026-11-01T12:00:00Z.")
+        return super().enforce_timezone(value)
+
+    def to_internal_value(self, value: Any) -> datetime:
+        """See DRF."""
+        if not isinstance(value, str) or "T" not in value.upper():
+            raise serializers.ValidationError("This must be an instant, as in 2026-11-01T12:00:00Z.")
+        return super().to_internal_value(value)
+
+
+# --- Answers, bodies and queries ------------------------------------------------------------------------------------
+
+
+class Answer(serializers.Serializer[Row]):
+    """A JSON object that the API gives. `source_` is called `source`: DRF needs some names for itself."""
+
+    def get_fields(self) -> dict[str, Any]:
+        """See DRF."""
+        return {name.rstrip("_"): field for name, field in super().get_fields().items()}
+
+
+class Body(Answer[Any]):
+    """A JSON object that the API takes, in which every name is known."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        """See DRF."""
+        if not isinstance(data, Mapping):
+            raise serializers.ValidationError("Send a JSON object.")
+        unknown = {name: ["There is no such field."] for name in data if name not in self.fields}
+        try:
+            values = super().to_internal_value(data)
+        except serializers.ValidationError as error:
+            known = error.detail if isinstance(error.detail, dict) else {}
+            raise serializers.ValidationError({**unknown, **known}) from None
+        if unknown:
+            raise serializers.ValidationError(unknown)
+        return values
+
+
+class Change(Body):
+    """A body in which only what is to change is named."""
+
+    needs_one = True
+
+    def to_internal_value(self, data: Any) -> Any:
+        """See DRF."""
+        values = super().to_internal_value(data)
+        if not values:
+            raise serializers.ValidationError("Name at least one thing to change.")
+        return values
+
+
+class Nothing(Body):
+    """A body in which there is nothing to say yet."""
+
+
+class Reason(Body):
+    """Why something is done."""
+
+    reason = Text(max_length=500, required=False, default="", allow_blank=True, help_text="Kept in the audit trail.")
+
+
+class Query(Body):
+    """The parameters of an address, each known and there at most once."""
+
+
+def read_body(request: Request, body: type[Body]) -> dict[str, Any]:
+    """Give the checked values of a request's body.
+
+    Raises:
+        ValidationError: a value is missing, unknown or of the wrong type.
+    """
+    return _checked(body(data=request.data))
+
+
+def read_query(request: Request, query: type[Query]) -> dict[str, Any]:
+    """Give the checked values of an address's parameters.
+
+    Raises:
+        ValidationError: one is unknown, there twice, or of the wrong type.
+    """
+    given: dict[str, Any] = {}
+    for name, values in request.query_params.lists():
+        if len(values) > 1:
+            raise serializers.ValidationError({name: ["This is there twice."]})
+        if "\0" in name + values[0]:
+            raise serializers.ValidationError({"": ["A parameter holds a character that is no text."]})
+        given[name] = values[0]
+    return _checked(query(data=given))
+
+
+def _checked(form: serializers.Serializer[Any]) -> dict[str, Any]:
+    form.is_valid(raise_exception=True)
+    values: Any = form.validated_data
+    if values is empty:
+        return {}
+    return dict(values)

@@ -1,0 +1,212 @@
+"""Errors of the API: RFC 9457 problem documents with stable codes, whatever went wrong."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.db import IntegrityError, InterfaceError, OperationalError
+from django.http import Http404, UnreadablePostError
+from rest_framework import exceptions
+from rest_framework.response import Response
+
+from tenants.access import NotAllowed, NotAMember
+from tenants.rules import RuleBroken
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of error.
+
+    Attributes:
+        code: stable; what a program looks at.
+        status: the answer's.
+        title: the same for every error of this kind.
+        meaning: for the documentation.
+    """
+
+    code: str
+    status: int
+    title: str
+    meaning: str
+
+
+MALFORMED = Kind("malformed", 400, "Bad request", "The request can't be read: the body is no JSON, for example.")
+INVALID = Kind("invalid", 400, "Bad request", "A value is missing, unknown or of the wrong type; see `errors`.")
+STUDIO_REQUIRED = Kind(
+    "studio_required", 400, "Bad request", "A person with several studios must name one in `Recsite-Studio`."
+)
+UNAUTHENTICATED = Kind(
+    "unauthenticated", 401, "Unauthorized", "No token, or one that is wrong, expired or revoked; nobody signed in."
+)
+NOT_ALLOWED = Kind("not_allowed", 403, "Forbidden", "The token has not this scope, or the person not this role.")
+PERSON_REQUIRED = Kind("person_required", 403, "Forbidden", "Only a person may do this, not a token.")
+NO_STUDIO = Kind("no_studio", 403, "Forbidden", "The person belongs to no studio yet.")
+CSRF_FAILED = Kind("csrf_failed", 403, "Forbidden", "A signed-in browser must send its CSRF token with a write.")
+NOT_FOUND = Kind("not_found", 404, "Not found", "There is no such thing, or it is another studio's.")
+METHOD_NOT_ALLOWED = Kind("method_not_allowed", 405, "Method not allowed", "`Allow` lists the methods there are.")
+IN_PROGRESS = Kind(
+    "request_in_progress", 409, "Conflict", "A request with this Idempotency-Key is being answered; ask again."
+)
+SECRET_SHOWN = Kind(
+    "secret_shown", 409, "Conflict", "This request has been answered, with a secret that is shown only once."
+)
+CONFLICT = Kind("conflict", 409, "Conflict", "Something else was changed at the same moment; look again.")
+LENGTH_REQUIRED = Kind("length_required", 411, "Length required", "A body needs a Content-Length.")
+TOO_LARGE = Kind("body_too_large", 413, "Content too large", "The body is too large.")
+UNSUPPORTED = Kind("unsupported_media_type", 415, "Unsupported media type", "Send application/json.")
+REFUSED = Kind("refused", 422, "Refused", "A rule forbids it; `detail` says which, `errors` to which field it belongs.")
+KEY_REUSED = Kind("idempotency_key_reused", 422, "Refused", "The Idempotency-Key was sent before with another request.")
+RATE_LIMITED = Kind("rate_limited", 429, "Too many requests", "`Retry-After` says for how many seconds to wait.")
+UNAVAILABLE = Kind("unavailable", 503, "Service unavailable", "The database does not answer; try again.")
+
+KINDS = (
+    MALFORMED,
+    INVALID,
+    STUDIO_REQUIRED,
+    UNAUTHENTICATED,
+    NOT_ALLOWED,
+    PERSON_REQUIRED,
+    NO_STUDIO,
+    CSRF_FAILED,
+    NOT_FOUND,
+    METHOD_NOT_ALLOWED,
+    IN_PROGRESS,
+    SECRET_SHOWN,
+    CONFLICT,
+    LENGTH_REQUIRED,
+    TOO_LARGE,
+    UNSUPPORTED,
+    REFUSED,
+    KEY_REUSED,
+    RATE_LIMITED,
+    UNAVAILABLE,
+)
+
+
+class Problem(exceptions.APIException):
+    """An error on its way to the client.
+
+    Attributes:
+        kind: which.
+        detail: one sentence about this very request.
+        errors: by field, where there is something to say of fields.
+        headers: further headers of the answer.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        detail: str,
+        *,
+        errors: list[dict[str, str]] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail, kind.code)
+        self.kind = kind
+        self.status_code = kind.status
+        self.sentence = detail
+        self.errors = errors or []
+        self.headers = dict(headers or {})
+
+    def as_response(self) -> Response:
+        """Give the answer."""
+        body: dict[str, Any] = {
+            "type": "about:blank",
+            "title": self.kind.title,
+            "status": self.kind.status,
+            "code": self.kind.code,
+            "detail": self.sentence,
+        }
+        if self.errors:
+            body["errors"] = self.errors
+        return Response(body, status=self.kind.status, content_type=MEDIA_TYPE, headers=self.headers)
+
+
+@contextmanager
+def fields_named(**names: str) -> Iterator[None]:
+    """Have a service's refusal name the API's field where that is not the service's argument: `layout="fields"`."""
+    try:
+        yield
+    except RuleBroken as error:
+        error.field = names.get(error.field, error.field)
+        raise
+
+
+def not_found(what: str = "There is nothing here.") -> Problem:
+    """Give what to raise for what does not exist, or not in this studio."""
+    return Problem(NOT_FOUND, what)
+
+
+def problem_response(error: Exception, context: Mapping[str, Any]) -> Response | None:
+    """Give the problem document for an exception; None for a mistake of our own, which stays one (DRF's handler)."""
+    problem = error if isinstance(error, Problem) else _translate(error)
+    if problem is None:
+        return None
+    response = problem.as_response()
+    wait_seconds = getattr(error, "wait", None)
+    if problem.kind is RATE_LIMITED and wait_seconds is not None:
+        response["Retry-After"] = str(max(1, int(wait_seconds)))
+    if problem.kind.status == 401:
+        response["WWW-Authenticate"] = getattr(error, "auth_header", "Bearer")
+    return response
+
+
+def _translate(error: Exception) -> Problem | None:  # noqa: C901, PLR0912 - one line for each kind of exception
+    match error:
+        case RuleBroken():
+            errors = [{"field": error.field, "detail": str(error)}] if error.field else None
+            return Problem(REFUSED, str(error), errors=errors)
+        case exceptions.ValidationError():
+            return Problem(INVALID, "The request does not fit; see “errors”.", errors=list(_flat(error.detail)))
+        case NotAMember():
+            return not_found(str(error))
+        case NotAllowed():
+            return Problem(NOT_ALLOWED, str(error))
+        case Http404() | exceptions.NotFound():
+            return not_found()
+        case exceptions.NotAuthenticated() | exceptions.AuthenticationFailed():
+            return Problem(UNAUTHENTICATED, "Send a valid automation token as “Authorization: Bearer …”, or sign in.")
+        case exceptions.PermissionDenied() | PermissionDenied():
+            return Problem(NOT_ALLOWED, "This is not allowed.")
+        case exceptions.MethodNotAllowed():
+            return Problem(METHOD_NOT_ALLOWED, "There is no such method here.")
+        case exceptions.UnsupportedMediaType():
+            return Problem(UNSUPPORTED, "Send the body as application/json.")
+        case exceptions.Throttled():
+            return Problem(RATE_LIMITED, "Too many requests; wait a little.")
+        case RequestDataTooBig():
+            return Problem(TOO_LARGE, "The body is too large.")
+        case exceptions.ParseError() | UnreadablePostError() | SuspiciousOperation():
+            return Problem(MALFORMED, "The body is no valid JSON.")
+        case IntegrityError():
+            log.warning("api.conflict", exc_info=error)
+            return Problem(CONFLICT, "Something else was changed at the same moment; look again.")
+        case OperationalError() | InterfaceError():
+            log.error("api.database_failed", exc_info=error)
+            return Problem(
+                UNAVAILABLE, "The database does not answer just now; try again.", headers={"Retry-After": "5"}
+            )
+    return None
+
+
+def _flat(detail: Any, path: str = "") -> Iterator[dict[str, str]]:
+    """Give DRF's nested errors as a list, each with the path of its field: `source.kind`, `fields.0.name`."""
+    if isinstance(detail, Mapping):
+        for name, below in detail.items():
+            yield from _flat(below, path if name == "non_field_errors" else f"{path}.{name}".lstrip("."))
+    elif isinstance(detail, list):
+        for number, below in enumerate(detail):
+            is_message = isinstance(below, str)
+            if below:
+                yield from _flat(below, path if is_message else f"{path}.{number}".lstrip("."))
+    else:
+        yield {"field": path, "detail": str(detail)} if path else {"detail": str(detail)}
