@@ -284,8 +284,8 @@ CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 # What must run anyway; beat copies it into the database when it starts. A run that no worker took in time is dropped.
 CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
-    "publishing.republish": {"task": "publishing.republish", "schedule": 15.0, "options": {"expires": 60}},
-    "loading.sweep": {"task": "loading.sweep", "schedule": 30.0, "options": {"expires": 60}},
+    "publishing.republish": {"task": "publishing.republish", "schedule": 15.0, "options": {"expire_seconds": 60}},
+    "loading.sweep": {"task": "loading.sweep", "schedule": 30.0, "options": {"expire_seconds": 60}},
 }
 
 # --- Language, time, logs -------------------------------------------------------------------------------------------

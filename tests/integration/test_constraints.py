@@ -47,10 +47,10 @@ def loads_that_are_over_without_an_end() -> object:
     return LoadFactory.create(state=LoadState.FAILED, finished_at=None)
 
 
-def version_with_one_table_twice() -> object:
+def version_with_one_table_twice() -> None:
     table = TableFactory.create()
     table.version.active_table = table.version.previous_table = table
-    return table.version.save()
+    table.version.save()
 
 
 KEY = {"kind": CredentialKind.PUBLIC_KEY, "algorithm": "EdDSA", "secret_hash": "", "public_key": "k", "issuer": "i"}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import redis
+from celery import current_app
 from django.conf import settings as project_settings
 from django.db import connection, transaction
 from django.utils import timezone
@@ -356,6 +357,14 @@ def test_republish_all__signature_five_minutes_old__signs_anew(studio: Tenant, v
     after = in_redis(valkey, studio)
     assert after.tenant == before.tenant
     assert after.revision > before.revision
+
+
+def test_beat__every_task_it_is_told_of__exists_and_a_run_that_waited_too_long_is_dropped() -> None:
+    current_app.loader.import_default_modules()
+    for name, entry in project_settings.CELERY_BEAT_SCHEDULE.items():
+        assert entry["task"] in current_app.tasks, name
+        # The name that the database scheduler reads; it passes over `expires` in silence.
+        assert entry["options"]["expire_seconds"] > 0
 
 
 # --- At the same time -----------------------------------------------------------------------------------------------

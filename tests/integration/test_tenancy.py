@@ -88,7 +88,7 @@ READS: dict[str, Callable[[Any], object]] = {
     "order and distinct": lambda rows: list(rows.order_by("pk").distinct()),
     "only": lambda rows: list(rows.only("pk")),
     "select_for_update": lambda rows: list(rows.select_for_update()),
-    "raw": lambda rows: list(rows.raw(f"SELECT * FROM {rows.model._meta.db_table}")),  # noqa: S608 - a table's own name
+    "raw": lambda rows: list(rows.raw(f"SELECT * FROM {rows.model._meta.db_table}")),
 }
 WRITES: dict[str, Callable[[Any], object]] = {
     "update": lambda rows: rows.update(pk=1),
@@ -199,7 +199,8 @@ def test_and__one_side_narrowed__narrows_or_is_refused() -> None:
 def test_for_tenant__nobody_or_unsaved__is_refused() -> None:
     AuditEntryFactory.create(tenant=None)
     entries = apps.get_model("tenants", "AuditEntry").objects
-    for tenant in (None, Tenant(slug="unsaved")):
+    nobody: Any = None
+    for tenant in (nobody, Tenant(slug="unsaved")):
         with pytest.raises(UnscopedQuery):
             entries.for_tenant(tenant)
 

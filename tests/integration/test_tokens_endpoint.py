@@ -9,7 +9,6 @@ from urllib.parse import quote_plus, urlencode
 import pytest
 from django.conf import settings
 from django.db import OperationalError
-from django.http import HttpResponse
 from django.test import Client
 from django.utils import timezone
 
@@ -37,11 +36,11 @@ def web() -> Client:
     return Client(raise_request_exception=True)
 
 
-def post_json(web: Client, body: Any, **headers: str) -> HttpResponse:
+def post_json(web: Client, body: Any, **headers: str) -> Any:
     return web.post(URL, body, content_type="application/json", headers=headers)
 
 
-def post_form(web: Client, fields: list[tuple[str, str]], **headers: str) -> HttpResponse:
+def post_form(web: Client, fields: list[tuple[str, str]], **headers: str) -> Any:
     return web.post(URL, urlencode(fields), content_type=FORM, headers=headers)
 
 
@@ -57,8 +56,8 @@ def basic(client_id: str, secret: str) -> str:
     return "Basic " + base64.b64encode(f"{quote_plus(client_id)}:{quote_plus(secret)}".encode()).decode()
 
 
-def claims_of(answer: HttpResponse, credential: Credential, generation: int = 1) -> tokens.Claims:
-    body = answer.json()  # type: ignore[attr-defined]  # the test client's
+def claims_of(answer: Any, credential: Credential, generation: int = 1) -> tokens.Claims:
+    body = answer.json()
     token = body["access_token"].encode()
     master_key_id, master_key = next(iter(tokens.parse_master_keys(settings.TOKEN_MASTER_KEYS).items()))
     header = tokens.header_segment(credential.client_id, generation, master_key_id)
@@ -73,8 +72,8 @@ def claims_of(answer: HttpResponse, credential: Credential, generation: int = 1)
     )
 
 
-def assert_refused(answer: HttpResponse, status: int, code: str, error: str | None = None) -> None:
-    body = answer.json()  # type: ignore[attr-defined]  # as above
+def assert_refused(answer: Any, status: int, code: str, error: str | None = None) -> None:
+    body = answer.json()
     assert (answer.status_code, body["status"], body["code"], body["error"]) == (status, status, code, error or code)
     assert answer["Content-Type"] == "application/problem+json"
     assert answer["Cache-Control"] == "no-store"
@@ -87,7 +86,7 @@ def assert_refused(answer: HttpResponse, status: int, code: str, error: str | No
 
 def test_token__json_with_everything__is_a_token_for_that_player(web: Client, credential: Credential) -> None:
     answer = post_json(web, of(credential, sub="p1", models=["offers"], expires_in=60))
-    body = answer.json()  # type: ignore[attr-defined]  # as above
+    body = answer.json()
     assert answer.status_code == 200
     assert answer["Content-Type"] == "application/json"
     assert (answer["Cache-Control"], answer["Pragma"]) == ("no-store", "no-cache")
@@ -99,7 +98,7 @@ def test_token__json_with_everything__is_a_token_for_that_player(web: Client, cr
 
 def test_token__json_with_the_least__is_a_server_token_for_15_minutes(web: Client, credential: Credential) -> None:
     answer = post_json(web, of(credential, sub=None, models=None, expires_in=None, unknown_parameter=1))
-    assert answer.json()["expires_in"] == 900  # type: ignore[attr-defined]  # as above
+    assert answer.json()["expires_in"] == 900
     claims = claims_of(answer, credential)
     assert (claims.subject, claims.models) == (None, None)
 
@@ -109,7 +108,7 @@ def test_token__form_of_rfc_6749__is_a_token(web: Client, credential: Credential
     answer = post_form(web, form_of(credential, *more))
     claims = claims_of(answer, credential)
     assert (claims.subject, claims.models) == ("p1", ("offers", "difficulty"))
-    assert answer.json()["expires_in"] == 60  # type: ignore[attr-defined]  # as above
+    assert answer.json()["expires_in"] == 60
 
 
 def test_token__form_with_scope_and_empty_values__reads_scope_as_models(web: Client, credential: Credential) -> None:
@@ -288,7 +287,7 @@ def test_token__refused_or_granted__no_secret_is_logged(
     web: Client, credential: Credential, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
-    token = post_json(web, of(credential)).json()["access_token"]  # type: ignore[attr-defined]  # as above
+    token = post_json(web, of(credential)).json()["access_token"]
     post_json(web, of(credential, client_secret="rsk_wrong-one"))
     post_json(web, of(credential, client_id="line\nbreak"))
     assert "token.refused credential=malformed" in caplog.text
