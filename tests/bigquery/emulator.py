@@ -27,7 +27,7 @@ import grpc
 import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
-from google.cloud.bigquery_storage_v1.types import CreateReadSessionRequest, ReadSession
+from google.cloud.bigquery_storage_v1.types import CreateReadSessionRequest, ReadRowsRequest, ReadSession
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = ROOT / ".venv-bqemulator"
@@ -44,6 +44,11 @@ class Fronts:
     lists_references: bool = True
     # Added to what a job that really runs references, as if a view had changed after the dry run.
     late_references: list[str] = field(default_factory=list)
+    # What a job that really runs ends with, instead of well.
+    job_error: dict[str, str] | None = None
+    # Streams that were read, and how such a read ends after its first rows, if not well.
+    streams: list[str] = field(default_factory=list)
+    read_failure: grpc.StatusCode | None = None
     # Datasets whose tables Google would not let the worker see.
     denied_datasets: set[str] = field(default_factory=set)
 
@@ -104,13 +109,13 @@ def _emulator(folder: Path) -> Iterator[tuple[int, int]]:
         "BQEMU_ENABLE_FORMAT_EXTENSIONS": "false",
     }
     subprocess.run(
-        [ENVIRONMENT / "bin" / "python", "-c", "import duckdb_extensions as d; d.import_extension('spatial')"],
+        [str(ENVIRONMENT / "bin" / "python"), "-c", "import duckdb_extensions as d; d.import_extension('spatial')"],
         env=env,
         check=True,
         capture_output=True,
     )
     log = folder / "bqemulator.log"
-    arguments = [ENVIRONMENT / "bin" / "bqemulator", "start", "--rest-port", "0", "--grpc-port", "0"]
+    arguments = [str(ENVIRONMENT / "bin" / "bqemulator"), "start", "--rest-port", "0", "--grpc-port", "0"]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*arguments, "--log-format", "json"], cwd=folder, env=env, stdout=output, stderr=subprocess.STDOUT
@@ -204,6 +209,8 @@ class _HttpFront(BaseHTTPRequestHandler):
         names = dict.fromkeys(re.findall(r"`([\w-]+\.\w+\.\w+)`", read))
         if not job["configuration"].get("dryRun"):
             names.update(dict.fromkeys(self.kept.late_references))
+            if self.kept.job_error is not None:
+                job["status"].update(errorResult=self.kept.job_error, errors=[self.kept.job_error])
         job["statistics"].setdefault("query", {})["referencedTables"] = [
             dict(zip(("projectId", "datasetId", "tableId"), name.split("."), strict=True)) for name in names
         ]
@@ -268,7 +275,11 @@ class _GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no
             raise
 
     def _read_rows(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        self._fronts.streams.append(ReadRowsRequest.deserialize(request).read_stream)
         try:
-            yield from self._read(request, timeout=60)
+            for response in self._read(request, timeout=60):
+                yield response
+                if self._fronts.read_failure is not None:
+                    context.abort(self._fronts.read_failure, "the front was told to fail")
         except grpc.RpcError as error:
             context.abort(error.code(), error.details())

@@ -28,11 +28,21 @@ _OTHER_DATASETS = replace(NOTHING, datasets=(f"{PROJECT}.contract2", f"{PROJECT}
 class Place(Protocol):
     """One implementation of the port with something behind it."""
 
-    kind: str
-    # What lets a studio read here, and what lets it read a neighbour instead.
-    allowed: Confinement
-    elsewhere: Confinement
-    has_snapshot: bool
+    @property
+    def kind(self) -> str:
+        """The kind of source."""
+
+    @property
+    def allowed(self) -> Confinement:
+        """What lets a studio read here."""
+
+    @property
+    def elsewhere(self) -> Confinement:
+        """What lets a studio read a neighbour of this place instead."""
+
+    @property
+    def has_snapshot(self) -> bool:
+        """Whether the source says as of when it was read."""
 
     def put(self, table: pa.Table) -> str:
         """Store rows; gives the location they are read from."""
