@@ -150,7 +150,7 @@ def _own_parts(places: Places) -> list[Part]:
         Part(
             "dashboard",
             [
-                *(python, "-m", "granian", "recsite.wsgi:application", "--interface", "wsgi", "--http", "1"),
+                *(python, "-m", "granian", "recsite.wsgi:application", "--interface", "wsgi", "--http", "1", "--no-ws"),
                 *("--host", "127.0.0.1", "--port", str(places.dashboard_port), "--blocking-threads", "4"),
                 *("--respawn-failed-workers", "--workers-kill-timeout", "5"),
             ],
