@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar, cast
@@ -85,14 +85,23 @@ def republish_all() -> int:
     held = {key.decode(): value.decode() for key, value in raw.items()}
     published = 0
     for tenant in Tenant.objects.order_by("pk").iterator():
-        is_old = tenant.snapshot_published_at is None or tenant.snapshot_published_at <= timezone.now() - RESIGN_AFTER
-        is_held = held.get(tenant.public_id) == str(tenant.snapshot_revision)
-        if not is_old and is_held and digest_of(build_tenant(tenant)) == tenant.snapshot_digest:
-            continue
-        if not publish_tenant(tenant.pk):
-            break
-        published += 1
+        try:
+            if not _needs_publishing(tenant, held):
+                continue
+            if not publish_tenant(tenant.pk):
+                break
+        except Exception:  # one studio whose rows can't be published must not keep the others waiting
+            log.exception("publishing.failed tenant=%s", tenant.pk)
+        else:
+            published += 1
     return published
+
+
+def _needs_publishing(tenant: Tenant, held: Mapping[str, str]) -> bool:
+    """Tell whether a tenant's signature grows old, or Redis or the database holds something else than was published."""
+    is_old = tenant.snapshot_published_at is None or tenant.snapshot_published_at <= timezone.now() - RESIGN_AFTER
+    is_held = held.get(tenant.public_id) == str(tenant.snapshot_revision)
+    return is_old or not is_held or digest_of(build_tenant(tenant)) != tenant.snapshot_digest
 
 
 def digest_of(content: snapshot.Tenant) -> str:

@@ -359,6 +359,16 @@ def test_republish_all__signature_five_minutes_old__signs_anew(studio: Tenant, v
     assert after.revision > before.revision
 
 
+def test_republish_all__one_studio_cannot_be_built__publishes_the_others_and_says_so(
+    model: RecommendationModel, valkey: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    RecommendationModel.objects.unscoped().update(default_answer={"offer_id": 2**70})
+    other = TenantFactory.create()
+    assert republish_all() == 1
+    assert in_redis(valkey, other).tenant.slug == other.slug
+    assert f"publishing.failed tenant={model.tenant_id}" in caplog.text
+
+
 def test_beat__every_task_it_is_told_of__exists_and_a_run_that_waited_too_long_is_dropped() -> None:
     current_app.loader.import_default_modules()
     for name, entry in project_settings.CELERY_BEAT_SCHEDULE.items():
