@@ -49,6 +49,7 @@ class Fronts:
     # Streams that were read, and how such a read ends after its first rows, if not well.
     streams: list[str] = field(default_factory=list)
     read_failure: grpc.StatusCode | None = None
+    holds_reads: bool = False
     # Datasets whose tables Google would not let the worker see.
     denied_datasets: set[str] = field(default_factory=set)
 
@@ -276,6 +277,8 @@ class _GrpcFront(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no
 
     def _read_rows(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         self._fronts.streams.append(ReadRowsRequest.deserialize(request).read_stream)
+        while self._fronts.holds_reads and context.is_active():
+            time.sleep(0.01)
         try:
             for response in self._read(request, timeout=60):
                 yield response

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -234,6 +236,17 @@ def test_rows__that_stop_coming__are_a_clear_sentence(bigquery: BigQuery) -> Non
     assert problem("bigquery_table", OFFERS) == (
         f"BigQuery does not let the worker read the table “{OFFERS}”: the front was told to fail."
     )
+
+
+def test_rows__source_closed_while_another_thread_waits__ends_that_wait(bigquery: BigQuery) -> None:
+    bigquery.fronts.holds_reads = True
+    with ThreadPoolExecutor(1) as pool:
+        with open_source("bigquery_table", OFFERS, STUDIO, ["offer_id"], labels=LABELS) as extract:
+            waiting = pool.submit(list, extract.batches)
+            while not bigquery.fronts.streams:
+                time.sleep(0.01)
+        with pytest.raises(SourceProblem, match="was broken off"):
+            waiting.result()
 
 
 def test_bigquery__that_nobody_answers_for__is_a_clear_sentence(settings: Settings) -> None:

@@ -25,7 +25,7 @@ from models_registry.loading.sources.bigquery_clients import (
     connect,
     explained,
 )
-from models_registry.loading.sources.bigquery_rows import open_session, read_session, session_schema
+from models_registry.loading.sources.bigquery_rows import SessionRows, open_session
 from models_registry.loading.sources.confinement import Referenced, TableName
 from models_registry.loading.sources.port import Confinement, Extract, SourceProblem
 
@@ -138,16 +138,11 @@ def _rows(
         payer=clients.rest.project,
         snapshot_at=snapshot_at,
     )
-    rows = read_session(
-        clients.storage,
-        session,
-        what=f"the table “{name}”" if snapshot_at else "the query's result",
-        limit_seconds=limits.time.total_seconds(),
-    )
-    with closing(rows):
+    what = f"the table “{name}”" if snapshot_at else "the query's result"
+    with closing(SessionRows(clients.storage, session, what=what, limit_seconds=limits.time.total_seconds())) as rows:
         yield Extract(
-            schema=session_schema(session),
-            batches=rows,
+            schema=rows.schema,
+            batches=iter(rows),
             rows_expected=session.estimated_row_count or table.num_rows,
             snapshot_at=snapshot_at or read_at,
             extra_columns=extra,

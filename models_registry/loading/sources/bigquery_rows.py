@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from queue import Empty, Full, Queue
 
 import pyarrow as pa
 from google.cloud.bigquery_storage import BigQueryReadClient
-from google.cloud.bigquery_storage_v1.reader import ReadRowsStream
 from google.cloud.bigquery_storage_v1.types import DataFormat, ReadSession
 
 from models_registry.loading.sources.bigquery_clients import STORAGE_RETRY, explained
@@ -22,6 +22,8 @@ MAX_STREAMS = 4
 MAX_BATCHES_HELD = 8
 OPEN_TIMEOUT_SECONDS = 60.0
 STALL_SECONDS = 300.0
+# How soon a waiting thread notices that the reading has ended.
+WAIT_SECONDS = 0.2
 
 
 def open_session(
@@ -53,92 +55,89 @@ def open_session(
         )
 
 
-def session_schema(session: ReadSession) -> pa.Schema:
-    """Give the schema of every batch of a session, without the server's notes on its columns."""
-    return pa.schema([(field.name, field.type) for field in _wire_schema(session)])
+class SessionRows:
+    """The rows of every stream of a session, in no order; can be gone through once.
 
-
-def read_session(
-    client: BigQueryReadClient, session: ReadSession, *, what: str, limit_seconds: float
-) -> Generator[pa.RecordBatch, None, None]:
-    """Give the rows of every stream of a session, in no order.
-
-    Each stream has a thread that waits while `MAX_BATCHES_HELD` batches are not taken. Closing the iterator cancels
-    the streams.
+    Each stream has a thread that waits while `MAX_BATCHES_HELD` batches are not taken.
 
     Args:
         client: of the Storage Read API.
         session: as `open_session` gave it.
         what: how messages name the table.
         limit_seconds: how long a stream may take altogether; one that is silent for five minutes is given up earlier.
-
-    Raises:
-        SourceProblem: BigQuery fails, or is silent.
     """
-    names = [stream.name for stream in session.streams]
-    if not names:
-        return
-    schema = session_schema(session)
-    streams = _Streams(client, _wire_schema(session), what, limit_seconds)
-    with ThreadPoolExecutor(len(names), thread_name_prefix="bigquery") as pool:
-        for name in names:
-            # A thread that has ended is announced by its own future, which also carries what went wrong in it.
-            pool.submit(streams.pump, name).add_done_callback(streams.put)
-        running = len(names)
+
+    def __init__(self, client: BigQueryReadClient, session: ReadSession, *, what: str, limit_seconds: float) -> None:
+        self.schema = _without_notes(_wire_schema(session))
+        self._wire_schema = _wire_schema(session)
+        self._names = [stream.name for stream in session.streams]
+        self._client = client
+        self._what = what
+        self._limit_seconds = limit_seconds
+        self._pool = ThreadPoolExecutor(max(1, len(self._names)), thread_name_prefix="bigquery")
+        # A thread that has ended is announced by its own future, which also carries what went wrong in it.
+        self._arrived: Queue[pa.RecordBatch | Future[None]] = Queue(MAX_BATCHES_HELD)
+        self._closed = threading.Event()
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        """Give the batches.
+
+        Raises:
+            SourceProblem: BigQuery fails or is silent, or this was closed.
+        """
+        for name in self._names:
+            self._pool.submit(self._pump, name).add_done_callback(self._put)
+        running = len(self._names)
         try:
             while running:
-                item = streams.arrived.get(timeout=STALL_SECONDS)
+                item = self._take()
                 if isinstance(item, Future):
                     item.result()
                     running -= 1
                 else:
-                    yield item.select(schema.names).cast(schema)
-        except Empty:
-            raise SourceProblem(f"BigQuery sent nothing of {what} for {STALL_SECONDS / 60:.0f} minutes.") from None
+                    yield item.select(self.schema.names).cast(self.schema)
         except pa.ArrowException as error:
-            raise SourceProblem(f"BigQuery sent rows of {what} that cannot be understood.") from error
-        finally:
-            streams.stop()
+            raise SourceProblem(f"BigQuery sent rows of {self._what} that cannot be understood.") from error
+
+    def close(self) -> None:
+        """End the reading, from whatever thread, and wait for the streams' threads. The client is closed with it."""
+        self._closed.set()
+        # Breaks off every call, also one that waits for its first rows.
+        self._client.transport.close()
+        self._pool.shutdown()
+
+    def _take(self) -> pa.RecordBatch | Future[None]:
+        give_up_at = time.monotonic() + STALL_SECONDS
+        while time.monotonic() < give_up_at:
+            if self._closed.is_set():
+                raise SourceProblem(f"The reading of {self._what} was broken off.")
+            try:
+                return self._arrived.get(timeout=WAIT_SECONDS)
+            except Empty:
+                continue
+        raise SourceProblem(f"BigQuery sent nothing of {self._what} for {STALL_SECONDS / 60:.0f} minutes.")
+
+    def _put(self, item: pa.RecordBatch | Future[None]) -> None:
+        while not self._closed.is_set():
+            try:
+                self._arrived.put(item, timeout=WAIT_SECONDS)
+                return
+            except Full:
+                continue
+
+    def _pump(self, name: str) -> None:
+        with explained(self._what):
+            for response in self._client.read_rows(name, retry=STORAGE_RETRY, timeout=self._limit_seconds):
+                if self._closed.is_set():
+                    return
+                raw = pa.py_buffer(response.arrow_record_batch.serialized_record_batch)
+                self._put(pa.ipc.read_record_batch(raw, self._wire_schema))
 
 
 def _wire_schema(session: ReadSession) -> pa.Schema:
     return pa.ipc.read_schema(pa.py_buffer(session.arrow_schema.serialized_schema))
 
 
-class _Streams:
-    """The streams of one session and the bounded queue that their batches arrive in."""
-
-    def __init__(self, client: BigQueryReadClient, schema: pa.Schema, what: str, limit_seconds: float) -> None:
-        self.arrived: Queue[pa.RecordBatch | Future[None]] = Queue(MAX_BATCHES_HELD)
-        self._client = client
-        self._schema = schema
-        self._what = what
-        self._limit_seconds = limit_seconds
-        self._stopped = threading.Event()
-        self._opened: list[ReadRowsStream] = []
-
-    def pump(self, name: str) -> None:
-        """Read one stream to its end, or until `stop`."""
-        with explained(self._what):
-            stream = self._client.read_rows(name, retry=STORAGE_RETRY, timeout=self._limit_seconds)
-            self._opened.append(stream)
-            for response in stream:
-                if self._stopped.is_set():
-                    return
-                raw = pa.py_buffer(response.arrow_record_batch.serialized_record_batch)
-                self.put(pa.ipc.read_record_batch(raw, self._schema))
-
-    def put(self, item: pa.RecordBatch | Future[None]) -> None:
-        """Hand an item over, waiting for a place; after `stop` it is dropped."""
-        while not self._stopped.is_set():
-            try:
-                self.arrived.put(item, timeout=0.2)
-                return
-            except Full:
-                continue
-
-    def stop(self) -> None:
-        """Let every thread end soon."""
-        self._stopped.set()
-        for stream in list(self._opened):
-            stream.cancel()
+def _without_notes(schema: pa.Schema) -> pa.Schema:
+    """Give the names and types of columns, without what the server notes on them."""
+    return pa.schema([(field.name, field.type) for field in schema])
