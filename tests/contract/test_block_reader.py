@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -13,14 +12,12 @@ from pathlib import Path
 import pytest
 import redis
 import uvloop
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from recsite.embedded import EmbeddedValkey, free_port
 from serving.block_reader import Address, NodeReader
 from serving.engine import UNAVAILABLE
 from serving.metrics import Numbers
+from tests.certificates import write_certificate
 
 # Far longer than anything takes: whatever is still waiting by then hangs.
 HANGS_SECONDS = 20
@@ -82,32 +79,6 @@ def run(url: str, story: Callable[[Reading], Awaitable[None]], *, deadline_secon
 # --- However it is reached ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """Give a PEM file with a key and a certificate for localhost that signs itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path / "localhost.pem"
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + made.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
-
-
 @asynccontextmanager
 async def listening(
     handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
@@ -157,10 +128,11 @@ def test_any_way_in__blocks_empty_blocks_and_missing_ones_in_order(
         assert (numbers.redis_reads, numbers.redis_errors, numbers.redis_timeouts) == (6, 0, 0)
 
 
-def test_tls__the_certificate_is_checked(server: EmbeddedValkey, client: redis.Redis, certificate: Path) -> None:
+def test_tls__the_certificate_is_checked(server: EmbeddedValkey, client: redis.Redis, tmp_path: Path) -> None:
     client.set("recsite:a", b"A")
+    certificate, key = write_certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
+    context.load_cert_chain(certificate, key)
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", server.port)

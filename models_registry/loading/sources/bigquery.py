@@ -92,7 +92,7 @@ def open_query(
                 retry=REST_RETRY,
                 timeout=REST_TIMEOUT_SECONDS,
             )
-        rules.check_referenced(_referenced(rehearsal), confinement.datasets)
+        rules.check_referenced(referenced_by(rehearsal), confinement.datasets)
         if (rehearsal.total_bytes_processed or 0) > limits.max_bytes_billed:
             raise SourceProblem(
                 f"The query would read {_gigabytes(rehearsal.total_bytes_processed)}, more than the "
@@ -102,7 +102,7 @@ def open_query(
         result = _scratch_table(clients, location, limits, tags)
         try:
             job = _run_into(clients, result, query, location=location, limits=limits, tags=tags)
-            rules.check_datasets(_referenced(job, apart_from=result), confinement.datasets)
+            rules.check_datasets(referenced_by(job, apart_from=result), confinement.datasets)
             with explained("the query's result"):
                 table = clients.rest.get_table(str(result), retry=REST_RETRY, timeout=REST_TIMEOUT_SECONDS)
             with _rows(clients, table, wanted, limits, snapshot_at=None, read_at=job.started) as extract:
@@ -149,7 +149,7 @@ def _rows(
         )
 
 
-def _referenced(job: bigquery.QueryJob, *, apart_from: TableName | None = None) -> Referenced:
+def referenced_by(job: bigquery.QueryJob, *, apart_from: TableName | None = None) -> Referenced:
     """Give what BigQuery says a job does and uses: tables, routines, property graphs."""
     own = None if apart_from is None else (apart_from.project, apart_from.dataset, apart_from.table)
     tables = [
