@@ -72,7 +72,7 @@ class Address(NamedTuple):
         Raises:
             ValueError: it is no such URL.
         """
-        options: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]  # redis-py
+        options: dict[str, Any] = parse_url(url)
         host = str(options.get("host", "localhost"))
         tls = _tls_context(options) if options.get("connection_class") is SSLConnection else None
         return cls(

@@ -263,6 +263,11 @@ class WorkerFile:
             draft.replace(self._path)
 
 
+def has_written(directory: Path, process_id: int) -> bool:
+    """Tell whether a worker process has left numbers; it does so for the first time when it serves."""
+    return any(directory.glob(f"{process_id}.*.numbers"))
+
+
 class Workers:
     """Adds up what worker processes left. Counters never fall: what an ended worker counted is kept.
 

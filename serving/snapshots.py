@@ -43,6 +43,9 @@ _SUFFIX = ".snapshot"
 _REPEAT_SECONDS = 60
 _MAX_REMEMBERED = 1000
 _SNAPSHOTS_AT_ONCE = 32
+# How soon the watch notices that it is to end, and how long it is waited for.
+_NOTICE_SECONDS = 0.25
+_END_SECONDS = 3.0
 
 
 class SnapshotKeeper:
@@ -236,11 +239,11 @@ class SnapshotWatch(threading.Thread):
             self._lost.update(table_ids)
 
     def end(self) -> None:
-        """Make the thread end, and send what was not sent yet. Takes two time-outs at most."""
+        """Make the thread end, and send what was not sent yet. Takes a few seconds where Redis does not answer."""
         self._is_ending.set()
         with contextlib.suppress(redis.RedisError, OSError):
             if self.is_alive():
-                self.join(2 * self._poll_seconds)
+                self.join(_END_SECONDS)
             self._reporter.send_traffic()
 
     def run(self) -> None:
@@ -257,7 +260,7 @@ class SnapshotWatch(threading.Thread):
 
     def _listen(self) -> None:
         """Look whenever something is announced or a look is due, until the connection for announcements fails."""
-        announcements = self._client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis-py
+        announcements = self._client.pubsub(ignore_subscribe_messages=True)
         try:
             announcements.subscribe(announcements_name(self._prefix))
             while not self._is_ending.is_set():
@@ -274,10 +277,10 @@ class SnapshotWatch(threading.Thread):
             self._reporter.report()
 
     def _await_announcement(self, announcements: redis.client.PubSub) -> None:
-        """Wait until something is announced or the next look is due."""
+        """Wait until something is announced, the next look is due, or all this is to end."""
         until = time.monotonic() + self._poll_seconds
-        while (left := until - time.monotonic()) > 0:
-            if announcements.get_message(timeout=left) is not None:
+        while (left := until - time.monotonic()) > 0 and not self._is_ending.is_set():
+            if announcements.get_message(timeout=min(left, _NOTICE_SECONDS)) is not None:
                 return
 
     def _fetch(self) -> None:

@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import socket
+import ssl
 import threading
 import time
 from argparse import ArgumentTypeError
@@ -17,7 +18,6 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from granian import Granian
 from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes, SSLProtocols
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
@@ -26,7 +26,8 @@ from prometheus_client import CollectorRegistry, start_http_server
 from serving.block_reader import Address
 from serving.configuration import assemble
 from serving.lane import Options, application
-from serving.metrics import NumbersCollector, Workers, is_alive
+from serving.lane_server import LaneServer
+from serving.metrics import NumbersCollector, Workers, has_written, is_alive
 
 BACKLOG = 4096
 # Connections one worker holds, most of them idle phones; what works at once is bounded by SERVING_CAPACITY.
@@ -66,8 +67,9 @@ class Command(BaseCommand):
         multiprocessing.set_start_method("spawn", force=True)
         directory = _numbers_directory()
         lane = Options(options["block_cache_mb"], directory, os.getpid())
-        server = Granian(
-            "serving.lane",
+        server = LaneServer(
+            partial(has_written, directory),
+            target="serving.lane",
             address=host,
             port=port,
             interface=Interfaces.RSGI,
@@ -124,9 +126,12 @@ def _check(host: str, port: int, metrics_port: int, certificate: Path | None, ke
     """
     if (certificate is None) != (key is None):
         raise CommandError("--tls-cert and --tls-key belong together.")
-    for file in (certificate, key):
-        if file is not None and not os.access(file, os.R_OK):
-            raise CommandError(f"{file} cannot be read.")
+    if certificate is not None and key is not None:
+        try:
+            # An encrypted key would make it ask for a password.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+        except OSError as error:
+            raise CommandError(f"{certificate} and {key} do not serve: {error}.") from None
     try:
         assemble("lane")
         Address.parse(settings.TABLES_REDIS_URL)

@@ -1,0 +1,30 @@
+"""A Redis that a test may do anything to, and what both doors are asked about in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from recsite.embedded import EmbeddedValkey
+from tests.doors.scene import Scene
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[EmbeddedValkey]:
+    """Give a valkey-server of the test's own."""
+    valkey = EmbeddedValkey(tmp_path / "valkey", options=("--save", "", "--appendonly", "no")).start()
+    yield valkey
+    valkey.stop()
+
+
+@pytest.fixture
+def scene(server: EmbeddedValkey) -> Iterator[Scene]:
+    """Give tenants and tables, written to that server."""
+    client = redis.Redis.from_url(server.url)
+    written = Scene(client)
+    written.write_all()
+    yield written
+    client.close()

@@ -1,0 +1,78 @@
+"""`manage.py lane` says what is wrong before it starts anything."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError, call_command
+from granian.server.mp import MPServer
+
+from recsite.embedded import free_port
+from tests.certificates import write_certificate
+
+
+def lane(*arguments: str) -> None:
+    ports = [] if "--port" in arguments else ["--port", str(free_port())]
+    metrics = [] if "--metrics-port" in arguments else ["--metrics-port", str(free_port())]
+    call_command("lane", *ports, *metrics, *arguments)
+
+
+def test_tls__certificate_and_key_belong_together(tmp_path: Path) -> None:
+    certificate, key = write_certificate(tmp_path)
+    _, stranger = write_certificate(tmp_path, "stranger")
+    with pytest.raises(CommandError, match="belong together"):
+        lane("--tls-cert", str(certificate))
+    with pytest.raises(CommandError, match="belong together"):
+        lane("--tls-key", str(key))
+    for pair in ((certificate, stranger), (certificate, tmp_path / "none"), (key, key), (certificate, certificate)):
+        with pytest.raises(CommandError, match="do not serve"):
+            lane("--tls-cert", str(pair[0]), "--tls-key", str(pair[1]))
+
+
+@pytest.mark.parametrize("option", ["--port", "--metrics-port"])
+def test_port__somebody_listens_there__said_so(option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(CommandError, match=f"127.0.0.1:{port} cannot be listened on"):
+            lane(option, str(port))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--port", "0"),
+        ("--port", "70000"),
+        ("--port", "x"),
+        ("--workers", "0"),
+        ("--workers", "-1"),
+        ("--block-cache-mb", "-1"),
+        ("--block-cache-mb", "lots"),
+        ("--host", "no such host.invalid"),
+    ],
+)
+def test_argument__that_makes_no_sense__refused(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(CommandError):
+        lane(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("TABLES_REDIS_URL", "http://somewhere"),
+        ("TOKEN_MASTER_KEYS", "short:AA"),
+        ("TOKEN_MASTER_KEYS", ""),
+        ("SNAPSHOT_PUBLIC_KEYS", "k:AA"),
+        ("SNAPSHOT_PUBLIC_KEYS", "nonsense"),
+    ],
+)
+def test_setting__that_is_malformed__refused(settings: pytest.FixtureRequest, setting: str, value: str) -> None:
+    setattr(settings, setting, value)
+    with pytest.raises(CommandError, match="The settings do not do"):
+        lane()
+
+
+def test_granian__still_replaces_workers_where_this_overrides_it() -> None:
+    for caller in (MPServer._reload, MPServer._serve_loop):
+        assert "_respawn_workers" in caller.__code__.co_names
