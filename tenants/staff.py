@@ -37,7 +37,7 @@ class Label(tuple[str, str]):
 
     __slots__ = ()
 
-    def __new__(cls, kind: str, words: str) -> Label:
+    def __new__(cls, kind: str, words: str) -> Label:  # noqa: D102 - the class says it
         return super().__new__(cls, (kind, words))
 
     def __str__(self) -> str:
@@ -88,9 +88,6 @@ class ServiceForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the 
     def save(self, commit: bool = True) -> Any:  # noqa: FBT001, FBT002 - Django's own signature
         """Give the row: it has been written."""
         return self.instance
-
-    def _save_m2m(self) -> None:
-        """Nothing is left to be saved."""
 
 
 class LinesField(forms.CharField):
@@ -208,6 +205,9 @@ class StaffAdmin(ModelAdmin):
         """Leave it: a ServiceForm has written, and any other form is a mistake."""
         if not isinstance(form, ServiceForm):
             raise TypeError(f"{type(form).__name__} is no ServiceForm")
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: Any) -> None:
+        """Leave it, as `save_model`."""
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> None:
         """Leave it: the audit trail has it."""

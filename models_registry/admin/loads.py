@@ -27,6 +27,8 @@ STEPS = (
     (LoadState.VERIFYING, "Verifying"),
     (LoadState.ACTIVE, "Active"),
 )
+# As a load's report names them; the first is the second step.
+STAGES = ("extract", "check", "write", "verify")
 # A running load says that it lives every few seconds; silent for this long, nobody works on it.
 SILENT_AFTER = timedelta(minutes=2)
 
@@ -52,10 +54,10 @@ def steps(load: Load) -> list[dict[str, str]]:
         is_over = load.state == LoadState.ACTIVE
         words = [("done" if i < reached or is_over else "now" if i == reached else "ahead") for i in range(len(order))]
         return [{"label": label, "state": state} for (_, label), state in zip(STEPS, words, strict=True)]
-    # It stopped: how far it came shows in what it left behind.
-    reached = 3 if load.rows_written else 2 if load.rows_read else 1 if load.started_at else 0
+    stages = [stage["name"] for stage in load.report.get("stages", [])]
+    reached = STAGES.index(stages[-1]) + 1 if stages else int(load.started_at is not None)
     if load.state == LoadState.REJECTED:
-        reached = 2
+        reached = max(reached, order.index(LoadState.CHECKING))
     words = ["done" if i < reached else "stopped" if i == reached else "ahead" for i in range(len(order))]
     return [{"label": label, "state": state} for (_, label), state in zip(STEPS, words, strict=True)]
 
@@ -190,6 +192,7 @@ class LoadAdmin(ReadOnlyAdmin):
             "table": table,
             "failed_checks": [check for check in checks if not check["passed"]],
             "passed_checks": [check for check in checks if check["passed"]],
+            "stages": load.report.get("stages", []),
             "notes": load.report.get("notes", []),
             "is_served": table is not None and load.version.active_table_id == table.pk,
             "progress_url": reverse("admin:models_registry_load_progress", args=[load.pk]),

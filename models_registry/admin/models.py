@@ -34,13 +34,16 @@ DEFAULT_EXAMPLE = '{"offer_id": 1, "discount": 0, "segment": "new", "items": [],
 
 
 class JsonField(forms.CharField):
-    """JSON that a person types, with the place of a mistake said."""
+    """JSON that a person types, with the place of a mistake said; `is_list` wants a list of it."""
 
-    def __init__(self, *, rows: int, placeholder: str, **kwargs: Any) -> None:
+    def __init__(self, *, rows: int, placeholder: str, is_list: bool = False, **kwargs: Any) -> None:
+        self.is_list = is_list
         widget = UnfoldAdminTextareaWidget(
             {"rows": rows, "placeholder": placeholder, "spellcheck": "false", "class": "rs-mono"}
         )
         super().__init__(widget=widget, **kwargs)
+        # An empty list or object is something that was typed.
+        self.empty_values = [None, ""]
 
     def prepare_value(self, value: Any) -> Any:
         """Show a value as JSON; what was typed stays as it was typed."""
@@ -52,13 +55,16 @@ class JsonField(forms.CharField):
         if not text:
             return None
         try:
-            return json.loads(text, parse_constant=_refuse_constant)
+            value = json.loads(text, parse_constant=_refuse_constant)
         except json.JSONDecodeError as error:
             raise forms.ValidationError(
                 f"This is not JSON: {error.msg.lower()} in line {error.lineno}, column {error.colno}."
             ) from None
         except (ValueError, RecursionError) as error:
             raise forms.ValidationError(f"This is not JSON: {error}.") from None
+        if self.is_list and not isinstance(value, list):
+            raise forms.ValidationError("This is a list in square brackets, as in the example.")
+        return value
 
     def has_changed(self, initial: Any, data: Any) -> bool:
         """Tell whether the values differ."""
@@ -76,6 +82,7 @@ def layout_field(**kwargs: Any) -> JsonField:
     """Give the field in which a layout is typed."""
     return JsonField(
         rows=9,
+        is_list=True,
         placeholder=LAYOUT_EXAMPLE,
         label="Layout",
         help_text="The fields of an answer, in order: JSON, as in the example that an empty field shows. Types: bool; "

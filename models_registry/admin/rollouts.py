@@ -181,6 +181,7 @@ class WeightPages(StaffAdmin):
             "is_unchanged": form.is_bound and form.is_valid() and form.weights_bp == _full(present, versions),
             "must_look_again": "_save" in request.POST and proposal is not None,
             "is_fragment": is_fragment,
+            "add_version_url": f"{reverse('admin:models_registry_version_add')}?model={model.pk}",
             "history": [] if is_fragment else _history(model, versions),
         }
         if is_fragment:

@@ -85,6 +85,9 @@ class PersonAdmin(UserAdmin, StaffAdmin):  # type: ignore[misc,type-arg]  # two 
         """Save the account; `log_addition` and `log_change` write the trail in the same transaction."""
         obj.save()
 
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: Any) -> None:
+        """An account has no rows of other tables to save: groups are not used."""
+
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
         """Tell the audit trail."""
         self._record(request, obj, "user.create", f"Made the account “{obj.username}”.")
@@ -155,7 +158,7 @@ class MembershipAdmin(StaffAdmin):
     @display(description="Person", ordering="user__username")
     def person(self, membership: Any) -> str:
         """Give who it is."""
-        return membership.user.get_full_name() or membership.user.username
+        return str(membership.user.get_full_name() or membership.user.username)
 
     @display(
         description="Role",
