@@ -149,7 +149,7 @@ def open_snapshot(envelope: bytes, trusted: dict[str, Ed25519PublicKey]) -> Snap
     """
     try:
         key_id, document, signature = _envelope_decoder.decode(envelope)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise BadSnapshot("it is not a snapshot envelope") from None
     key = trusted.get(key_id)
     if key is None:
@@ -160,7 +160,7 @@ def open_snapshot(envelope: bytes, trusted: dict[str, Ed25519PublicKey]) -> Snap
         raise BadSnapshot("its signature does not fit") from None
     try:
         snapshot = _snapshot_decoder.decode(document)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadSnapshot(f"its document is of another shape: {error}") from None
     if snapshot.format != FORMAT:
         raise BadSnapshot(f"it is of format {snapshot.format}, this release reads format {FORMAT}")
