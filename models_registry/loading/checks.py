@@ -112,15 +112,20 @@ class _Rule:
     source: str = "rows"
 
 
-def check_rows(staging: Staging, expected: Expected, beat: Callable[[], None]) -> list[Check]:
+def check_rows(staging: Staging, schema: pa.Schema, expected: Expected, beat: Callable[[], None]) -> list[Check]:
     """Run every check on rows that the staged columns allow. One pass over all rows, more for what fails."""
-    checks = [_check_any_rows(staging.rows), _check_row_count(staging.rows, expected)]
-    rules = [*_key_rules(staging, expected), *_field_rules(staging, expected)]
-    counts = _count(staging, rules, beat)
-    checks += [_judge(staging, rule, count, beat) for rule, count in zip(rules, counts, strict=True)]
-    if staging.key_fields:
-        checks.append(_check_duplicates(staging, beat))
-    return checks
+    key_rules, field_rules = _key_rules(staging, expected), _field_rules(staging, schema, expected)
+    counts = _count(staging, [*key_rules, *field_rules], beat)
+    judged = [
+        _judge(staging, rule, count, beat) for rule, count in zip([*key_rules, *field_rules], counts, strict=True)
+    ]
+    return [
+        _check_any_rows(staging.rows),
+        _check_row_count(staging.rows, expected),
+        *judged[: len(key_rules)],
+        *([_check_duplicates(staging, beat)] if staging.key_fields else []),
+        *judged[len(key_rules) :],
+    ]
 
 
 def _check_any_rows(rows: int) -> Check:
@@ -161,31 +166,36 @@ def _key_rules(staging: Staging, expected: Expected) -> list[_Rule]:
     return rules
 
 
-def _field_rules(staging: Staging, expected: Expected) -> list[_Rule]:
+def _field_rules(staging: Staging, schema: pa.Schema, expected: Expected) -> list[_Rule]:
     rules = []
     for field in expected.layout.fields:
         name = staging.names.get(field.name)
         if name is None:
             continue
         reason = _reason_of(field)
+        kind = schema.field(field.name).type
         if not field.is_optional:
             rules.append(_Rule(f"{field.name}: no nulls", f"{name} IS NULL", name, reason))
+        if pa.types.is_null(kind):
+            continue
         if isinstance(field.kind, String):
             rules.append(_Rule(f"{field.name}: values", f"strlen({name}) > {field.kind.max_bytes}", name, reason))
         elif isinstance(field.kind, List):
             rules.append(_Rule(f"{field.name}: items", f"len({name}) > {field.kind.max_items}", name, reason))
-            bad_item = " OR ".join(["item IS NULL", *_bad_values(field.kind.item, "item")])
+            bad_item = " OR ".join(["item IS NULL", *_bad_values(field.kind.item, "item", kind.value_type)])
             items = f"({select(f'rowid, *, unnest({name}) AS item', 'rows')})"
             rules.append(_Rule(f"{field.name}: values", bad_item, name, reason, items))
         else:
-            conditions = _bad_values(field.kind, name)
+            conditions = _bad_values(field.kind, name, kind)
             if conditions:
                 rules.append(_Rule(f"{field.name}: values", " OR ".join(conditions), name, reason))
     return rules
 
 
-def _bad_values(scalar: Scalar, value: str) -> list[str]:
+def _bad_values(scalar: Scalar, value: str, kind: pa.DataType) -> list[str]:
     """Give SQL conditions, one of which a value meets that a scalar cannot hold; null meets none."""
+    if pa.types.is_null(kind):
+        return []
     if isinstance(scalar, Uint):
         return [f"{value} < {scalar.min}", f"{value} > {scalar.max}"]
     if isinstance(scalar, Enum):
@@ -196,9 +206,10 @@ def _bad_values(scalar: Scalar, value: str) -> list[str]:
         step = int(scalar.step * scale) if scalar.steps else 2**53
         scaled = f"({value}::DOUBLE * {scale})"
         steps = f"round(({scaled} - {lowest}::DOUBLE) / {step}::DOUBLE)"
-        # Wider than the packer's tolerance, and than every rounding in these lines.
+        # A little wider than the packer's tolerance, and than every rounding in these lines.
         rounding = f"(abs({scaled}) + {abs(lowest) + 1}::DOUBLE) * 4e-15"
-        tolerance = f"{float(scalar.float_tolerance * scale)!r}::DOUBLE * 1.001 + {rounding}"
+        allowed = float(scalar.float_tolerance * scale) * 1.001 if pa.types.is_floating(kind) else 0.0
+        tolerance = f"{allowed!r}::DOUBLE + {rounding}"
         return [
             f"NOT isfinite({value}::DOUBLE)",
             f"{steps} < 0",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import duckdb
+import pyarrow as pa
 import redis
 from django.conf import settings
 from django.db import transaction
@@ -154,6 +155,7 @@ class _Run:
         self.report: dict[str, Any] = {"checks": [], "notes": [], "stages": []}
         self.table: Table | None = None
         self._checks: list[Check] = []
+        self._schema = pa.schema([])
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
@@ -209,16 +211,17 @@ class _Run:
     def _extracted(self, expected: Expected, folder: Path) -> Iterator[Staging]:
         """Read the source into DuckDB; the rows are there while the block lasts, the source is closed by then."""
         with ExitStack() as stack:
-            with self._stage("extract"), closing_source(self._source(expected), self.pulse.beat) as extract:
+            with self._stage("extract"), _opened(self._source(expected), self.pulse.beat) as (extract, close):
                 fields = {"rows_expected": extract.rows_expected, "source_snapshot_at": extract.snapshot_at}
                 self.pulse.enter(LoadState.EXTRACTING, **fields)
+                self._schema = extract.schema
                 check, usable = check_columns(extract.schema, expected)
                 self._note_columns(extract, expected)
                 self._found(check)
                 staging = stack.enter_context(
                     Staging(folder, columns=usable, key_fields=expected.key_fields, memory_mb=settings.LOAD_MEMORY_MB)
                 )
-                self._fill(staging, extract)
+                self._fill(staging, extract, close)
             yield staging
 
     def _source(self, expected: Expected) -> AbstractContextManager[Extract]:
@@ -231,11 +234,13 @@ class _Run:
         labels = {"recsite_studio": tenant.slug, "recsite_model": self.model.slug, "recsite_load": str(load.pk)}
         return open_source(load.source_kind, load.source_location, confinement, expected.columns, labels=labels)
 
-    def _fill(self, staging: Staging, extract: Extract) -> None:
+    def _fill(self, staging: Staging, extract: Extract, close: Callable[[], None]) -> None:
+        filling = staging.fill(extract.schema, extract.batches, self.pulse.beat, cancel=close)
         try:
-            for rows in staging.fill(extract.schema, extract.batches, self.pulse.beat):
-                self.pulse.rows_read = rows
-                self.pulse.beat()
+            with closing(filling):
+                for rows in filling:
+                    self.pulse.rows_read = rows
+                    self.pulse.beat()
         except InvalidText as problem:
             sample = Sample(problem.row, "", "bytes that are no text")
             words = str(problem)
@@ -256,7 +261,7 @@ class _Run:
     def _check(self, staging: Staging, expected: Expected) -> None:
         self.pulse.enter(LoadState.CHECKING)
         with self._stage("check"):
-            for check in check_rows(staging, expected, self.pulse.beat):
+            for check in check_rows(staging, self._schema, expected, self.pulse.beat):
                 self._found(check)
         problem = self._problem()
         if problem:
@@ -293,8 +298,9 @@ class _Run:
             try:
                 cuts = self._cuts(staging, layout, block_bits)
                 sent = tables.write_blocks(self.client, settings.REDIS_PREFIX, self.table.table_id, cuts, lengths)
-                for _ in sent:
-                    self.pulse.beat()
+                with closing(sent):
+                    for _ in sent:
+                        self.pulse.beat()
             except _RefusedRow as refused:
                 self._reject_row(staging, refused, block_bits)
         self.table.size_bytes = sum(lengths)
@@ -371,9 +377,14 @@ class _RefusedRow(Exception):
 
 
 @contextmanager
-def closing_source(source: AbstractContextManager[Extract], beat: Callable[[], None]) -> Iterator[Extract]:
-    """Open a source in another thread, since that may take long (a query runs first), and close it at the end."""
+def _opened(
+    source: AbstractContextManager[Extract], beat: Callable[[], None]
+) -> Iterator[tuple[Extract, Callable[[], None]]]:
+    """Open a source in another thread, since that may take long (a query runs first); close it at the end, or before.
+
+    Closing it before the end makes a thread that waits for its rows give up.
+    """
     with ExitStack() as stack:
         extract = call(source.__enter__, beat)
         stack.push(source.__exit__)
-        yield extract
+        yield extract, stack.close

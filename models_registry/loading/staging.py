@@ -91,13 +91,21 @@ class Staging:
         """SQL for a row's canonical key, as text."""
         return f" || chr({ord(SEPARATOR)}) || ".join(f"{self.names[field]}::VARCHAR" for field in self.key_fields)
 
-    def fill(self, schema: pa.Schema, batches: Iterable[pa.RecordBatch], beat: Callable[[], None]) -> Iterator[int]:
+    def fill(
+        self,
+        schema: pa.Schema,
+        batches: Iterable[pa.RecordBatch],
+        beat: Callable[[], None],
+        *,
+        cancel: Callable[[], None] | None = None,
+    ) -> Generator[int]:
         """Take all rows; give how many there are so far after every few hundred thousand.
 
         Args:
             schema: of the batches; it must have every staged column.
             batches: is gone through in another thread.
             beat: see `read_ahead`.
+            cancel: see `read_ahead`.
 
         Raises:
             InvalidText: a text is not UTF-8.
@@ -105,7 +113,7 @@ class Staging:
         """
         wanted = pa.schema([schema.field(column) for column in self.names])
         self._insert(self._renamed(wanted.empty_table()), "CREATE TABLE rows AS")
-        for table in read_ahead(_gather(batches, wanted), beat):
+        for table in read_ahead(_gather(batches, wanted), beat, cancel=cancel):
             self._insert(self._renamed(table), "INSERT INTO rows")
             self.rows += table.num_rows
             yield self.rows

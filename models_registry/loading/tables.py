@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Self, cast
 
 import redis
@@ -33,7 +33,7 @@ class TableProblem(Exception):
     """A table that was not written as it should be. The message is one clear sentence for `Load.problem`."""
 
 
-def write_blocks(client: Client, prefix: str, table_id: str, cuts: Iterable[Cut], lengths: list[int]) -> Iterator[int]:
+def write_blocks(client: Client, prefix: str, table_id: str, cuts: Iterable[Cut], lengths: list[int]) -> Generator[int]:
     """SET every block; give how many have been sent so far after each cut.
 
     Args:

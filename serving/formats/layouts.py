@@ -134,6 +134,11 @@ class DecimalNumber(Scalar, frozen=True, tag="decimal"):
         return max(0, *(-int(x.normalize().as_tuple().exponent) for x in (self.min, self.step)))
 
     @property
+    def _most(self) -> int:
+        """The largest value, in units of the last place, at which JSON's numbers still tell every two values apart."""
+        return 10**15 if self.places else MAX_INTEGER
+
+    @property
     def steps(self) -> int:
         """Number of steps from min to max."""
         return int((self.max - self.min) / self.step)
@@ -150,8 +155,8 @@ class DecimalNumber(Scalar, frozen=True, tag="decimal"):
     def check(self) -> None:
         if not all(x.is_finite() for x in (self.min, self.max, self.step)) or self.step <= 0 or self.max < self.min:
             raise BadLayout("min and max must be in order and step above zero")
-        if self.places > 12 or any(abs(x) * 10**self.places > MAX_INTEGER for x in (self.min, self.max)):
-            raise BadLayout("min, max and step need more than 2^53 different values, or more than 12 decimal places")
+        if self.places > 12 or any(abs(x) * 10**self.places > self._most for x in (self.min, self.max)):
+            raise BadLayout("values need more than 15 digits, or more than 12 after the point")
         if (self.max - self.min) % self.step:
             raise BadLayout("max − min must be a whole number of steps")
 

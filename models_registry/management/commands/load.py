@@ -1,0 +1,158 @@
+"""`manage.py load TENANT/MODEL/VERSION`: one load in the foreground, with a progress bar."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.text import Text
+
+from models_registry.loading import running
+from models_registry.loading.pulse import Progress as LoadProgress
+from models_registry.models import Load, LoadState, RecommendationModel, Version
+from models_registry.services import load_request
+from tenants.models import Tenant
+from tenants.rules import RuleBroken
+
+
+class Command(BaseCommand):
+    """Load a version's source here and now."""
+
+    help = "Load a version's source in the foreground; exit 1 if the load is rejected or fails."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Take the version."""
+        parser.add_argument("version", metavar="TENANT/MODEL/VERSION", help="for example red-fox/offers/2026-11-a")
+
+    def handle(self, *args: Any, version: str, **options: Any) -> None:
+        """Run the load and say how it ended and what to do next.
+
+        Raises:
+            CommandError: there is no such version, or the load did not become active.
+        """
+        found = find_version(version)
+        try:
+            # Claimed before the workers can hear of it, so that this process runs it and they leave it alone.
+            with transaction.atomic():
+                queued = load_request(version=found, actor=None)
+                load = running.claim(queued.pk)
+        except RuleBroken as problem:
+            raise CommandError(f"{problem}") from None
+        if load is None:
+            raise CommandError("Another process took the load before this one could; look at its page in the admin.")
+        with _ProgressBar(Console(stderr=True)) as bar:
+            running.run_claimed(load, listener=bar.show)
+        self._conclude(version, Load.objects.unscoped().get(pk=load.pk))
+
+    def _conclude(self, name: str, load: Load) -> None:
+        for note in load.report.get("notes", []):
+            self.stdout.write(f"Note: {note}")
+        if load.state == LoadState.ACTIVE:
+            seconds = (
+                (load.finished_at - load.started_at).total_seconds() if load.finished_at and load.started_at else 0
+            )
+            rate = f", {load.rows_written / seconds:,.0f} rows/s" if seconds else ""
+            self.stdout.write(
+                self.style.SUCCESS(f"{name}: {load.rows_written:,} rows are active after {seconds:.1f} s{rate}.")
+            )
+            self.stdout.write("Lanes answer from them within 2 seconds.")
+            return
+        failed = [check for check in load.report.get("checks", []) if not check["passed"]]
+        for check in failed[1:]:
+            self.stdout.write(f"Also: {check['words']}.")
+        active = load.version.active_table
+        goes_on = (
+            f"The table loaded before, of {active.row_count:,} rows, goes on being served."
+            if active
+            else "Nothing has been loaded yet, so the model's default is served."
+        )
+        advice = {
+            LoadState.REJECTED: "Mend the source, then load again.",
+            LoadState.FAILED: "When that is mended, load again.",
+            LoadState.SUPERSEDED: "Look at the newer load.",
+        }.get(LoadState(load.state), "Look at the load's page in the admin.")
+        raise CommandError(f"{name}: {LoadState(load.state).label.lower()}. {load.problem}\n{goes_on} {advice}")
+
+
+def find_version(name: str) -> Version:
+    """Give the version that `TENANT/MODEL/VERSION` names.
+
+    Raises:
+        CommandError: one of the three is not there; the message says which, and what is there instead.
+    """
+    parts = name.split("/", 2)
+    if len(parts) != 3 or not all(parts):
+        raise CommandError(f"“{name}” is not of the form TENANT/MODEL/VERSION.")
+    tenant = Tenant.objects.filter(slug=parts[0]).first()
+    if tenant is None:
+        raise CommandError(f"There is no studio “{parts[0]}”. {_there_are(Tenant.objects.all(), 'slug')}")
+    models = RecommendationModel.objects.for_tenant(tenant)
+    model = models.filter(slug=parts[1]).first()
+    if model is None:
+        raise CommandError(f"The studio “{parts[0]}” has no model “{parts[1]}”. {_there_are(models, 'slug')}")
+    versions = Version.objects.for_tenant(tenant).filter(model=model)
+    version = versions.filter(name=parts[2]).first()
+    if version is None:
+        raise CommandError(f"The model “{parts[1]}” has no version “{parts[2]}”. {_there_are(versions, 'name')}")
+    return version
+
+
+def _there_are(rows: Any, field: str) -> str:
+    names = list(rows.order_by(field).values_list(field, flat=True)[:10])
+    return f"There are: {', '.join(names)}." if names else "There is none yet."
+
+
+class _RowsColumn(ProgressColumn):
+    """Rows done of rows expected, and the rate."""
+
+    def render(self, task: Task) -> Text:
+        """Give the column's text."""
+        total = f" of {task.total:,.0f}" if task.total else ""
+        speed = f", {task.speed:,.0f} rows/s" if task.speed else ""
+        return Text(f"{task.completed:,.0f}{total} rows{speed}")
+
+
+class _ProgressBar:
+    """A bar for each stage that goes through rows."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _RowsColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=console)
+        self._tasks: dict[LoadState, TaskID] = {}
+
+    def __enter__(self) -> _ProgressBar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, load: LoadProgress) -> None:
+        """Show how far a load is."""
+        totals = {
+            LoadState.EXTRACTING: load.rows_expected,
+            LoadState.CHECKING: None,
+            LoadState.WRITING: load.rows_read,
+            LoadState.VERIFYING: load.rows_read,
+        }
+        if load.state not in self._tasks:
+            for task in self._tasks.values():
+                self._progress.update(task, completed=load.rows_read, total=load.rows_read)
+            if load.state in totals:
+                self._tasks[load.state] = self._progress.add_task(str(load.state.label), total=totals[load.state])
+        if load.state in totals:
+            done = load.rows_read if load.state == LoadState.EXTRACTING else load.rows_written
+            self._progress.update(self._tasks[load.state], completed=done, total=totals[load.state])
