@@ -25,6 +25,7 @@ _MENU: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("Studios", "sports_esports", "tenants_tenant_changelist"),
             ("Members", "groups", "tenants_membership_changelist"),
             ("Credentials", "key", "tenants_credential_changelist"),
+            ("Automation tokens", "robot_2", "tenants_automationtoken_changelist"),
             ("Users", "person", "tenants_user_changelist"),
             ("Audit trail", "history", "tenants_auditentry_changelist"),
         ),

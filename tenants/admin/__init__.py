@@ -1,5 +1,5 @@
-"""The admin of studios, people, credentials and the audit trail, for platform staff."""
+"""The admin of studios, people, credentials, tokens and the audit trail, for platform staff."""
 
-from tenants.admin import audit, credentials, people, studios
+from tenants.admin import audit, automation, credentials, people, studios
 
-__all__ = ["audit", "credentials", "people", "studios"]
+__all__ = ["audit", "automation", "credentials", "people", "studios"]

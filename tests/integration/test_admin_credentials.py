@@ -17,8 +17,9 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from tenants.automation import automation_token_authenticate, automation_token_issue
 from tenants.credentials import NotAuthenticated, credential_authenticate
-from tenants.models import AuditEntry, Credential, CredentialKind, Tenant, User
+from tenants.models import AuditEntry, Credential, CredentialKind, Scope, Tenant, User
 from tests import factories
 
 pytestmark = pytest.mark.django_db
@@ -207,3 +208,22 @@ def test_change_credential__name_models_and_limits__by_the_service(signed_in: Cl
     assert list(credential.allowed_models.all()) == [model]
     assert credential.secret_hash == hashlib.sha256(factories.SECRET.encode()).hexdigest()
     assert AuditEntry.objects.for_tenant(studio).get().action == "credential.update"
+
+
+# --- Automation tokens ----------------------------------------------------------------------------------------------
+
+
+def test_automation_token__revoked_with_a_reason__ends_and_leaves_a_trail(
+    signed_in: Client, studio: Tenant, staff: User
+) -> None:
+    issued = automation_token_issue(tenant=studio, name="Airflow", scopes=[Scope.READ], actor=staff)
+    automation_token_authenticate(issued.secret)
+    url = reverse("admin:tenants_automationtoken_revoke", args=[issued.token.pk])
+    assert signed_in.post(url, {"reason": ""}).status_code == 422
+    signed_in.post(url, {"reason": "Leaked."})
+    with pytest.raises(NotAuthenticated):
+        automation_token_authenticate(issued.secret)
+    entry = AuditEntry.objects.for_tenant(studio).first()
+    assert entry is not None
+    assert (entry.action, entry.actor, entry.reason) == ("automation_token.revoke", staff, "Leaked.")
+    assert "is revoked." in signed_in.post(url, {"reason": "Again."}).content.decode()

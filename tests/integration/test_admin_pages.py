@@ -21,7 +21,10 @@ from tests import factories
 
 pytestmark = pytest.mark.django_db
 
-READ_ONLY = {"auditentry", "source", "load", "table", "rolloutrevision", "periodictask", "accessattempt", "accesslog"}
+READ_ONLY = {
+    *("auditentry", "automationtoken", "source", "load", "table", "rolloutrevision"),
+    *("periodictask", "accessattempt", "accesslog"),
+}
 ADDED = {"tenant", "user", "membership", "credential", "recommendationmodel", "layout", "version", "override"}
 DELETED = {"membership", "override"}
 # Pages of ours: what they show on a GET to somebody who may see them.
@@ -29,6 +32,7 @@ OWN_PAGES = {
     "tenants_tenant_end": 200,
     "tenants_user_change_password": 302,
     "auth_user_password_change": 200,
+    "tenants_automationtoken_revoke": 200,
     "tenants_credential_issue": 302,
     "tenants_credential_register_key": 200,
     "tenants_credential_rotate": 200,
@@ -115,6 +119,7 @@ def make_rows(number: int) -> dict[str, Model]:
             "user": factories.UserFactory.create(),
             "membership": factories.MembershipFactory.create(tenant=tenant),
             "credential": credential,
+            "automationtoken": factories.AutomationTokenFactory.create(tenant=tenant),
             "auditentry": factories.AuditEntryFactory.create(tenant=tenant, before={"name": "a"}, after={"name": "b"}),
             "recommendationmodel": model,
             "layout": version.layout,
