@@ -5,10 +5,12 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 
 urlpatterns = [
-    path("", RedirectView.as_view(pattern_name="admin:index"), name="start"),
+    # One sign-in for the dashboard and the admin.
+    path("admin/login/", RedirectView.as_view(pattern_name="sign-in", query_string=True)),
     path("admin/", admin.site.urls),
     path("", include("tenants.urls")),
     path("api/", include("recsite.api.urls")),
+    path("", include("models_registry.urls")),
     path("", include("serving.urls")),
     path("", include("django_prometheus.urls")),
 ]

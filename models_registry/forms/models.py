@@ -1,0 +1,147 @@
+"""A model, its settings, and a version with its source."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django import forms
+
+from models_registry.models import SourceKind
+from tenants.forms import DashboardForm
+from tenants.templatetags.words import plain_json
+
+_NAME_LOOKS = {"autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"}
+
+
+class NamesField(forms.CharField):
+    """Names separated by commas or spaces; its value is a list."""
+
+    def prepare_value(self, value: Any) -> Any:
+        """Show a list as it would be typed."""
+        return ", ".join(value) if isinstance(value, list | tuple) else value
+
+    def to_python(self, value: Any) -> Any:
+        """Give the names."""
+        return (super().to_python(value) or "").replace(",", " ").split()
+
+
+class RecordField(forms.CharField):
+    """A JSON object, or nothing."""
+
+    widget = forms.Textarea({"rows": 5, "class": "code-text", "spellcheck": "false"})
+
+    def prepare_value(self, value: Any) -> Any:
+        """Show an object as indented JSON; what was typed stays as it was typed."""
+        return plain_json(value) if isinstance(value, dict) else value
+
+    def to_python(self, value: Any) -> Any:
+        """Give the object; None for nothing."""
+        text = super().to_python(value)
+        if not text:
+            return None
+        try:
+            record = json.loads(text)
+        except ValueError as error:
+            where = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
+            raise forms.ValidationError(f"This is not JSON{where}.") from None
+        if not isinstance(record, dict):
+            raise forms.ValidationError('Write an object, such as {"offer_id": 1}.')
+        return record
+
+
+def _client_age_field() -> forms.IntegerField:
+    return forms.IntegerField(
+        label="How long a phone may keep an answer, in seconds",
+        initial=60,
+        min_value=1,
+        max_value=86_400,
+        help_text="A change of weights is on every phone after this time. 60 is usual; a day (86,400) is the most.",
+    )
+
+
+def _default_field() -> RecordField:
+    return RecordField(
+        label="Default answer",
+        required=False,
+        help_text="What a player gets who has no row, and everybody if the data can’t be read: JSON with the fields of "
+        "the layout. Without one they get no recommendation.",
+    )
+
+
+class ModelForm(DashboardForm):
+    """A new model, but for its layout, which has an editor of its own."""
+
+    slug = forms.CharField(
+        label="Short name",
+        max_length=50,
+        widget=forms.TextInput({**_NAME_LOOKS, "placeholder": "offers"}),
+        help_text="Games ask for it by this name. It can’t be changed later.",
+    )
+    name = forms.CharField(label="Name", max_length=100, widget=forms.TextInput({"placeholder": "Offers in the shop"}))
+    key_fields = NamesField(
+        label="Keyed by",
+        initial="player_id",
+        widget=forms.TextInput(_NAME_LOOKS),
+        help_text="The columns that say whose row it is, in order: player_id, or several, such as country, level_band. "
+        "They can’t be changed later.",
+    )
+    unit_field = forms.CharField(
+        label="Players are told apart by",
+        max_length=64,
+        required=False,
+        initial="player_id",
+        widget=forms.TextInput(_NAME_LOOKS),
+        help_text="The key field that holds the player, so that one player always gets one version. Leave it empty to "
+        "divide by the whole key. It can’t be changed later.",
+    )
+    max_client_age_seconds = _client_age_field()
+    default_answer = _default_field()
+
+
+class ModelSettingsForm(DashboardForm):
+    """What of a model can be changed."""
+
+    name = forms.CharField(label="Name", max_length=100)
+    max_client_age_seconds = _client_age_field()
+    max_row_count_change = forms.DecimalField(
+        label="A load is stopped if the number of rows changes by more than this many percent",
+        min_value=1,
+        max_value=100_000,
+        max_digits=8,
+        decimal_places=1,
+        help_text="Compared with the rows that are served; 30 is usual. A stopped load can be let through.",
+    )
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The values as the service takes them. Only when the form is valid."""
+        change = float(self.cleaned_data["max_row_count_change"] / 100)
+        return {**self.cleaned_data, "max_row_count_change": change}
+
+
+class DefaultForm(DashboardForm):
+    """The default answer."""
+
+    default_answer = _default_field()
+
+
+class VersionForm(DashboardForm):
+    """A new version and where its rows come from."""
+
+    name = forms.CharField(
+        label="Name",
+        max_length=60,
+        widget=forms.TextInput({**_NAME_LOOKS, "placeholder": "2026-11-a"}),
+        help_text="Answers carry it. Letters, digits, dots, hyphens and underscores.",
+    )
+    source_kind = forms.ChoiceField(
+        label="Where its rows are", choices=SourceKind.choices, widget=forms.RadioSelect, initial=SourceKind.PARQUET
+    )
+    source_location = forms.CharField(
+        label="Which rows",
+        widget=forms.Textarea({"rows": 3, "class": "code-text", "spellcheck": "false"}),
+        help_text="Parquet: a path or a pattern, such as gs://bucket/folder/*.parquet. BigQuery table: "
+        "project.dataset.table. BigQuery query: its SQL.",
+    )
+    load_now = forms.BooleanField(label="Load it at once", required=False, initial=True)

@@ -1,0 +1,75 @@
+"""What speaks against new weights: versions that would get more players without good data to answer them from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from models_registry.selectors import VersionState
+
+# Fewer rows than the fullest version that is served by at least this share is worth a word.
+FEWER_ROWS = 0.01
+
+
+@dataclass(frozen=True)
+class Caution:
+    """One thing to know before saving.
+
+    Attributes:
+        kind: not_loaded, late or fewer_rows.
+        code: of the version.
+        name: of the version.
+        state: how it stands, with its data's age.
+        share: of fewer_rows, how many fewer it has, 0 … 1; 0 for the others.
+        than: of fewer_rows, the name of the version it is compared with.
+    """
+
+    kind: Literal["not_loaded", "late", "fewer_rows"]
+    code: int
+    name: str
+    state: VersionState
+    share: float = 0.0
+    than: str = ""
+
+
+def cautions(versions: Sequence[VersionState], weights_bp: Mapping[int, int]) -> list[Caution]:
+    """Give what speaks against these weights, by version; only versions that would get more than they have.
+
+    Args:
+        versions: all of the model's, as they stand, with the weights they have.
+        weights_bp: the proposed ones, by code.
+    """
+    fullest = fullest_of(versions)
+    found: list[Caution] = []
+    for state in versions:
+        if weights_bp.get(state.code, 0) <= state.weight_bp:
+            continue
+        if state.table is None:
+            found.append(Caution("not_loaded", state.code, state.name, state))
+            continue
+        if state.is_late:
+            found.append(Caution("late", state.code, state.name, state))
+        fewer = fewer_rows(state, fullest)
+        if fewer and fullest is not None:
+            found.append(Caution("fewer_rows", state.code, state.name, state, share=fewer, than=fullest.name))
+    return found
+
+
+def fewer_rows(state: VersionState, fullest: VersionState | None) -> float:
+    """Give how many fewer rows a version has than the fullest one that is served, 0 … 1; 0 if that is not worth a word.
+
+    Args:
+        state: the version.
+        fullest: as `fullest_of` gives it.
+    """
+    if state.table is None or fullest is None or fullest.table is None or not fullest.table.row_count:
+        return 0.0
+    fewer = 1 - state.table.row_count / fullest.table.row_count
+    return fewer if fewer >= FEWER_ROWS else 0.0
+
+
+def fullest_of(versions: Sequence[VersionState]) -> VersionState | None:
+    """Give the version with the most rows among those that have a weight."""
+    loaded = [state for state in versions if state.weight_bp and state.table is not None]
+    return max(loaded, key=lambda state: state.table.row_count if state.table else 0, default=None)

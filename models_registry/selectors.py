@@ -1,0 +1,341 @@
+"""Reads that pages and the API share: how a studio's models and their versions stand.
+
+Nothing here changes anything, and every function says what it costs, so that a page can be held to its fifteen queries.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+from itertools import pairwise
+
+from django.db.models import F, OuterRef, Subquery
+from django.utils import timezone
+
+from models_registry.models import (
+    RUNNING_STATES,
+    Load,
+    LoadState,
+    RecommendationModel,
+    RolloutRevision,
+    Table,
+    TableState,
+    Version,
+)
+from tenants.models import Credential, Tenant
+
+# Tables are written every few hours; data a day old was missed several times.
+STALE_AFTER = timedelta(hours=24)
+
+
+@dataclass(frozen=True)
+class VersionState:
+    """A version as pages show it.
+
+    Attributes:
+        version: its layout, source and active table fetched with it.
+        weight_bp: its share of the units, in basis points.
+        table: the rows it is answered from; None if it was never loaded, or they are not whole.
+        data_at: the instant whose data these are; None without a table.
+        is_late: that instant is more than a day ago.
+        newest_load: the last one begun, ended or not.
+    """
+
+    version: Version
+    weight_bp: int
+    table: Table | None
+    data_at: datetime | None
+    is_late: bool
+    newest_load: Load | None
+
+    @property
+    def code(self) -> int:
+        """Its code."""
+        return self.version.code
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.version.name
+
+    @property
+    def is_loading(self) -> bool:
+        """Tell whether a load of it runs or waits."""
+        return self.newest_load is not None and self.newest_load.state in RUNNING_STATES
+
+    @property
+    def has_bad_load(self) -> bool:
+        """Tell whether its newest load was rejected or failed."""
+        return self.newest_load is not None and self.newest_load.state in (LoadState.REJECTED, LoadState.FAILED)
+
+
+class ModelState(Enum):
+    """How a model stands, in the words of its pill, from the worst to the best."""
+
+    NO_VERSION = "No version yet"
+    LOADING = "First load runs"
+    NOT_LOADED = "Nothing loaded yet"
+    PARTLY = "Partly loaded"
+    LATE = "Serving · data is late"
+    SERVING = "Serving"
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """A model with its versions and weights.
+
+    Attributes:
+        model: the row, its tenant with it.
+        rollout: the revision that is served, its 10,000 slots left out; None without versions.
+        versions: every version, by code.
+    """
+
+    model: RecommendationModel
+    rollout: RolloutRevision | None
+    versions: list[VersionState] = field(default_factory=list)
+
+    @property
+    def served(self) -> list[VersionState]:
+        """The versions that have a weight, by code."""
+        return [state for state in self.versions if state.weight_bp]
+
+    @property
+    def weights_bp(self) -> dict[int, int]:
+        """Basis points by code, of the versions that have any."""
+        return {state.code: state.weight_bp for state in self.served}
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Names of all versions by code."""
+        return {state.code: state.name for state in self.versions}
+
+    @property
+    def data_at(self) -> datetime | None:
+        """The instant of the oldest data that is served."""
+        return min((state.data_at for state in self.served if state.data_at is not None), default=None)
+
+    @property
+    def state(self) -> ModelState:
+        """How it stands."""
+        if not self.versions:
+            return ModelState.NO_VERSION
+        loaded = [state for state in self.served if state.table is not None]
+        if not loaded:
+            is_loading = any(state.is_loading for state in self.served)
+            return ModelState.LOADING if is_loading else ModelState.NOT_LOADED
+        if len(loaded) < len(self.served):
+            return ModelState.PARTLY
+        return ModelState.LATE if any(state.is_late for state in loaded) else ModelState.SERVING
+
+    def version_state(self, code: int) -> VersionState | None:
+        """Give the version with a code."""
+        return next((state for state in self.versions if state.code == code), None)
+
+
+@dataclass(frozen=True)
+class WeightChange:
+    """What one line of the history did to one version, in basis points."""
+
+    code: int
+    name: str
+    before_bp: int
+    after_bp: int
+
+
+@dataclass(frozen=True)
+class HistoryLine:
+    """A saved revision: what was saved, and what that changed against the revision before it.
+
+    Attributes:
+        revision: the row, its 10,000 slots left out.
+        changes: the versions whose weight changed, by code; at the first revision, all that have one.
+        is_newest: it is what is served now.
+        is_new_phase: everybody was assigned anew.
+    """
+
+    revision: RolloutRevision
+    changes: list[WeightChange]
+    is_newest: bool
+    is_new_phase: bool
+
+    @property
+    def weights_bp(self) -> dict[int, int]:
+        """The weights that were saved, by code."""
+        return weights_by_code(self.revision.weights_bp)
+
+
+@dataclass(frozen=True)
+class FirstSteps:
+    """How far a studio has come on the way to its first answer.
+
+    Attributes:
+        model: the model that the next step is about; None before there is one.
+        version: its first version.
+    """
+
+    has_model: bool
+    has_version: bool
+    has_table: bool
+    has_credential: bool
+    has_asked: bool
+    model: RecommendationModel | None = None
+    version: Version | None = None
+    credential: Credential | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Tell whether nothing is left."""
+        return self.has_table and self.has_asked
+
+    @property
+    def next_step(self) -> str:
+        """The first step that is not done: model, version, load, credential, ask, or nothing."""
+        steps = {
+            "model": self.has_model,
+            "version": self.has_version,
+            "load": self.has_table,
+            "credential": self.has_credential,
+            "ask": self.has_asked,
+        }
+        return next((step for step, is_done in steps.items() if not is_done), "")
+
+
+# --- Models ---------------------------------------------------------------------------------------------------------
+
+
+def models_of(tenant: Tenant, *, now: datetime | None = None) -> list[ModelSummary]:
+    """Give all of a studio's models with their versions. Four queries."""
+    newest = RolloutRevision.objects.unscoped().filter(model=OuterRef("pk")).order_by("-number")
+    rows = RecommendationModel.objects.for_tenant(tenant)
+    models = list(rows.annotate(rollout_id=Subquery(newest.values("pk")[:1])))
+    rollouts = RolloutRevision.objects.for_tenant(tenant).defer("allocation")
+    found = rollouts.in_bulk([model.rollout_id for model in models if model.rollout_id])
+    return _summaries(tenant, models, {rollout.model_id: rollout for rollout in found.values()}, now or timezone.now())
+
+
+def model_summary(model: RecommendationModel, *, now: datetime | None = None) -> ModelSummary:
+    """Give one model with its versions. Three queries."""
+    rows = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model).defer("allocation")
+    newest = rows.order_by("-number").first()
+    rollouts = {model.pk: newest} if newest else {}
+    return _summaries(model.tenant, [model], rollouts, now or timezone.now())[0]
+
+
+def data_at(table: Table) -> datetime:
+    """Give the instant whose data a table holds: BigQuery's, or when its load began to read."""
+    return table.load.source_snapshot_at or table.load.started_at or table.created_at
+
+
+def weights_by_code(weights_bp: Mapping[str, int]) -> dict[int, int]:
+    """Give weights as JSON holds them by code."""
+    return {int(code): bp for code, bp in weights_bp.items()}
+
+
+def _summaries(
+    tenant: Tenant,
+    models: Sequence[RecommendationModel],
+    rollouts: Mapping[int, RolloutRevision],
+    now: datetime,
+) -> list[ModelSummary]:
+    """Give the models with their versions. Two queries."""
+    newest_load = Load.objects.unscoped().filter(version=OuterRef("pk")).order_by("-fence")
+    versions = (
+        Version.objects.for_tenant(tenant)
+        .filter(model__in=[model.pk for model in models])
+        .select_related("layout", "source", "active_table__load")
+        .defer("active_table__load__report", "active_table__load__source_location", "source__location")
+        .annotate(newest_load_id=Subquery(newest_load.values("pk")[:1]))
+        .order_by("code")
+    )
+    load_ids = [version.newest_load_id for version in versions if version.newest_load_id]
+    loads = Load.objects.for_tenant(tenant).defer("report", "source_location").in_bulk(load_ids)
+    by_model: dict[int, list[VersionState]] = defaultdict(list)
+    for version in versions:
+        rollout = rollouts.get(version.model_id)
+        weights = weights_by_code(rollout.weights_bp) if rollout else {}
+        load = loads.get(version.newest_load_id) if version.newest_load_id else None
+        by_model[version.model_id].append(_version_state(version, weights.get(version.code, 0), load, now))
+    for model in models:
+        model.tenant = tenant
+    return [ModelSummary(model, rollouts.get(model.pk), by_model[model.pk]) for model in models]
+
+
+def _version_state(version: Version, weight_bp: int, newest_load: Load | None, now: datetime) -> VersionState:
+    table = version.active_table
+    if table is not None and table.state != TableState.READY:
+        table = None
+    at = data_at(table) if table is not None else None
+    is_late = at is not None and now - at > STALE_AFTER
+    return VersionState(version, weight_bp, table, at, is_late, newest_load)
+
+
+# --- Rollouts -------------------------------------------------------------------------------------------------------
+
+
+def history_of(
+    model: RecommendationModel, names: Mapping[int, str], *, before: int | None = None, limit: int = 20
+) -> list[HistoryLine]:
+    """Give the newest lines of a model's rollout, newest first. One query.
+
+    Args:
+        model: whose.
+        names: of its versions by code.
+        before: give only revisions below this number.
+        limit: how many lines at most.
+    """
+    rows = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model).defer("allocation")
+    rows = rows.select_related("restores").defer("allocation", "restores__allocation")
+    if before is not None:
+        rows = rows.filter(number__lt=before)
+    found = list(rows.order_by("-number")[: limit + 1])
+    lines = [_line(newer, older, names, is_newest=False) for newer, older in pairwise(found)]
+    if found and len(found) <= limit:
+        lines.append(_line(found[-1], None, names, is_newest=False))
+    if lines and before is None:
+        lines[0] = _line(found[0], found[1] if len(found) > 1 else None, names, is_newest=True)
+    return lines
+
+
+def _line(
+    revision: RolloutRevision, before: RolloutRevision | None, names: Mapping[int, str], *, is_newest: bool
+) -> HistoryLine:
+    was = weights_by_code(before.weights_bp) if before else {}
+    became = weights_by_code(revision.weights_bp)
+    changes = [
+        WeightChange(code, name_of(code, names), was.get(code, 0), became.get(code, 0))
+        for code in sorted(was.keys() | became.keys())
+        if was.get(code, 0) != became.get(code, 0)
+    ]
+    is_new_phase = before is not None and revision.restores_id is None and revision.phase != before.phase
+    return HistoryLine(revision, changes, is_newest, is_new_phase)
+
+
+def name_of(code: int, names: Mapping[int, str]) -> str:
+    """Give a version's name, also of one that is gone."""
+    return names.get(code, f"version {code}")
+
+
+# --- First use ------------------------------------------------------------------------------------------------------
+
+
+def first_steps(tenant: Tenant, models: Iterable[ModelSummary]) -> FirstSteps:
+    """Give how far a studio is from its first answer. One query; `models` is what `models_of` gave."""
+    # The model that is furthest is the one to go on with.
+    summaries = sorted(models, key=lambda summary: list(ModelState).index(summary.state), reverse=True)
+    furthest = summaries[0] if summaries else None
+    credentials = Credential.objects.for_tenant(tenant).filter(revoked_at=None)
+    credential = credentials.order_by(F("last_used_at").desc(nulls_last=True), "-created_at").first()
+    version = furthest.versions[0].version if furthest and furthest.versions else None
+    return FirstSteps(
+        has_model=furthest is not None,
+        has_version=version is not None,
+        has_table=any(state.table for summary in summaries for state in summary.versions),
+        has_credential=credential is not None,
+        has_asked=credential is not None and credential.last_used_at is not None,
+        model=furthest.model if furthest else None,
+        version=version,
+        credential=credential,
+    )

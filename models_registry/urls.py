@@ -1,0 +1,27 @@
+"""Addresses of the models_registry app."""
+
+from django.urls import path
+
+from models_registry.pages import editing, models, rollouts, testers, why
+
+_STUDIO = "studios/<slug:studio>"
+_MODEL = f"{_STUDIO}/models/<slug:model>"
+
+urlpatterns = [
+    path(f"{_STUDIO}/models", models.models, name="models"),
+    path(f"{_STUDIO}/new-model", editing.model_new, name="model-new"),
+    path(_MODEL, rollouts.rollout, name="rollout"),
+    path(f"{_MODEL}/weights", rollouts.weights, name="weights"),
+    path(f"{_MODEL}/effect", rollouts.effect, name="effect"),
+    path(f"{_MODEL}/live", rollouts.live, name="live"),
+    path(f"{_MODEL}/history", rollouts.history, name="history"),
+    path(f"{_MODEL}/history/<int:number>", rollouts.go_back, name="go-back"),
+    path(f"{_MODEL}/new-phase", rollouts.new_phase, name="new-phase"),
+    path(f"{_MODEL}/testers", testers.testers, name="testers"),
+    path(f"{_MODEL}/testers/remove", testers.tester_remove, name="tester-remove"),
+    path(f"{_MODEL}/why", why.why, name="why"),
+    path(f"{_MODEL}/settings", editing.model_settings, name="model-settings"),
+    path(f"{_MODEL}/new-version", editing.version_new, name="version-new"),
+    path(f"{_MODEL}/versions/<str:version>/switch-off", rollouts.switch_off, name="switch-off"),
+    path(f"{_MODEL}/versions/<str:version>/load", editing.version_load, name="version-load"),
+]

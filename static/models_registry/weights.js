@@ -1,0 +1,86 @@
+// Weights: slider and number say the same, and the sum is told while somebody types. The effect comes from the server.
+"use strict";
+
+(() => {
+  const form = document.getElementById("weights-form");
+  const sum = document.getElementById("sum");
+  if (form === null || sum === null) {
+    return;
+  }
+  const rows = [...form.querySelectorAll("[data-weight]")].map((row) => ({
+    slider: row.querySelector("input[type=range]"),
+    number: row.querySelector("input[type=number]"),
+    fit: row.querySelector("[data-fit]"),
+  }));
+  const WHOLE = 10000; // basis points
+
+  const read = (row) => Math.round(Number(row.number.value.replace(",", ".")) * 100);
+  const percent = (bp) => `${(bp / 100).toFixed(2).replace(/\.?0+$/, "")} %`;
+  const write = (row, bp) => {
+    row.number.value = (bp / 100).toFixed(2);
+    row.slider.value = bp / 100;
+  };
+  const ask = () => form.dispatchEvent(new CustomEvent("weights"));
+
+  const tell = () => {
+    const weights = rows.map(read);
+    const total = weights.reduce((a, b) => a + b, 0);
+    const isWhole = total === WHOLE;
+    const output = sum.querySelector("output");
+    output.textContent = Number.isNaN(total) ? "–" : `${percent(total)}${isWhole ? " ✓" : ""}`;
+    output.className = `num strong ${isWhole ? "ok" : "bad"}`;
+    let rest = "";
+    if (total < WHOLE) {
+      rest = `${percent(WHOLE - total)} is left to give`;
+    } else if (total > WHOLE) {
+      rest = `${percent(total - WHOLE)} too much`;
+    }
+    sum.querySelector(".rest").textContent = isWhole ? "" : `· ${rest}`;
+    rows.forEach((row, index) => {
+      const fitting = weights[index] + WHOLE - total;
+      row.fit.hidden = isWhole || !(fitting >= 0 && fitting <= WHOLE);
+      row.fit.title = `Set to ${percent(fitting)}, so that the sum is 100 %`;
+    });
+  };
+
+  // Of two versions the other one gets the rest.
+  const complete = (row) => {
+    const bp = read(row);
+    if (rows.length === 2 && bp >= 0 && bp <= WHOLE) {
+      write(rows.find((other) => other !== row), WHOLE - bp);
+    }
+  };
+
+  for (const row of rows) {
+    row.slider.hidden = false;
+    row.slider.addEventListener("input", () => {
+      row.number.value = Number(row.slider.value).toFixed(2);
+      complete(row);
+      tell();
+      ask();
+    });
+    row.number.addEventListener("input", () => {
+      row.slider.value = row.number.value;
+      tell();
+      ask();
+    });
+    row.number.addEventListener("change", () => {
+      complete(row);
+      tell();
+      ask();
+    });
+    row.number.addEventListener("keydown", (event) => {
+      if (event.key === "Enter") {
+        event.preventDefault(); // Enter shows the effect; only the button saves
+        row.number.dispatchEvent(new Event("change"));
+      }
+    });
+    row.fit.addEventListener("click", () => {
+      const total = rows.map(read).reduce((a, b) => a + b, 0);
+      write(row, read(row) + WHOLE - total);
+      tell();
+      ask();
+    });
+  }
+  tell();
+})();

@@ -1,0 +1,41 @@
+"""What the dashboard's forms share: a service's refusal next to its field, and the reason that most changes take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django import forms
+
+from tenants.rules import RuleBroken
+
+
+class DashboardForm(forms.Form):
+    """A form of the dashboard: drawn with `components/field.html`, and told by a service what will not do."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("label_suffix", "")
+        super().__init__(*args, **kwargs)
+
+    def refuse(self, error: RuleBroken, fields: Mapping[str, str] | None = None) -> None:
+        """Put a refusal next to the field it is about, or above the form.
+
+        Args:
+            error: what a service raised.
+            fields: names of fields here by the service's names, where they differ.
+        """
+        field = (fields or {}).get(error.field, error.field)
+        self.add_error(field if field in self.fields else None, str(error))
+
+
+class ReasonForm(DashboardForm):
+    """Why something is done, for the history and the audit trail, and what it was decided on."""
+
+    reason = forms.CharField(
+        label="Why",
+        max_length=500,
+        required=False,
+        widget=forms.Textarea({"rows": 2, "placeholder": "For the history"}),
+    )
+    # The revision that was on the screen: a change made meanwhile is not overwritten unseen.
+    based_on = forms.IntegerField(widget=forms.HiddenInput, required=False)

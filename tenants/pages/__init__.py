@@ -1,0 +1,1 @@
+"""The dashboard's pages of this app: signing in, and everything that hangs on a studio."""
