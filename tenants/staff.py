@@ -188,10 +188,13 @@ class StaffAdmin(ModelAdmin):
         return rows.unscoped() if issubclass(self.model, TenantOwned) else rows
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
-        """Offer every studio's rows."""
+        """Offer the rows of every studio that goes on."""
         related = db_field.remote_field.model
         if issubclass(related, TenantOwned):
-            kwargs.setdefault("queryset", related.objects.unscoped())
+            going_on = {f"{related.tenant_path}__ended_at": None}
+            kwargs.setdefault("queryset", related.objects.unscoped().filter(**going_on))
+        elif related is Tenant:
+            kwargs.setdefault("queryset", Tenant.objects.filter(ended_at=None))
         return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002 - Django's own signature
@@ -231,6 +234,18 @@ class StaffAdmin(ModelAdmin):
         """Offer one way to save, not three."""
         context.update(show_save_and_add_another=False, show_save_and_continue=False)
         return super().render_change_form(request, context, *args, **kwargs)
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> Any:
+        """Leave out the buttons that would only be refused."""
+        row = self.get_object(request, unquote(str(object_id)))
+        pointless = self.pointless_actions(row) if row is not None else set()
+        prefix = f"{self.opts.app_label}_{self.opts.model_name}_"
+        actions = super().get_actions_detail(request, object_id)
+        return [action for action in actions if action.action_name.removeprefix(prefix) not in pointless]
+
+    def pointless_actions(self, obj: Any) -> set[str]:
+        """Name the actions that this row is past."""
+        return set()
 
     def audit_subject(self, obj: Any) -> str:
         """Give what the audit trail calls a row."""

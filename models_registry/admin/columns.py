@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import reduce
 from typing import Any
 
 from django.db.models import F, OuterRef, QuerySet, Subquery
@@ -12,7 +13,8 @@ from django.http import HttpRequest
 from django.utils import timezone
 from unfold.contrib.filters.admin import DropdownFilter
 
-from models_registry.models import Load, LoadState, RecommendationModel, RolloutRevision, Table
+from models_registry.models import Layout, Load, LoadState, RecommendationModel, RolloutRevision, Table, Version
+from tenants.staff import StaffAdmin
 
 # Tables are written every few hours; one that is a day old was missed several times.
 STALE_AFTER = timedelta(hours=24)
@@ -63,6 +65,30 @@ def is_stale(when: datetime | None) -> bool:
 def weights_by_code(weights_bp: Mapping[str, int] | None) -> dict[int, int]:
     """Give weights as JSON holds them by code."""
     return {int(code): bp for code, bp in (weights_bp or {}).items()}
+
+
+class NamedChoices(StaffAdmin):
+    """An admin whose drop-downs name models, versions and layouts with their studio, since many are named alike."""
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """Name the rows in full, in the order of their names."""
+        field = super().formfield_for_foreignkey(db_field, request, **kwargs)
+        paths = _NAME_PATHS.get(db_field.remote_field.model)
+        if paths is not None:
+            above = paths[-1].rpartition("__")[0]
+            field.queryset = field.queryset.select_related(above).order_by(*reversed(paths))
+            field.label_from_instance = lambda row: " / ".join(
+                str(reduce(getattr, path.split("__"), row)) for path in reversed(paths)
+            )
+        return field
+
+
+# What a row is called, from its own name up to its studio's.
+_NAME_PATHS: dict[type, tuple[str, ...]] = {
+    RecommendationModel: ("slug", "tenant__name"),
+    Version: ("name", "model__slug", "model__tenant__name"),
+    Layout: ("revision", "model__slug", "model__tenant__name"),
+}
 
 
 class ModelFilter(DropdownFilter):

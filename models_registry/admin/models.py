@@ -14,13 +14,13 @@ from django.utils.html import format_html, format_html_join
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminTextareaWidget
 
-from models_registry.admin.columns import ModelFilter, data_at, is_stale, newest_weights, weights_by_code
+from models_registry.admin.columns import ModelFilter, NamedChoices, data_at, is_stale, newest_weights, weights_by_code
 from models_registry.admin.rollouts import WeightPages
 from models_registry.models import Layout, RecommendationModel, Version
 from models_registry.services import default_set, layout_add, model_create, model_update
 from serving.formats.layouts import BadLayout
 from serving.formats.layouts import Layout as PackedLayout
-from tenants.staff import Label, LinesField, ServiceForm, StaffAdmin, StudioFilter, number_field, text_field
+from tenants.staff import Label, LinesField, ServiceForm, StudioFilter, number_field, text_field
 from tenants.templatetags.words import age, number, percent, plain_json
 
 LAYOUT_EXAMPLE = """[
@@ -189,7 +189,6 @@ class RecommendationModelAdmin(WeightPages):
     search_fields = ("slug", "name", "tenant__name", "tenant__slug")
     ordering = ("tenant__name", "slug")
     actions_detail = ("weights",)
-    autocomplete_fields = ("tenant",)
     change_form_outer_before_template = "tenants/admin/_facts.html"
     add_fieldsets = (
         (None, {"fields": ("tenant", "name", "slug")}),
@@ -339,7 +338,7 @@ class LayoutForm(ServiceForm):
 
 
 @admin.register(Layout)
-class LayoutAdmin(StaffAdmin):
+class LayoutAdmin(NamedChoices):
     """Layouts: the fields of an answer. Never edited; a change is the next one."""
 
     can_add = True
@@ -351,7 +350,6 @@ class LayoutAdmin(StaffAdmin):
     list_select_related = ("model__tenant",)
     search_fields = ("model__slug", "model__tenant__name")
     ordering = ("model__tenant__name", "model__slug", "-revision")
-    autocomplete_fields = ("model",)
     add_fieldsets = ((None, {"fields": ("model", "layout")}),)
     fields = ("model", "revision", "table", "width", "created_at")
     readonly_fields = ("model", "revision", "table", "width", "created_at")

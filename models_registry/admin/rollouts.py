@@ -18,7 +18,7 @@ from django.utils.html import format_html
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminDecimalFieldWidget
 
-from models_registry.admin.columns import ModelFilter, data_at, is_stale
+from models_registry.admin.columns import ModelFilter, NamedChoices, data_at, is_stale
 from models_registry.models import BASIS_POINTS, Override, RecommendationModel, RolloutRevision, Version
 from models_registry.rollouts.services import (
     Effect,
@@ -435,7 +435,7 @@ class OverrideForm(ServiceForm):
 
 
 @admin.register(Override)
-class OverrideAdmin(StaffAdmin):
+class OverrideAdmin(NamedChoices):
     """Testers who get one version whatever the weights say."""
 
     can_add = can_delete = True
@@ -446,7 +446,6 @@ class OverrideAdmin(StaffAdmin):
     list_filter = (StudioFilter, ModelFilter)
     list_select_related = ("model__tenant", "version")
     search_fields = ("unit", "note", "version__name", "model__slug", "model__tenant__name")
-    autocomplete_fields = ("version",)
     add_fieldsets = ((None, {"fields": ("unit", "version", "note")}),)
     fields = ("unit", "version", "model", "note", "created_at")
     readonly_fields = ()

@@ -19,6 +19,7 @@ from models_registry.admin.columns import (
     LOAD_COLOURS,
     STALE_AFTER,
     ModelFilter,
+    NamedChoices,
     data_at,
     data_time,
     is_stale,
@@ -34,7 +35,6 @@ from tenants.staff import (
     ReadOnlyAdmin,
     ReasonForm,
     ServiceForm,
-    StaffAdmin,
     StudioFilter,
     acting,
     area_field,
@@ -123,7 +123,7 @@ def stale_only(versions: QuerySet[Any]) -> Any:
 
 
 @admin.register(Version)
-class VersionAdmin(StaffAdmin):
+class VersionAdmin(NamedChoices):
     """Versions."""
 
     can_add = can_change = True
@@ -134,7 +134,6 @@ class VersionAdmin(StaffAdmin):
     ordering = ("model__tenant__name", "model__slug", "code")
     actions = ("load_selected",)
     actions_row = ("load_now", "activate_previous")
-    autocomplete_fields = ("model",)
     change_form_outer_before_template = "models_registry/admin/_version.html"
     add_fieldsets = (
         (None, {"fields": ("model", "name", "layout")}),
@@ -171,11 +170,9 @@ class VersionAdmin(StaffAdmin):
         return super().get_form(request, obj, change=change, **kwargs)
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
-        """Name layouts with their studio; the service refuses another model's."""
+        """Say what an empty layout means."""
         field = super().formfield_for_foreignkey(db_field, request, **kwargs)
         if db_field.name == "layout":
-            field.queryset = field.queryset.select_related("model__tenant")
-            field.label_from_instance = lambda layout: f"{layout.model.tenant} / {layout.model} / {layout.revision}"
             field.empty_label = "The newest"
         return field
 
@@ -242,7 +239,7 @@ class VersionAdmin(StaffAdmin):
                 loads_url=f"{reverse('admin:models_registry_load_changelist')}?version__id__exact={version.pk}",
                 load_url=reverse("admin:models_registry_version_load_now", args=[version.pk]),
                 back_url=reverse("admin:models_registry_version_activate_previous", args=[version.pk]),
-                previous=previous_if_whole(version),
+                **_back(version),
                 is_running=version.load_state in RUNNING_STATES,
             )
         return super().render_change_form(request, context, *args, **kwargs)
@@ -327,6 +324,19 @@ class VersionAdmin(StaffAdmin):
             self.message_user(request, f"Queued {len(loads)} loads.", messages.SUCCESS)
             return HttpResponseRedirect(reverse("admin:models_registry_load_changelist"))
         return None
+
+
+def _back(version: Version) -> dict[str, Any]:
+    """Give what the button for the other table says: after a roll-back that table is the newer one."""
+    previous, active = previous_if_whole(version), version.active_table
+    if previous is None or active is None:
+        return {"previous": None}
+    is_newer = previous.load.fence > active.load.fence
+    words = "Activate the newer table again" if is_newer else "Roll back to the previous table"
+    return {
+        "previous": previous,
+        "back_words": f"{words} ({number(previous.row_count)} rows, {age(data_at(previous))})",
+    }
 
 
 def previous_if_whole(version: Version) -> Any:

@@ -58,6 +58,10 @@ class AutomationTokenAdmin(ReadOnlyAdmin):
         """Say how long ago, and by whom."""
         return f"{age(token.created_at)} by {token.created_by or 'the system'}"
 
+    def pointless_actions(self, obj: Any) -> set[str]:
+        """A revoked one cannot be revoked again."""
+        return {"revoke"} if obj.revoked_at else set()
+
     def audit_subject(self, obj: Any) -> str:
         """Give what the audit trail calls it."""
         return f"automation token {obj.public_id}"

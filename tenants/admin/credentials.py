@@ -263,6 +263,12 @@ class CredentialAdmin(StaffAdmin):
         """Say how long ago, and by whom."""
         return f"{age(credential.created_at)} by {credential.created_by or 'the system'}"
 
+    def pointless_actions(self, obj: Any) -> set[str]:
+        """Nothing can be done about a revoked one, and a public key has no secret to rotate."""
+        if obj.revoked_at or obj.tenant.ended_at:
+            return {"rotate", "revoke"}
+        return {"rotate"} if obj.kind == CredentialKind.PUBLIC_KEY else set()
+
     def audit_subject(self, obj: Any) -> str:
         """Give what the audit trail calls it."""
         return f"credential {obj.client_id}"

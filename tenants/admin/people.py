@@ -145,7 +145,6 @@ class MembershipAdmin(StaffAdmin):
     list_filter = (StudioFilter, ("role", ChoicesDropdownFilter))
     list_select_related = ("tenant", "user")
     search_fields = ("user__username", "user__email", "tenant__name", "tenant__slug")
-    autocomplete_fields = ("tenant", "user")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         """Another person or studio is another membership."""

@@ -182,6 +182,10 @@ class StudioAdmin(StaffAdmin):
         """Say when serving was last told of it."""
         return age(studio.snapshot_published_at)
 
+    def pointless_actions(self, obj: Any) -> set[str]:
+        """One that has ended cannot be ended again."""
+        return {"end"} if obj.ended_at else set()
+
     def audit_subject(self, obj: Any) -> str:
         """Give what the audit trail calls it."""
         return f"studio {obj.slug}"

@@ -377,3 +377,54 @@ def test_history__any_row__leads_to_the_audit_trail_of_it(rows: dict[str, Model]
     assert response["Location"].startswith(reverse("admin:tenants_auditentry_changelist"))
     factories.AuditEntryFactory.create(subject=f"studio {rows['tenant'].slug}", summary="Here it is.")  # type: ignore[attr-defined]  # a Tenant
     assert "Here it is." in client.get(response["Location"]).content.decode()
+
+
+def test_add_page__models_of_one_name__are_told_apart_by_their_studio_and_ended_ones_are_left_out(
+    staff: User, client: Client, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    make_rows(50)
+    aurora = factories.VersionFactory.create(
+        name="2026-11-a", model__slug="offers", model__tenant__name="Aurora", model__tenant__slug="aurora"
+    )
+    factories.VersionFactory.create(
+        name="2026-11-b",
+        model__slug="offers",
+        model__tenant__name="Borealis",
+        model__tenant__ended_at=factories.SOME_TIME,
+    )
+    client.force_login(staff)
+    for page, field, words in (
+        ("version", "model", "Aurora / offers"),
+        ("version", "layout", f"Aurora / offers / {aurora.layout.revision}"),
+        ("layout", "model", "Aurora / offers"),
+        ("override", "version", "Aurora / offers / 2026-11-a"),
+        ("recommendationmodel", "tenant", "Aurora"),
+    ):
+        with django_assert_max_num_queries(8):
+            response = client.get(reverse(f"admin:models_registry_{page}_add"))
+        choices = [label for _, label in response.context["adminform"].form.fields[field].choices]
+        assert words in choices
+        assert not any("Borealis" in label for label in choices)
+
+
+@pytest.mark.parametrize(
+    ("table", "field", "buttons"),
+    [
+        ("tenant", "ended_at", ["end"]),
+        ("credential", "revoked_at", ["rotate", "revoke"]),
+        ("automationtoken", "revoked_at", ["revoke"]),
+    ],
+)
+def test_change_page__a_row_that_is_over__offers_nothing_that_would_be_refused(
+    table: str, field: str, buttons: list[str], rows: dict[str, Model], staff: User, client: Client
+) -> None:
+    client.force_login(staff)
+    url = reverse(f"admin:tenants_{table}_change", args=[rows[table].pk])
+
+    def offered() -> list[str]:
+        return [action["path"].rstrip("/").rpartition("/")[2] for action in client.get(url).context["actions_detail"]]
+
+    assert offered() == buttons
+    setattr(rows[table], field, factories.SOME_TIME)
+    rows[table].save()
+    assert offered() == []
