@@ -84,7 +84,7 @@ TEMPLATES: list[dict[str, Any]] = [
     },
 ]
 
-# --- The admin's looks (what it shows is in the apps' admin modules) ---------------------------------------------------
+# --- The admin (what it shows is in the apps' admin modules) ---------------------------------------------------------------
 
 UNFOLD: dict[str, Any] = {
     "SITE_TITLE": "recsite admin",
@@ -287,6 +287,13 @@ CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "publishing.republish": {"task": "publishing.republish", "schedule": 15.0, "options": {"expire_seconds": 60}},
     "loading.sweep": {"task": "loading.sweep", "schedule": 30.0, "options": {"expire_seconds": 60}},
+    "traffic.collect": {"task": "traffic.collect", "schedule": 10.0, "options": {"expire_seconds": 60}},
+    "traffic.prune": {"task": "traffic.prune", "schedule": 3600.0, "options": {"expire_seconds": 3600}},
+    "tenants.clean_idempotency_records": {
+        "task": "tenants.clean_idempotency_records",
+        "schedule": 3600.0,
+        "options": {"expire_seconds": 3600},
+    },
 }
 
 # --- Language, time, logs -------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ PREFIX = "field"
 SCALARS = [
     ("uint", "Whole number"),
     ("decimal", "Number with steps"),
-    ("enum", "One of a list of texts"),
+    ("enum", "One of several texts"),
     ("bool", "Yes or no"),
 ]
 TYPES = [*SCALARS, ("string", "Text"), ("list", "List")]

@@ -29,7 +29,7 @@ class NamesField(forms.CharField):
 class RecordField(forms.CharField):
     """A JSON object, or nothing."""
 
-    widget = forms.Textarea({"rows": 5, "class": "code-text", "spellcheck": "false"})
+    widget = forms.Textarea({"rows": 7, "class": "code-text", "spellcheck": "false"})
 
     def prepare_value(self, value: Any) -> Any:
         """Show an object as indented JSON; what was typed stays as it was typed."""

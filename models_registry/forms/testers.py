@@ -60,7 +60,7 @@ class WhyForm(DashboardForm):
             self.fields[name] = forms.CharField(
                 label=name,
                 max_length=MAX_KEY_BYTES,
-                required=name == model.unit_field,
+                required=model.unit_field in (name, ""),
                 widget=forms.TextInput(_ID_LOOKS),
             )
         is_player_the_key = list(model.key_fields) == [model.unit_field]

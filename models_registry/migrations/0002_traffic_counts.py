@@ -5,49 +5,82 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('models_registry', '0001_models_loads_rollouts'),
-        ('tenants', '0002_automation_tokens_and_idempotency'),
+        ("models_registry", "0001_models_loads_rollouts"),
+        ("tenants", "0002_automation_tokens_and_idempotency"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='TrafficPosition',
+            name="TrafficPosition",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('entry_id', models.CharField(default='0-0', max_length=40)),
-                ('moved_at', models.DateTimeField(auto_now=True)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("entry_id", models.CharField(default="0-0", max_length=40)),
+                ("moved_at", models.DateTimeField(auto_now=True)),
             ],
         ),
         migrations.CreateModel(
-            name='CredentialUse',
+            name="CredentialUse",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('starts_at', models.DateTimeField(db_index=True)),
-                ('requests', models.PositiveBigIntegerField()),
-                ('credential', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='uses', to='tenants.credential')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("starts_at", models.DateTimeField(db_index=True)),
+                ("requests", models.PositiveBigIntegerField()),
+                (
+                    "credential",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="uses", to="tenants.credential"
+                    ),
+                ),
             ],
             options={
-                'ordering': ['starts_at'],
-                'constraints': [models.UniqueConstraint(fields=('credential', 'starts_at'), name='credential_use_one_count_an_hour')],
+                "ordering": ["starts_at"],
+                "constraints": [
+                    models.UniqueConstraint(fields=("credential", "starts_at"), name="credential_use_one_count_an_hour")
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Traffic',
+            name="Traffic",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('span', models.PositiveSmallIntegerField(choices=[(300, 'Five minutes'), (3600, 'An hour')])),
-                ('starts_at', models.DateTimeField()),
-                ('source', models.CharField(choices=[('table', 'From the table'), ('default', 'The default'), ('fallback', 'The fallback'), ('none', 'Nothing')], max_length=8)),
-                ('answers', models.PositiveBigIntegerField()),
-                ('version', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='traffic', to='models_registry.version')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("span", models.PositiveSmallIntegerField(choices=[(300, "Five minutes"), (3600, "An hour")])),
+                ("starts_at", models.DateTimeField()),
+                (
+                    "source",
+                    models.CharField(
+                        choices=[
+                            ("table", "From the table"),
+                            ("default", "The default"),
+                            ("fallback", "The fallback"),
+                            ("none", "Nothing"),
+                        ],
+                        max_length=8,
+                    ),
+                ),
+                ("answers", models.PositiveBigIntegerField()),
+                (
+                    "version",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="traffic",
+                        to="models_registry.version",
+                    ),
+                ),
             ],
             options={
-                'verbose_name_plural': 'traffic',
-                'ordering': ['starts_at'],
-                'indexes': [models.Index(fields=['span', 'starts_at'], name='traffic_by_span_and_time')],
-                'constraints': [models.UniqueConstraint(fields=('version', 'span', 'starts_at', 'source'), name='traffic_one_count_per_span_and_source'), models.CheckConstraint(condition=models.Q(('source__in', ['table', 'default', 'fallback', 'none'])), name='traffic_source_known'), models.CheckConstraint(condition=models.Q(('span__in', [300, 3600])), name='traffic_span_known')],
+                "verbose_name_plural": "traffic",
+                "ordering": ["starts_at"],
+                "indexes": [models.Index(fields=["span", "starts_at"], name="traffic_by_span_and_time")],
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("version", "span", "starts_at", "source"), name="traffic_one_count_per_span_and_source"
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(("source__in", ["table", "default", "fallback", "none"])),
+                        name="traffic_source_known",
+                    ),
+                    models.CheckConstraint(condition=models.Q(("span__in", [300, 3600])), name="traffic_span_known"),
+                ],
             },
         ),
     ]

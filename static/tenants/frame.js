@@ -48,6 +48,9 @@ for (const button of document.querySelectorAll("[data-copy]")) {
   }
 }
 
+// On a narrow screen the tabs scroll: the open one is in sight.
+document.querySelector(".tabs [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+
 // What only scripts make useful appears, what only their absence needs goes.
 for (const element of document.querySelectorAll("[data-script]")) {
   element.hidden = element.dataset.script !== "with";

@@ -162,7 +162,7 @@ class Body(Answer[Any]):
     def to_internal_value(self, data: Any) -> Any:
         """See DRF."""
         if not isinstance(data, Mapping):
-            raise serializers.ValidationError("Send a JSON object.")
+            raise serializers.ValidationError({"non_field_errors": ["Send a JSON object."]})
         unknown = {name: ["There is no such field."] for name in data if name not in self.fields}
         try:
             values = super().to_internal_value(data)
@@ -183,7 +183,7 @@ class Change(Body):
         """See DRF."""
         values = super().to_internal_value(data)
         if not values:
-            raise serializers.ValidationError("Name at least one thing to change.")
+            raise serializers.ValidationError({"non_field_errors": ["Name at least one thing to change."]})
         return values
 
 

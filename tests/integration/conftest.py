@@ -9,20 +9,12 @@ from typing import Any
 
 import pytest
 import redis
-from celery import current_app
 from django.conf import settings
-from kombu import pools
 
 from recsite.embedded import EmbeddedValkey, free_port
-
-
-def _point_celery_at(url: str) -> str:
-    before = str(current_app.conf.broker_url)
-    current_app.conf.broker_url = current_app.conf.broker_write_url = url
-    pools.reset()
-    current_app._pool = None
-    current_app.amqp._producer_pool = None
-    return before
+from tenants.models import Tenant
+from tests.celery_worker import point_celery_at
+from tests.integration.api_client import ApiClient, token_client
 
 
 @pytest.fixture
@@ -30,7 +22,7 @@ def celery_queue(
     valkey: redis.Redis, valkey_server: EmbeddedValkey
 ) -> Iterator[Callable[[], list[tuple[str, list[Any]]]]]:
     """Give a function that lists what waits in the real broker: each task's name and arguments, oldest first."""
-    before = _point_celery_at(valkey_server.url)
+    before = point_celery_at(valkey_server.url)
 
     def waiting() -> list[tuple[str, list[Any]]]:
         prefix = settings.CELERY_BROKER_TRANSPORT_OPTIONS["global_keyprefix"]
@@ -39,12 +31,18 @@ def celery_queue(
         return [(m["headers"]["task"], json.loads(base64.b64decode(m["body"]))[0]) for m in messages]
 
     yield waiting
-    _point_celery_at(before)
+    point_celery_at(before)
 
 
 @pytest.fixture
 def broker_away() -> Iterator[None]:
     """Point Celery at a port where nobody listens."""
-    before = _point_celery_at(f"redis://127.0.0.1:{free_port()}/0")
+    before = point_celery_at(f"redis://127.0.0.1:{free_port()}/0")
     yield
-    _point_celery_at(before)
+    point_celery_at(before)
+
+
+@pytest.fixture
+def api(studio: Tenant, valkey: redis.Redis) -> ApiClient:
+    """Give a caller of the API with a token of the studio that may do all that tokens may."""
+    return token_client(studio)

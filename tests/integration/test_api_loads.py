@@ -1,0 +1,123 @@
+"""Loads through the API: starting one, watching it, reading its report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from models_registry.models import Load, LoadState, Version
+from tenants.models import Tenant, User
+from tests.factories import LoadFactory, ModelFactory, SourceFactory, VersionFactory
+from tests.integration.api_client import ApiClient
+
+REPORT = {
+    "checks": [{"name": "offer_id: range", "passed": False, "count": 3, "words": "3 rows", "samples": []}],
+    "notes": [],
+    "stages": [],
+}
+
+
+@pytest.fixture
+def version(studio: Tenant) -> Version:
+    model = ModelFactory.create(tenant=studio, slug="offers")
+    return SourceFactory.create(version=VersionFactory.create(model=model, name="v1")).version
+
+
+@pytest.mark.django_db(transaction=True)
+def test_load__started__waits_in_the_queue_for_a_worker(
+    studio: Tenant, version: Version, api: ApiClient, celery_queue: Callable[[], list[tuple[str, list[Any]]]]
+) -> None:
+    started = api.post("models/offers/versions/v1/loads")
+
+    assert started.status == 201
+    assert started.headers["Location"] == "/api/v1/models/offers/versions/v1/loads/1"
+    row = Load.objects.for_tenant(studio).get()
+    assert celery_queue() == [("loading.run", [row.pk])]
+    assert (started.body["state"], started.body["is_finished"], started.body["fence"]) == ("queued", False, 1)
+    assert started.body["requested_by"].startswith("Airflow (at_")
+    assert started.body["source"] == {"kind": "parquet", "location": "/srv/tables/offers.parquet"}
+    assert api.get(started.headers["Location"]).body == started.body
+
+
+@pytest.mark.django_db(transaction=True)
+def test_load__started_with_a_key_twice__is_one_load(
+    studio: Tenant, version: Version, api: ApiClient, celery_queue: Callable[[], list[tuple[str, list[Any]]]]
+) -> None:
+    first = api.post("models/offers/versions/v1/loads", key="2026-11-01T04:00")
+    second = api.post("models/offers/versions/v1/loads", key="2026-11-01T04:00")
+
+    assert second.body == first.body
+    assert len(celery_queue()) == 1
+    assert Load.objects.for_tenant(studio).count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("broker_away")
+def test_load__broker_away__waits_all_the_same(version: Version, api: ApiClient) -> None:
+    assert api.post("models/offers/versions/v1/loads").body["state"] == "queued"
+
+
+@pytest.mark.django_db
+def test_load__of_a_version_without_a_source__is_refused(studio: Tenant, api: ApiClient) -> None:
+    VersionFactory.create(model=ModelFactory.create(tenant=studio, slug="offers"), name="v1")
+
+    assert api.post("models/offers/versions/v1/loads").code == "refused"
+
+
+@pytest.mark.django_db
+def test_load__with_something_in_its_body__is_invalid(version: Version, api: ApiClient) -> None:
+    answer = api.post("models/offers/versions/v1/loads", {"dry": True})
+
+    assert (answer.code, answer.fields) == ("invalid", ["dry"])
+
+
+@pytest.mark.django_db
+def test_load__rejected__shows_its_report_alone_and_not_in_lists(version: Version, api: ApiClient) -> None:
+    LoadFactory.create(version=version, state=LoadState.REJECTED, report=REPORT, problem="3 rows are out of range.")
+
+    [listed] = api.get("models/offers/versions/v1/loads").body["results"]
+    read = api.get("models/offers/versions/v1/loads/1").body
+
+    assert (read["state"], read["is_finished"], read["problem"]) == ("rejected", True, "3 rows are out of range.")
+    assert read["report"] == REPORT
+    assert {**listed, "report": REPORT} == read
+
+
+@pytest.mark.django_db
+def test_load__that_is_none__is_missing(version: Version, api: ApiClient) -> None:
+    assert api.get("models/offers/versions/v1/loads/9").code == "not_found"
+    assert api.get("models/offers/versions/v2/loads").code == "not_found"
+    assert api.get("models/others/versions/v1/loads").code == "not_found"
+
+
+@pytest.mark.django_db
+def test_loads__filtered__by_state_model_version_and_time(studio: Tenant, version: Version, api: ApiClient) -> None:
+    other = VersionFactory.create(model=ModelFactory.create(tenant=studio, slug="levels"), name="v2")
+    old = LoadFactory.create(version=version, state=LoadState.FAILED)
+    LoadFactory.create(version=version)
+    LoadFactory.create(version=other, state=LoadState.ACTIVE)
+    Load.objects.for_tenant(studio).filter(pk=old.pk).update(created_at=timezone.now() - timedelta(days=2))
+    yesterday = (timezone.now() - timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def found(query: str) -> list[tuple[str, str, int]]:
+        rows = api.every(f"loads?{query}", limit=2)
+        return [(row["model"], row["version"], row["fence"]) for row in rows]
+
+    assert found("") == [("levels", "v2", 1), ("offers", "v1", 2), ("offers", "v1", 1)]
+    assert found("state=failed") == [("offers", "v1", 1)]
+    assert found("model=offers") == [("offers", "v1", 2), ("offers", "v1", 1)]
+    assert found("version=v2") == [("levels", "v2", 1)]
+    assert found("model=offers&version=v2") == []
+    assert found(f"since={yesterday}") == [("levels", "v2", 1), ("offers", "v1", 2)]
+    assert api.get("loads?state=lost").fields == ["state"]
+
+
+@pytest.mark.django_db
+def test_load__asked_for_by_a_person__names_them(version: Version, teammate: User, valkey: object) -> None:
+    answer = ApiClient(person=teammate).post("models/offers/versions/v1/loads")
+
+    assert answer.body["requested_by"] == teammate.username
