@@ -22,7 +22,7 @@ from models_registry.services import load_request, model_create, source_set, ver
 from recsite.embedded import EmbeddedValkey
 from tenants.credentials import credential_issue, mint_token
 from tenants.models import Tenant
-from tenants.services import tenant_create
+from tenants.services import tenant_create, tenant_update
 from tests.bigquery.emulator import PROJECT, BigQuery
 from tests.celery_worker import celery_worker
 from tests.contract.source_places import put_bigquery
@@ -79,6 +79,10 @@ class Way:
     def load(self, kind: str, location: str) -> Load:
         """Set the source, load it by the worker, and give the load as it ended."""
         source_set(version=self.version, kind=kind, location=location, actor=None)
+        return self.load_again()
+
+    def load_again(self) -> Load:
+        """Load the source as it is set."""
         load = load_request(version=self.version, actor=None)
         deadline = time.monotonic() + 90
         while load.finished_at is None:
@@ -149,12 +153,15 @@ def test_load__from_a_table_then_from_a_query__served_by_both_doors(way: Way, bi
     assert (load.state, load.problem, load.rows_written) == (LoadState.ACTIVE, "", PLAYERS)
     assert load.source_snapshot_at is not None
     assert any("trained_at" in str(note) for note in load.report["notes"])
-    assert bigquery.fronts.sessions[-1].table_modifiers.snapshot_time is not None
+    asked_for = bigquery.fronts.sessions[-1].table_modifiers.snapshot_time
+    assert asked_for.timestamp() == pytest.approx(load.source_snapshot_at.timestamp(), abs=1e-5)
     way.assert_served()
 
     query = f"SELECT player_id, offer_id, price, items, title FROM `{LOCATION}` WHERE trained_at IS NOT NULL"
     load = way.load(SourceKind.BIGQUERY_QUERY, query)
     assert (load.state, load.problem) == (LoadState.ACTIVE, "")
+    labels = bigquery.fronts.queries()[-1]["labels"]
+    assert labels == {"recsite_studio": "lantern", "recsite_model": "offers", "recsite_load": str(load.pk)}
     way.assert_served()
 
 
@@ -180,10 +187,34 @@ def test_load__of_what_will_not_do__says_so_in_a_sentence_and_the_old_table_goes
 
     load = way.load(SourceKind.BIGQUERY_TABLE, f"{PROJECT}.{DATASET}.absent")
     assert load.state == LoadState.FAILED
-    assert f"{PROJECT}.{DATASET}.absent" in load.problem
+    assert load.problem.startswith(f"BigQuery does not find the table “{PROJECT}.{DATASET}.absent”")
 
-    put_bigquery(bigquery, "foreign", "secrets", rows())
-    load = way.load(SourceKind.BIGQUERY_QUERY, f"SELECT * FROM `{PROJECT}.foreign.secrets`")
+    load = way.load(SourceKind.BIGQUERY_QUERY, f"SELECT player_id, bonus FROM `{GOOD}`")
     assert load.state == LoadState.FAILED
-    assert f"{PROJECT}.foreign" in load.problem
+    assert load.problem.startswith("BigQuery refuses the query: ")
+    assert "bonus" in load.problem
+
+    secrets = put_bigquery(bigquery, "foreign", "secrets", rows())
+    load = way.load(SourceKind.BIGQUERY_QUERY, f"SELECT s.* FROM `{secrets}` s JOIN `{GOOD}` g USING (player_id)")
+    assert load.state == LoadState.FAILED
+    assert load.problem == (
+        f"This studio may not read “{secrets}”, which the query uses: platform staff have not allowed it the dataset "
+        f"“{PROJECT}.foreign”."
+    )
+    way.assert_served()
+
+
+def test_load__of_a_table_that_the_studio_may_no_longer_read__fails_and_the_old_table_goes_on(
+    way: Way, bigquery: BigQuery
+) -> None:
+    location = put_bigquery(bigquery, DATASET, "withdrawn", rows())
+    assert way.load(SourceKind.BIGQUERY_TABLE, location).state == LoadState.ACTIVE
+    sessions_before = len(bigquery.fronts.sessions)
+    tenant_update(tenant=way.version.model.tenant, actor=None, allowed_datasets=[f"{PROJECT}.another"])
+    load = way.load_again()
+    assert (load.state, load.problem) == (
+        LoadState.FAILED,
+        f"This studio may not read “{location}”: platform staff have not allowed it the dataset “{PROJECT}.{DATASET}”.",
+    )
+    assert len(bigquery.fronts.sessions) == sessions_before
     way.assert_served()
