@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import reduce
 from typing import Any
 
@@ -13,11 +12,9 @@ from django.http import HttpRequest
 from django.utils import timezone
 from unfold.contrib.filters.admin import DropdownFilter
 
-from models_registry.models import Layout, Load, LoadState, RecommendationModel, RolloutRevision, Table, Version
+from models_registry.models import Layout, Load, LoadState, RecommendationModel, RolloutRevision, Version
+from models_registry.selectors import STALE_AFTER
 from tenants.staff import StaffAdmin
-
-# Tables are written every few hours; one that is a day old was missed several times.
-STALE_AFTER = timedelta(hours=24)
 
 LOAD_COLOURS = {
     LoadState.QUEUED.value: "info",
@@ -52,19 +49,9 @@ def data_time(table_path: str) -> Coalesce:
     )
 
 
-def data_at(table: Table) -> datetime:
-    """Give the same of a table in hand, its load fetched with it."""
-    return table.load.source_snapshot_at or table.load.started_at or table.created_at
-
-
 def is_stale(when: datetime | None) -> bool:
     """Tell whether data of that instant is older than a day."""
     return when is not None and timezone.now() - when > STALE_AFTER
-
-
-def weights_by_code(weights_bp: Mapping[str, int] | None) -> dict[int, int]:
-    """Give weights as JSON holds them by code."""
-    return {int(code): bp for code, bp in (weights_bp or {}).items()}
 
 
 class NamedChoices(StaffAdmin):

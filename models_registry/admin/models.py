@@ -14,9 +14,10 @@ from django.utils.html import format_html, format_html_join
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminTextareaWidget
 
-from models_registry.admin.columns import ModelFilter, NamedChoices, data_at, is_stale, newest_weights, weights_by_code
+from models_registry.admin.columns import ModelFilter, NamedChoices, is_stale, newest_weights
 from models_registry.admin.rollouts import WeightPages
 from models_registry.models import Layout, RecommendationModel, Version
+from models_registry.selectors import data_at, weights_by_code
 from models_registry.services import default_set, layout_add, model_create, model_update
 from serving.formats.layouts import BadLayout
 from serving.formats.layouts import Layout as PackedLayout
@@ -227,7 +228,7 @@ class RecommendationModelAdmin(WeightPages):
     @display(description="Weights")
     def weights_column(self, model: Any) -> str:
         """Give each version's share, the largest first."""
-        weights = weights_by_code(model.weights_bp)
+        weights = weights_by_code(model.weights_bp or {})
         names = {version.code: version.name for version in model.versions.all()}
         shares = sorted(weights.items(), key=lambda item: -item[1])
         if not shares:
@@ -307,7 +308,7 @@ class RecommendationModelAdmin(WeightPages):
         return super().render_change_form(request, context, *args, **kwargs)
 
     def _served(self, model: Any) -> list[Version]:
-        weights = weights_by_code(model.weights_bp)
+        weights = weights_by_code(model.weights_bp or {})
         return [version for version in model.versions.all() if weights.get(version.code)]
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from itertools import pairwise
+from itertools import zip_longest
 from typing import Any, ClassVar
 
-from django import forms
 from django.contrib import admin, messages
 from django.db.models import Prefetch
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -18,11 +16,12 @@ from django.utils.html import format_html
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminDecimalFieldWidget
 
-from models_registry.admin.columns import ModelFilter, NamedChoices, data_at, is_stale
+from models_registry.admin.columns import ModelFilter, NamedChoices
+from models_registry.forms.weights import WeightsForm
 from models_registry.models import BASIS_POINTS, Override, RecommendationModel, RolloutRevision, Version
+from models_registry.rollouts.cautions import Caution, cautions
 from models_registry.rollouts.services import (
     Effect,
-    current_rollout,
     effect_sentence,
     rollout_go_back,
     rollout_go_back_preview,
@@ -30,6 +29,7 @@ from models_registry.rollouts.services import (
     rollout_reweight,
     weights_bp_of,
 )
+from models_registry.selectors import ModelSummary, VersionState, history_of, model_summary, name_of
 from models_registry.services import override_remove, override_set
 from tenants.rules import RuleBroken
 from tenants.staff import (
@@ -39,6 +39,7 @@ from tenants.staff import (
     StaffAdmin,
     StudioFilter,
     acting,
+    area_field,
     show_refusal,
     text_field,
 )
@@ -66,84 +67,45 @@ class Proposal:
     Attributes:
         sentence: the effect in words.
         flows: (from, to, basis points), the largest first.
-        warnings: what else a person should know before saving.
+        cautions: what speaks against it.
         stamp: names the weights and the revision they were compared with; saving without it shows the effect first.
     """
 
     sentence: str
     flows: tuple[tuple[Share, Share, int], ...]
-    warnings: tuple[str, ...]
+    cautions: tuple[str, ...]
     stamp: str
-
-
-def colour_of(code: int) -> str:
-    """Give a version's colour."""
-    return COLOURS[code % len(COLOURS)]
 
 
 def shares_of(weights_bp: Mapping[int, int], names: Mapping[int, str]) -> list[Share]:
     """Give the versions that have a weight, the largest first."""
-    shares = [Share(code, names.get(code, f"version {code}"), bp, colour_of(code)) for code, bp in weights_bp.items()]
-    return sorted((share for share in shares if share.bp), key=lambda share: (-share.bp, share.code))
+    shares = [_share(code, names, bp) for code, bp in weights_bp.items() if bp]
+    return sorted(shares, key=lambda share: (-share.bp, share.code))
 
 
-class WeightsForm(ReasonForm):
-    """One percentage a version, to 0.01 %, summing to 100."""
+def _share(code: int, names: Mapping[int, str], bp: int = 0) -> Share:
+    return Share(code, name_of(code, names), bp, COLOURS[code % len(COLOURS)])
 
-    def __init__(self, versions: Sequence[Version], weights_bp: Mapping[int, int], data: Any = None) -> None:
-        super().__init__(data)
-        self.versions = versions
-        for version in versions:
-            self.fields[f"weight_{version.code}"] = forms.DecimalField(
-                label=version.name,
-                min_value=0,
-                max_value=100,
-                decimal_places=2,
-                initial=percent_number(weights_bp.get(version.code, 0)),
-                widget=UnfoldAdminDecimalFieldWidget({"step": "0.01", "inputmode": "decimal", "class": "rs-weight"}),
-                error_messages={
-                    "required": "Give a weight; 0 for none.",
-                    "invalid": "This is no number.",
-                    "min_value": "At least 0 %%.",  # Django fills these three in with %
-                    "max_value": "At most 100 %%.",
-                    "max_decimal_places": "At most two places: steps of 0.01 %%.",
-                },
-            )
+
+class StaffWeightsForm(WeightsForm):
+    """The dashboard's form of weights, in the admin's looks."""
+
+    def __init__(self, versions: Sequence[VersionState], data: Any = None) -> None:
+        super().__init__(versions, data)
+        del self.fields["go_on"], self.fields["seen"]
+        for state, bound in self.rows():
+            bound.field.initial = percent_number(state.weight_bp)
+            bound.field.widget = UnfoldAdminDecimalFieldWidget({**bound.field.widget.attrs, "class": "rs-weight"})
+        self.fields["reason"] = area_field(
+            rows=2, max_length=500, required=False, label="Why", help_text="Kept in the history and the audit trail."
+        )
 
     @property
-    def weights_bp(self) -> dict[int, int]:
-        """The weights typed, in basis points by code."""
-        return {version.code: int(self.cleaned_data[f"weight_{version.code}"] * 100) for version in self.versions}
-
-    @property
-    def is_readable(self) -> bool:
-        """Whether every weight typed is a number that may be one."""
-        return not self.is_bound or all(f"weight_{version.code}" in self.cleaned_data for version in self.versions)
-
-    @property
-    def total(self) -> Decimal:
-        """The sum of what can be read of the weights typed, in percent."""
-        names = [f"weight_{version.code}" for version in self.versions]
+    def total(self) -> str:
+        """The sum in percent, empty while a weight is no number."""
         if not self.is_bound:
-            return sum((Decimal(self.fields[name].initial) for name in names), Decimal(0))
-        return sum((self.cleaned_data.get(name) or Decimal(0) for name in names), Decimal(0))
-
-    def clean(self) -> dict[str, Any]:
-        """Refuse a sum other than 100 %."""
-        data = super().clean() or self.cleaned_data
-        if self.is_readable and self.total != 100:
-            apart = 100 - self.total
-            how = f"{apart.normalize():f} % is missing" if apart > 0 else f"{-apart.normalize():f} % is too much"
-            raise forms.ValidationError(f"The weights add up to {self.total.normalize():f} %, not to 100 %: {how}.")
-        return data
-
-    def rows(self) -> list[tuple[Version, forms.BoundField, str]]:
-        """Give each version with its field and its colour."""
-        return [(version, self[f"weight_{version.code}"], colour_of(version.code)) for version in self.versions]
-
-
-class GoBackForm(ReasonForm):
-    """Why one goes back."""
+            return percent_number(sum(state.weight_bp for state in self.versions))
+        return percent_number(sum(self.weights_bp.values())) if self.has_weights else ""
 
 
 class WeightPages(StaffAdmin):
@@ -158,31 +120,29 @@ class WeightPages(StaffAdmin):
     @action(description="Weights", url_path="weights", permissions=["act"], icon="balance")
     def weights(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Show the weights and the history; say what a change does; save it once that was said."""
-        model = self.get_row(request, object_id)
-        current = current_rollout(model)
-        versions = _versions(model)
-        present = weights_bp_of(current) if current else {}
-        form = WeightsForm(versions, present, request.POST if request.method == "POST" else None)
-        proposal = None
-        if current is not None and form.is_valid():
-            proposal = _propose(form, model, current, versions)
-            was_said = proposal is not None and request.POST.get("stamp") == proposal.stamp
-            if was_said and "_save" in request.POST and self._save(request, form, model):
-                return HttpResponseRedirect(_weights_url(model))
+        summary = model_summary(self.get_row(request, object_id))
+        model, current = summary.model, summary.rollout
+        form = StaffWeightsForm(summary.versions, request.POST if request.method == "POST" else None)
+        proposal = _propose(form, summary) if form.is_valid() else None
+        was_said = proposal is not None and request.POST.get("stamp") == proposal.stamp
+        if was_said and "_save" in request.POST and self._save(request, form, summary):
+            return HttpResponseRedirect(_weights_url(model))
         is_fragment = bool(request.headers.get("HX-Request"))
         context = {
             "model": model,
             "current": current,
-            "shares": shares_of(present, {v.code: v.name for v in versions}),
+            "shares": shares_of(summary.weights_bp, summary.names),
             "form": form,
-            "rows": _rows(form),
-            "total": f"{form.total.normalize():f}" if form.is_readable else "",
+            "rows": [
+                {"state": state, "field": bound, "colour": _share(state.code, summary.names).colour}
+                for state, bound in form.rows()
+            ],
             "proposal": proposal,
-            "is_unchanged": form.is_bound and form.is_valid() and form.weights_bp == _full(present, versions),
+            "is_unchanged": form.is_bound and form.is_valid() and proposal is None,
             "must_look_again": "_save" in request.POST and proposal is not None,
             "is_fragment": is_fragment,
             "add_version_url": f"{reverse('admin:models_registry_version_add')}?model={model.pk}",
-            "history": [] if is_fragment else _history(model, versions),
+            "history": [] if is_fragment else _history(summary),
         }
         if is_fragment:
             return TemplateResponse(request, "models_registry/admin/_effect.html", context)
@@ -198,10 +158,9 @@ class WeightPages(StaffAdmin):
 
     def go_back(self, request: HttpRequest, object_id: str, number: int) -> HttpResponse:
         """Say what going back to a revision does, then do it."""
-        model = self.get_row(request, object_id)
-        form = GoBackForm(request.POST if request.method == "POST" else None)
-        versions = _versions(model)
-        names = {version.code: version.name for version in versions}
+        summary = model_summary(self.get_row(request, object_id))
+        model, names = summary.model, summary.names
+        form = ReasonForm(request.POST if request.method == "POST" else None)
         explanation: list[str] = []
         try:
             effect = rollout_go_back_preview(model=model, number=number)
@@ -212,7 +171,7 @@ class WeightPages(StaffAdmin):
                 f"Revision {number}, saved {age(target.created_at)} by {target.actor_name}: {shares}.",
                 effect_sentence(effect, names),
                 "Everybody gets exactly the version they got then.",
-                *_warnings(there, versions, gaining={flow.to_code for flow in effect.flows}),
+                *map(_words_of, cautions(summary.versions, there)),
             ]
             if form.is_valid():
                 rollout_go_back(model=model, number=number, actor=acting(request), reason=form.cleaned_data["reason"])
@@ -231,13 +190,14 @@ class WeightPages(StaffAdmin):
             cancel_url=_weights_url(model),
         )
 
-    def _save(self, request: HttpRequest, form: WeightsForm, model: RecommendationModel) -> bool:
+    def _save(self, request: HttpRequest, form: StaffWeightsForm, summary: ModelSummary) -> bool:
         try:
             revision = rollout_reweight(
-                model=model,
+                model=summary.model,
                 weights_bp=form.weights_bp,
                 actor=acting(request),
                 reason=form.cleaned_data["reason"],
+                based_on=summary.rollout.number if summary.rollout else None,
             )
         except RuleBroken as error:
             show_refusal(form, error)
@@ -251,97 +211,50 @@ def _weights_url(model: RecommendationModel) -> str:
     return reverse("admin:models_registry_recommendationmodel_weights", args=[model.pk])
 
 
-def _versions(model: RecommendationModel) -> list[Version]:
-    found = model.versions.select_related("active_table__load").defer("active_table__load__report")
-    return list(found.order_by("code"))
-
-
-def _full(weights_bp: Mapping[int, int], versions: Sequence[Version]) -> dict[int, int]:
-    return {version.code: weights_bp.get(version.code, 0) for version in versions}
-
-
-def _propose(
-    form: WeightsForm, model: RecommendationModel, current: RolloutRevision, versions: Sequence[Version]
-) -> Proposal | None:
+def _propose(form: StaffWeightsForm, summary: ModelSummary) -> Proposal | None:
     """Give what saving would do; None for the present weights and for what is refused (said on the form)."""
     wanted = form.weights_bp
-    if wanted == _full(weights_bp_of(current), versions):
+    if wanted == {state.code: state.weight_bp for state in summary.versions}:
         return None
     try:
-        effect = rollout_preview(model=model, weights_bp=wanted)
+        effect = rollout_preview(model=summary.model, weights_bp=wanted)
     except RuleBroken as error:
         show_refusal(form, error)
         return None
-    names = {version.code: version.name for version in versions}
-    stamp = ",".join([f"{current.number}", *(f"{code}:{bp}" for code, bp in sorted(wanted.items()))])
-    warnings = _warnings(wanted, versions, gaining={flow.to_code for flow in effect.flows})
-    return Proposal(_say(effect, names, versions), _flows(effect, names), tuple(warnings), stamp)
+    number_seen = summary.rollout.number if summary.rollout else 0
+    stamp = ",".join([f"{number_seen}", *(f"{code}:{bp}" for code, bp in sorted(wanted.items()))])
+    flows = tuple((_share(f.from_code, summary.names), _share(f.to_code, summary.names), f.bp) for f in effect.flows)
+    against = tuple(map(_words_of, cautions(summary.versions, wanted)))
+    return Proposal(_say(effect, summary), flows, against, stamp)
 
 
-def _say(effect: Effect, names: Mapping[int, str], versions: Sequence[Version]) -> str:
-    counts = [version.active_table.row_count for version in versions if version.active_table]
-    rows = max(counts, default=0)
+def _say(effect: Effect, summary: ModelSummary) -> str:
+    rows = max((state.table.row_count for state in summary.versions if state.table), default=0)
     about = f" That is about {number(rows * effect.moved_bp / BASIS_POINTS)} of {number(rows)} keys." if rows else ""
-    return effect_sentence(effect, names) + about
+    return effect_sentence(effect, summary.names) + about
 
 
-def _flows(effect: Effect, names: Mapping[int, str]) -> tuple[tuple[Share, Share, int], ...]:
-    def share(code: int) -> Share:
-        return Share(code, names.get(code, f"version {code}"), 0, colour_of(code))
-
-    return tuple((share(flow.from_code), share(flow.to_code), flow.bp) for flow in effect.flows)
-
-
-def _warnings(weights_bp: Mapping[int, int], versions: Sequence[Version], *, gaining: set[int]) -> list[str]:
-    """Say which versions that would be served are not loaded, old, or cover fewer keys than the others."""
-    most = max((version.active_table.row_count for version in versions if version.active_table), default=0)
-    found = []
-    for version in versions:
-        if not weights_bp.get(version.code):
-            continue
-        table = version.active_table
-        if table is None:
-            found.append(f"{version.name} is not loaded: whoever gets it is answered the default.")
-            continue
-        if is_stale(data_at(table)):
-            found.append(f"{version.name} is old: its data was read {age(data_at(table))}.")
-        if version.code in gaining and table.row_count < 0.99 * most:
-            fewer = 100 * (1 - table.row_count / most)
-            found.append(
-                f"{version.name} covers {number(table.row_count)} keys, {fewer:.1f} % fewer than the fullest version: "
-                "the others get the default."
-            )
-    return found
+def _words_of(caution: Caution) -> str:
+    if caution.kind == "not_loaded":
+        return f"{caution.name} is not loaded: whoever gets it is answered the default."
+    if caution.kind == "late":
+        return f"{caution.name} is late: its data was read {age(caution.state.data_at)}."
+    fewer = percent(round(10_000 * caution.share))
+    return f"{caution.name} covers {fewer} fewer keys than {caution.than}: the others get the default."
 
 
-def _rows(form: WeightsForm) -> list[dict[str, Any]]:
-    return [
+def _history(summary: ModelSummary) -> list[dict[str, Any]]:
+    lines = history_of(summary.model, summary.names, limit=HISTORY_SHOWN + 1)
+    shown = [
         {
-            "version": version,
-            "field": field,
-            "colour": colour,
-            "data_at": data_at(version.active_table) if version.active_table else None,
-            "is_stale": version.active_table is not None and is_stale(data_at(version.active_table)),
+            "revision": line.revision,
+            "before": shares_of(before.weights_bp, summary.names) if before else [],
+            "after": shares_of(line.weights_bp, summary.names),
+            "is_present": line.is_newest,
         }
-        for version, field, colour in form.rows()
+        for line, before in zip_longest(lines, lines[1:])
     ]
-
-
-def _history(model: RecommendationModel, versions: Sequence[Version]) -> list[dict[str, Any]]:
-    names = {version.code: version.name for version in versions}
-    newest = model.rollout_revisions.defer("allocation", "restores__allocation").select_related("restores")
-    revisions = list(newest.order_by("-number")[: HISTORY_SHOWN + 1])
-    lines = [
-        {
-            "revision": after,
-            "before": shares_of(weights_bp_of(before), names) if before else [],
-            "after": shares_of(weights_bp_of(after), names),
-            "is_present": index == 0,
-        }
-        for index, (after, before) in enumerate(pairwise([*revisions, None]))
-        if after is not None
-    ]
-    return lines[:HISTORY_SHOWN]
+    return shown[:HISTORY_SHOWN]
 
 
 # --- Tables ---------------------------------------------------------------------------------------------------------

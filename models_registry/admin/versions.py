@@ -17,17 +17,15 @@ from unfold.enums import ActionVariant
 
 from models_registry.admin.columns import (
     LOAD_COLOURS,
-    STALE_AFTER,
     ModelFilter,
     NamedChoices,
-    data_at,
     data_time,
     is_stale,
     newest_load,
     newest_weights,
-    weights_by_code,
 )
 from models_registry.models import RUNNING_STATES, Load, LoadState, Source, SourceKind, TableState, Version
+from models_registry.selectors import STALE_AFTER, data_at, weights_by_code
 from models_registry.services import load_request, source_set, table_roll_back, version_create
 from tenants.rules import RuleBroken
 from tenants.staff import (
@@ -187,7 +185,7 @@ class VersionAdmin(NamedChoices):
     def weight(self, version: Any) -> str:
         """Give its share of the players."""
         url = reverse("admin:models_registry_recommendationmodel_weights", args=[version.model_id])
-        bp = weights_by_code(version.weights_bp).get(version.code, 0)
+        bp = weights_by_code(version.weights_bp or {}).get(version.code, 0)
         return format_html('<a class="text-link" href="{}">{}</a>', url, percent(bp))
 
     @display(description="Data age", label=DATA_COLOURS)
@@ -225,7 +223,7 @@ class VersionAdmin(NamedChoices):
         """Show what the version serves and its loads, with a button for the next one."""
         version = context.get("original")
         if version is not None:
-            weight = weights_by_code(version.weights_bp).get(version.code, 0)
+            weight = weights_by_code(version.weights_bp or {}).get(version.code, 0)
             state, words = self.data_age(version)
             loads = version.loads.defer("report", "source_location").order_by("-pk")
             context.update(

@@ -21,9 +21,10 @@ class PercentField(forms.DecimalField):
     default_error_messages = {  # noqa: RUF012 - as Django declares it
         "invalid": "Type a number, such as 33.33.",
         "required": "Type a number; 0 for no players.",
-        "min_value": "A weight is from 0 to 100 %.",
-        "max_value": "A weight is from 0 to 100 %.",
-        "max_decimal_places": "A weight goes in steps of 0.01 %.",
+        # Django fills these three in with %, so that a percent sign is written twice.
+        "min_value": "A weight is from 0 to 100 %%.",
+        "max_value": "A weight is from 0 to 100 %%.",
+        "max_decimal_places": "A weight goes in steps of 0.01 %%.",
     }
 
     def __init__(self, **kwargs: Any) -> None:

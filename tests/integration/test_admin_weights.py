@@ -52,7 +52,7 @@ class Page:
         self.url = url
 
     def send(self, *weights: str, button: str = "_preview", reason: str = "", stamp: str = "", **headers: Any) -> Any:
-        data = {f"weight_{code}": weight for code, weight in enumerate(weights)}
+        data = {f"weight-{code}": weight for code, weight in enumerate(weights)}
         return self.client.post(self.url, {**data, "reason": reason, button: "1", "stamp": stamp}, headers=headers)
 
     def save(self, *weights: str, reason: str = "") -> Any:
@@ -93,7 +93,7 @@ def test_weights__previewed__says_the_effect_and_saves_nothing(page: Page, model
 
 def test_weights__more_players_for_a_version_with_fewer_keys__is_warned_of(page: Page) -> None:
     text = page.send("50", "50", "0").content.decode()
-    assert "B covers 900 keys, 10.0 % fewer than the fullest version" in text
+    assert "B covers 10 % fewer keys than A: the others get the default." in text
     assert "C is not loaded" not in text
     assert "B covers" not in page.send("70", "30", "0").content.decode()
 
@@ -137,15 +137,15 @@ def test_weights__somebody_else_saved_meanwhile__the_new_effect_is_said_first(
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (("50", "30", "10"), "The weights add up to 90 %, not to 100 %: 10 % is missing."),
-        (("60", "30", "10.01"), "The weights add up to 100.01 %, not to 100 %: 0.01 % is too much."),
-        (("60.005", "29.995", "10"), "At most two places: steps of 0.01 %."),
-        (("-10", "100", "10"), "At least 0 %."),
-        (("101", "0", "0"), "At most 100 %."),
-        (("sixty", "30", "10"), "This is no number."),
-        (("NaN", "30", "10"), "This is no number."),
-        (("", "90", "10"), "Give a weight; 0 for none."),
-        (("1e400", "90", "10"), "At most 100 %."),
+        (("50", "30", "10"), "The weights sum to 90 %, and must sum to 100 %: 10 % is left to give."),
+        (("60", "30", "10.01"), "The weights sum to 100.01 %, and must sum to 100 %: that is 0.01 % too much."),
+        (("60.005", "29.995", "10"), "A weight goes in steps of 0.01 %."),
+        (("-10", "100", "10"), "A weight is from 0 to 100 %."),
+        (("101", "0", "0"), "A weight is from 0 to 100 %."),
+        (("sixty", "30", "10"), "Type a number, such as 33.33."),
+        (("NaN", "30", "10"), "Type a number, such as 33.33."),
+        (("", "90", "10"), "Type a number; 0 for no players."),
+        (("1e400", "90", "10"), "A weight is from 0 to 100 %."),
     ],
 )
 @pytest.mark.parametrize("button", ["_preview", "_save"])
@@ -165,7 +165,8 @@ def test_weights__mistyped__is_said_and_nothing_typed_is_lost(
 def test_weights__one_is_mistyped__the_error_stands_at_that_version(page: Page) -> None:
     text = page.send("60", "x", "10").content.decode()
     errors = dict(re.findall(r'id="error-(\d)">([^<]*)<', text))
-    assert {code: words.strip() for code, words in errors.items()} == {"0": "", "1": "This is no number.", "2": ""}
+    said = {code: words.strip() for code, words in errors.items()}
+    assert said == {"0": "", "1": "Type a number, such as 33.33.", "2": ""}
 
 
 def test_weights__present_ones__are_said_to_change_nothing(page: Page, model: RecommendationModel) -> None:
@@ -180,7 +181,7 @@ def test_weights__typed_with_scripts__gives_the_effect_alone(
     with django_assert_max_num_queries(12):
         text = page.send("50", "x", "20", hx_request="true").content.decode()
     assert "<html" not in text
-    assert 'id="error-1" hx-swap-oob="true">This is no number.' in text
+    assert 'id="error-1" hx-swap-oob="true">Type a number, such as 33.33.' in text
     text = page.send("50", "30", "20", hx_request="true").content.decode()
     assert "10.0 % of players change version" in text
     assert 'id="error-1" hx-swap-oob="true"><' in text
