@@ -1,0 +1,246 @@
+"""A real Celery worker killed half way through writing a table: the old one goes on, the load ends well, no orphans."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from django.utils import timezone
+from pytest_django import Settings
+
+from models_registry.loading import upkeep
+from models_registry.loading.upkeep import DROP_AFTER, STALE_AFTER
+from models_registry.models import Load, LoadState, Table, TableState, Version
+from models_registry.services import load_enqueue, load_request
+from recsite.embedded import EmbeddedValkey
+from tests.celery_worker import celery_worker
+from tests.lane_process import descendants, eventually, is_running, stop
+from tests.loading_scene import Scene, all_blocks, answer, blocks_of, columns, row
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ROWS = 6000
+ENOUGH_BYTES = 60_000
+
+
+class Valve:
+    """Hands bytes on to a server until some number of them went through; then holds them until it is cut."""
+
+    def __init__(self, port: int) -> None:
+        self._server_port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._is_open = threading.Event()
+        self._left = 0
+        self._is_open.set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close_after(self, size_bytes: int) -> None:
+        """Hold what comes after some more bytes."""
+        self._left = size_bytes
+        self._is_open.clear()
+
+    def cut(self) -> None:
+        """Let what is held never arrive, as when its sender's machine is gone; let everything later through."""
+        self._is_open.set()
+
+    def end(self) -> None:
+        """Listen no more."""
+        self.cut()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(("127.0.0.1", self._server_port))
+            threading.Thread(target=self._pump, args=(client, server, self._hold), daemon=True).start()
+            threading.Thread(target=self._pump, args=(server, client, len), daemon=True).start()
+
+    def _hold(self, data: bytes) -> None:
+        if self._is_open.is_set():
+            return
+        self._left -= len(data)
+        if self._left < 0:
+            self._is_open.wait(60)
+            raise ConnectionAbortedError
+
+    @staticmethod
+    def _pump(source: socket.socket, target: socket.socket, before: Callable[[bytes], object]) -> None:
+        try:
+            while data := source.recv(16_384):
+                before(data)
+                target.sendall(data)
+        except OSError:
+            pass
+        finally:
+            source.close()
+            target.close()
+
+
+@pytest.fixture
+def valve(server: EmbeddedValkey) -> Iterator[Valve]:
+    made = Valve(server.port)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def client(server: EmbeddedValkey, settings: Settings) -> Iterator[redis.Redis]:
+    settings.TABLES_REDIS_URL = server.url
+    with redis.Redis.from_url(server.url) as connection:
+        yield connection
+
+
+@pytest.fixture
+def studio_scene(tmp_path: Path, settings: Settings) -> Scene:
+    settings.LOAD_WORKSPACE_DIR = tmp_path / "loads"
+    made = Scene(tmp_path)
+    made.model.max_row_count_change = 1e6
+    made.model.save()
+    return made
+
+
+@contextmanager
+def worker(server: EmbeddedValkey, valve: Valve, var_dir: Path) -> Iterator[int]:
+    """Run a worker whose tables go through the valve; give its process id."""
+    before = set(descendants(os.getpid()))
+    tables_url = f"redis://127.0.0.1:{valve.port}/0"
+    with celery_worker(server.url, var_dir, RECSITE_REDIS_URL=tables_url, RECSITE_BROKER_URL=server.url) as log:
+        eventually(lambda: "ready." in log.read_text(errors="replace") or None, seconds=60)
+        (process_id,) = (pid for pid in descendants(os.getpid()) if pid not in before and children(pid))
+        yield process_id
+
+
+def children(process_id: int) -> list[int]:
+    return [pid for pid in descendants(process_id) if is_running(pid)]
+
+
+def state_of(load: Load) -> str:
+    return Load.objects.unscoped().get(pk=load.pk).state
+
+
+def ended(load: Load) -> Load | None:
+    found = Load.objects.unscoped().get(pk=load.pk)
+    return found if found.finished_at else None
+
+
+def active_table(scene: Scene) -> Table | None:
+    return Version.objects.unscoped().get(pk=scene.version.pk).active_table
+
+
+def killed_half_way(
+    scene: Scene, server: EmbeddedValkey, valve: Valve, client: redis.Redis, kill: Callable[[int], Any], var_dir: Path
+) -> tuple[Load, Table]:
+    """Load once; begin a second load, kill what runs it when part of its blocks are there; give both."""
+    with worker(server, valve, var_dir) as process_id:
+        scene.write(columns(range(300)))
+        good = load_request(version=scene.version, actor=None)
+        assert eventually(lambda: ended(good), seconds=60).state == LoadState.ACTIVE
+        old = active_table(scene)
+        assert old is not None
+
+        scene.write(columns(range(ROWS)))
+        valve.close_after(ENOUGH_BYTES)
+        load = load_request(version=scene.version, actor=None)
+        eventually(lambda: state_of(load) == LoadState.WRITING or None, seconds=60)
+        written = 2**old.block_bits
+        eventually(lambda: all_blocks(client) > written or None)
+        kill(process_id)
+        valve.cut()
+    return load, old
+
+
+def kill_child(process_id: int) -> None:
+    (child,) = children(process_id)
+    stop(child, signal.SIGKILL)
+    eventually(lambda: [pid for pid in children(process_id) if pid != child] or None, seconds=30)
+
+
+def kill_whole(process_id: int) -> None:
+    everyone = [process_id, *children(process_id)]
+    for pid in everyone:
+        stop(pid, signal.SIGKILL)
+    eventually(lambda: not any(is_running(pid) for pid in everyone) or None)
+
+
+@pytest.mark.parametrize("kill", [kill_child, kill_whole], ids=["its child", "all of it"])
+def test_worker__killed_while_writing__the_old_table_goes_on_and_the_next_run_leaves_no_orphan(
+    kill: Callable[[int], Any],
+    studio_scene: Scene,
+    server: EmbeddedValkey,
+    valve: Valve,
+    client: redis.Redis,
+    tmp_path: Path,
+) -> None:
+    scene = studio_scene
+    load, old = killed_half_way(scene, server, valve, client, kill, tmp_path)
+
+    # Half a table is in Redis, and nothing of it shows.
+    assert state_of(load) == LoadState.WRITING
+    assert active_table(scene) == old
+    assert answer(client, scene, old, "p7") == {k: v for k, v in row(7).items() if k != "player_id"}
+    half = Table.objects.unscoped().get(load=load)
+    assert 0 < blocks_of(client, half.table_id) < 2**half.block_bits
+
+    # Once it has been silent for long enough it is queued again, and a worker that lives runs it.
+    upkeep.sweep(timezone.now() + STALE_AFTER, lambda _: None)
+    assert list((tmp_path / "loads").iterdir()) == []
+    with worker(server, valve, tmp_path):
+        load_enqueue(load.pk)
+        done = eventually(lambda: ended(load), seconds=60)
+    assert (done.state, done.attempts, done.problem) == (LoadState.ACTIVE, 2, "")
+    table = active_table(scene)
+    assert table == done.table
+    assert table is not None
+    assert table.table_id != half.table_id
+    assert answer(client, scene, table, f"p{ROWS - 1}") is not None
+    assert all_blocks(client) == blocks_of(client, old.table_id) + blocks_of(client, table.table_id)
+
+
+def test_worker__killed_and_the_load_given_up__its_half_table_is_swept_away(
+    studio_scene: Scene, server: EmbeddedValkey, valve: Valve, client: redis.Redis, tmp_path: Path
+) -> None:
+    scene = studio_scene
+    load, old = killed_half_way(scene, server, valve, client, kill_whole, tmp_path)
+    Load.objects.unscoped().filter(pk=load.pk).update(attempts=2)
+
+    now = timezone.now() + STALE_AFTER
+    upkeep.sweep(now, lambda _: None)
+    with worker(server, valve, tmp_path):
+        load_enqueue(load.pk)
+        given_up = eventually(lambda: ended(load), seconds=60)
+    assert given_up.state == LoadState.FAILED
+    assert given_up.problem.startswith("The worker that ran this load was lost 2 times")
+
+    upkeep.sweep(now + DROP_AFTER, lambda pk: upkeep.drop(pk, now + DROP_AFTER))
+    assert active_table(scene) == old
+    assert Table.objects.unscoped().get(load=load).state == TableState.DROPPED
+    assert all_blocks(client) == blocks_of(client, old.table_id)
+
+
+def test_worker__a_task_delivered_twice__runs_once(
+    studio_scene: Scene, server: EmbeddedValkey, valve: Valve, client: redis.Redis, tmp_path: Path
+) -> None:
+    scene = studio_scene
+    scene.write(columns(range(300)))
+    with worker(server, valve, tmp_path):
+        load = load_request(version=scene.version, actor=None)
+        load_enqueue(load.pk)
+        load_enqueue(load.pk)
+        eventually(lambda: ended(load), seconds=60)
+        last = load_request(version=scene.version, actor=None)
+        assert eventually(lambda: ended(last), seconds=60).state == LoadState.ACTIVE
+    assert Load.objects.unscoped().get(pk=load.pk).attempts == 1
+    assert Table.objects.unscoped().filter(version=scene.version).count() == 2
