@@ -56,7 +56,7 @@ def model_new(request: StudioRequest) -> HttpResponse:
 
 
 def _model_new_page(request: StudioRequest, form: ModelForm, editor: LayoutEditor, status: int = 200) -> HttpResponse:
-    context = {"section": "models", "form": form, "editor": editor}
+    context = {"section": "models", "form": form, "editor": editor, "is_refused": status == 422}
     return render(request, "models_registry/model_new.html", context, status=status)
 
 

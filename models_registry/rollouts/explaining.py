@@ -20,7 +20,7 @@ from models_registry.publishing import build_tenant
 from models_registry.redis_clients import publishing_client
 from serving.engine import UNAVAILABLE, Lookup
 from serving.formats import snapshot
-from serving.formats.keys import BadKey, canonical_key, digest, slot
+from serving.formats.keys import SEPARATOR, BadKey, canonical_key, digest, slot
 from serving.formats.tokens import is_unit
 from serving.http import Response, Source
 from serving.world import PreparedModel, PreparedTenant
@@ -69,6 +69,11 @@ class Explanation:
     loaded_at: datetime | None
     answer: Answer | None
 
+    @property
+    def unit_words(self) -> str:
+        """Who was hashed, as a person reads it: the parts of a whole key are held apart by a character of no width."""
+        return self.unit.replace(SEPARATOR, " · ")
+
 
 def explain(*, model: RecommendationModel, key: Mapping[str, str], unit: str = "") -> Explanation:
     """Say what a player gets, and why.
@@ -87,9 +92,7 @@ def explain(*, model: RecommendationModel, key: Mapping[str, str], unit: str = "
     published = next((found for found in content.models if found.slug == model.slug), None)
     if published is None:
         raise RuleBroken(f"The model “{model.slug}” has no version yet, so nobody gets anything.")
-    unit = unit or _unit(published, key)
-    if not is_unit(unit):
-        raise RuleBroken("This is too long, or holds a character that no player id can hold.", field="unit")
+    unit = _unit(published, key, unit)
     own_slot = slot(published.salt, unit)
     code = published.overrides.get(unit)
     is_override = code is not None
@@ -128,11 +131,15 @@ def _content(model: RecommendationModel) -> tuple[snapshot.Tenant, bool]:
     return build_tenant(model.tenant), False
 
 
-def _unit(model: snapshot.Model, key: Mapping[str, str]) -> str:
-    if model.unit_field:
-        unit = key.get(model.unit_field, "")
+def _unit(model: snapshot.Model, key: Mapping[str, str], given: str) -> str:
+    """Give who is bucketed: who was given, else the unit field's value, else the whole key."""
+    if given or model.unit_field:
+        field = "unit" if given else model.unit_field or ""
+        unit = given or key.get(field, "")
         if not unit:
-            raise RuleBroken(f"Fill in {model.unit_field}: it decides the version.", field=model.unit_field)
+            raise RuleBroken(f"Fill in {field}: it decides the version.", field=field)
+        if not is_unit(unit):
+            raise RuleBroken("This is too long, or holds a character that no player id can hold.", field=field)
         return unit
     missing = [field for field in model.key_fields if not key.get(field)]
     if missing:

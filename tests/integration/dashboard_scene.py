@@ -53,7 +53,8 @@ def give_table(version: Version, *, rows: int = 1_000, at: datetime | None = Non
     load = factories.LoadFactory.create(version=version, state=LoadState.ACTIVE, started_at=at)
     table: Table = factories.TableFactory.create(load=load, row_count=rows)
     version.active_table = table
-    version.save(update_fields=["active_table"])
+    version.last_fence = version.active_fence = load.fence
+    version.save(update_fields=["active_table", "last_fence", "active_fence"])
     return table
 
 

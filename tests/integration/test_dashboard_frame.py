@@ -78,14 +78,14 @@ def test_sign_in__already_signed_in__does_not_bounce_to_where_it_was_refused(tea
     client = signed_in(teammate)
     first = client.get("/admin/", follow=True)
     assert first.status_code == 200
-    assert first.redirect_chain[-1][0] == "/sign-in?next=/admin/"
+    assert first.redirect_chain[-1][0] == "/sign-in?next=%2Fadmin%2F"
     assert "You are signed in" in page(first).text
 
 
 def test_admin__not_signed_in__uses_the_same_sign_in_and_comes_back() -> None:
     staff = factories.UserFactory.create(is_staff=True, is_superuser=True)
     client = Client()
-    assert client.get("/admin/", follow=True).redirect_chain[-1][0] == "/sign-in?next=/admin/"
+    assert client.get("/admin/", follow=True).redirect_chain[-1][0] == "/sign-in?next=%2Fadmin%2F"
     form = {"username": staff.username, "password": factories.PASSWORD, "next": "/admin/"}
     assert post(client, "/sign-in", form).location == "/admin/"
 

@@ -1,0 +1,398 @@
+"""The list of models, the way to a first answer, making and changing a model, adding a version."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from models_registry.models import (
+    Layout,
+    Load,
+    LoadState,
+    RecommendationModel,
+    RolloutRevision,
+    SourceKind,
+    Version,
+)
+from tenants.models import Role, Tenant, User
+from tests import factories
+from tests.integration.dashboard_scene import field_value, get, give_table, make_offers, post, signed_in
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
+
+Queue = Callable[[], list[tuple[str, list[Any]]]]
+
+
+def row(index: int, name: str, type: str, **parameters: Any) -> dict[str, Any]:  # noqa: A002 - the field's own name
+    return {f"field-{index}-{key}": value for key, value in {"name": name, "type": type, **parameters}.items()}
+
+
+def layout(*rows: dict[str, Any]) -> dict[str, Any]:
+    form: dict[str, Any] = {"field-TOTAL_FORMS": str(len(rows)), "field-INITIAL_FORMS": "0"}
+    for one in rows:
+        form |= one
+    return form
+
+
+NEW_MODEL = {
+    "slug": "offers",
+    "name": "Offers in the shop",
+    "key_fields": "player_id",
+    "unit_field": "player_id",
+    "max_client_age_seconds": "120",
+    "default_answer": '{"offer_id": 1, "discount": 0.5, "segment": "new", "vip": false, "items": [], "title": null}',
+    **layout(
+        row(0, "offer_id", "uint", min="0", max="4095"),
+        row(1, "discount", "decimal", min="0", max="1", step="0.01"),
+        row(2, "segment", "enum", values="new\r\nloyal\r\n\r\n"),
+        row(3, "vip", "bool"),
+        row(4, "items", "list", max_items="5", item="uint", min="0", max="999"),
+        row(5, "title", "string", max_bytes="20", optional="on"),
+    ),
+}
+
+
+# --- The list ---------------------------------------------------------------------------------------------------------
+
+
+def test_models__each_says_key_weights_data_and_state(teammate: User, studio: Tenant) -> None:
+    offers = make_offers(studio)
+    give_table(offers.c, at=timezone.now() - timedelta(days=2))
+    answer = get(signed_in(teammate), f"/studios/{studio.slug}/models")
+    assert answer.status == 200
+    assert "Offers in the shop · keyed by player_id" in answer.text
+    assert "2026-11-a 60 % 2026-11-b 30 % 2026-11-c 10 %" in answer.text
+    assert 'aria-label="2026-11-a 60 %, 2026-11-b 30 %, 2026-11-c 10 %"' in answer.html
+    assert "Serving · data is late" in answer.text
+    assert "data from 2 days ago" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("newest_load", "words"), [(None, "Nothing loaded yet"), (LoadState.CHECKING, "First load runs")]
+)
+def test_models__version_without_a_table__is_said(
+    teammate: User, studio: Tenant, newest_load: LoadState | None, words: str
+) -> None:
+    version = factories.VersionFactory.create(model__tenant=studio)
+    factories.RolloutRevisionFactory.create(model=version.model)
+    if newest_load:
+        factories.LoadFactory.create(version=version, state=newest_load)
+    assert words in get(signed_in(teammate), f"/studios/{studio.slug}/models").text
+
+
+def test_models__one_of_two_served_versions_without_a_table__is_partly_loaded(teammate: User, studio: Tenant) -> None:
+    offers = make_offers(studio)
+    Version.objects.unscoped().filter(pk=offers.c.pk).update(active_table=None)
+    assert "Partly loaded" in get(signed_in(teammate), f"/studios/{studio.slug}/models").text
+
+
+def test_models__of_another_studio__are_not_listed(teammate: User, studio: Tenant) -> None:
+    factories.ModelFactory.create(slug="somebody-elses")
+    assert "somebody-elses" not in get(signed_in(teammate), f"/studios/{studio.slug}/models").html
+
+
+# --- The way to a first answer ----------------------------------------------------------------------------------------
+
+
+def test_first_steps__nothing_there__begins_with_a_model(teammate: User, studio: Tenant) -> None:
+    answer = get(signed_in(teammate), f"/studios/{studio.slug}/models")
+    assert "From here to a first answer" in answer.text
+    assert f'href="/studios/{studio.slug}/new-model"' in answer.html
+    assert "(done)" not in answer.text
+
+
+def test_first_steps__viewer__is_told_that_somebody_else_must(studio: Tenant) -> None:
+    viewer = factories.MembershipFactory.create(tenant=studio, role=Role.VIEWER).user
+    answer = get(signed_in(viewer), f"/studios/{studio.slug}/models")
+    assert "Your role (viewer) can't do this step" in answer.text
+    assert "/new-model" not in answer.html
+
+
+def test_first_steps__tick_what_is_done_and_lead_to_the_next(teammate: User, studio: Tenant) -> None:
+    client, url = signed_in(teammate), f"/studios/{studio.slug}/models"
+    model = factories.ModelFactory.create(tenant=studio, slug="offers")
+    factories.LayoutFactory.create(model=model)
+    answer = get(client, url)
+    assert answer.text.count("(done)") == 1
+    assert f'href="{url}/offers/new-version"' in answer.html
+    version = factories.VersionFactory.create(model=model)
+    factories.RolloutRevisionFactory.create(model=model)
+    assert get(client, url).text.count("(done)") == 2
+    give_table(version)
+    assert get(client, url).text.count("(done)") == 3
+    credential = factories.CredentialFactory.create(tenant=studio)
+    answer = get(client, url)
+    assert answer.text.count("(done)") == 4
+    assert f"client_id={credential.client_id}" in answer.text
+    assert "/v1/recommendations?model=offers&player_id=1" in answer.text
+    credential.last_used_at = timezone.now()
+    credential.save()
+    assert "first answer" not in get(client, url).text
+
+
+# --- A new model ------------------------------------------------------------------------------------------------------
+
+
+def test_new_model__is_made_as_typed_and_leads_to_its_page(teammate: User, studio: Tenant) -> None:
+    client = signed_in(teammate)
+    answer = post(client, f"/studios/{studio.slug}/new-model", NEW_MODEL)
+    assert answer.location == f"/studios/{studio.slug}/models/offers"
+    model = RecommendationModel.objects.for_tenant(studio).get()
+    assert (model.name, model.key_fields, model.unit_field) == ("Offers in the shop", ["player_id"], "player_id")
+    assert model.max_client_age_seconds == 120
+    assert model.default_answer == json.loads(NEW_MODEL["default_answer"])
+    assert model.layouts.get().fields == [
+        {"name": "offer_id", "type": "uint", "min": 0, "max": 4095},
+        {"name": "discount", "type": "decimal", "min": 0, "max": 1, "step": 0.01},
+        {"name": "segment", "type": "enum", "values": ["new", "loyal"]},
+        {"name": "vip", "type": "bool"},
+        {"name": "items", "type": "list", "max_items": 5, "item": {"type": "uint", "min": 0, "max": 999}},
+        {"name": "title", "type": "string", "max_bytes": 20, "optional": True},
+    ]
+    entry = studio.audit_entries.get(action="model.create")
+    assert entry.actor == teammate
+    page = get(client, answer.location)
+    assert "Made the model offers. Next: a first version." in page.text
+    assert "No version yet" in page.text
+
+
+def test_new_model__several_key_fields__by_commas_or_spaces(teammate: User, studio: Tenant) -> None:
+    form = NEW_MODEL | {"key_fields": "country, level_band", "unit_field": ""}
+    post(signed_in(teammate), f"/studios/{studio.slug}/new-model", form)
+    assert RecommendationModel.objects.for_tenant(studio).get().key_fields == ["country", "level_band"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"slug": ""}, "This field is required."),
+        ({"slug": "of fers"}, "will not do as a short name"),
+        ({"key_fields": "player-id", "unit_field": ""}, "“player-id” will not do as a key field"),
+        ({"unit_field": "country"}, "The unit field must be one of the key fields"),
+        ({"default_answer": "{offer"}, "This is not JSON (line 1, column 2)."),
+        ({"default_answer": "[1]"}, "Write an object"),
+        ({"default_answer": '{"offer_id": 5000}'}, "The default answer does not fit the layout: offer_id"),
+        ({"max_client_age_seconds": "0"}, "greater than or equal to 1"),
+        ({"field-0-max": ""}, "Say the largest value."),
+        ({"field-1-step": ""}, "Say the step."),
+        ({"field-1-step": "0.3"}, "The layout will not do: field 'discount'"),
+        ({"field-2-values": ""}, "Say the texts."),
+        ({"field-4-max_items": ""}, "Say the most items."),
+        ({"field-5-max_bytes": ""}, "Say the most bytes."),
+        ({"field-5-name": "offer_id"}, "The layout will not do: field 'offer_id' is there twice."),
+        ({"field-TOTAL_FORMS": "x"}, "below needs another look"),
+    ],
+)
+def test_new_model__that_will_not_do__says_why_and_keeps_what_was_typed(
+    teammate: User, studio: Tenant, change: dict[str, str], words: str
+) -> None:
+    answer = post(signed_in(teammate), f"/studios/{studio.slug}/new-model", NEW_MODEL | change)
+    assert answer.status == 422
+    assert words in answer.text
+    assert field_value(answer.html, "name") == "Offers in the shop"
+    if "field-TOTAL_FORMS" not in change:
+        assert field_value(answer.html, "field-0-name") == "offer_id"
+        assert "new\nloyal" in answer.html.replace("\r", "") or "field-2-values" in change
+    assert not RecommendationModel.objects.for_tenant(studio).exists()
+
+
+def test_new_model__slug_taken__is_said_next_to_it(teammate: User, studio: Tenant) -> None:
+    make_offers(studio)
+    answer = post(signed_in(teammate), f"/studios/{studio.slug}/new-model", NEW_MODEL)
+    assert "The studio has a model “offers” already." in answer.html.partition('id="id_slug_error"')[2][:200]
+
+
+def test_layout_editor__without_scripts__adds_removes_and_moves_rows(teammate: User, studio: Tenant) -> None:
+    client, url = signed_in(teammate), f"/studios/{studio.slug}/new-model"
+
+    def names(html: str) -> list[str]:
+        count = int(field_value(html, "field-TOTAL_FORMS"))
+        return [field_value(html, f"field-{index}-name") for index in range(count)]
+
+    before = ["offer_id", "discount", "segment", "vip", "items", "title"]
+    added = post(client, url, NEW_MODEL | {"layout": "add"})
+    assert added.status == 200
+    assert names(added.html) == [*before, ""]
+    assert field_value(added.html, "slug") == "offers"
+    assert field_value(added.html, "field-4-max_items") == "5"
+    assert names(post(client, url, NEW_MODEL | {"layout": "remove-0"}).html) == before[1:]
+    moved = post(client, url, NEW_MODEL | {"layout": "up-1"}).html
+    assert names(moved) == ["discount", "offer_id", *before[2:]]
+    assert field_value(moved, "field-0-step") == "0.01"
+    for nothing in ("up-0", "remove-99", "sideways", "remove-x"):
+        assert names(post(client, url, NEW_MODEL | {"layout": nothing}).html) == before
+    assert not RecommendationModel.objects.for_tenant(studio).exists()
+
+
+def test_layout_editor__last_row__stays(teammate: User, studio: Tenant) -> None:
+    form = {**layout(row(0, "only", "bool")), "layout": "remove-0"}
+    answer = post(signed_in(teammate), f"/studios/{studio.slug}/new-model", form)
+    assert field_value(answer.html, "field-0-name") == "only"
+
+
+# --- Settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_settings__name_and_limits__are_saved(teammate: User, studio: Tenant) -> None:
+    offers, client = make_offers(studio), signed_in(teammate)
+    form = {"part": "basics", "name": "Shop", "max_client_age_seconds": "30", "max_row_count_change": "12.5"}
+    assert post(client, f"{offers.url}/settings", form).location == f"{offers.url}/settings"
+    offers.model.refresh_from_db()
+    assert (offers.model.name, offers.model.max_client_age_seconds) == ("Shop", 30)
+    assert offers.model.max_row_count_change == 0.125
+    assert field_value(get(client, f"{offers.url}/settings").html, "max_row_count_change") == "12.5"
+
+
+def test_settings__value_that_will_not_do__stays_typed_and_changes_nothing(teammate: User, studio: Tenant) -> None:
+    offers = make_offers(studio)
+    form = {"part": "basics", "name": "", "max_client_age_seconds": "99999", "max_row_count_change": "30"}
+    answer = post(signed_in(teammate), f"{offers.url}/settings", form)
+    assert answer.status == 422
+    assert field_value(answer.html, "max_client_age_seconds") == "99999"
+    offers.model.refresh_from_db()
+    assert offers.model.max_client_age_seconds == 60
+
+
+def test_settings__default_answer__is_set_and_taken_away(teammate: User, studio: Tenant) -> None:
+    offers, client = make_offers(studio), signed_in(teammate)
+    url = f"{offers.url}/settings"
+    post(client, url, {"part": "default", "default_answer": '{"offer_id": 7, "discount": 0}'})
+    offers.model.refresh_from_db()
+    assert offers.model.default_answer == {"offer_id": 7, "discount": 0}
+    refused = post(client, url, {"part": "default", "default_answer": '{"offer_id": 70000, "discount": 0}'})
+    assert refused.status == 422
+    assert "does not fit the layout: offer_id" in refused.text
+    assert "70000" in refused.html
+    post(client, url, {"part": "default", "default_answer": ""})
+    offers.model.refresh_from_db()
+    assert offers.model.default_answer is None
+
+
+def test_settings__layout__becomes_the_next_revision(teammate: User, studio: Tenant) -> None:
+    offers, client = make_offers(studio, default_answer=None), signed_in(teammate)
+    url = f"{offers.url}/settings"
+    shown = get(client, url).html
+    assert field_value(shown, "field-0-name") == "offer_id"
+    assert field_value(shown, "field-1-step") == "0.01"
+    same = layout(
+        row(0, "offer_id", "uint", min="0", max="4095"), row(1, "discount", "decimal", min="0", max="1", step="0.01")
+    )
+    unchanged = post(client, url, {"part": "layout", **same})
+    assert "This is the newest layout already." in unchanged.text
+    saved = post(client, url, {"part": "layout", **same, "field-0-max": "9999"})
+    assert saved.location == url
+    assert "Saved as layout 1." in get(client, url).text
+    newest = Layout.objects.for_tenant(studio).latest("revision")
+    assert (newest.revision, newest.fields[0]["max"]) == (1, 9999)
+    offers.a.refresh_from_db()
+    assert offers.a.layout.revision == 0
+
+
+def test_settings__list_of_enums__comes_back_as_it_was(teammate: User, studio: Tenant) -> None:
+    fields = [{"name": "x", "type": "list", "max_items": 3, "item": {"type": "enum", "values": ["a", "b"]}}]
+    model = factories.ModelFactory.create(tenant=studio, slug="lists", default_answer=None)
+    factories.LayoutFactory.create(model=model, fields=fields)
+    client, url = signed_in(teammate), f"/studios/{studio.slug}/models/lists/settings"
+    html = get(client, url).html
+    assert '<option value="list" selected>' in html
+    assert '<option value="enum" selected>' in html
+    form = layout(row(0, "x", "list", max_items="3", item="enum", values="a\nb"))
+    assert "This is the newest layout already." in post(client, url, {"part": "layout", **form}).text
+
+
+def test_settings__part_that_does_not_exist__is_a_404(teammate: User, studio: Tenant) -> None:
+    offers = make_offers(studio)
+    assert post(signed_in(teammate), f"{offers.url}/settings", {"part": "everything"}).status == 404
+
+
+def test_settings__viewer__reads_them(studio: Tenant) -> None:
+    offers = make_offers(studio)
+    viewer = factories.MembershipFactory.create(tenant=studio, role=Role.VIEWER).user
+    answer = get(signed_in(viewer), f"{offers.url}/settings")
+    assert '"offer_id"' in answer.text
+    assert "60 s" in answer.text
+
+
+# --- Versions ---------------------------------------------------------------------------------------------------------
+
+NEW_VERSION = {
+    "name": "2026-12-a",
+    "source_kind": SourceKind.PARQUET,
+    "source_location": "/srv/tables/offers/*.parquet",
+}
+
+
+def test_new_version__first_one__gets_everybody_and_is_loaded(
+    teammate: User, studio: Tenant, celery_queue: Queue, django_capture_on_commit_callbacks: Any
+) -> None:
+    model = factories.ModelFactory.create(tenant=studio, slug="offers")
+    factories.LayoutFactory.create(model=model)
+    client, url = signed_in(teammate), f"/studios/{studio.slug}/models/offers"
+    with django_capture_on_commit_callbacks(execute=True):
+        answer = post(client, f"{url}/new-version", NEW_VERSION | {"load_now": "on"})
+    assert answer.location == url
+    version = Version.objects.for_tenant(studio).get()
+    assert (version.name, version.source.location) == ("2026-12-a", "/srv/tables/offers/*.parquet")
+    assert RolloutRevision.objects.for_tenant(studio).get().weights_bp == {"0": 10_000}
+    load = Load.objects.for_tenant(studio).get()
+    assert load.requested_by == teammate
+    assert celery_queue() == [("loading.run", [load.pk])]
+    assert "Its load is queued." in get(client, url).text
+
+
+def test_new_version__second_one__has_no_players(teammate: User, studio: Tenant) -> None:
+    offers, client = make_offers(studio), signed_in(teammate)
+    post(client, f"{offers.url}/new-version", NEW_VERSION)
+    answer = get(client, offers.url)
+    assert "It has no players yet: give it a weight." in answer.text
+    assert field_value(answer.html, "weight-3") == "0.00"
+    assert not Load.objects.for_tenant(studio).filter(state=LoadState.QUEUED).exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "field"),
+    [
+        ({"name": "2026 a"}, "A version's name is 1 to 60 letters", "name"),
+        ({"name": "2026-11-a"}, "The model has a version “2026-11-a” already.", "name"),
+        ({"source_location": "/etc/*.parquet"}, "This studio may not read /etc/*.parquet.", "source_location"),
+        ({"source_kind": "floppy"}, "Select a valid choice.", "source_kind"),
+        ({"source_location": ""}, "This field is required.", "source_location"),
+    ],
+)
+def test_new_version__that_will_not_do__is_refused_next_to_its_field(
+    teammate: User, studio: Tenant, change: dict[str, str], words: str, field: str
+) -> None:
+    offers = make_offers(studio)
+    answer = post(signed_in(teammate), f"{offers.url}/new-version", NEW_VERSION | change)
+    assert answer.status == 422
+    assert words in answer.html.partition(f'id="id_{field}_error"')[2][:300].replace("&#x27;", "'")
+    assert Version.objects.for_tenant(studio).count() == 3
+
+
+def test_new_version__says_what_the_studio_may_read(teammate: User, studio: Tenant) -> None:
+    offers = make_offers(studio)
+    client = signed_in(teammate)
+    assert "gs://studio-tables/out/" in get(client, f"{offers.url}/new-version").text
+    Tenant.objects.update(allowed_datasets=[], allowed_gs_prefixes=[], allowed_local_roots=[])
+    assert "may not read anything yet" in get(client, f"{offers.url}/new-version").text
+
+
+def test_load_now__queues_a_load(teammate: User, studio: Tenant) -> None:
+    offers, client = make_offers(studio), signed_in(teammate)
+    assert post(client, f"{offers.url}/versions/2026-11-b/load").location == offers.url
+    load = Load.objects.for_tenant(studio).get(state=LoadState.QUEUED)
+    assert load.version == offers.b
+    assert "The load of 2026-11-b is queued." in get(client, offers.url).text
+    assert post(client, f"{offers.url}/versions/no-such/load").status == 404
+
+
+def test_load_now__version_without_a_source__says_so(teammate: User, studio: Tenant) -> None:
+    offers, client = make_offers(studio), signed_in(teammate)
+    offers.b.source.delete()
+    post(client, f"{offers.url}/versions/2026-11-b/load")
+    assert "has no source yet" in get(client, offers.url).text

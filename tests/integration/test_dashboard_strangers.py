@@ -1,0 +1,167 @@
+"""Every address of a studio's pages, from the side of those who may not: strangers, weaker roles, the signed-out.
+
+The addresses are enumerated from the URLconf: one that `CASES` does not know fails the test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+import redis
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver, reverse
+
+from models_registry.models import Load, Override, RolloutRevision, Version
+from tenants.models import Role, Tenant, User
+from tests import factories
+from tests.integration.dashboard_scene import Offers, get, make_offers, page, signed_in
+
+pytestmark = pytest.mark.django_db
+
+
+class Case(NamedTuple):
+    """One method of one address: the least role that may, and what a form of it holds.
+
+    Attributes:
+        of_model: the address names the model; `more` is what else it names.
+    """
+
+    method: str
+    role: Role = Role.VIEWER
+    form: dict[str, Any] | None = None
+    of_model: bool = True
+    more: dict[str, Any] | None = None
+
+
+PM = Role.PRODUCT_MANAGER
+WEIGHTS = {"weight-0": "50", "weight-1": "30", "weight-2": "20", "step": "save"}
+VERSION = {"version": "2026-11-b"}
+
+CASES: dict[str, list[Case]] = {
+    "studio": [Case("get", of_model=False)],
+    "models": [Case("get", of_model=False)],
+    "model-new": [Case("get", PM, of_model=False), Case("post", PM, {"slug": "x"}, of_model=False)],
+    "rollout": [Case("get")],
+    "weights": [Case("get", PM), Case("post", PM, WEIGHTS)],
+    "effect": [Case("post", PM, WEIGHTS)],
+    "live": [Case("get")],
+    "history": [Case("get")],
+    "go-back": [Case("get", PM, more={"number": 1}), Case("post", PM, {}, more={"number": 1})],
+    "new-phase": [Case("get", PM), Case("post", PM, {})],
+    "testers": [Case("get"), Case("post", PM, {"unit": "p1", "version": "2026-11-a"})],
+    "tester-remove": [Case("post", PM, {"unit": "tester"})],
+    "why": [Case("get")],
+    "model-settings": [Case("get"), Case("post", PM, {"part": "basics", "name": "Taken over"})],
+    "version-new": [Case("get", PM), Case("post", PM, {"name": "x"})],
+    "switch-off": [Case("get", PM, more=VERSION), Case("post", PM, {}, more=VERSION)],
+    "version-load": [Case("post", PM, {}, more=VERSION)],
+}
+ALL = [(name, case) for name, cases in CASES.items() for case in cases]
+IDS = [f"{name}-{case.method}" for name, case in ALL]
+
+
+def studio_routes(resolver: URLResolver, prefix: str = "") -> Iterator[str]:
+    for entry in resolver.url_patterns:
+        path = f"{prefix}{entry.pattern}"
+        if isinstance(entry, URLResolver):
+            yield from studio_routes(entry, path)
+        elif isinstance(entry, URLPattern) and path.startswith("studios/<"):
+            yield entry.name or path
+
+
+def address(name: str, case: Case, studio: str, model: str = "offers") -> str:
+    kwargs = {"studio": studio, **({"model": model} if case.of_model else {}), **(case.more or {})}
+    return reverse(name, kwargs=kwargs)
+
+
+def ask(client: Client, case: Case, url: str) -> Any:
+    return page(getattr(client, case.method)(url, case.form or {}))
+
+
+def state(offers: Offers) -> Any:
+    """Give what any of these forms could have changed."""
+    offers.model.refresh_from_db()
+    return (
+        RolloutRevision.objects.unscoped().count(),
+        Version.objects.unscoped().count(),
+        Load.objects.unscoped().count(),
+        list(Override.objects.unscoped().values_list("unit", "version__name")),
+        offers.model.name,
+        offers.model.tenant.models.count(),
+    )
+
+
+@pytest.fixture
+def offers(studio: Tenant) -> Offers:
+    made = make_offers(studio)
+    factories.OverrideFactory.create(version=made.a, unit="tester")
+    return made
+
+
+def test_routes__each_has_its_cases() -> None:
+    assert sorted(studio_routes(get_resolver())) == sorted(CASES)
+
+
+@pytest.mark.parametrize(("name", "case"), ALL, ids=IDS)
+def test_stranger__gets_the_404_of_what_does_not_exist(
+    name: str, case: Case, offers: Offers, studio: Tenant, stranger: User, valkey: redis.Redis
+) -> None:
+    client = signed_in(stranger)
+    before = state(offers)
+    foreign = ask(client, case, address(name, case, studio.slug))
+    missing = ask(client, case, address(name, case, "no-such-studio"))
+    assert foreign.status == 404
+    assert foreign == missing
+    if case.of_model:
+        own = stranger.memberships.get().tenant
+        assert ask(client, case, address(name, case, own.slug)) == missing
+    assert state(offers) == before
+
+
+@pytest.mark.parametrize(("name", "case"), ALL, ids=IDS)
+def test_signed_out__is_sent_to_sign_in(name: str, case: Case, offers: Offers, studio: Tenant) -> None:
+    before = state(offers)
+    url = address(name, case, studio.slug)
+    answer = ask(Client(), case, url)
+    assert answer.status == 302
+    # After signing in a form's address would answer 405, so it is the first page then.
+    assert answer.location.startswith(f"/sign-in?next={url if case.method == 'get' else '/'}")
+    assert state(offers) == before
+
+
+@pytest.mark.parametrize(("name", "case"), ALL, ids=IDS)
+def test_viewer__reads_and_changes_nothing(
+    name: str, case: Case, offers: Offers, studio: Tenant, valkey: redis.Redis
+) -> None:
+    viewer = factories.MembershipFactory.create(tenant=studio, role=Role.VIEWER).user
+    before = state(offers)
+    answer = ask(signed_in(viewer), case, address(name, case, studio.slug))
+    assert answer.status == (403 if case.role == PM else 302 if name == "studio" else 200)
+    assert state(offers) == before
+
+
+@pytest.mark.parametrize(("name", "case"), ALL, ids=IDS)
+def test_form__without_a_csrf_token__changes_nothing(name: str, case: Case, offers: Offers, teammate: User) -> None:
+    if case.method != "post":
+        return
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(teammate)
+    before = state(offers)
+    assert ask(client, case, address(name, case, offers.model.tenant.slug)).status == 403
+    assert state(offers) == before
+
+
+def test_viewer__sees_no_control_that_would_be_refused(offers: Offers, studio: Tenant, valkey: redis.Redis) -> None:
+    client = signed_in(factories.MembershipFactory.create(tenant=studio, role=Role.VIEWER).user)
+    urls = [f"/studios/{studio.slug}/models", *(f"{offers.url}{path}" for path in ("", "/testers", "/settings"))]
+    for url in urls:
+        answer = get(client, url)
+        assert answer.status == 200
+        forms = answer.html.split("<form")[1:]
+        assert all('action="/sign-out"' in form.partition(">")[0] for form in forms), url
+        for words in ("Switch off", "Go back to this", "New model", "Start a new phase", "Remove"):
+            assert words not in answer.text, (url, words)
+        for address_end in ("/new-version", "/new-model", "/new-phase", "/load", "/switch-off"):
+            assert f'{address_end}"' not in answer.html, (url, address_end)
