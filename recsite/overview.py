@@ -60,6 +60,11 @@ def stylesheet(request: HttpRequest) -> str:
     return static("recsite/admin.css")
 
 
+def favicon(request: HttpRequest) -> str:
+    """Give the address of the mark that the dashboard's pages have too."""
+    return static("mark.svg")
+
+
 def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     """Give the menu."""
     return [

@@ -400,7 +400,7 @@ def layout_table(fields: list[dict[str, Any]]) -> str:
     """Give a layout as a table: each field's name, type and range."""
     rows = format_html_join(
         "",
-        '<tr><th scope="row">{}</th><td>{}</td><td>{}</td></tr>',
+        '<tr><th scope="row">{}</th><td>{}</td><td class="rs-wrap">{}</td></tr>',
         ((field["name"], field["type"], _range(field)) for field in fields),
     )
     return format_html(
