@@ -7,6 +7,7 @@ else. Columns have plain names inside (`c0`, `c1` …), whatever the source call
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +21,8 @@ from serving.formats.keys import SEPARATOR
 # DuckDB keeps rows in groups of 122,880; a whole number of them at a time lets it use every thread.
 ROWS_PER_INSERT = 4 * 122_880
 BYTES_PER_INSERT = 64 * 2**20
+# A slow source must not look as if it stood still.
+SECONDS_PER_INSERT = 1.0
 ROWS_PER_BATCH = 122_880
 BYTES_PER_BATCH = 64 * 2**20
 MAX_THREADS = 4
@@ -197,6 +200,7 @@ def _gather(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa
     """Give the batches joined to tables of a size that DuckDB likes, their texts checked."""
     waiting: list[pa.RecordBatch] = []
     size = rows = rows_before = 0
+    began = time.monotonic()
     for batch in batches:
         chosen = batch.select(schema.names)
         _check_texts(chosen, rows_before)
@@ -204,9 +208,11 @@ def _gather(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa
         waiting.append(chosen)
         size += chosen.nbytes
         rows += chosen.num_rows
-        if rows >= ROWS_PER_INSERT or size >= BYTES_PER_INSERT:
+        is_late = time.monotonic() - began >= SECONDS_PER_INSERT
+        if rows >= ROWS_PER_INSERT or size >= BYTES_PER_INSERT or is_late:
             yield pa.Table.from_batches(waiting)
             waiting, size, rows = [], 0, 0
+            began = time.monotonic()
     if waiting:
         yield pa.Table.from_batches(waiting, schema)
 
