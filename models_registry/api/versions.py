@@ -139,8 +139,15 @@ class VersionList(StudioView):
         body=NewVersion,
         answer=VersionAnswer,
         status=201,
-        example={"name": "2026-11-a", "source": SOURCE},
-        answer_example={**VERSION, "weight_bp": 0, "active_table": None, "last_fence": 0},
+        example={"name": "2026-12-a", "source": SOURCE},
+        answer_example={
+            **VERSION,
+            "name": "2026-12-a",
+            "code": 2,
+            "weight_bp": 0,
+            "active_table": None,
+            "last_fence": 0,
+        },
     )
     @idempotent()
     def post(self, request: Request, model: str) -> Response:

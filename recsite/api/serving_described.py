@@ -23,7 +23,11 @@ BATCH = {
     "required": ["keys"],
     "additionalProperties": False,
     "properties": {
-        "model": {"type": "string", "description": "May be left out where the token is for one model."},
+        "model": {
+            "type": "string",
+            "nullable": True,
+            "description": "May be left out where the token is for one model.",
+        },
         "keys": {
             "type": "array",
             "minItems": 1,

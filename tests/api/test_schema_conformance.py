@@ -1,0 +1,66 @@
+"""schemathesis asks a real server what the schema allows, and what it does not: no error of the server's, and no
+answer that the schema does not describe.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import hypothesis
+import pytest
+import schemathesis
+from schemathesis.checks import CHECKS, load_all_checks
+from schemathesis.config import SchemathesisConfig
+
+from recsite.api.document import document
+from tests.api.conftest import ApiServer
+from tests.api.names import CLIENT_ID, MEMBER, MODEL, SERVED_MODEL, TOKEN_ID, UNIT, VERSIONS
+
+# How many requests of each operation, besides those that its examples and its edge cases make.
+EXAMPLES = 15
+# Most requests are about things that are there.
+OFTEN = 0.7
+KNOWN: dict[str, list[Any]] = {
+    "model": [MODEL, SERVED_MODEL],
+    "version": VERSIONS,
+    "fence": [1, 2],
+    "revision": [0],
+    "number": [1],
+    "client_id": CLIENT_ID,
+    "token": TOKEN_ID,
+    "username": [MEMBER],
+    "unit": [UNIT],
+}
+CONFIG = {
+    "dictionaries": {name: {"values": values} for name, values in KNOWN.items()},
+    "parameters": {name: {"dictionary": name, "probability": OFTEN} for name in KNOWN},
+}
+load_all_checks()
+schema = schemathesis.openapi.from_dict(document(), config=SchemathesisConfig.from_dict(CONFIG))
+# A rule may refuse what fits the schema: weights that do not sum to 100 %, a name that is taken.
+EXCLUDED: list[Any] = [CHECKS.get_one("positive_data_acceptance")]
+BY_PEOPLE = ("/api/v1/automation-tokens", "/api/v1/automation-tokens/{token}/revoke")
+CSRF = "c" * 32
+
+
+@pytest.fixture(scope="session")
+def recommendation_token(api_server: ApiServer) -> str:
+    """Give a token that the game's backend got for its secret."""
+    body = {"client_id": api_server.client_id, "client_secret": api_server.client_secret}
+    token: str = httpx.post(f"{api_server.url}/api/v1/token", json=body).raise_for_status().json()["access_token"]
+    return token
+
+
+@schema.parametrize()
+@hypothesis.settings(max_examples=EXAMPLES, derandomize=True, deadline=None)
+def test_operation__whatever_is_asked__answers_as_the_schema_says(
+    case: schemathesis.Case[Any], api_server: ApiServer, recommendation_token: str
+) -> None:
+    headers = {"Authorization": f"Bearer {api_server.token}"}
+    if case.path.startswith("/v1/"):
+        headers = {"Authorization": f"Bearer {recommendation_token}"}
+    elif case.path in BY_PEOPLE:
+        headers = {"Cookie": f"sessionid={api_server.session}; csrftoken={CSRF}", "X-CSRFToken": CSRF}
+
+    case.call_and_validate(base_url=api_server.url, headers=headers, excluded_checks=EXCLUDED)
