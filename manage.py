@@ -3,6 +3,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 from django.core.management import execute_from_command_line
 
@@ -13,4 +14,7 @@ if __name__ == "__main__":
         from recsite.demo.places import prepare
 
         prepare(sys.argv[2:])
+    if sys.argv[1:2] == ["check_formats"]:
+        # It checks the code, not an installation: any settings will do, also where there are none yet.
+        os.environ.setdefault("RECSITE_ENV_FILE", str(Path(__file__).resolve().parent / "tests" / "test.env"))
     execute_from_command_line(sys.argv)
