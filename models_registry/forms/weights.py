@@ -66,9 +66,12 @@ class WeightsForm(DashboardForm):
         super().__init__(*args, **kwargs)
         self.versions = list(versions)
         for state in self.versions:
-            self.fields[self.name_of(state.code)] = PercentField(
+            field = PercentField(
                 label=f"Weight of {state.name}, percent", initial=f"{Decimal(state.weight_bp) / 100:.2f}"
             )
+            # The column's heading is all that stands above it.
+            field.widget.attrs["aria-label"] = field.label
+            self.fields[self.name_of(state.code)] = field
 
     @staticmethod
     def name_of(code: int) -> str:

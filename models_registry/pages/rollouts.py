@@ -10,6 +10,7 @@ from typing import Any
 from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
@@ -271,6 +272,7 @@ def _ask(
         "summary": summary,
         "model": summary.model,
         "form": form,
+        "back": reverse("rollout", args=[summary.model.tenant.slug, summary.model.slug]),
         "names": summary.names,
         "who": who(summary.model),
     }
@@ -325,6 +327,7 @@ def _may_save(summary: ModelSummary, form: WeightsForm, proposal: Proposal) -> b
         return False
     if proposal.cautions and not form.cleaned_data["go_on"]:
         form.add_error("go_on", "Nothing was saved: tick this if you mean it.")
+        form.fields["go_on"].widget.attrs["autofocus"] = True
         return False
     return True
 

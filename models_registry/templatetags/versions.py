@@ -15,7 +15,7 @@ register = template.Library()
 
 COLOURS = 12
 # How wide a bar is at least where there is room, and on a phone, and what a letter takes: decides which label fits.
-WIDE_PX, NARROW_PX, LETTER_PX, PADDING_PX = 640, 320, 8.2, 22
+WIDE_PX, NARROW_PX, LETTER_PX, PADDING_PX = 640, 300, 8.5, 22
 
 _STATE_LOOKS = {
     ModelState.NO_VERSION: "plain",

@@ -38,7 +38,7 @@
     sum.querySelector(".rest").textContent = isWhole ? "" : `· ${rest}`;
     rows.forEach((row, index) => {
       const fitting = weights[index] + WHOLE - total;
-      row.fit.hidden = isWhole || !(fitting >= 0 && fitting <= WHOLE);
+      row.fit.classList.toggle("idle", isWhole || !(fitting >= 0 && fitting <= WHOLE));
       row.fit.title = `Set to ${percent(fitting)}, so that the sum is 100 %`;
     });
   };
@@ -53,6 +53,7 @@
 
   for (const row of rows) {
     row.slider.hidden = false;
+    row.fit.hidden = false;
     row.slider.addEventListener("input", () => {
       row.number.value = Number(row.slider.value).toFixed(2);
       complete(row);
