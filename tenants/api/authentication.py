@@ -73,6 +73,15 @@ class Need:
     scope: Scope | None = None
     is_for_any_token: bool = False
 
+    @property
+    def words(self) -> str:
+        """Say it, for the documentation."""
+        if self.is_for_any_token:
+            return "Any token may, and every member."
+        if self.scope is None:
+            return f"Only a person may, signed in, with the role {self.role.label.lower()}."
+        return f"Takes the scope `{self.scope.value}`, or a person with the role {self.role.label.lower()}."
+
     def check(self, caller: Caller) -> None:
         """Raise unless the caller has it."""
         if caller.token is None:

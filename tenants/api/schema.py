@@ -105,7 +105,7 @@ def operation(
         described = extend_schema(
             operation_id=operation_id,
             summary=summary.rstrip("."),
-            description=description.strip() or summary,
+            description=f"{description.strip()}\n\n{need.words}".strip(),
             parameters=[query] if query else None,
             request=body,
             responses={status: OpenApiResponse(answer, description="Done.")},
