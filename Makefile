@@ -26,13 +26,14 @@ demo-reset: $(VENV)/.base ## the same, with the data of earlier starts removed f
 test: $(VENV)/.dev $(BQEMULATOR)/.installed ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(VENV)/.dev ## lint, types, import contracts, migrations, deploy check
+check: $(VENV)/.dev ## lint, types, import contracts, migrations, OpenAPI, deploy check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	git ls-files -z '*.html' | xargs -0 -r $(BIN)/djade --check --target-version 5.2
 	$(TEST_ENV) $(BIN)/mypy .
 	$(BIN)/lint-imports
 	$(TEST_ENV) $(BIN)/python manage.py makemigrations --check --dry-run
+	$(TEST_ENV) $(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null
 	$(TEST_ENV) RECSITE_HTTPS_ONLY=true $(BIN)/python manage.py check --deploy --fail-level WARNING
 
 format: $(VENV)/.dev ## put code and templates into the one form

@@ -28,6 +28,7 @@ LAYOUT: list[dict[str, Any]] = [
     {"name": "placement", "type": "enum", "values": ["shop", "level_end", "login"]},
     {"name": "items", "type": "list", "max_items": 8, "item": {"type": "uint", "min": 0, "max": 1023}},
 ]
+WIDER_LAYOUT = [*LAYOUT, {"name": "is_new", "type": "bool", "optional": True}]
 NEW_MODEL = {
     "slug": "offers",
     "name": "Offers",
@@ -265,8 +266,8 @@ class LayoutList(StudioView):
         body=NewLayout,
         answer=LayoutAnswer,
         status=201,
-        example={"fields": LAYOUT},
-        answer_example={"revision": 1, "fields": LAYOUT, "created_at": "2026-11-01T10:00:00Z"},
+        example={"fields": WIDER_LAYOUT},
+        answer_example={"revision": 1, "fields": WIDER_LAYOUT, "created_at": "2026-11-01T10:00:00Z"},
     )
     @idempotent()
     def post(self, request: Request, model: str) -> Response:

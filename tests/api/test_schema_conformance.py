@@ -15,7 +15,7 @@ from schemathesis.config import SchemathesisConfig
 
 from recsite.api.document import document
 from tests.api.conftest import ApiServer
-from tests.api.names import CLIENT_ID, MEMBER, MODEL, SERVED_MODEL, TOKEN_ID, UNIT, VERSIONS
+from tests.api.scene import CLIENT_ID, MEMBER, MODEL, SERVED_MODEL, TOKEN_ID, UNIT, VERSIONS
 
 # How many requests of each operation, besides those that its examples and its edge cases make.
 EXAMPLES = 15
@@ -24,9 +24,9 @@ OFTEN = 0.7
 KNOWN: dict[str, list[Any]] = {
     "model": [MODEL, SERVED_MODEL],
     "version": VERSIONS,
-    "fence": [1, 2],
+    "fence": [6, 7],
     "revision": [0],
-    "number": [1],
+    "number": [1, 3],
     "client_id": CLIENT_ID,
     "token": TOKEN_ID,
     "username": [MEMBER],
