@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from django.db.models import QuerySet
+
 from models_registry.models import RecommendationModel, Version
 from tenants.api.problems import not_found
 from tenants.models import Tenant
@@ -27,12 +29,18 @@ def find_version(tenant: Tenant, model: str, name: str) -> Version:
         Problem: a 404.
     """
     rows = Version.objects.for_tenant(tenant).filter(model__slug=model, name=name)
-    found = rows.select_related(
-        "model__tenant", "layout", "source", "active_table__load", "previous_table__load"
-    ).first()
+    found = with_tables(rows).select_related("model__tenant", "layout", "source").first()
     if found is None:
         raise not_found(f"There is no version “{name}” of a model “{model}”.")
     return found
+
+
+def with_tables(versions: QuerySet[Version]) -> QuerySet[Version]:
+    """Have the tables fetched with the versions, and of the loads that made them what tells how old they are."""
+    loads = ("active_table__load", "previous_table__load")
+    return versions.select_related(*loads).defer(
+        *(f"{load}__{field}" for load in loads for field in ("report", "source_location", "problem"))
+    )
 
 
 def version_named(model: RecommendationModel, name: str, *, field: str) -> Version:

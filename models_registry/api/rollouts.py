@@ -1,4 +1,4 @@
-"""Rollouts: which share of the units gets which version, and how it became so."""
+"""Rollouts, read: which share of the units gets which version, how it became so, and what a change would do."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from rest_framework.response import Response
 
 from models_registry.api.lookups import find_model
 from models_registry.models import BASIS_POINTS, RecommendationModel, RolloutRevision, Version
+from models_registry.rollouts.cautions import Caution, cautions
 from models_registry.rollouts.services import (
     Effect,
     current_rollout,
     effect_sentence,
-    rollout_go_back,
     rollout_go_back_preview,
-    rollout_new_phase,
+    rollout_new_phase_preview,
     rollout_preview,
-    rollout_reweight,
 )
+from models_registry.selectors import model_summary, name_of
 from tenants.api.authentication import needs
-from tenants.api.bodies import Answer, Body, Moment, Query, Reason, Whole, read_body, read_query
-from tenants.api.idempotency import idempotent
+from tenants.api.bodies import Answer, Body, Moment, Query, Whole, read_body, read_query
 from tenants.api.paging import PageQuery, page_of
 from tenants.api.problems import not_found
 from tenants.api.schema import operation, page_answer
@@ -55,6 +54,10 @@ EFFECT = {
     "is_new_phase": False,
     "sentence": "10.0 % of players change version: 10.0 % from 2026-10-c to 2026-11-a.",
 }
+PREVIEW = {
+    **EFFECT,
+    "cautions": [{"kind": "fewer_rows", "version": "2026-11-a", "fewer_rows_share": 0.12, "than": "2026-10-c"}],
+}
 
 
 class RevisionAnswer(Answer[RolloutRevision]):
@@ -75,7 +78,7 @@ class RevisionAnswer(Answer[RolloutRevision]):
 
     def get_weights_bp(self, revision: RolloutRevision) -> dict[str, int]:
         """Give the weights by name."""
-        return {_name(self.context["names"], int(code)): bp for code, bp in revision.weights_bp.items()}
+        return {name_of(int(code), self.context["names"]): bp for code, bp in revision.weights_bp.items()}
 
 
 class FullRevisionAnswer(RevisionAnswer):
@@ -113,9 +116,29 @@ class EffectAnswer(Answer[Any]):
     sentence = serializers.CharField(help_text="The same in words.")
 
 
-def _weights(**kwargs: Any) -> serializers.DictField:
+class CautionAnswer(Answer[Caution]):
+    """Something to know before saving."""
+
+    kind = serializers.ChoiceField(
+        choices=["not_loaded", "late", "fewer_rows"],
+        help_text="It has no rows, its data is more than a day old, or it has fewer rows than another.",
+    )
+    version = serializers.CharField(source="name", help_text="The one that would get more than it has.")
+    fewer_rows_share = serializers.FloatField(source="share", help_text="Of fewer_rows: how many fewer, 0 … 1.")
+    than = serializers.CharField(help_text="Of fewer_rows: the version that has more; else empty.")
+
+
+class PreviewAnswer(EffectAnswer):
+    """What new weights would do, and what speaks against them."""
+
+    cautions = CautionAnswer(many=True)
+
+
+def weights_field(**kwargs: Any) -> serializers.DictField:
+    """Give the field that takes weights."""
     return serializers.DictField(
         child=Whole(min_value=0, max_value=BASIS_POINTS),
+        allow_empty=False,
         help_text="Basis points (0.01 %) by version name, together 10,000; a version left out has none.",
         **kwargs,
     )
@@ -124,25 +147,7 @@ def _weights(**kwargs: Any) -> serializers.DictField:
 class Weights(Body):
     """Weights to look at."""
 
-    weights_bp = _weights(allow_empty=False)
-
-
-class NewWeights(Reason):
-    """Weights to save."""
-
-    weights_bp = _weights(allow_empty=False)
-
-
-class NewPhase(Reason):
-    """A phase to begin."""
-
-    weights_bp = _weights(required=False, allow_empty=False)
-
-
-class GoBack(Reason):
-    """The revision to go back to."""
-
-    number = Whole(min_value=1, max_value=10**9, help_text="The revision whose map is restored exactly.")
+    weights_bp = weights_field()
 
 
 class RevisionQuery(PageQuery):
@@ -167,7 +172,7 @@ class RolloutDetail(StudioView):
         revision = current_rollout(row)
         if revision is None:
             raise not_found(f"The model “{model}” has no version yet.")
-        return Response(FullRevisionAnswer(revision, context={"names": _names(row)}).data)
+        return Response(FullRevisionAnswer(revision, context={"names": names_of(row)}).data)
 
 
 class RolloutPreview(StudioView):
@@ -179,92 +184,37 @@ class RolloutPreview(StudioView):
         "rollouts_preview",
         need=needs(Scope.READ),
         body=Weights,
-        answer=EffectAnswer,
+        answer=PreviewAnswer,
         example={"weights_bp": WEIGHTS},
-        answer_example=EFFECT,
+        answer_example=PREVIEW,
     )
     def post(self, request: Request, model: str) -> Response:
         """Say what new weights would do, exactly. Changes nothing."""
         given = read_body(request, Weights)
-        row = find_model(self.tenant, model)
-        names = _names(row)
-        return _effect(rollout_preview(model=row, weights_bp=_by_code(given["weights_bp"], names)), names)
+        summary = model_summary(find_model(self.tenant, model))
+        weights_bp = weights_by_code(given["weights_bp"], summary.names)
+        answer = effect_of(rollout_preview(model=summary.model, weights_bp=weights_bp), summary.names)
+        return Response(PreviewAnswer({**answer, "cautions": cautions(summary.versions, weights_bp)}).data)
 
 
-class RolloutReweight(StudioView):
-    """New weights."""
-
-    tag: ClassVar = "Rollouts"
-
-    @operation(
-        "rollouts_reweight",
-        need=needs(Scope.ROLLOUTS_WRITE),
-        body=NewWeights,
-        answer=RevisionAnswer,
-        status=201,
-        example={"weights_bp": WEIGHTS, "reason": "2026-11-a does well"},
-        answer_example=REVISION,
-    )
-    @idempotent()
-    def post(self, request: Request, model: str) -> Response:
-        """Save new weights.
-
-        As few units change version as can be: exactly the sum of the increases. Serving has it within 2 seconds.
-        """
-        given = read_body(request, NewWeights)
-        row = find_model(self.tenant, model)
-        names = _names(row)
-        weights = _by_code(given["weights_bp"], names)
-        revision = rollout_reweight(model=row, weights_bp=weights, actor=self.actor, reason=given["reason"])
-        return _saved(revision, names)
-
-
-class RolloutGoBack(StudioView):
-    """An earlier map again."""
+class NewPhaseEffect(StudioView):
+    """What a new phase would do."""
 
     tag: ClassVar = "Rollouts"
 
     @operation(
-        "rollouts_go_back",
-        need=needs(Scope.ROLLOUTS_WRITE),
-        body=GoBack,
-        answer=RevisionAnswer,
-        status=201,
-        example={"number": 3, "reason": "2026-11-a sells less"},
-        answer_example={**REVISION, "number": 5, "restores": 3, "reason": "2026-11-a sells less"},
+        "rollouts_new_phase_effect",
+        need=needs(Scope.READ),
+        answer=EffectAnswer,
+        answer_example={**EFFECT, "moved_bp": 3200, "is_new_phase": True, "sentence": "About 32.0 % of players …"},
     )
-    @idempotent()
-    def post(self, request: Request, model: str) -> Response:
-        """Go back to a revision: everybody gets what they got then."""
-        given = read_body(request, GoBack)
+    def get(self, request: Request, model: str) -> Response:
+        """Say what a new phase with the present weights is to be expected to do. Changes nothing."""
+        read_query(request, Query)
         row = find_model(self.tenant, model)
-        revision = rollout_go_back(model=row, number=given["number"], actor=self.actor, reason=given["reason"])
-        return _saved(revision, _names(row))
-
-
-class RolloutNewPhase(StudioView):
-    """Everybody anew."""
-
-    tag: ClassVar = "Rollouts"
-
-    @operation(
-        "rollouts_new_phase",
-        need=needs(Scope.ROLLOUTS_WRITE),
-        body=NewPhase,
-        answer=RevisionAnswer,
-        status=201,
-        example={"weights_bp": WEIGHTS, "reason": "A fresh split for the November test"},
-        answer_example={**REVISION, "number": 6, "phase": 2, "moved_bp": 3200},
-    )
-    @idempotent()
-    def post(self, request: Request, model: str) -> Response:
-        """Begin a phase: every unit is assigned anew, with the present weights or with others."""
-        given = read_body(request, NewPhase)
-        row = find_model(self.tenant, model)
-        names = _names(row)
-        weights = _by_code(given["weights_bp"], names) if "weights_bp" in given else None
-        revision = rollout_new_phase(model=row, weights_bp=weights, actor=self.actor, reason=given["reason"])
-        return _saved(revision, names)
+        if current_rollout(row) is None:
+            raise not_found(f"The model “{model}” has no version yet.")
+        return Response(EffectAnswer(effect_of(rollout_new_phase_preview(model=row), names_of(row))).data)
 
 
 class RevisionList(StudioView):
@@ -286,7 +236,7 @@ class RevisionList(StudioView):
         rows = _revisions(row).defer("allocation", "restores__allocation")
         if "since" in asked:
             rows = rows.filter(created_at__gte=asked["since"])
-        return page(page_of(rows, asked, by="number", is_descending=True), RevisionAnswer, names=_names(row))
+        return page(page_of(rows, asked, by="number", is_descending=True), RevisionAnswer, names=names_of(row))
 
 
 class RevisionDetail(StudioView):
@@ -304,7 +254,7 @@ class RevisionDetail(StudioView):
         revision = _revisions(row).filter(number=int(number)).first()
         if revision is None:
             raise not_found(f"The model has no revision {number}.")
-        return Response(FullRevisionAnswer(revision, context={"names": _names(row)}).data)
+        return Response(FullRevisionAnswer(revision, context={"names": names_of(row)}).data)
 
 
 class RevisionEffect(StudioView):
@@ -319,24 +269,16 @@ class RevisionEffect(StudioView):
         row = find_model(self.tenant, model)
         if not _revisions(row).filter(number=int(number)).exists():
             raise not_found(f"The model has no revision {number}.")
-        return _effect(rollout_go_back_preview(model=row, number=int(number)), _names(row))
+        effect = rollout_go_back_preview(model=row, number=int(number))
+        return Response(EffectAnswer(effect_of(effect, names_of(row))).data)
 
 
-def _revisions(model: RecommendationModel) -> QuerySet[RolloutRevision]:
-    rows: QuerySet[RolloutRevision] = RolloutRevision.objects.for_tenant(model.tenant)
-    return rows.filter(model=model).select_related("restores").defer("restores__allocation")
-
-
-def _names(model: RecommendationModel) -> dict[int, str]:
+def names_of(model: RecommendationModel) -> dict[int, str]:
     """Give the names of a model's versions by code. One query."""
     return dict(Version.objects.for_tenant(model.tenant).filter(model=model).values_list("code", "name"))
 
 
-def _name(names: Mapping[int, str], code: int) -> str:
-    return names.get(code, f"version {code}")
-
-
-def _by_code(weights_bp: Mapping[str, int], names: Mapping[int, str]) -> dict[int, int]:
+def weights_by_code(weights_bp: Mapping[str, int], names: Mapping[int, str]) -> dict[int, int]:
     """Give weights by code.
 
     Raises:
@@ -349,23 +291,24 @@ def _by_code(weights_bp: Mapping[str, int], names: Mapping[int, str]) -> dict[in
     return {codes[name]: bp for name, bp in weights_bp.items()}
 
 
-def _effect(effect: Effect, names: Mapping[int, str]) -> Response:
+def effect_of(effect: Effect, names: Mapping[int, str]) -> dict[str, Any]:
+    """Give what a change would do, by version name."""
     flows = [
         {
-            "from_version": _name(names, flow.from_code),
-            "to_version": _name(names, flow.to_code),
+            "from_version": name_of(flow.from_code, names),
+            "to_version": name_of(flow.to_code, names),
             "moved_bp": flow.bp,
         }
         for flow in effect.flows
     ]
-    answer = {
+    return {
         "moved_bp": effect.moved_bp,
         "flows": flows,
         "is_new_phase": effect.is_new_phase,
         "sentence": effect_sentence(effect, names),
     }
-    return Response(EffectAnswer(answer).data)
 
 
-def _saved(revision: RolloutRevision, names: Mapping[int, str]) -> Response:
-    return Response(RevisionAnswer(revision, context={"names": names}).data, status=201)
+def _revisions(model: RecommendationModel) -> QuerySet[RolloutRevision]:
+    rows: QuerySet[RolloutRevision] = RolloutRevision.objects.for_tenant(model.tenant)
+    return rows.filter(model=model).select_related("restores").defer("restores__allocation")

@@ -3,18 +3,19 @@
 from django.urls import re_path
 
 from models_registry.api.catalogue import LayoutDetail, LayoutList, ModelDefault, ModelDetail, ModelList
+from models_registry.api.explanations import ModelExplanation
 from models_registry.api.loads import LoadDetail, StudioLoads, VersionLoads
 from models_registry.api.overrides import Overrides
+from models_registry.api.rollout_changes import RolloutGoBack, RolloutNewPhase, RolloutReweight, RolloutSwitchOff
 from models_registry.api.rollouts import (
+    NewPhaseEffect,
     RevisionDetail,
     RevisionEffect,
     RevisionList,
     RolloutDetail,
-    RolloutGoBack,
-    RolloutNewPhase,
     RolloutPreview,
-    RolloutReweight,
 )
+from models_registry.api.traffic import ModelTraffic, Propagation
 from models_registry.api.versions import VersionDetail, VersionList, VersionRollBack, VersionSource
 
 MODEL = r"^models/(?P<model>[-a-zA-Z0-9_]{1,50})"
@@ -39,9 +40,14 @@ urlpatterns = [
     re_path(rf"{MODEL}/rollout$", RolloutDetail.as_view(), name="api-rollout"),
     re_path(rf"{MODEL}/rollout/preview$", RolloutPreview.as_view(), name="api-rollout-preview"),
     re_path(rf"{MODEL}/rollout/reweight$", RolloutReweight.as_view(), name="api-rollout-reweight"),
+    re_path(rf"{MODEL}/rollout/switch-off$", RolloutSwitchOff.as_view(), name="api-rollout-switch-off"),
     re_path(rf"{MODEL}/rollout/go-back$", RolloutGoBack.as_view(), name="api-rollout-go-back"),
     re_path(rf"{MODEL}/rollout/new-phase$", RolloutNewPhase.as_view(), name="api-rollout-new-phase"),
+    re_path(rf"{MODEL}/rollout/new-phase/effect$", NewPhaseEffect.as_view(), name="api-rollout-new-phase-effect"),
     re_path(rf"{MODEL}/rollout/revisions$", RevisionList.as_view(), name="api-rollout-revisions"),
     re_path(rf"{REVISION}$", RevisionDetail.as_view(), name="api-rollout-revision"),
     re_path(rf"{REVISION}/effect$", RevisionEffect.as_view(), name="api-rollout-revision-effect"),
+    re_path(rf"{MODEL}/explain$", ModelExplanation.as_view(), name="api-model-explain"),
+    re_path(rf"{MODEL}/traffic$", ModelTraffic.as_view(), name="api-model-traffic"),
+    re_path(r"^propagation$", Propagation.as_view(), name="api-propagation"),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, ClassVar
 
 from django.db.models import QuerySet
@@ -10,8 +11,9 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from models_registry.api.lookups import find_model, find_version
+from models_registry.api.lookups import find_model, find_version, with_tables
 from models_registry.models import Layout, RecommendationModel, RolloutRevision, Source, SourceKind, Table, Version
+from models_registry.selectors import data_at
 from models_registry.services import source_set, table_roll_back, version_create
 from tenants.api.authentication import needs
 from tenants.api.bodies import Answer, Body, Choice, Query, Reason, Text, Whole, read_body, read_query
@@ -29,6 +31,7 @@ TABLE = {
     "row_count": 2145332,
     "size_bytes": 32180017,
     "is_whole": True,
+    "data_at": "2026-11-01T09:58:30Z",
     "activated_at": "2026-11-01T10:00:00Z",
 }
 SOURCE = {"kind": "bigquery_table", "location": "night-owl-analytics.recommendations.offers_2026_11_a"}
@@ -63,11 +66,16 @@ class TableAnswer(Answer[Table]):
     row_count = serializers.IntegerField()
     size_bytes = serializers.IntegerField(help_text="In Redis.")
     is_whole = serializers.SerializerMethodField(help_text="Only then it is served.")
+    data_at = serializers.SerializerMethodField(help_text="The instant whose data these are.")
     activated_at = serializers.DateTimeField(allow_null=True)
 
     def get_is_whole(self, table: Table) -> bool:
         """Tell whether all of its rows are there."""
         return table.state == "ready"
+
+    def get_data_at(self, table: Table) -> datetime:
+        """Give when its data was read."""
+        return data_at(table)
 
 
 class VersionAnswer(Answer[Version]):
@@ -130,7 +138,7 @@ class VersionList(StudioView):
         asked = read_query(request, PageQuery)
         row = find_model(self.tenant, model)
         versions: QuerySet[Version] = Version.objects.for_tenant(self.tenant).filter(model=row)
-        versions = versions.select_related("model", "layout", "source", "active_table__load", "previous_table__load")
+        versions = with_tables(versions).select_related("model", "layout", "source")
         return page(page_of(versions, asked, by="pk"), VersionAnswer, weights=_weights(row))
 
     @operation(

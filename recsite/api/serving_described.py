@@ -91,6 +91,8 @@ OFFER = {
     "recommendation": {"offer_id": 17, "discount": 0.25, "placement": "shop", "items": [3, 5]},
 }
 SECURITY = "recommendationToken"
+# Of the form that OpenAPI has it in; drf-spectacular hands it on as it is.
+AUTHENTICATION: Any = [{SECURITY: []}]
 
 
 class RecommendationsDescribed(OpenApiViewExtension):
@@ -107,7 +109,7 @@ class RecommendationsDescribed(OpenApiViewExtension):
             description="The token says for whose player and which models one may ask; the rollout's weights say from "
             "which version the answer comes. Ask the lane, on its own address; this server answers the same, for "
             "consoles and modest traffic.",
-            auth=[{SECURITY: []}],  # type: ignore[list-item]  # drf-spectacular hands requirements on as they are
+            auth=AUTHENTICATION,
             parameters=[
                 OpenApiParameter("model", str, description="May be left out where the token is for one model."),
                 OpenApiParameter(
@@ -143,7 +145,7 @@ class RecommendationsDescribed(OpenApiViewExtension):
             tags=["Recommendations"],
             summary="Ask for up to 500 recommendations at once",
             description="With a server token. Costs as many requests of the limit as there are keys.",
-            auth=[{SECURITY: []}],  # type: ignore[list-item]  # as above
+            auth=AUTHENTICATION,
             request={JSON: BATCH},
             responses={(200, JSON): BATCH_ANSWER, **_errors(*ERRORS)},
             examples=[

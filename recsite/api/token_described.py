@@ -7,7 +7,7 @@ from typing import Any
 from drf_spectacular.extensions import OpenApiViewExtension
 from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_view
 
-REQUEST = {
+REQUEST: dict[str, Any] = {
     "type": "object",
     "required": ["client_id", "client_secret"],
     "properties": {
@@ -35,7 +35,7 @@ FORM = {
     **REQUEST,
     "required": ["grant_type"],
     "properties": {
-        **REQUEST["properties"],  # type: ignore[dict-item]  # a dictionary, as above
+        **REQUEST["properties"],
         "scope": {"type": "string", "description": "The models, separated by spaces (as `models`)."},
         "models": {"type": "string", "description": "The models, separated by spaces."},
     },

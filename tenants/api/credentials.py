@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, ClassVar
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet, Sum
 from django.urls import reverse
+from django.utils import timezone
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -44,6 +46,7 @@ CREDENTIAL = {
     "created_at": "2026-10-02T09:14:07Z",
     "created_by": "mara",
     "last_used_at": "2026-11-01T10:00:00Z",
+    "requests_24h": 812345,
     "revoked_at": None,
 }
 KEY_CREDENTIAL = {
@@ -84,11 +87,16 @@ class CredentialAnswer(Answer[Credential]):
         source="created_by.username", default=None, allow_null=True, help_text="null: a token, or somebody gone."
     )
     last_used_at = serializers.DateTimeField(allow_null=True, help_text="To the minute.")
+    requests_24h = serializers.SerializerMethodField(help_text="Requests with its tokens in the last 24 hours.")
     revoked_at = serializers.DateTimeField(allow_null=True)
 
     def get_allowed_models(self, credential: Credential) -> list[str]:
         """Give their short names."""
         return sorted(model.slug for model in credential.allowed_models.all())
+
+    def get_requests_24h(self, credential: Credential) -> int:
+        """Give how many; one that was made just now has none yet."""
+        return getattr(credential, "requests_24h", None) or 0
 
 
 class IssuedCredentialAnswer(CredentialAnswer):
@@ -180,7 +188,7 @@ class CredentialList(StudioView):
         if "kind" in asked:
             rows = rows.filter(kind=asked["kind"])
         if "model" in asked:
-            rows = rows.filter(allowed_models__slug=asked["model"])
+            rows = rows.filter(pk__in=_named_by(self, asked["model"]))
         return page(page_of(rows, asked, by="pk", is_descending=True), CredentialAnswer)
 
     @operation(
@@ -315,6 +323,8 @@ class CredentialRevocation(StudioView):
 
 def _rows(view: StudioView) -> QuerySet[Credential]:
     rows: QuerySet[Credential] = Credential.objects.for_tenant(view.tenant)
+    since = timezone.now() - timedelta(hours=24)
+    rows = rows.annotate(requests_24h=Sum("uses__requests", filter=Q(uses__starts_at__gte=since)))
     return rows.select_related("tenant", "created_by").prefetch_related("allowed_models")
 
 
@@ -323,6 +333,12 @@ def _find(view: StudioView, client_id: str) -> Credential:
     if found is None:
         raise not_found("There is no such credential.")
     return found
+
+
+def _named_by(view: StudioView, slug: str) -> list[int]:
+    """Give the keys of the credentials that are narrowed to a model, among others or to it alone. One query."""
+    rows = Credential.objects.for_tenant(view.tenant).filter(allowed_models__slug=slug)
+    return list(rows.values_list("pk", flat=True))
 
 
 def _models(view: StudioView, slugs: Sequence[str]) -> list[Any]:

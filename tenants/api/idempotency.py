@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from django.db import IntegrityError, transaction
 from django.http import HttpResponse
@@ -51,7 +51,8 @@ def idempotent(*, shows_secret: bool = False) -> Callable[[Handler], Handler]:
         def once(view: Any, request: Request, *args: Any, **kwargs: Any) -> HttpResponseBase:
             key = request.headers.get(HEADER)
             if key is None:
-                return handler(view, request, *args, **kwargs)  # type: ignore[no-any-return]  # a Response
+                response: Response = handler(view, request, *args, **kwargs)
+                return response
             if not _KEY.fullmatch(key):
                 raise serializers.ValidationError({HEADER: ["1 to 200 visible ASCII characters."]})
             record = _begin(request, key)
@@ -59,16 +60,16 @@ def idempotent(*, shows_secret: bool = False) -> Callable[[Handler], Handler]:
                 return record
             try:
                 with transaction.atomic():
-                    response: Response = handler(view, request, *args, **kwargs)
+                    response = handler(view, request, *args, **kwargs)
                     _finish(record, response, shows_secret=shows_secret)
             except BaseException:
                 _mine(record).delete()
                 raise
             return response
 
-        once.is_idempotent = True  # type: ignore[attr-defined]  # read by the schema and by a test
-        once.shows_secret = shows_secret  # type: ignore[attr-defined]  # as above
-        return once  # type: ignore[return-value]  # wraps() keeps what the handler is
+        # Read by the schema and by a test.
+        vars(once).update(is_idempotent=True, shows_secret=shows_secret)
+        return cast("Handler", once)
 
     return decorate
 

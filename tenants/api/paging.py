@@ -80,7 +80,8 @@ def _read(cursor: str, kind: type[int | str]) -> int | str:
         [value] = json.loads(base64url_decode(cursor))
     except (ValueError, TypeError, RecursionError):
         value = None
-    is_one = type(value) is kind and (value.isprintable() if isinstance(value, str) else abs(value) <= MAX_INTEGER)
-    if not is_one:
-        raise serializers.ValidationError({"cursor": ["This is no cursor; take next_cursor of an answer."]})
-    return value  # type: ignore[no-any-return]  # its type has just been compared
+    if kind is str and isinstance(value, str) and value.isprintable():
+        return value
+    if kind is int and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INTEGER:
+        return value
+    raise serializers.ValidationError({"cursor": ["This is no cursor; take next_cursor of an answer."]})

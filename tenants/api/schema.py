@@ -111,8 +111,7 @@ def operation(
             responses={status: OpenApiResponse(answer, description="Done.")},
             examples=examples,
         )(method)
-        described.need = need  # type: ignore[attr-defined]  # read by IsEnough
-        described.takes_body = body is not None  # type: ignore[attr-defined]  # read by Schema
+        vars(described)["need"] = need  # read by IsEnough
         return described
 
     return decorate

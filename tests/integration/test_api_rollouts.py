@@ -41,6 +41,8 @@ def test_weights__changed__move_as_few_as_can_be(studio: Tenant, offers: Recomme
 
     saved = reweight(api, A=5000, B=3000, C=2000)
 
+    cautions = preview.body.pop("cautions")
+    assert [(caution["kind"], caution["version"]) for caution in cautions] == [("not_loaded", "C")]
     assert preview.body == {
         "moved_bp": 1000,
         "flows": [{"from_version": "A", "to_version": "C", "moved_bp": 1000}],
@@ -105,6 +107,7 @@ def test_rollout__of_a_model_without_versions__is_missing(studio: Tenant, api: A
     model_create(tenant=studio, slug="empty", name="Empty", key_fields=["k"], layout=LAYOUT, actor=None)
 
     assert api.get("models/empty/rollout").code == "not_found"
+    assert api.get("models/empty/rollout/new-phase/effect").code == "not_found"
     assert api.post("models/empty/rollout/new-phase").code == "refused"
     assert api.get("models/empty/rollout/revisions").body["results"] == []
 
@@ -137,6 +140,53 @@ def test_new_phase__assigns_everybody_anew(offers: RecommendationModel, api: Api
     assert (phase.status, phase.body["phase"], phase.body["weights_bp"]) == (201, 2, {"A": 5000, "B": 5000})
     assert after["salt"] != before["salt"]
     assert (other.body["phase"], other.body["weights_bp"]) == (3, {"C": 10_000})
+
+
+def test_switch_off__others_take_over_and_going_back_undoes_it(
+    studio: Tenant, offers: RecommendationModel, api: ApiClient
+) -> None:
+    reweight(api, A=6000, B=3000, C=1000)
+    before = api.get("models/offers/rollout").body["allocation_hex"]
+
+    off = api.post("models/offers/rollout/switch-off", {"version": "C", "reason": "It is broken"})
+
+    assert (off.status, off.body["weights_bp"], off.body["moved_bp"]) == (201, {"A": 6667, "B": 3333}, 1000)
+    assert AuditEntry.objects.for_tenant(studio).get(action="rollout.switch_off").reason == "It is broken"
+    assert api.post("models/offers/rollout/switch-off", {"version": "C"}).fields == ["version"]
+    assert api.post("models/offers/rollout/switch-off", {"version": "D"}).fields == ["version"]
+    api.post("models/offers/rollout/go-back", {"number": 2})
+    assert api.get("models/offers/rollout").body["allocation_hex"] == before
+
+
+@pytest.mark.parametrize(
+    ("operation", "body"),
+    [
+        ("reweight", {"weights_bp": {"A": 5000, "B": 5000}}),
+        ("switch-off", {"version": "A"}),
+        ("go-back", {"number": 1}),
+        ("new-phase", {}),
+    ],
+)
+def test_change__based_on_an_older_revision__saves_nothing(
+    studio: Tenant, offers: RecommendationModel, api: ApiClient, operation: str, body: dict[str, Any]
+) -> None:
+    reweight(api, A=6000, B=4000)
+    address = f"models/offers/rollout/{operation}"
+
+    late = api.post(address, {**body, "based_on": 1})
+
+    assert (late.status, late.code) == (409, "conflict")
+    assert RolloutRevision.objects.for_tenant(studio).count() == 2
+    assert api.post(address, {**body, "based_on": 2}).status == 201
+
+
+def test_new_phase__effect__is_said_before(offers: RecommendationModel, api: ApiClient) -> None:
+    reweight(api, A=5000, B=5000)
+
+    effect = api.get("models/offers/rollout/new-phase/effect").body
+
+    assert (effect["is_new_phase"], effect["moved_bp"]) == (True, 5000)
+    assert effect["sentence"].startswith("About 50.0 %")
 
 
 def test_history__newest_first_and_paged(offers: RecommendationModel, api: ApiClient) -> None:

@@ -101,6 +101,11 @@ CASES: dict[tuple[str, str], Case] = {
     ),
     ("api-rollout-go-back", "POST"): Case("models/{model}/rollout/go-back", {"number": 1}, 201),
     ("api-rollout-new-phase", "POST"): Case("models/{model}/rollout/new-phase", {}, 201),
+    ("api-rollout-switch-off", "POST"): Case("models/{model}/rollout/switch-off", {"version": "v2"}, 201),
+    ("api-rollout-new-phase-effect", "GET"): Case("models/{model}/rollout/new-phase/effect"),
+    ("api-model-explain", "POST"): Case("models/{model}/explain", {"key": {"player_id": "p1"}}),
+    ("api-model-traffic", "GET"): Case("models/{model}/traffic"),
+    ("api-propagation", "GET"): Case("propagation"),
     ("api-rollout-revisions", "GET"): Case("models/{model}/rollout/revisions"),
     ("api-rollout-revision", "GET"): Case("models/{model}/rollout/revisions/1"),
     ("api-rollout-revision-effect", "GET"): Case("models/{model}/rollout/revisions/1/effect"),
@@ -225,7 +230,7 @@ def call(client: ApiClient, name: str, method: str, names: dict[str, str]) -> An
 
 def prepare(scene: Scene, name: str) -> None:
     """Make a difference for what would be refused because it changes nothing."""
-    if name == "api-rollout-go-back":
+    if name in ("api-rollout-go-back", "api-rollout-switch-off"):
         api = token_client(scene.studio)
         assert call(api, "api-rollout-reweight", "POST", scene.names).status == 201
 
