@@ -14,3 +14,6 @@ urlpatterns = [
     path("", include("serving.urls")),
     path("", include("django_prometheus.urls")),
 ]
+
+handler400 = "recsite.api.last_resort.bad_request"
+handler500 = "recsite.api.last_resort.server_error"

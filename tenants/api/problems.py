@@ -67,6 +67,7 @@ REFUSED = Kind("refused", 422, "Refused", "A rule forbids it; `detail` says whic
 KEY_REUSED = Kind("idempotency_key_reused", 422, "Refused", "The Idempotency-Key was sent before with another request.")
 RATE_LIMITED = Kind("rate_limited", 429, "Too many requests", "`Retry-After` says for how many seconds to wait.")
 UNAVAILABLE = Kind("unavailable", 503, "Service unavailable", "The database does not answer; try again.")
+INTERNAL = Kind("internal_error", 500, "Internal error", "A mistake of ours. It is in our log; nothing was changed.")
 
 KINDS = (
     MALFORMED,
@@ -89,6 +90,7 @@ KINDS = (
     KEY_REUSED,
     RATE_LIMITED,
     UNAVAILABLE,
+    INTERNAL,
 )
 
 
@@ -119,16 +121,18 @@ class Problem(exceptions.APIException):
 
     def as_response(self) -> Response:
         """Give the answer."""
-        body: dict[str, Any] = {
+        return Response(self.as_json(), status=self.kind.status, content_type=MEDIA_TYPE, headers=self.headers)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the document."""
+        document: dict[str, Any] = {
             "type": "about:blank",
             "title": self.kind.title,
             "status": self.kind.status,
             "code": self.kind.code,
             "detail": self.sentence,
         }
-        if self.errors:
-            body["errors"] = self.errors
-        return Response(body, status=self.kind.status, content_type=MEDIA_TYPE, headers=self.headers)
+        return {**document, "errors": self.errors} if self.errors else document
 
 
 @contextmanager

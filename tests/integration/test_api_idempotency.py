@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connections
 from django.db.models.signals import post_save
 from django.utils import timezone
 
@@ -110,6 +113,22 @@ def test_key__sent_again_at_the_same_time__is_a_conflict_to_wait_for(
     assert second.headers["Retry-After"] == "1"
     assert first.status == 201
     assert api.post("models", MODEL, key="k").body == first.body
+
+
+@pytest.mark.django_db(transaction=True)
+def test_key__sent_by_several_at_once__is_done_once(studio: Tenant, api: ApiClient) -> None:
+    def send(_: int) -> Answered:
+        try:
+            return copy(api).post("models", MODEL, key="k")
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(send, range(4)))
+
+    assert {answer.status for answer in answers} <= {201, 409}
+    assert sum(answer.status == 201 and "Idempotency-Replayed" not in answer.headers for answer in answers) == 1
+    assert RecommendationModel.objects.for_tenant(studio).count() == 1
 
 
 def test_key__process_died__may_be_sent_again_after_a_while(studio: Tenant, api: ApiClient) -> None:

@@ -14,7 +14,7 @@ from django.test import Client
 
 from tenants.api.problems import KINDS
 from tenants.models import User
-from tests.factories import LAYOUT
+from tests.factories import LAYOUT, UserFactory
 from tests.integration.api_client import Answered, ApiClient
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
@@ -192,6 +192,34 @@ def test_database__fails__is_no_500(
 
     assert (answer.status, answer.code) == (status, code)
     assert ("Retry-After" in answer.headers) == (status == 503)
+
+
+def test_mistake_of_ours__below_api__is_a_problem_and_elsewhere_a_page(
+    api: ApiClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    # There is no known way to make a view fail so.
+    monkeypatch.setattr("models_registry.api.catalogue.model_create", fail)
+    monkeypatch.setattr("tenants.pages.home.studios_of", fail)
+    api._client.raise_request_exception = False
+    answer = api.post("models", MODEL)
+    person = Client(raise_request_exception=False)
+    person.force_login(UserFactory.create())
+    page = person.get("/")
+
+    assert (answer.status, answer.code) == (500, "internal_error")
+    assert "ZeroDivision" not in str(answer.body)
+    assert (page.status_code, page["Content-Type"].partition(";")[0]) == (500, "text/html")
+
+
+def test_host__foreign__is_a_problem_below_api_and_elsewhere_a_page(db: None) -> None:
+    below = Client().get("/api/v1/models", headers={"Host": "evil.example"})
+    page = Client().get("/", headers={"Host": "evil.example"})
+
+    assert (below.status_code, below.json()["code"]) == (400, "malformed")
+    assert (page.status_code, page["Content-Type"].partition(";")[0]) == (400, "text/html")
 
 
 def test_accept__anything__is_answered_in_json(api: ApiClient) -> None:

@@ -11,7 +11,14 @@ import psycopg
 import pytest
 
 HERE = Path(__file__).parent
-SUITES = ["test_constraints.py", "test_publishing.py", "test_services_models.py", "test_services_rollouts.py"]
+SUITES = [
+    "test_constraints.py",
+    "test_publishing.py",
+    "test_services_models.py",
+    "test_services_rollouts.py",
+    "test_api_idempotency.py",
+    "test_api_problems.py",
+]
 
 
 def run(*arguments: str, database_url: str) -> subprocess.CompletedProcess[str]:

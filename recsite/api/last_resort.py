@@ -1,0 +1,33 @@
+"""What Django itself answers where no view of the API does: below /api/ these are problem documents too."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views import defaults
+
+from tenants.api.problems import INTERNAL, MALFORMED, MEDIA_TYPE, Problem
+
+PREFIX = "/api/"
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Answer a request that Django refuses before any view sees it: a foreign Host header, for example."""
+    if request.path.startswith(PREFIX):
+        return _problem(Problem(MALFORMED, "The request can't be read."))
+    return defaults.bad_request(request, exception)
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """Answer where a view failed; Django has logged it."""
+    if request.path.startswith(PREFIX):
+        return _problem(Problem(INTERNAL, "Something went wrong on our side. It has been noted; try again later."))
+    return defaults.server_error(request)
+
+
+def _problem(problem: Problem) -> HttpResponse:
+    return JsonResponse(
+        problem.as_json(),
+        status=problem.kind.status,
+        content_type=MEDIA_TYPE,
+        headers={"Cache-Control": "no-store"},
+    )
