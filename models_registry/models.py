@@ -37,6 +37,13 @@ class RecommendationModel(TenantOwned):
     max_row_count_change = models.FloatField(
         default=0.30, help_text="A load whose row count differs from the last by more than this share is rejected."
     )
+    max_psi = models.FloatField(
+        default=0.25,
+        help_text="A load in which a field's distribution has a higher population stability index is rejected.",
+    )
+    min_coverage = models.FloatField(
+        default=0.50, help_text="A load is rejected that has less than this share of the keys that are served."
+    )
     credentials = models.ManyToManyField(
         Credential,
         blank=True,
@@ -57,6 +64,10 @@ class RecommendationModel(TenantOwned):
                 name="model_client_age_bounds",
             ),
             models.CheckConstraint(condition=Q(max_row_count_change__gt=0), name="model_row_count_change_positive"),
+            models.CheckConstraint(condition=Q(max_psi__gt=0), name="model_psi_positive"),
+            models.CheckConstraint(
+                condition=Q(min_coverage__gte=0, min_coverage__lte=1), name="model_coverage_is_a_share"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -157,7 +168,7 @@ class Source(TenantOwned):
 
 
 class LoadState(models.TextChoices):
-    """The life of a load. The last four are ends."""
+    """The life of a load. The last five are ends; that of a dry run is `CHECKED` if every check passed."""
 
     QUEUED = "queued", "Queued"
     EXTRACTING = "extracting", "Reading the source"
@@ -165,6 +176,7 @@ class LoadState(models.TextChoices):
     WRITING = "writing", "Writing"
     VERIFYING = "verifying", "Verifying"
     ACTIVE = "active", "Active"
+    CHECKED = "checked", "Checked"
     REJECTED = "rejected", "Rejected by a check"
     FAILED = "failed", "Failed"
     SUPERSEDED = "superseded", "Superseded"
@@ -189,6 +201,16 @@ class Load(TenantOwned):
     state = models.CharField(max_length=12, choices=LoadState.choices, default=LoadState.QUEUED)
     requested_by = models.ForeignKey(User, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
     requested_by_name = models.CharField(max_length=150, blank=True, default="")
+    is_dry_run = models.BooleanField(default=False, help_text="It only reads and checks; nothing is written.")
+    accepts = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.RESTRICT,
+        related_name="accepted_by",
+        help_text="The rejected load whose failed comparisons with the last table this one does not mind.",
+    )
+    accept_reason = models.CharField(max_length=500, blank=True, default="")
     attempts = models.PositiveSmallIntegerField(default=0)
 
     # What it read, fixed when it was queued, so that a later edit of the source does not rewrite history.
@@ -217,10 +239,26 @@ class Load(TenantOwned):
             models.CheckConstraint(
                 condition=Q(state__in=[*RUNNING_STATES, LoadState.SUPERSEDED], finished_at=None)
                 | Q(
-                    state__in=[LoadState.ACTIVE, LoadState.REJECTED, LoadState.FAILED, LoadState.SUPERSEDED],
+                    state__in=[
+                        LoadState.ACTIVE,
+                        LoadState.CHECKED,
+                        LoadState.REJECTED,
+                        LoadState.FAILED,
+                        LoadState.SUPERSEDED,
+                    ],
                     finished_at__isnull=False,
                 ),
                 name="load_finished_when_ended",
+            ),
+            models.CheckConstraint(
+                condition=Q(is_dry_run=False) & ~Q(state=LoadState.CHECKED)
+                | Q(is_dry_run=True, accepts=None)
+                & ~Q(state__in=[LoadState.WRITING, LoadState.VERIFYING, LoadState.ACTIVE]),
+                name="load_dry_run_writes_nothing",
+            ),
+            models.CheckConstraint(
+                condition=Q(accepts=None, accept_reason="") | Q(accepts__isnull=False) & ~Q(accept_reason=""),
+                name="load_accepts_for_a_reason",
             ),
         ]
         indexes: ClassVar = [models.Index(fields=["state", "heartbeat_at"], name="load_by_state_and_heartbeat")]

@@ -41,7 +41,7 @@ class VersionState:
         table: the rows it is answered from; None if it was never loaded, or they are not whole.
         data_at: the instant whose data these are; None without a table.
         is_late: that instant is more than a day ago.
-        newest_load: the last one begun, ended or not.
+        newest_load: the last one begun, ended or not; dry runs, which change nothing, left out.
     """
 
     version: Version
@@ -241,7 +241,8 @@ def _summaries(
     now: datetime,
 ) -> list[ModelSummary]:
     """Give the models with their versions. Two queries."""
-    newest_load = Load.objects.unscoped().filter(version=OuterRef("pk")).order_by("-fence")
+    loads_of_version = Load.objects.unscoped().filter(version=OuterRef("pk"), is_dry_run=False)
+    newest_load = loads_of_version.order_by("-fence")
     versions = (
         Version.objects.for_tenant(tenant)
         .filter(model__in=[model.pk for model in models])

@@ -17,8 +17,10 @@ from kombu.exceptions import OperationalError as BrokerDown
 
 from models_registry.models import (
     MAX_CODE,
+    RUNNING_STATES,
     Layout,
     Load,
+    LoadState,
     Override,
     RecommendationModel,
     RolloutRevision,
@@ -118,10 +120,22 @@ def model_update(
     name: str | None = None,
     max_client_age_seconds: int | None = None,
     max_row_count_change: float | None = None,
+    max_psi: float | None = None,
+    min_coverage: float | None = None,
 ) -> RecommendationModel:
     """Change what is given; None leaves a value alone.
 
     Slug, key fields and unit field never change: rows, tokens and slots are made of them.
+
+    Args:
+        model: which.
+        actor: who.
+        name: its name on pages.
+        max_client_age_seconds: how long a client may keep an answer, 1 … 86,400.
+        max_row_count_change: by what share the row count may differ from the served table's; above 0.
+        max_psi: how high a field's population stability index may be; above 0. 0.1 is a shift worth a look, 0.25 a
+            large one.
+        min_coverage: the share of the served keys that a load must have, 0 … 1.
 
     Raises:
         RuleBroken: a value will not do.
@@ -135,6 +149,14 @@ def model_update(
         if not 0 < max_row_count_change <= 1000:
             raise RuleBroken("The allowed change of the row count is above 0 %.", field="max_row_count_change")
         wanted["max_row_count_change"] = float(max_row_count_change)
+    if max_psi is not None:
+        if not 0 < max_psi <= 1000:
+            raise RuleBroken("The allowed population stability index is above 0.", field="max_psi")
+        wanted["max_psi"] = float(max_psi)
+    if min_coverage is not None:
+        if not 0 <= min_coverage <= 1:
+            raise RuleBroken("The share of keys that must be there is from 0 % to 100 %.", field="min_coverage")
+        wanted["min_coverage"] = float(min_coverage)
     with transaction.atomic():
         _lock_model(model)
         before = {field: getattr(model, field) for field, value in wanted.items() if getattr(model, field) != value}
@@ -277,11 +299,16 @@ def source_set(*, version: Version, kind: str, location: str, actor: User | None
 # --- Loads and tables -----------------------------------------------------------------------------------------------
 
 
-def load_request(*, version: Version, actor: User | None) -> Load:
+def load_request(*, version: Version, actor: User | None, dry_run: bool = False) -> Load:
     """Queue a load of a version's source, and have a worker run it once this is committed.
 
     Its fencing number is above that of every load of the version before it: of two only the newer may activate. If
     the broker is away the load stays queued, and the sweep for forgotten loads finds it.
+
+    Args:
+        version: what to load.
+        actor: who asks.
+        dry_run: only read, check and compare with what is served; the load ends `checked` or `rejected`.
 
     Raises:
         RuleBroken: the version has no source, or the studio has ended.
@@ -292,30 +319,100 @@ def load_request(*, version: Version, actor: User | None) -> Load:
         source = Source.objects.for_tenant(model.tenant).filter(version=version).first()
         if source is None:
             raise RuleBroken(f"The version “{version.name}” has no source yet.")
-        # The UPDATE holds the row until commit, so the number read after it is this load's alone.
-        Version.objects.for_tenant(model.tenant).filter(pk=version.pk).update(last_fence=F("last_fence") + 1)
-        version.refresh_from_db(fields=["last_fence"])
-        load = Load.objects.create(
-            version=version,
-            fence=version.last_fence,
-            requested_by=actor,
-            requested_by_name=audit.name_of(actor),
-            source_kind=source.kind,
-            source_location=source.location,
-        )
+        load = _queue_load(version, actor, source.kind, source.location, is_dry_run=dry_run)
+        what = f"a dry run, load {load.fence}," if dry_run else f"load {load.fence}"
         audit.record(
             tenant=model.tenant,
             actor=actor,
             action="load.request",
             subject=f"version {model.slug}/{version.name}",
-            summary=f"Asked for load {load.fence} of “{model.slug}/{version.name}”.",
-            after={"fence": load.fence, "source": {"kind": source.kind, "location": source.location}},
+            summary=f"Asked for {what} of “{model.slug}/{version.name}”.",
+            after={
+                "fence": load.fence,
+                "source": {"kind": source.kind, "location": source.location},
+                "is_dry_run": dry_run,
+            },
         )
+    return load
 
-        def enqueue() -> None:
-            load_enqueue(load.pk)
 
-        transaction.on_commit(enqueue, robust=True)
+def load_activate_anyway(*, load: Load, actor: User | None, reason: str) -> Load:
+    """Queue a load that does not mind what a load before it was rejected for; for a studio's admins.
+
+    It reads the same source anew. Those comparisons with the served table that rejected the first (row count,
+    distributions, coverage) do not stop it; every other check does, and none is ever waived that a single row fails.
+
+    Args:
+        load: the rejected one.
+        actor: who answers for it.
+        reason: why, for the audit trail; required.
+
+    Raises:
+        RuleBroken: there is no reason, the load was not rejected, or by a check that is never waived, or a newer load
+            has become active or waives the same already, or the studio has ended.
+    """
+    reason = check_reason(reason, is_required=True)
+    with transaction.atomic():
+        version, model = load.version, load.version.model
+        lock_tenant(model.tenant)
+        loads = Load.objects.for_tenant(model.tenant).filter(version=version)
+        load = loads.get(pk=load.pk)
+        _check_may_be_accepted(load)
+        newer = loads.filter(fence__gt=load.fence)
+        if newer.filter(state=LoadState.ACTIVE).exists():
+            raise RuleBroken("A newer load has become active since; there is nothing to let through any more.")
+        again = newer.filter(accepts=load, state__in=RUNNING_STATES).first()
+        if again is not None:
+            raise RuleBroken(f"Load {again.fence} does that already.")
+        new = _queue_load(version, actor, load.source_kind, load.source_location, accepts=load, accept_reason=reason)
+        audit.record(
+            tenant=model.tenant,
+            actor=actor,
+            action="load.activate_anyway",
+            subject=f"version {model.slug}/{version.name}",
+            summary=f"Asked for load {new.fence} of “{model.slug}/{version.name}”, to activate what load {load.fence} "
+            "was rejected with.",
+            reason=reason,
+            before={"fence": load.fence, "problem": load.problem},
+            after={"fence": new.fence, "waives": sorted(failed_checks(load))},
+        )
+    return new
+
+
+def failed_checks(load: Load) -> list[str]:
+    """Give the names of the checks that a load failed."""
+    return [check["name"] for check in load.report.get("checks", []) if not check["passed"]]
+
+
+def _check_may_be_accepted(load: Load) -> None:
+    if load.state != LoadState.REJECTED:
+        raise RuleBroken("Only a load that a check rejected can be activated anyway.")
+    failed = [check for check in load.report.get("checks", []) if not check["passed"]]
+    hard = [check["name"] for check in failed if not check.get("may_be_waived", False)]
+    if hard or not failed:
+        what = f" ({', '.join(hard[:3])})" if hard else ""
+        raise RuleBroken(f"This load failed a check that is never waived{what}: mend the source, then load again.")
+
+
+def _queue_load(version: Version, actor: User | None, kind: str, location: str, **values: Any) -> Load:
+    """Make the next load of a version and enqueue it after commit. Under the studio's lock."""
+    # The UPDATE holds the row until commit, so the number read after it is this load's alone.
+    Version.objects.for_tenant(version.model.tenant).filter(pk=version.pk).update(last_fence=F("last_fence") + 1)
+    version.refresh_from_db(fields=["last_fence"])
+    load = Load.objects.create(
+        version=version,
+        fence=version.last_fence,
+        requested_by=actor,
+        requested_by_name=audit.name_of(actor),
+        source_kind=kind,
+        source_location=location,
+        **values,
+    )
+
+    def enqueue() -> None:
+        load_enqueue(load.pk)
+
+    transaction.on_commit(enqueue, robust=True)
     return load
 
 

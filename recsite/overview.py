@@ -85,7 +85,7 @@ def overview(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     counts = Load.objects.unscoped().aggregate(
         running=Count("pk", filter=Q(state__in=RUNNING_STATES)),
         done=Count("pk", filter=Q(state=LoadState.ACTIVE, finished_at__gte=a_day_ago)),
-        bad=Count("pk", filter=Q(state__in=_BAD, finished_at__gte=a_day_ago)),
+        bad=Count("pk", filter=Q(state__in=_BAD, is_dry_run=False, finished_at__gte=a_day_ago)),
     )
     attention = [line for line in served if line["words"]]
     loaded = {line["version"].model_id for line in served if line["version"].active_table}

@@ -158,6 +158,7 @@ class LoadFactory(DjangoModelFactory[registry.Load]):
 
     version = factory.SubFactory(VersionFactory)
     fence = factory.LazyAttribute(lambda load: load.version.loads.count() + 1)
+    is_dry_run = factory.LazyAttribute(lambda load: getattr(load, "state", "queued") == registry.LoadState.CHECKED)
     source_kind = registry.SourceKind.PARQUET
     source_location = "/srv/tables/offers.parquet"
     finished_at = factory.LazyAttribute(

@@ -74,21 +74,21 @@ class Scene:
         table = data if isinstance(data, pa.Table) else pa.table({k: _array(v) for k, v in data.items()})
         pq.write_table(table, self.folder / name)
 
-    def queue(self) -> Load:
-        """Make a queued load, as `load_request` does."""
+    def queue(self, **values: Any) -> Load:
+        """Make a queued load, as `load_request` does; `values` are fields of it."""
         self.version.refresh_from_db()
         self.version.last_fence += 1
         self.version.save(update_fields=["last_fence"])
         load: Load = factories.LoadFactory.create(
-            version=self.version, fence=self.version.last_fence, source_location=self.source.location
+            version=self.version, fence=self.version.last_fence, source_location=self.source.location, **values
         )
         return load
 
-    def load(self, data: Mapping[str, Any] | pa.Table | None = None) -> Load:
-        """Write the source's file, load it, and give the load as it ended."""
+    def load(self, data: Mapping[str, Any] | pa.Table | None = None, **values: Any) -> Load:
+        """Write the source's file, load it, and give the load as it ended; `values` are fields of the load."""
         if data is not None:
             self.write(data)
-        load = self.queue()
+        load = self.queue(**values)
         run_load(load.pk)
         load.refresh_from_db()
         return load

@@ -23,6 +23,7 @@ LOAD_COLOURS = {
     LoadState.WRITING.value: "info",
     LoadState.VERIFYING.value: "info",
     LoadState.ACTIVE.value: "success",
+    LoadState.CHECKED.value: "success",
     LoadState.REJECTED.value: "warning",
     LoadState.FAILED.value: "danger",
     LoadState.SUPERSEDED.value: "default",
@@ -37,7 +38,8 @@ def newest_weights(model_path: str) -> Subquery:
 
 def newest_load(field: str) -> Subquery:
     """Give a field of a version's newest load."""
-    return Subquery(Load.objects.unscoped().filter(version=OuterRef("pk")).order_by("-pk").values(field)[:1])
+    loads = Load.objects.unscoped().filter(version=OuterRef("pk"), is_dry_run=False)
+    return Subquery(loads.order_by("-pk").values(field)[:1])
 
 
 def data_time(table_path: str) -> Coalesce:

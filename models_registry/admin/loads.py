@@ -27,8 +27,9 @@ STEPS = (
     (LoadState.VERIFYING, "Verifying"),
     (LoadState.ACTIVE, "Active"),
 )
-# As a load's report names them; the first is the second step.
-STAGES = ("extract", "check", "write", "verify")
+DRY_STEPS = (*STEPS[:3], (LoadState.CHECKED, "Checked"))
+# Which step each stage of a report belongs to.
+STEP_OF_STAGE = {"extract": 1, "check": 2, "compare": 2, "write": 3, "verify": 4}
 # A running load says that it lives every few seconds; silent for this long, nobody works on it.
 SILENT_AFTER = timedelta(minutes=2)
 
@@ -48,18 +49,19 @@ def rows_per_second(load: Load, now: datetime | None = None) -> float | None:
 
 def steps(load: Load) -> list[dict[str, str]]:
     """Give the steps of a load with each one's state: done, now, stopped or ahead."""
-    order = [state for state, _ in STEPS]
+    all_steps = DRY_STEPS if load.is_dry_run else STEPS
+    order = [state for state, _ in all_steps]
     if load.state in order:
         reached = order.index(LoadState(load.state))
-        is_over = load.state == LoadState.ACTIVE
+        is_over = load.state not in RUNNING_STATES
         words = [("done" if i < reached or is_over else "now" if i == reached else "ahead") for i in range(len(order))]
-        return [{"label": label, "state": state} for (_, label), state in zip(STEPS, words, strict=True)]
+        return [{"label": label, "state": state} for (_, label), state in zip(all_steps, words, strict=True)]
     stages = [stage["name"] for stage in load.report.get("stages", [])]
-    reached = STAGES.index(stages[-1]) + 1 if stages else int(load.started_at is not None)
+    reached = STEP_OF_STAGE[stages[-1]] if stages else int(load.started_at is not None)
     if load.state == LoadState.REJECTED:
         reached = max(reached, order.index(LoadState.CHECKING))
     words = ["done" if i < reached else "stopped" if i == reached else "ahead" for i in range(len(order))]
-    return [{"label": label, "state": state} for (_, label), state in zip(STEPS, words, strict=True)]
+    return [{"label": label, "state": state} for (_, label), state in zip(all_steps, words, strict=True)]
 
 
 def progress(load: Load, now: datetime | None = None) -> dict[str, Any]:

@@ -31,13 +31,26 @@ class Sample:
 
 @dataclass(frozen=True)
 class Check:
-    """What a check found. `count` says how many rows (columns, keys) fail it; `words` say it in a sentence."""
+    """What a check found.
+
+    Attributes:
+        name: what the report calls it.
+        passed: whether the load holds to it.
+        count: how many rows (columns, keys) fail it.
+        words: the finding in a sentence.
+        samples: rows that fail it.
+        may_be_waived: it compares with the served table, so that somebody may know better. One that looks at rows by
+            themselves is never waived.
+        is_waived: it failed, and this load was asked for with a reason not to mind.
+    """
 
     name: str
     passed: bool
     count: int
     words: str
     samples: tuple[Sample, ...] = ()
+    may_be_waived: bool = False
+    is_waived: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Give what `Load.report` keeps."""
@@ -46,12 +59,13 @@ class Check:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a load's rows are held against."""
+    """What a load's rows are held against. `waived` are the names of checks that may fail."""
 
     key_fields: tuple[str, ...]
     layout: Layout
     active_rows: int | None
     max_row_count_change: float
+    waived: frozenset[str] = frozenset()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -60,8 +74,8 @@ class Expected:
 
 
 def problem_of(checks: Sequence[Check]) -> str:
-    """Give one sentence for the first failed check, and how many more there are; "" if all passed."""
-    failed = [check for check in checks if not check.passed]
+    """Give one sentence for the first failed check, and how many more there are; "" if all passed or are waived."""
+    failed = [check for check in checks if not check.passed and not check.is_waived]
     if not failed:
         return ""
     words = failed[0].words
@@ -134,7 +148,7 @@ def _check_any_rows(rows: int) -> Check:
 
 def _check_row_count(rows: int, expected: Expected) -> Check:
     if not expected.active_rows:
-        return Check("row count", passed=True, count=0, words="no table is active yet to compare with")
+        return Check("row count", True, 0, "no table is active yet to compare with", may_be_waived=True)
     change = (rows - expected.active_rows) / expected.active_rows
     much = f"{abs(change):,.1%}".replace("%", " %")
     words = f"{rows:,} rows, {much} {'more' if change >= 0 else 'fewer'} than the {expected.active_rows:,} now active"
@@ -142,7 +156,8 @@ def _check_row_count(rows: int, expected: Expected) -> Check:
     if not passed:
         limit = f"{expected.max_row_count_change:.0%}".replace("%", " %")
         words += f"; a change of more than {limit} is refused"
-    return Check("row count", passed, 0, words)
+    is_waived = not passed and "row count" in expected.waived
+    return Check("row count", passed, 0, words, may_be_waived=True, is_waived=is_waived)
 
 
 def _key_rules(staging: Staging, expected: Expected) -> list[_Rule]:

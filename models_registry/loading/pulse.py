@@ -106,9 +106,12 @@ class Pulse:
 def check_not_superseded(load: Load) -> None:
     """Raise Superseded if a newer load of the version is waiting, running or active. One query.
 
-    A newer one that was rejected or failed does not count: the older may still bring its table.
+    A newer one that was rejected or failed does not count: the older may still bring its table. Dry runs bring none, so
+    they neither take a load's place nor lose their own.
     """
-    newer = Load.objects.unscoped().filter(version=load.version_id, fence__gt=load.fence)
+    if load.is_dry_run:
+        return
+    newer = Load.objects.unscoped().filter(version=load.version_id, fence__gt=load.fence, is_dry_run=False)
     ended_badly = [LoadState.REJECTED, LoadState.FAILED]
     fence = newer.exclude(state__in=ended_badly).order_by("-fence").values_list("fence", flat=True).first()
     if fence is not None:

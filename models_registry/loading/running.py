@@ -1,4 +1,4 @@
-"""One run of a load through its states: extract, check, write, verify, activate.
+"""One run of a load through its states: extract, check, write, verify, activate. A dry run ends after the checks.
 
 Nothing that it does is visible before the activation. However it ends before that, the table that was active stays so,
 and what it had written is dropped. Two runs never work on one load: to begin is a conditional UPDATE, and a run that
@@ -37,6 +37,7 @@ from models_registry.loading.staging import BLOCK, FINGERPRINT, InvalidText, Sta
 from models_registry.loading.tables import TableProblem
 from models_registry.models import Load, LoadState, Table, TableState, new_table_id
 from models_registry.redis_clients import loading_client
+from models_registry.services import failed_checks
 from serving.formats.keys import block_bits_for
 from serving.formats.layouts import BadLayout, Layout
 from tenants.rules import RuleBroken
@@ -77,7 +78,7 @@ def claim(load_id: int) -> Load | None:
         state=LoadState.EXTRACTING, attempts=F("attempts") + 1, started_at=now, heartbeat_at=now, rows_read=0
     ):
         return None
-    related = ("version__model__tenant", "version__layout", "version__active_table", "requested_by")
+    related = ("version__model__tenant", "version__layout", "version__active_table", "requested_by", "accepts")
     load = Load.objects.unscoped().select_related(*related).get(pk=load_id)
     if load.attempts > MAX_RUNS:
         problem = (
@@ -95,7 +96,7 @@ def run_claimed(load: Load, *, listener: Callable[[Progress], None] | None = Non
     try:
         with run.workspace() as folder:
             run.go(folder)
-        log.info("load.active load=%s rows=%s", load.pk, pulse.rows_written)
+        log.info("load.done load=%s rows=%s", load.pk, pulse.rows_written)
     except Overtaken:
         log.warning("load.overtaken load=%s attempt=%s", load.pk, load.attempts)
     except KeyboardInterrupt:
@@ -177,9 +178,13 @@ class _Run:
             layout=layout,
             active_rows=active.row_count if active else None,
             max_row_count_change=self.model.max_row_count_change,
+            waived=frozenset(failed_checks(self.load.accepts) if self.load.accepts else ()),
         )
         with self._extracted(expected, folder) as staging:
             self._check(staging, expected)
+            if self.load.is_dry_run:
+                self.pulse.enter(LoadState.CHECKED, report=self.report, finished_at=timezone.now())
+                return
             table, lengths = self._write(staging, layout)
             self._verify(staging, layout, table, lengths)
         activate(self.pulse, table, report=self.report)

@@ -53,6 +53,11 @@ def version_with_one_table_twice() -> None:
     table.version.save()
 
 
+def accepting(**values: Any) -> object:
+    rejected = LoadFactory.create(state=LoadState.REJECTED)
+    return LoadFactory.create(**{"version": rejected.version, "accepts": rejected, "accept_reason": "r", **values})
+
+
 KEY = {"kind": CredentialKind.PUBLIC_KEY, "algorithm": "EdDSA", "secret_hash": "", "public_key": "k", "issuer": "i"}
 BROKEN: list[tuple[str, Callable[[], object]]] = [
     ("tenant_rate_positive", lambda: TenantFactory.create(requests_per_second=0)),
@@ -80,6 +85,9 @@ BROKEN: list[tuple[str, Callable[[], object]]] = [
     ("model_client_age_bounds", lambda: ModelFactory.create(max_client_age_seconds=0)),
     ("model_client_age_bounds", lambda: ModelFactory.create(max_client_age_seconds=86_401)),
     ("model_row_count_change_positive", lambda: ModelFactory.create(max_row_count_change=0)),
+    ("model_psi_positive", lambda: ModelFactory.create(max_psi=0)),
+    ("model_coverage_is_a_share", lambda: ModelFactory.create(min_coverage=-0.1)),
+    ("model_coverage_is_a_share", lambda: ModelFactory.create(min_coverage=1.1)),
     ("layout_revision_unique_in_model", again(LayoutFactory, "model", "revision")),
     ("layout_revision_one_byte", lambda: LayoutFactory.create(revision=256)),
     ("version_name_unique_in_model", again(VersionFactory, "model", "name")),
@@ -95,6 +103,12 @@ BROKEN: list[tuple[str, Callable[[], object]]] = [
     ("load_state_known or load_finished_when_ended", lambda: LoadFactory.create(state="asleep", finished_at=SOME_TIME)),
     ("load_finished_when_ended", loads_that_are_over_without_an_end),
     ("load_finished_when_ended", lambda: LoadFactory.create(state=LoadState.WRITING, finished_at=SOME_TIME)),
+    ("load_dry_run_writes_nothing", lambda: LoadFactory.create(state=LoadState.CHECKED, is_dry_run=False)),
+    ("load_dry_run_writes_nothing", lambda: LoadFactory.create(state=LoadState.WRITING, is_dry_run=True)),
+    ("load_dry_run_writes_nothing", lambda: LoadFactory.create(state=LoadState.ACTIVE, is_dry_run=True)),
+    ("load_dry_run_writes_nothing", lambda: accepting(is_dry_run=True)),
+    ("load_accepts_for_a_reason", lambda: accepting(accept_reason="")),
+    ("load_accepts_for_a_reason", lambda: LoadFactory.create(accept_reason="because")),
     ("table_state_known", lambda: TableFactory.create(state="lost")),
     ("table_block_bits_bounds", lambda: TableFactory.create(block_bits=31)),
     ("table_id", again(TableFactory, "table_id")),
@@ -139,12 +153,13 @@ def test_constraints__rows_of_every_usual_kind__are_accepted() -> None:
     for state in LoadState.values:
         LoadFactory.create(state=state)
     LoadFactory.create(state=LoadState.SUPERSEDED, finished_at=None)
+    LoadFactory.create(state=LoadState.REJECTED, is_dry_run=True)
     version = VersionFactory.create(last_fence=2, active_fence=2, code=255)
     version.active_table, version.previous_table = TableFactory.create_batch(2, load__version=version, block_bits=30)
     version.save()
     RolloutRevisionFactory.create(moved_bp=10_000)
     assert Credential.objects.unscoped().count() == 3
-    assert Load.objects.unscoped().count() == len(LoadState.values) + 3
+    assert Load.objects.unscoped().count() == len(LoadState.values) + 4
 
 
 def test_deleting__a_studio_with_an_audit_trail__is_refused() -> None:

@@ -1,0 +1,182 @@
+"""Dry runs, and loads that are let through although they differ too much from what is served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from pytest_django import Settings
+
+from models_registry.loading.pulse import Progress
+from models_registry.loading.running import run_load
+from models_registry.models import Load, LoadState, Table, Version
+from models_registry.services import load_activate_anyway, load_request
+from tenants.models import AuditEntry, User
+from tenants.rules import RuleBroken
+from tenants.services import tenant_end
+from tests import factories
+from tests.loading_scene import Scene, all_blocks, blocks_of, columns
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def scene(tmp_path: Path, settings: Settings, valkey: redis.Redis) -> Scene:
+    settings.LOAD_WORKSPACE_DIR = tmp_path / "workspace"
+    return Scene(tmp_path)
+
+
+def run(load: Load) -> Load:
+    run_load(load.pk)
+    load.refresh_from_db()
+    return load
+
+
+def failed(load: Load) -> list[str]:
+    return [check["name"] for check in load.report["checks"] if not check["passed"]]
+
+
+# --- Dry runs ---------------------------------------------------------------------------------------------------------
+
+
+def test_dry_run__a_good_source__ends_checked_and_writes_nothing(scene: Scene, valkey: redis.Redis) -> None:
+    good = scene.load(columns(range(100)))
+    scene.write(columns(range(110)))
+    told: list[Progress] = []
+    load = load_request(version=scene.version, actor=None, dry_run=True)
+    run_load(load.pk, listener=told.append)
+    load.refresh_from_db()
+
+    assert (load.state, load.problem, load.rows_read, load.rows_written) == (LoadState.CHECKED, "", 110, 0)
+    assert load.finished_at is not None
+    assert all(check["passed"] for check in load.report["checks"])
+    assert {"extract", "check"} <= {stage["name"] for stage in load.report["stages"]}
+    assert not {"write", "verify"} & {stage["name"] for stage in load.report["stages"]}
+    assert told[-1].state == LoadState.CHECKED
+    scene.version.refresh_from_db()
+    assert (scene.version.active_table, scene.version.active_fence) == (good.table, good.fence)
+    assert not Table.objects.unscoped().filter(load=load).exists()
+    assert all_blocks(valkey) == blocks_of(valkey, good.table.table_id)
+
+
+def test_dry_run__a_bad_source__is_rejected_like_a_load(scene: Scene) -> None:
+    load = scene.load(columns(range(3), offer_id=[1, 2, 9999]), is_dry_run=True)
+    assert load.state == LoadState.REJECTED
+    assert load.problem == "Column offer_id, row 3 (key p2): 9999 is not within 0 … 4095."
+    assert not Table.objects.unscoped().exists()
+
+
+def test_dry_run__asked_for_while_a_load_waits__neither_takes_the_others_place(scene: Scene) -> None:
+    scene.write(columns(range(10)))
+    load = load_request(version=scene.version, actor=None)
+    rehearsal = load_request(version=scene.version, actor=None, dry_run=True)
+    newer = load_request(version=scene.version, actor=None)
+
+    assert run(rehearsal).state == LoadState.CHECKED
+    assert run(newer).state == LoadState.ACTIVE
+    assert run(load).state == LoadState.SUPERSEDED
+
+
+def test_dry_run__newer_than_a_load__does_not_keep_it_from_becoming_active(scene: Scene) -> None:
+    scene.write(columns(range(10)))
+    load = load_request(version=scene.version, actor=None)
+    load_request(version=scene.version, actor=None, dry_run=True)
+    assert run(load).state == LoadState.ACTIVE
+
+
+def test_dry_run__asked_for__the_trail_says_so(scene: Scene, owner: User) -> None:
+    load = load_request(version=scene.version, actor=owner, dry_run=True)
+    entry = AuditEntry.objects.for_tenant(scene.tenant).get(action="load.request")
+    assert entry.summary == f"Asked for a dry run, load {load.fence}, of “offers/a”."
+
+
+# --- Activating anyway ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rejected(scene: Scene) -> Load:
+    """Give a load with half of the rows of the one that is served."""
+    assert scene.load(columns(range(100))).state == LoadState.ACTIVE
+    load = scene.load(columns(range(60)))
+    assert (load.state, failed(load)) == (LoadState.REJECTED, ["row count"])
+    return load
+
+
+def test_activate_anyway__for_a_reason__loads_and_becomes_active(
+    scene: Scene, rejected: Load, owner: User, valkey: redis.Redis
+) -> None:
+    new = load_activate_anyway(load=rejected, actor=owner, reason=" The studio closed\nits Asian servers. ")
+    reason = "The studio closed its Asian servers."
+    assert (new.accepts, new.accept_reason, new.fence) == (rejected, reason, 3)
+    run(new)
+
+    assert (new.state, new.problem, new.rows_written) == (LoadState.ACTIVE, "", 60)
+    (row_count,) = [check for check in new.report["checks"] if check["name"] == "row count"]
+    assert (row_count["passed"], row_count["may_be_waived"], row_count["is_waived"]) == (False, True, True)
+    scene.version.refresh_from_db()
+    assert scene.version.active_table == new.table
+    entry = AuditEntry.objects.for_tenant(scene.tenant).get(action="load.activate_anyway")
+    assert (entry.actor, entry.reason) == (owner, reason)
+    assert entry.before == {"fence": 2, "problem": rejected.problem}
+    assert entry.after == {"fence": 3, "waives": ["row count"]}
+
+
+def test_activate_anyway__the_source_went_bad_meanwhile__is_rejected_all_the_same(scene: Scene, rejected: Load) -> None:
+    scene.write(columns(range(60), offer_id=[9999] * 60))
+    new = run(load_activate_anyway(load=rejected, actor=None, reason="it is fine"))
+    assert new.state == LoadState.REJECTED
+    assert new.problem.startswith("Column offer_id, row 1 (key p0): 9999 is not within")
+    scene.version.refresh_from_db()
+    assert scene.version.active_table is not None
+    assert scene.version.active_table.row_count == 100
+
+
+@pytest.mark.parametrize("reason", ["", "  \n "])
+def test_activate_anyway__without_a_reason__is_refused(reason: str, rejected: Load) -> None:
+    with pytest.raises(RuleBroken) as refused:
+        load_activate_anyway(load=rejected, actor=None, reason=reason)
+    assert refused.value.field == "reason"
+    assert Load.objects.unscoped().count() == 2
+
+
+def report(*checks: tuple[str, bool]) -> dict[str, Any]:
+    return {"checks": [{"name": name, "passed": False, "may_be_waived": soft} for name, soft in checks]}
+
+
+@pytest.mark.parametrize(
+    ("state", "found", "words"),
+    [
+        (LoadState.FAILED, report(("row count", True)), "Only a load that a check rejected"),
+        (LoadState.ACTIVE, report(("row count", True)), "Only a load that a check rejected"),
+        (LoadState.REJECTED, report(("row count", True), ("rows", False)), r"never waived \(rows\)"),
+        (LoadState.REJECTED, report(("offer_id: values", False)), r"never waived \(offer_id: values\)"),
+        (LoadState.REJECTED, {}, "never waived:"),
+    ],
+)
+def test_activate_anyway__not_rejected_by_a_comparison_alone__is_refused(
+    state: LoadState, found: dict[str, Any], words: str
+) -> None:
+    load = factories.LoadFactory.create(state=state, report=found)
+    with pytest.raises(RuleBroken, match=words):
+        load_activate_anyway(load=load, actor=None, reason="it is fine")
+
+
+def test_activate_anyway__a_newer_load_is_active__is_refused(scene: Scene, rejected: Load) -> None:
+    assert scene.load(columns(range(101))).state == LoadState.ACTIVE
+    with pytest.raises(RuleBroken, match="A newer load has become active"):
+        load_activate_anyway(load=rejected, actor=None, reason="it is fine")
+
+
+def test_activate_anyway__twice__the_second_is_refused(rejected: Load) -> None:
+    load_activate_anyway(load=rejected, actor=None, reason="it is fine")
+    with pytest.raises(RuleBroken, match="Load 3 does that already"):
+        load_activate_anyway(load=rejected, actor=None, reason="it is fine")
+
+
+def test_activate_anyway__the_studio_has_ended__is_refused(scene: Scene, rejected: Load) -> None:
+    tenant_end(tenant=scene.tenant, actor=None, reason="over")
+    with pytest.raises(RuleBroken, match="ended"):
+        load_activate_anyway(load=rejected, actor=None, reason="it is fine")
+    assert Version.objects.unscoped().get(pk=scene.version.pk).last_fence == 2
