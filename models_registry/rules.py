@@ -78,6 +78,18 @@ def check_key_fields(key_fields: Sequence[str]) -> list[str]:
     return names
 
 
+def check_load_limit(field: str, value: float) -> float:
+    """Give a limit of what a load may differ by; RuleBroken if it is none. `field` is a model's."""
+    number = float(value)
+    if field == "max_row_count_change" and not 0 < number <= 1000:
+        raise RuleBroken("The allowed change of the row count is above 0 %.", field=field)
+    if field == "max_psi" and not 0 < number <= 1000:
+        raise RuleBroken("The allowed population stability index is above 0.", field=field)
+    if field == "min_coverage" and not 0 <= number <= 1:
+        raise RuleBroken("The share of keys that must be there is from 0 % to 100 %.", field=field)
+    return number
+
+
 def check_client_age(seconds: int) -> int:
     """Give how long a client may keep an answer: 1 … 86,400 s."""
     if isinstance(seconds, bool) or not isinstance(seconds, int) or not 1 <= seconds <= 86_400:

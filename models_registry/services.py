@@ -35,6 +35,7 @@ from models_registry.rules import (
     check_default,
     check_key_fields,
     check_layout,
+    check_load_limit,
     check_source,
     check_version_name,
 )
@@ -145,18 +146,8 @@ def model_update(
         wanted["name"] = check_text(name, field="name", what="The name", max_length=100)
     if max_client_age_seconds is not None:
         wanted["max_client_age_seconds"] = check_client_age(max_client_age_seconds)
-    if max_row_count_change is not None:
-        if not 0 < max_row_count_change <= 1000:
-            raise RuleBroken("The allowed change of the row count is above 0 %.", field="max_row_count_change")
-        wanted["max_row_count_change"] = float(max_row_count_change)
-    if max_psi is not None:
-        if not 0 < max_psi <= 1000:
-            raise RuleBroken("The allowed population stability index is above 0.", field="max_psi")
-        wanted["max_psi"] = float(max_psi)
-    if min_coverage is not None:
-        if not 0 <= min_coverage <= 1:
-            raise RuleBroken("The share of keys that must be there is from 0 % to 100 %.", field="min_coverage")
-        wanted["min_coverage"] = float(min_coverage)
+    limits = {"max_row_count_change": max_row_count_change, "max_psi": max_psi, "min_coverage": min_coverage}
+    wanted |= {field: check_load_limit(field, value) for field, value in limits.items() if value is not None}
     with transaction.atomic():
         _lock_model(model)
         before = {field: getattr(model, field) for field, value in wanted.items() if getattr(model, field) != value}

@@ -132,7 +132,18 @@ def test_model_update__some_values__says_before_and_after(model: RecommendationM
     assert (entry.before, entry.after) == ({"max_client_age_seconds": 60}, {"max_client_age_seconds": 120})
 
 
-@pytest.mark.parametrize("values", [{"max_row_count_change": 0}, {"max_row_count_change": -1}, {"name": " "}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"max_row_count_change": 0},
+        {"max_row_count_change": float("nan")},
+        {"max_psi": 0},
+        {"max_psi": float("inf")},
+        {"min_coverage": -0.1},
+        {"min_coverage": 1.1},
+        {"name": " "},
+    ],
+)
 def test_model_update__value_that_will_not_do__is_refused(model: RecommendationModel, values: dict[str, Any]) -> None:
     with pytest.raises(RuleBroken):
         model_update(model=model, actor=None, **values)
