@@ -372,10 +372,12 @@ class TrafficSource(models.TextChoices):
 
 
 class TrafficSpan(models.IntegerChoices):
-    """How long a count's span is, in seconds: the short ones are kept for two days, the long ones for 35."""
+    """How long a count's span is, in seconds. Every answer is counted once in each; the longer are kept for longer."""
 
+    MINUTE = 60, "A minute"
     FIVE_MINUTES = 300, "Five minutes"
     HOUR = 3600, "An hour"
+    SIX_HOURS = 21_600, "Six hours"
 
 
 class Traffic(TenantOwned):
@@ -430,10 +432,29 @@ class CredentialUse(TenantOwned):
 
 
 class TrafficPosition(models.Model):
-    """How far into serving's stream of counts the collector has read. One row; moved with what it has counted."""
+    """How far into serving's stream of counts the collector has read. One row; moved with what it has counted.
+
+    What serving sent before `moved_at` is counted, save what a `TrafficGap` says was lost.
+    """
 
     entry_id = models.CharField(max_length=40, default="0-0")
     moved_at = models.DateTimeField(auto_now=True)
 
     def __str__(self) -> str:
         return self.entry_id
+
+
+class TrafficGap(models.Model):
+    """A time of which counts were lost before they were collected: Redis was emptied, or the stream was cut."""
+
+    starts_at = models.DateTimeField(unique=True)
+    ends_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        ordering: ClassVar = ["starts_at"]
+        constraints: ClassVar = [
+            models.CheckConstraint(condition=Q(ends_at__gte=F("starts_at")), name="traffic_gap_ends_after_it_starts"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.starts_at} to {self.ends_at}"

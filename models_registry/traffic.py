@@ -8,7 +8,7 @@ however often a run is repeated or cut off.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from models_registry.models import (
     CredentialUse,
     RecommendationModel,
     Traffic,
+    TrafficGap,
     TrafficPosition,
     TrafficSource,
     TrafficSpan,
@@ -33,7 +34,14 @@ from serving.reporting import FIELD, TrafficBatch, applied_name, processes_name,
 from tenants.models import Credential, Tenant
 
 ENTRIES_AT_ONCE = 500
-KEEP = {TrafficSpan.FIVE_MINUTES: timedelta(hours=48), TrafficSpan.HOUR: timedelta(days=35)}
+KEEP = {
+    TrafficSpan.MINUTE: timedelta(hours=3),
+    TrafficSpan.FIVE_MINUTES: timedelta(hours=48),
+    TrafficSpan.HOUR: timedelta(days=35),
+    TrafficSpan.SIX_HOURS: timedelta(days=35),
+}
+# Serving sends every few seconds. A batch of a longer time waited for Redis, and is spread over that time.
+SPREAD_AFTER_SECONDS = 30
 # A serving process writes each second; one that has not for this long has ended or hangs.
 SILENT_AFTER = timedelta(seconds=6)
 FORGET_AFTER = timedelta(hours=1)
@@ -48,32 +56,70 @@ def collect() -> int:
     """Move what serving has counted since the last time into the database; give how many batches.
 
     Two at once do no harm: one of them finds the position moved and gives up its batch. Redis away: nothing happens,
-    and the counts wait there.
+    and the counts wait there. Counts that were lost (Redis was emptied, or the stream cut) leave a `TrafficGap`.
 
     Raises:
         redis.RedisError: Redis is away.
     """
     client = publishing_client()
     name = traffic_name(settings.REDIS_PREFIX)
+    position, _ = TrafficPosition.objects.get_or_create(pk=1)
+    entry_id = _past_what_was_lost(client, name, position)
     total = 0
     while True:
-        position, _ = TrafficPosition.objects.get_or_create(pk=1)
-        raw: Any = client.xrange(name, min=f"({position.entry_id}", count=ENTRIES_AT_ONCE)
+        looked_at = timezone.now()
+        raw: Any = client.xrange(name, min=f"({entry_id}", count=ENTRIES_AT_ONCE)
         if not raw:
-            # A Redis that was emptied counts its entries from now on, which is later than any position was.
+            TrafficPosition.objects.filter(pk=1, entry_id=entry_id).update(moved_at=looked_at)
             return total
         last_id = raw[-1][0].decode()
         batches = [batch for _, fields in raw if (batch := _decoded(fields)) is not None]
         with transaction.atomic():
-            moved = TrafficPosition.objects.filter(pk=1, entry_id=position.entry_id).update(
-                entry_id=last_id, moved_at=timezone.now()
+            moved = TrafficPosition.objects.filter(pk=1, entry_id=entry_id).update(
+                entry_id=last_id, moved_at=min(_sent_at(last_id), looked_at)
             )
             if not moved:
                 return total
             _count_answers(batches)
             _count_uses(batches)
         client.xtrim(name, minid=last_id, approximate=False)
+        entry_id = last_id
         total += len(batches)
+
+
+def _past_what_was_lost(client: redis.Redis, name: str, position: TrafficPosition) -> str:
+    """Note the time of which counts were lost since the last run, if any; give the entry to go on after."""
+    try:
+        stream: Any = client.xinfo_stream(name)
+    except redis.ResponseError:
+        stream = {}  # there is none, yet or any more
+    newest = stream.get("last-generated-id", b"0-0").decode()
+    if _order(newest) < _order(position.entry_id):
+        # Redis was emptied, or is a copy that missed the end. What it has by now was counted before.
+        with transaction.atomic():
+            own = TrafficPosition.objects.filter(pk=1, entry_id=position.entry_id)
+            if own.update(entry_id=newest, moved_at=timezone.now()):
+                _note_gap(position.moved_at, timezone.now())
+        return newest
+    first = stream.get("first-entry")
+    # The entry at the position stays when the rest is trimmed, so a stream that begins after it is not what it was.
+    if position.entry_id != "0-0" and first and _order(first[0].decode()) > _order(position.entry_id):
+        _note_gap(position.moved_at, _sent_at(first[0].decode()))
+    return position.entry_id
+
+
+def _note_gap(starts_at: datetime, ends_at: datetime) -> None:
+    TrafficGap.objects.update_or_create(starts_at=starts_at, defaults={"ends_at": max(starts_at, ends_at)})
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    """Give an entry's place in the stream: its millisecond, and its number in that."""
+    at_ms, _, number = entry_id.partition("-")
+    return int(at_ms), int(number)
+
+
+def _sent_at(entry_id: str) -> datetime:
+    return datetime.fromtimestamp(_order(entry_id)[0] / 1000, UTC)
 
 
 def _decoded(fields: Mapping[bytes, bytes]) -> TrafficBatch | None:
@@ -84,20 +130,56 @@ def _decoded(fields: Mapping[bytes, bytes]) -> TrafficBatch | None:
 
 
 def _count_answers(batches: Iterable[TrafficBatch]) -> None:
+    """Add batches to what was counted. Three queries, and more for each thousand counts.
+
+    The position was moved in the same transaction, so nobody else counts at this moment.
+    """
     counts: Counter[tuple[tuple[str, str, str], TrafficSpan, datetime, str]] = Counter()
     for batch in batches:
         for tenant, model, version, source, answers in batch.exposures:
             for span in TrafficSpan:
-                counts[(tenant, model, version), span, _start(batch.at, span), source] += answers
+                for starts_at, part in _spread(answers, batch, span):
+                    counts[(tenant, model, version), span, starts_at, source] += part
     versions = _versions({names for names, *_ in counts})
-    for (names, span, starts_at, source), answers in counts.items():
-        version_id = versions.get(names)
-        if version_id is None or source not in TrafficSource.values:
-            continue
-        rows = Traffic.objects.unscoped()
-        own = {"version_id": version_id, "span": span, "starts_at": starts_at, "source": source}
-        if not rows.filter(**own).update(answers=F("answers") + answers):
-            Traffic.objects.create(**own, answers=answers)
+    new = {
+        (versions[names], span, starts_at, source): answers
+        for (names, span, starts_at, source), answers in counts.items()
+        if names in versions and source in TrafficSource.values
+    }
+    there = Traffic.objects.unscoped().filter(
+        version_id__in=set(versions.values()), starts_at__in={starts_at for _, _, starts_at, _ in new}
+    )
+    for *own, answers in there.values_list("version_id", "span", "starts_at", "source", "answers"):
+        version_id, span, starts_at, source = own
+        key = version_id, TrafficSpan(span), starts_at, source
+        if key in new:
+            new[key] += answers
+    Traffic.objects.unscoped().bulk_create(
+        [
+            Traffic(version_id=version_id, span=span, starts_at=starts_at, source=source, answers=answers)
+            for (version_id, span, starts_at, source), answers in new.items()
+        ],
+        batch_size=1000,
+        update_conflicts=True,
+        unique_fields=["version", "span", "starts_at", "source"],
+        update_fields=["answers"],
+    )
+
+
+def _spread(answers: int, batch: TrafficBatch, span: TrafficSpan) -> Iterator[tuple[datetime, int]]:
+    """Give a batch's answers by the spans they belong to: the one of its end, or evenly those it waited through."""
+    seconds = batch.at - batch.since
+    if not batch.since or seconds <= SPREAD_AFTER_SECONDS:
+        yield _start(batch.at, span), answers
+        return
+    oldest = batch.at - int(KEEP[span].total_seconds())
+    start = max(batch.since, oldest) // span * span
+    given = answers * max(0, start - batch.since) // seconds
+    while start <= batch.at:
+        until = answers * (min(start + span, batch.at) - batch.since) // seconds
+        if until > given:
+            yield datetime.fromtimestamp(start, UTC), until - given
+        given, start = until, start + span
 
 
 def _versions(names: set[tuple[str, str, str]]) -> dict[tuple[str, str, str], int]:
@@ -142,6 +224,7 @@ def prune(now: datetime | None = None) -> int:
         Traffic.objects.unscoped().filter(span=span, starts_at__lt=now - keep).delete()[0]
         for span, keep in KEEP.items()
     )
+    TrafficGap.objects.filter(ends_at__lt=now - max(KEEP.values())).delete()
     oldest_use = now - KEEP[TrafficSpan.HOUR]
     return dropped + CredentialUse.objects.unscoped().filter(starts_at__lt=oldest_use).delete()[0]
 
@@ -226,7 +309,7 @@ def requests_in_24_hours(credential_ids: Iterable[int], *, now: datetime | None 
 
 
 def collected_until() -> datetime | None:
-    """Give when the collector last moved on; None if it never has."""
+    """Give up to when serving's counts are in the database; None if they were never collected. One query."""
     return TrafficPosition.objects.values_list("moved_at", flat=True).first()
 
 

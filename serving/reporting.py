@@ -39,11 +39,13 @@ class TrafficBatch(msgspec.Struct, frozen=True):
         at: Unix seconds of the moment it was put together.
         exposures: answers by tenant slug, model slug, version name and source.
         credentials: requests by credential id.
+        since: Unix seconds of the batch before, or of the process's start; 0 in batches of older releases.
     """
 
     at: int
     exposures: list[tuple[str, str, str, str, int]]
     credentials: dict[str, int]
+    since: int = 0
 
 
 def traffic_name(prefix: str) -> str:
@@ -82,6 +84,7 @@ class Reporter:
         self._sent_exposures: dict[Exposure, int] = {}
         self._sent_uses: dict[str, int] = {}
         self._sent_at = 0.0
+        self._counted_from = int(time.time())
 
     def report(self) -> None:
         """Say that this process lives, what it serves by where that is news, and every 5 s what was asked.
@@ -117,15 +120,17 @@ class Reporter:
         """
         self._sent_at = time.monotonic()
         exposures, uses = dict(self._numbers.exposures), dict(self._world.uses)
+        now = int(time.time())
         batch = TrafficBatch(
-            int(time.time()),
+            now,
             [(*exposure, count) for exposure, count in _since(exposures, self._sent_exposures).items()],
             _since(uses, self._sent_uses),
+            self._counted_from,
         )
         if batch.exposures or batch.credentials:
             entry = {FIELD: msgspec.msgpack.encode(batch)}
             self._client.xadd(traffic_name(self._prefix), entry, maxlen=MOST_ENTRIES, approximate=True)  # type: ignore[arg-type]  # bytes are as good
-        self._sent_exposures, self._sent_uses = exposures, uses
+        self._sent_exposures, self._sent_uses, self._counted_from = exposures, uses, now
 
 
 def _since(now: Mapping[Key, int], before: Mapping[Key, int]) -> dict[Key, int]:

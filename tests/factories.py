@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import factory
@@ -214,6 +214,14 @@ class TrafficFactory(DjangoModelFactory[registry.Traffic]):
     starts_at = SOME_TIME
     source = registry.TrafficSource.TABLE
     answers = 100
+
+
+class TrafficGapFactory(DjangoModelFactory[registry.TrafficGap]):
+    class Meta:
+        model = registry.TrafficGap
+
+    starts_at = SOME_TIME
+    ends_at = SOME_TIME + timedelta(minutes=10)
 
 
 class CredentialUseFactory(DjangoModelFactory[registry.CredentialUse]):

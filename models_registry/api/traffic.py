@@ -85,9 +85,9 @@ class TrafficQuery(Query):
     """Which time."""
 
     span_seconds = serializers.ChoiceField(
-        choices=[("300", "five minutes, kept for two days"), ("3600", "an hour, kept for 35 days")],
+        choices=[(str(span.value), span.label) for span in TrafficSpan],
         default="3600",
-        help_text="How long each point's span is: 300 (kept for two days) or 3600 (35 days).",
+        help_text="How long each point's span is: 60 (kept for three hours), 300 (two days), 3600 or 21600 (35 days).",
     )
     since = Moment(required=False, help_text="24 hours ago without it.")
     until = Moment(required=False, help_text="Now without it.")

@@ -71,7 +71,7 @@ def test_traffic__read__has_every_version_its_share_and_points(versions: list[Ve
 @pytest.mark.parametrize(
     ("query", "field"),
     [
-        ("span_seconds=60", "span_seconds"),
+        ("span_seconds=61", "span_seconds"),
         ("span_seconds=300&since=2020-01-01T00:00:00Z", "since"),
         ("since=2999-01-01T00:00:00Z", "since"),
         ("since=2026-11-02T00:00:00Z&until=2026-11-01T00:00:00Z", "since"),

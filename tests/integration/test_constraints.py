@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from tests.factories import (
     TableFactory,
     TenantFactory,
     TrafficFactory,
+    TrafficGapFactory,
     VersionFactory,
 )
 
@@ -119,6 +121,7 @@ BROKEN: list[tuple[str, Callable[[], object]]] = [
     ("traffic_one_count_per_span_and_source", again(TrafficFactory, "version", "span", "starts_at", "source")),
     ("traffic_source_known", lambda: TrafficFactory.create(source="thin air")),
     ("traffic_span_known", lambda: TrafficFactory.create(span=7)),
+    ("traffic_gap_ends_after_it_starts", lambda: TrafficGapFactory.create(ends_at=datetime(2026, 1, 1, tzinfo=UTC))),
     ("credential_use_one_count_an_hour", again(CredentialUseFactory, "credential", "starts_at")),
 ]
 

@@ -278,7 +278,7 @@ def test_scope__copies_of_a_narrowed_query__stay_narrowed() -> None:
 def test_owned__every_table_with_a_way_to_a_tenant__is_tenant_owned() -> None:
     ours = [m for m in apps.get_models() if m._meta.app_label in {"tenants", "models_registry"}]
     # These belong to the platform: people can be in several studios, and the stream of counts is everybody's.
-    platform = {"User", "Tenant", "TrafficPosition"}
+    platform = {"User", "Tenant", "TrafficGap", "TrafficPosition"}
     through = {m.__name__ for m in ours if m._meta.auto_created}
     assert {m.__name__ for m in ours} - platform - through == {m.__name__ for m in OWNED}
     assert {m.__name__ for m in OWNED} == set(ROW_FOR)

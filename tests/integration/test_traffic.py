@@ -7,16 +7,25 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 from django.conf import settings as project_settings
 
 from models_registry import traffic
-from models_registry.models import CredentialUse, Traffic, TrafficPosition, TrafficSource, TrafficSpan, Version
+from models_registry.models import (
+    CredentialUse,
+    Traffic,
+    TrafficGap,
+    TrafficPosition,
+    TrafficSource,
+    TrafficSpan,
+    Version,
+)
 from models_registry.publishing import publish_tenant
 from serving.http import Exposure, Response
 from serving.metrics import Numbers
-from serving.reporting import Reporter, processes_name, traffic_name
+from serving.reporting import FIELD, Reporter, TrafficBatch, processes_name, traffic_name
 from serving.world import World
 from tests.factories import CredentialFactory, VersionFactory
 
@@ -134,6 +143,98 @@ def test_collect__credentials_used__requests_and_last_use(valkey: redis.Redis, v
     assert abs(credential.last_used_at.timestamp() - time.time()) < 60
 
 
+def test_collect__nothing_was_asked__says_that_it_has_looked(valkey: redis.Redis, version: Version) -> None:
+    traffic.collect()
+    first = traffic.collected_until()
+    traffic.collect()
+    last = traffic.collected_until()
+    assert first is not None
+    assert last is not None
+    assert first < last
+
+
+def test_collect__batch_waited_for_redis__is_spread_over_the_time_it_covers(
+    valkey: redis.Redis, version: Version
+) -> None:
+    model = version.model
+    at = datetime(2026, 11, 20, 12, 3, 30, tzinfo=UTC)
+    exposures = [(model.tenant.slug, model.slug, version.name, "table", 100)]
+    send(valkey, TrafficBatch(int(at.timestamp()), exposures, {}, int(at.timestamp()) - 150))
+    traffic.collect()
+    rows = Traffic.objects.for_tenant(model.tenant).filter(version=version)
+    by_minute = {row.starts_at.minute: row.answers for row in rows.filter(span=60)}
+    assert by_minute == {1: 40, 2: 40, 3: 20}
+    assert [row.answers for row in rows.filter(span=3600)] == [100]
+    assert [row.answers for row in rows.filter(span=21_600)] == [100]
+
+
+def test_collect__batch_older_than_its_short_spans_are_kept__counts_all_of_it_where_it_is_kept(
+    valkey: redis.Redis, version: Version
+) -> None:
+    at = int(datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp())
+    exposures = [(version.model.tenant.slug, version.model.slug, version.name, "table", 2400)]
+    send(valkey, TrafficBatch(at, exposures, {}, at - 24 * 3600))
+    traffic.collect()
+    rows = Traffic.objects.for_tenant(version.model.tenant).filter(version=version)
+    assert sum(row.answers for row in rows.filter(span=3600)) == 2400
+    assert {row.answers for row in rows.filter(span=3600)} == {100}
+    assert sum(row.answers for row in rows.filter(span=60)) == 300
+
+
+def test_collect__redis_was_emptied__leaves_one_gap_and_goes_on(valkey: redis.Redis, version: Version) -> None:
+    process = Process(valkey)
+    process.answer(version)
+    process.reporter.send_traffic()
+    traffic.collect()
+    before = traffic.collected_until()
+    process.answer(version, times=10)
+    process.reporter.send_traffic()
+    valkey.flushall()
+    for _ in range(3):
+        traffic.collect()
+    gap = TrafficGap.objects.get()
+    assert gap.starts_at == before
+    assert gap.ends_at > gap.starts_at
+    process.answer(version, times=5)
+    process.reporter.send_traffic()
+    traffic.collect()
+    assert totals(version) == {"table": 6}
+    assert TrafficGap.objects.count() == 1
+
+
+def test_collect__redis_was_emptied_and_written_again__leaves_a_gap(valkey: redis.Redis, version: Version) -> None:
+    process = Process(valkey)
+    process.answer(version)
+    process.reporter.send_traffic()
+    traffic.collect()
+    process.answer(version, times=10)
+    process.reporter.send_traffic()
+    valkey.flushall()
+    process.answer(version, times=5)
+    process.reporter.send_traffic()
+    traffic.collect()
+    traffic.collect()
+    assert totals(version) == {"table": 6}
+    assert TrafficGap.objects.count() == 1
+
+
+def test_collect__stream_was_cut_before_it_was_read__leaves_a_gap(valkey: redis.Redis, version: Version) -> None:
+    process = Process(valkey)
+    process.answer(version)
+    process.reporter.send_traffic()
+    traffic.collect()
+    name = traffic_name(project_settings.REDIS_PREFIX)
+    for _ in range(3):
+        process.answer(version)
+        process.reporter.send_traffic()
+    valkey.xtrim(name, maxlen=1, approximate=False)
+    traffic.collect()
+    traffic.collect()
+    gap = TrafficGap.objects.get()
+    assert gap.ends_at >= gap.starts_at
+    assert totals(version) == {"table": 2}
+
+
 def test_report__redis_away__counts_wait_for_it(valkey: redis.Redis, version: Version) -> None:
     away = redis.Redis(port=1, socket_connect_timeout=0.2)
     process = Process(away)
@@ -222,6 +323,10 @@ def test_report__redis_was_emptied__what_is_applied_is_said_again(valkey: redis.
     seen = traffic.propagation(tenant)
     assert seen is not None
     assert seen.live_on == 1
+
+
+def send(client: redis.Redis, batch: TrafficBatch) -> None:
+    client.xadd(traffic_name(project_settings.REDIS_PREFIX), {FIELD: msgspec.msgpack.encode(batch)})
 
 
 def applied(tenant_id: str, revision: int) -> Any:
