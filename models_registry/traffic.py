@@ -93,7 +93,7 @@ def _past_what_was_lost(client: redis.Redis, name: str, position: TrafficPositio
         stream: Any = client.xinfo_stream(name)
     except redis.ResponseError:
         stream = {}  # there is none, yet or any more
-    newest = stream.get("last-generated-id", b"0-0").decode()
+    newest: str = stream.get("last-generated-id", b"0-0").decode()
     if _order(newest) < _order(position.entry_id):
         # Redis was emptied, or is a copy that missed the end. What it has by now was counted before.
         with transaction.atomic():
@@ -149,11 +149,10 @@ def _count_answers(batches: Iterable[TrafficBatch]) -> None:
     there = Traffic.objects.unscoped().filter(
         version_id__in=set(versions.values()), starts_at__in={starts_at for _, _, starts_at, _ in new}
     )
-    for *own, answers in there.values_list("version_id", "span", "starts_at", "source", "answers"):
-        version_id, span, starts_at, source = own
-        key = version_id, TrafficSpan(span), starts_at, source
+    for row in there:
+        key = row.version_id, TrafficSpan(row.span), row.starts_at, row.source
         if key in new:
-            new[key] += answers
+            new[key] += row.answers
     Traffic.objects.unscoped().bulk_create(
         [
             Traffic(version_id=version_id, span=span, starts_at=starts_at, source=source, answers=answers)

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("models_registry", "0002_traffic_counts"),
+        ("models_registry", "0003_dry_runs_and_guards"),
     ]
 
     operations = [
