@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from models_registry.models import (
     RUNNING_STATES,
+    CredentialUse,
     Load,
     LoadState,
     RecommendationModel,
@@ -174,6 +175,7 @@ class FirstSteps:
     Attributes:
         model: the model that the next step is about; None before there is one.
         version: its first version.
+        has_asked: serving has counted a request; that a token was given out does not do.
     """
 
     has_model: bool
@@ -323,7 +325,7 @@ def name_of(code: int, names: Mapping[int, str]) -> str:
 
 
 def first_steps(tenant: Tenant, models: Iterable[ModelSummary]) -> FirstSteps:
-    """Give how far a studio is from its first answer. One query; `models` is what `models_of` gave."""
+    """Give how far a studio is from its first answer. Two queries; `models` is what `models_of` gave."""
     # The model that is furthest is the one to go on with.
     summaries = sorted(models, key=lambda summary: list(ModelState).index(summary.state), reverse=True)
     furthest = summaries[0] if summaries else None
@@ -335,7 +337,7 @@ def first_steps(tenant: Tenant, models: Iterable[ModelSummary]) -> FirstSteps:
         has_version=version is not None,
         has_table=any(state.table for summary in summaries for state in summary.versions),
         has_credential=credential is not None,
-        has_asked=credential is not None and credential.last_used_at is not None,
+        has_asked=CredentialUse.objects.for_tenant(tenant).exists(),
         model=furthest.model if furthest else None,
         version=version,
         credential=credential,

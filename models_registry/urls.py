@@ -2,13 +2,20 @@
 
 from django.urls import path
 
-from models_registry.pages import editing, models, rollouts, testers, why
+from models_registry.pages import credentials, editing, models, rollouts, testers, why
 
 _STUDIO = "studios/<slug:studio>"
 _MODEL = f"{_STUDIO}/models/<slug:model>"
+_CREDENTIAL = f"{_STUDIO}/credentials/<str:client_id>"
 
 urlpatterns = [
     path(f"{_STUDIO}/models", models.models, name="models"),
+    path(f"{_STUDIO}/credentials", credentials.credentials, name="credentials"),
+    path(f"{_STUDIO}/new-credential", credentials.credential_new, name="credential-new"),
+    path(f"{_STUDIO}/new-key", credentials.credential_key_new, name="credential-key-new"),
+    path(_CREDENTIAL, credentials.credential, name="credential"),
+    path(f"{_CREDENTIAL}/rotate", credentials.credential_rotate_page, name="credential-rotate"),
+    path(f"{_CREDENTIAL}/revoke", credentials.credential_revoke_page, name="credential-revoke"),
     path(f"{_STUDIO}/new-model", editing.model_new, name="model-new"),
     path(_MODEL, rollouts.rollout, name="rollout"),
     path(f"{_MODEL}/weights", rollouts.weights, name="weights"),

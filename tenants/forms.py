@@ -28,6 +28,16 @@ class DashboardForm(forms.Form):
         self.add_error(field if field in self.fields else None, str(error))
 
 
+class NeededReasonForm(DashboardForm):
+    """Why something is done that cannot be undone."""
+
+    reason = forms.CharField(
+        label="Why",
+        max_length=500,
+        widget=forms.Textarea({"rows": 2, "placeholder": "For the audit trail"}),
+    )
+
+
 class ReasonForm(DashboardForm):
     """Why something is done, for the history and the audit trail, and what it was decided on."""
 

@@ -48,6 +48,13 @@ for (const button of document.querySelectorAll("[data-copy]")) {
   }
 }
 
+// What is shown once is not brought again by the browser's “back”.
+window.addEventListener("pagehide", () => {
+  for (const element of document.querySelectorAll("[data-once]")) {
+    element.textContent = "This was shown once.";
+  }
+});
+
 // On a narrow screen the tabs scroll: the open one is in sight.
 document.querySelector(".tabs [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any, ClassVar
-from urllib.parse import urlencode
 
 from django import forms
-from django.conf import settings
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -43,6 +41,7 @@ from tenants.staff import (
     text_field,
 )
 from tenants.templatetags.words import age
+from tenants.trying import answer_url, commands_to_try, example_model
 
 OVERLAPS = {
     "86400": "in 24 hours",
@@ -421,8 +420,8 @@ class CredentialAdmin(StaffAdmin):
     ) -> HttpResponse:
         """Give the one page that ever holds the secret: the answer to the POST itself, kept nowhere."""
         credential = issued.credential
-        model = _example_model(credential)
-        query = {"model": model.slug, **dict.fromkeys(model.key_fields, "1")} if model else {}
+        model = example_model(credential)
+        token_url = request.build_absolute_uri(reverse("token"))
         response = self.page(
             request,
             "tenants/admin/secret.html",
@@ -431,17 +430,13 @@ class CredentialAdmin(StaffAdmin):
             credential=credential,
             secret=issued.secret,
             old_secret_ends=old_secret_ends,
-            token_url=request.build_absolute_uri("/api/v1/token"),
-            answer_url=f"{settings.SERVING_URL.rstrip('/')}/v1/recommendations"
-            + (f"?{urlencode(query)}" if query else ""),
+            token_url=token_url,
+            answer_url=answer_url(model),
+            commands=commands_to_try(credential, model=model, token_url=token_url, secret=issued.secret)
+            if model
+            else "",
             key_names=", ".join(model.key_fields) if model else "",
             done_url=change_url(credential),
         )
         response["Cache-Control"] = "no-store"
         return response
-
-
-def _example_model(credential: Credential) -> Any:
-    """Give a model that the credential may ask for, one that is served if there is one; None if there is none."""
-    models = credential.allowed_models.all() if credential.allowed_models.exists() else credential.tenant.models.all()
-    return models.filter(versions__active_table__isnull=False).first() or models.first()

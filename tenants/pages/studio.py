@@ -52,6 +52,12 @@ class Studio:
         return reaches(self.role, Role.STUDIO_ADMIN) and self.tenant.ended_at is None
 
     @property
+    def may_read_something(self) -> bool:
+        """Tell whether platform staff have allowed the studio any source for its tables."""
+        tenant = self.tenant
+        return bool(tenant.allowed_datasets or tenant.allowed_gs_prefixes or tenant.allowed_local_roots)
+
+    @property
     def is_staff(self) -> bool:
         """Tell whether the person works for the platform."""
         return is_platform_staff(self.user)

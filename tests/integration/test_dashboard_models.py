@@ -113,6 +113,16 @@ def test_first_steps__viewer__is_told_that_somebody_else_must(studio: Tenant) ->
     assert "/new-model" not in answer.html
 
 
+def test_first_steps__no_source_allowed_yet__says_who_can_allow_one(teammate: User, studio: Tenant) -> None:
+    factories.LayoutFactory.create(model__tenant=studio)
+    url = f"/studios/{studio.slug}/models"
+    assert "may not read any table yet" not in get(signed_in(teammate), url).text
+    Tenant.objects.update(allowed_datasets=[], allowed_gs_prefixes=[], allowed_local_roots=[])
+    assert "may not read any table yet. Ask platform staff" in get(signed_in(teammate), url).text
+    staff = factories.UserFactory.create(is_staff=True)
+    assert f'href="/admin/tenants/tenant/{studio.pk}/change/"' in get(signed_in(staff), url).html
+
+
 def test_first_steps__tick_what_is_done_and_lead_to_the_next(teammate: User, studio: Tenant) -> None:
     client, url = signed_in(teammate), f"/studios/{studio.slug}/models"
     model = factories.ModelFactory.create(tenant=studio, slug="offers")
@@ -132,6 +142,8 @@ def test_first_steps__tick_what_is_done_and_lead_to_the_next(teammate: User, stu
     assert "/v1/recommendations?model=offers&player_id=1" in answer.text
     credential.last_used_at = timezone.now()
     credential.save()
+    assert get(client, url).text.count("(done)") == 4, "a token was given out, which is no answer yet"
+    factories.CredentialUseFactory.create(credential=credential)
     assert "first answer" not in get(client, url).text
 
 

@@ -14,7 +14,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
 from models_registry.models import Load, Override, RolloutRevision, Version
-from tenants.models import Role, Tenant, User
+from tenants.models import AutomationToken, Credential, Role, Tenant, User
 from tests import factories
 from tests.integration.dashboard_scene import Offers, get, make_offers, page, signed_in
 
@@ -36,13 +36,37 @@ class Case(NamedTuple):
 
 
 PM = Role.PRODUCT_MANAGER
+ADMIN = Role.STUDIO_ADMIN
 WEIGHTS = {"weight-0": "50", "weight-1": "30", "weight-2": "20", "step": "save"}
 VERSION = {"version": "2026-11-b"}
+CREDENTIAL = {"client_id": "cr_own"}
+NEW_CREDENTIAL = {"name": "x", "reach": "all", "requests_per_second": "1", "burst": "1"}
+ROTATION = {"overlap": "0", "generation": "1"}
+TOKEN = {"token": "at_own"}
+
+
+def of_studio(*roles_and_forms: tuple[str, Role, dict[str, Any] | None], **more: Any) -> list[Case]:
+    return [Case(method, role, form, of_model=False, more=more) for method, role, form in roles_and_forms]
+
+
+def asked(form: dict[str, Any], **more: Any) -> list[Case]:
+    """Give the cases of a page that asks a studio admin something."""
+    return of_studio(("get", ADMIN, None), ("post", ADMIN, form), **more)
+
 
 CASES: dict[str, list[Case]] = {
     "studio": [Case("get", of_model=False)],
     "models": [Case("get", of_model=False)],
     "model-new": [Case("get", PM, of_model=False), Case("post", PM, {"slug": "x"}, of_model=False)],
+    "credentials": of_studio(("get", Role.VIEWER, None)),
+    "credential-new": asked(NEW_CREDENTIAL),
+    "credential-key-new": asked(NEW_CREDENTIAL),
+    "credential": of_studio(("get", Role.VIEWER, None), ("post", ADMIN, NEW_CREDENTIAL), **CREDENTIAL),
+    "credential-rotate": asked(ROTATION, **CREDENTIAL),
+    "credential-revoke": asked({"reason": "x"}, **CREDENTIAL),
+    "automation": of_studio(("get", Role.VIEWER, None)),
+    "automation-token-new": asked({"name": "x", "scopes": ["read"], "days": "0"}),
+    "automation-token-revoke": asked({"reason": "x"}, **TOKEN),
     "rollout": [Case("get")],
     "weights": [Case("get", PM), Case("post", PM, WEIGHTS)],
     "effect": [Case("post", PM, WEIGHTS)],
@@ -90,6 +114,8 @@ def state(offers: Offers) -> Any:
         list(Override.objects.unscoped().values_list("unit", "version__name")),
         offers.model.name,
         offers.model.tenant.models.count(),
+        list(Credential.objects.unscoped().values_list("name", "generation", "revoked_at")),
+        list(AutomationToken.objects.unscoped().values_list("name", "revoked_at")),
     )
 
 
@@ -97,6 +123,8 @@ def state(offers: Offers) -> Any:
 def offers(studio: Tenant) -> Offers:
     made = make_offers(studio)
     factories.OverrideFactory.create(version=made.a, unit="tester")
+    factories.CredentialFactory.create(tenant=studio, **CREDENTIAL)
+    factories.AutomationTokenFactory.create(tenant=studio, public_id="at_own")
     return made
 
 
@@ -138,7 +166,18 @@ def test_viewer__reads_and_changes_nothing(
     viewer = factories.MembershipFactory.create(tenant=studio, role=Role.VIEWER).user
     before = state(offers)
     answer = ask(signed_in(viewer), case, address(name, case, studio.slug))
-    assert answer.status == (403 if case.role == PM else 302 if name == "studio" else 200)
+    assert answer.status == (403 if case.role != Role.VIEWER else 302 if name == "studio" else 200)
+    assert state(offers) == before
+
+
+@pytest.mark.parametrize(("name", "case"), ALL, ids=IDS)
+def test_product_manager__does_nothing_that_takes_a_studio_admin(
+    name: str, case: Case, offers: Offers, studio: Tenant, teammate: User, valkey: redis.Redis
+) -> None:
+    if case.role != ADMIN:
+        return
+    before = state(offers)
+    assert ask(signed_in(teammate), case, address(name, case, studio.slug)).status == 403
     assert state(offers) == before
 
 
@@ -155,13 +194,17 @@ def test_form__without_a_csrf_token__changes_nothing(name: str, case: Case, offe
 
 def test_viewer__sees_no_control_that_would_be_refused(offers: Offers, studio: Tenant, valkey: redis.Redis) -> None:
     client = signed_in(factories.MembershipFactory.create(tenant=studio, role=Role.VIEWER).user)
-    urls = [f"/studios/{studio.slug}/models", *(f"{offers.url}{path}" for path in ("", "/testers", "/settings"))]
+    here = f"/studios/{studio.slug}"
+    urls = [f"{here}/{path}" for path in ("models", "credentials", "credentials/cr_own", "automation")]
+    urls += [f"{offers.url}{path}" for path in ("", "/testers", "/settings")]
+    forbidden = ("Switch off", "Go back to this", "New model", "Start a new phase", "Remove", "Revoke", "Rotate")
+    ends = ("new-version", "new-model", "new-phase", "load", "switch-off", "new-credential", "rotate", "revoke")
     for url in urls:
         answer = get(client, url)
         assert answer.status == 200
         forms = answer.html.split("<form")[1:]
         assert all('action="/sign-out"' in form.partition(">")[0] for form in forms), url
-        for words in ("Switch off", "Go back to this", "New model", "Start a new phase", "Remove"):
-            assert words not in answer.text, (url, words)
-        for address_end in ("/new-version", "/new-model", "/new-phase", "/load", "/switch-off"):
-            assert f'{address_end}"' not in answer.html, (url, address_end)
+        for words in forbidden:
+            assert f"{words} " not in f"{answer.text} ", (url, words)
+        for end in ends:
+            assert f'/{end}"' not in answer.html, (url, end)

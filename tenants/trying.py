@@ -1,0 +1,54 @@
+"""Two commands for a shell, with which somebody who has just been given a secret sees that it works."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+from urllib.parse import urlencode
+
+from django.conf import settings
+
+from tenants.models import Credential, CredentialKind
+
+# Stands for a value of each key field: a studio's keys are not kept anywhere that can be read.
+SOME_KEY = "1"
+
+
+def example_model(credential: Credential) -> Any:
+    """Give a model that the credential may ask for, one that is served if there is one; None if there is none.
+
+    Up to three queries.
+    """
+    models = credential.allowed_models.all() if credential.allowed_models.exists() else credential.tenant.models.all()
+    return models.filter(versions__active_table__isnull=False).first() or models.first()
+
+
+def answer_url(model: Any) -> str:
+    """Give the address that answers with a model's recommendation for `SOME_KEY`; without a model, the bare one."""
+    address = f"{settings.SERVING_URL.rstrip('/')}/v1/recommendations"
+    if model is None:
+        return address
+    return f"{address}?{urlencode({'model': model.slug, **dict.fromkeys(model.key_fields, SOME_KEY)})}"
+
+
+def commands_to_try(credential: Credential, *, model: Any, token_url: str, secret: str = "") -> str:
+    """Give commands that work as they are pasted: one asks for a token, the next with it for an answer.
+
+    Args:
+        credential: whose they are. One that is a public key signs its tokens elsewhere: a place for one is left.
+        model: what to ask for.
+        token_url: where tokens are given out.
+        secret: of the credential; without it a place for it is left.
+    """
+    ask = f'curl -i {shlex.quote(answer_url(model))} -H "Authorization: Bearer $TOKEN"'
+    if credential.kind != CredentialKind.SECRET:
+        return f"TOKEN='a token that your backend has signed'\n{ask}"
+    # Its letters need no quotes, but what somebody puts in place of the words may.
+    quoted = f"'{secret or 'the secret you were shown'}'"
+    read = r"""sed 's/.*"access_token": *"\([^"]*\)".*/\1/'"""
+    return (
+        f"CLIENT_SECRET={quoted}\n"
+        f"TOKEN=$(curl -sS {shlex.quote(token_url)} -d grant_type=client_credentials \\\n"
+        f'  -d client_id={credential.client_id} -d client_secret="$CLIENT_SECRET" | {read})\n'
+        f"{ask}"
+    )
