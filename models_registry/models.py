@@ -112,6 +112,12 @@ class Version(TenantOwned):
     previous_table = models.ForeignKey(
         "Table", null=True, blank=True, on_delete=models.PROTECT, related_name="+", editable=False
     )
+    older_table = models.ForeignKey(
+        "Table", null=True, blank=True, on_delete=models.PROTECT, related_name="+", editable=False
+    )
+    freshness_minutes = models.PositiveIntegerField(
+        null=True, blank=True, help_text="How old its data may become before it counts as late; empty: no target."
+    )
     # The fencing number of the last load begun, and of the one whose table is active: only a newer one may activate.
     last_fence = models.PositiveBigIntegerField(default=0, editable=False)
     active_fence = models.PositiveBigIntegerField(default=0, editable=False)
@@ -127,8 +133,16 @@ class Version(TenantOwned):
             models.CheckConstraint(condition=Q(code__lte=MAX_CODE), name="version_code_one_byte"),
             models.CheckConstraint(condition=Q(active_fence__lte=F("last_fence")), name="version_fence_order"),
             models.CheckConstraint(
-                condition=Q(active_table=None) | Q(previous_table=None) | ~Q(active_table=F("previous_table")),
-                name="version_two_different_tables",
+                condition=(Q(active_table=None) | Q(previous_table=None) | ~Q(active_table=F("previous_table")))
+                & (Q(active_table=None) | Q(older_table=None) | ~Q(active_table=F("older_table")))
+                & (Q(previous_table=None) | Q(older_table=None) | ~Q(previous_table=F("older_table"))),
+                name="version_different_tables",
+            ),
+            models.CheckConstraint(
+                condition=Q(older_table=None) | Q(previous_table__isnull=False), name="version_older_after_previous"
+            ),
+            models.CheckConstraint(
+                condition=Q(freshness_minutes=None) | Q(freshness_minutes__gte=1), name="version_freshness_positive"
             ),
         ]
 
@@ -165,6 +179,50 @@ class Source(TenantOwned):
 
     def __str__(self) -> str:
         return f"{self.get_kind_display()}: {self.location[:80]}"
+
+
+class ScheduleKind(models.TextChoices):
+    """How a schedule says when."""
+
+    INTERVAL = "interval", "Every so many minutes"
+    CRONTAB = "crontab", "At times of the day (crontab)"
+
+
+class Schedule(TenantOwned):
+    """When a version is loaded by itself. `models_registry.scheduling` works out and starts the runs."""
+
+    tenant_path = "version__model__tenant"
+
+    version = models.OneToOneField(Version, on_delete=models.CASCADE, related_name="schedule")
+    kind = models.CharField(max_length=10, choices=ScheduleKind.choices)
+    every_minutes = models.PositiveIntegerField(null=True, blank=True)
+    crontab = models.CharField(max_length=100, blank=True, default="", help_text="Five fields, such as 0 */4 * * *.")
+    timezone = models.CharField(max_length=64, default="UTC", help_text="Whose clock a crontab goes by.")
+    is_enabled = models.BooleanField(default=True)
+    next_run_at = models.DateTimeField(null=True, blank=True)
+    last_run_at = models.DateTimeField(null=True, blank=True, help_text="When it last started a load.")
+    note = models.CharField(
+        max_length=300, blank=True, default="", help_text="Why the last due run started no load; empty if it did."
+    )
+
+    objects = TenantOwnedManager()
+
+    class Meta:
+        constraints: ClassVar = [
+            models.CheckConstraint(
+                condition=Q(kind=ScheduleKind.INTERVAL, every_minutes__gte=1, crontab="")
+                | (Q(kind=ScheduleKind.CRONTAB, every_minutes=None) & ~Q(crontab="")),
+                name="schedule_interval_or_crontab",
+            ),
+            models.CheckConstraint(
+                condition=Q(is_enabled=True, next_run_at__isnull=False) | Q(is_enabled=False, next_run_at=None),
+                name="schedule_next_run_if_enabled",
+            ),
+        ]
+        indexes: ClassVar = [models.Index(fields=["next_run_at"], name="schedule_by_next_run")]
+
+    def __str__(self) -> str:
+        return f"every {self.every_minutes} minutes" if self.kind == ScheduleKind.INTERVAL else self.crontab
 
 
 class LoadState(models.TextChoices):
@@ -218,6 +276,15 @@ class Load(TenantOwned):
     source_location = models.TextField()
     source_snapshot_at = models.DateTimeField(null=True, help_text="The instant at which BigQuery was read.")
 
+    # Why it was asked for, where no person did: the due run that it is, or the table that Redis lost.
+    scheduled_for = models.DateTimeField(null=True, editable=False)
+    repairs = models.ForeignKey(
+        "Table", null=True, on_delete=models.SET_NULL, related_name="repair_loads", editable=False
+    )
+    rows_per_second_limit = models.PositiveIntegerField(
+        null=True, blank=True, help_text="At most so many rows a second are written; empty: as fast as serving allows."
+    )
+
     rows_read = models.PositiveBigIntegerField(default=0)
     rows_written = models.PositiveBigIntegerField(default=0)
     rows_expected = models.PositiveBigIntegerField(null=True, help_text="When the source says it beforehand.")
@@ -235,6 +302,11 @@ class Load(TenantOwned):
         ordering: ClassVar = ["-created_at", "-pk"]
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["version", "fence"], name="load_fence_unique_in_version"),
+            models.UniqueConstraint(fields=["version", "scheduled_for"], name="load_one_for_a_scheduled_time"),
+            models.CheckConstraint(
+                condition=Q(rows_per_second_limit=None) | Q(rows_per_second_limit__gte=1),
+                name="load_rate_limit_positive",
+            ),
             models.CheckConstraint(condition=Q(state__in=LoadState.values), name="load_state_known"),
             models.CheckConstraint(
                 condition=Q(state__in=[*RUNNING_STATES, LoadState.SUPERSEDED], finished_at=None)
@@ -289,6 +361,10 @@ class Table(TenantOwned):
     row_count = models.PositiveBigIntegerField()
     size_bytes = models.PositiveBigIntegerField(default=0)
     activated_at = models.DateTimeField(null=True)
+    lost_at = models.DateTimeField(
+        null=True,
+        help_text="When Redis was found to have lost some of it; what is left is served until it is repaired.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = TenantOwnedManager()
@@ -302,6 +378,11 @@ class Table(TenantOwned):
 
     def __str__(self) -> str:
         return self.table_id
+
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether all of its rows are in Redis, as far as is known."""
+        return self.state == TableState.READY and self.lost_at is None
 
 
 class RolloutRevision(TenantOwned):

@@ -28,7 +28,7 @@ from models_registry.models import (
 )
 from tenants.models import Credential, Tenant
 
-# Tables are written every few hours; data a day old was missed several times.
+# Without a target: tables are written every few hours; data a day old was missed several times.
 STALE_AFTER = timedelta(hours=24)
 
 
@@ -41,7 +41,7 @@ class VersionState:
         weight_bp: its share of the units, in basis points.
         table: the rows it is answered from; None if it was never loaded, or they are not whole.
         data_at: the instant whose data these are; None without a table.
-        is_late: that instant is more than a day ago.
+        is_late: see the function.
         newest_load: the last one begun, ended or not; dry runs, which change nothing, left out.
     """
 
@@ -231,6 +231,19 @@ def data_at(table: Table) -> datetime:
     return table.load.source_snapshot_at or table.load.started_at or table.created_at
 
 
+def is_late(version: Version, now: datetime) -> bool:
+    """Tell whether a version's data is older than its target, or than a day if it has none.
+
+    One that has a target and was never loaded is late once it has existed for so long. No query, if the active table
+    and its load were fetched with the version.
+    """
+    table = version.active_table
+    if table is None and version.freshness_minutes is None:
+        return False
+    target = STALE_AFTER if version.freshness_minutes is None else timedelta(minutes=version.freshness_minutes)
+    return now - (data_at(table) if table is not None else version.created_at) > target
+
+
 def weights_by_code(weights_bp: Mapping[str, int]) -> dict[int, int]:
     """Give weights as JSON holds them by code."""
     return {int(code): bp for code, bp in weights_bp.items()}
@@ -271,8 +284,7 @@ def _version_state(version: Version, weight_bp: int, newest_load: Load | None, n
     if table is not None and table.state != TableState.READY:
         table = None
     at = data_at(table) if table is not None else None
-    is_late = at is not None and now - at > STALE_AFTER
-    return VersionState(version, weight_bp, table, at, is_late, newest_load)
+    return VersionState(version, weight_bp, table, at, is_late(version, now), newest_load)
 
 
 # --- Rollouts -------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from celery import current_app
@@ -25,7 +26,7 @@ from models_registry.models import (
     RecommendationModel,
     RolloutRevision,
     Source,
-    TableState,
+    Table,
     Version,
 )
 from models_registry.rollouts.services import rollout_start
@@ -49,6 +50,7 @@ from tenants.signals import announce_after_commit
 log = logging.getLogger(__name__)
 
 LOAD_TASK = "loading.run"
+MAX_ROWS_PER_SECOND = 100_000_000
 
 
 # --- Models and layouts ---------------------------------------------------------------------------------------------
@@ -290,7 +292,15 @@ def source_set(*, version: Version, kind: str, location: str, actor: User | None
 # --- Loads and tables -----------------------------------------------------------------------------------------------
 
 
-def load_request(*, version: Version, actor: User | None, dry_run: bool = False) -> Load:
+def load_request(
+    *,
+    version: Version,
+    actor: User | None,
+    dry_run: bool = False,
+    rows_per_second_limit: int | None = None,
+    scheduled_for: datetime | None = None,
+    repairs: Table | None = None,
+) -> Load:
     """Queue a load of a version's source, and have a worker run it once this is committed.
 
     Its fencing number is above that of every load of the version before it: of two only the newer may activate. If
@@ -298,26 +308,35 @@ def load_request(*, version: Version, actor: User | None, dry_run: bool = False)
 
     Args:
         version: what to load.
-        actor: who asks.
+        actor: who asks; None for the system.
         dry_run: only read, check and compare with what is served; the load ends `checked` or `rejected`.
+        rows_per_second_limit: write at most so many, 1 … 100,000,000; None: as fast as serving allows.
+        scheduled_for: the due run of the version's schedule that this is.
+        repairs: the table of which Redis lost a part.
 
     Raises:
-        RuleBroken: the version has no source, or the studio has ended.
+        RuleBroken: the version has no source, the limit will not do, or the studio has ended.
     """
+    if rows_per_second_limit is not None and not 1 <= rows_per_second_limit <= MAX_ROWS_PER_SECOND:
+        raise RuleBroken(
+            f"The limit is a whole number of rows a second from 1 to {MAX_ROWS_PER_SECOND:,}.",
+            field="rows_per_second_limit",
+        )
     with transaction.atomic():
         model = version.model
         lock_tenant(model.tenant)
         source = Source.objects.for_tenant(model.tenant).filter(version=version).first()
         if source is None:
             raise RuleBroken(f"The version “{version.name}” has no source yet.")
-        load = _queue_load(version, actor, source.kind, source.location, is_dry_run=dry_run)
+        values = {"scheduled_for": scheduled_for, "repairs": repairs, "rows_per_second_limit": rows_per_second_limit}
+        load = _queue_load(version, actor, source.kind, source.location, is_dry_run=dry_run, **values)
         what = f"a dry run, load {load.fence}," if dry_run else f"load {load.fence}"
         audit.record(
             tenant=model.tenant,
             actor=actor,
             action="load.request",
             subject=f"version {model.slug}/{version.name}",
-            summary=f"Asked for {what} of “{model.slug}/{version.name}”.",
+            summary=f"Asked for {what} of “{model.slug}/{version.name}”{_why(load)}.",
             after={
                 "fence": load.fence,
                 "source": {"kind": source.kind, "location": source.location},
@@ -407,6 +426,12 @@ def _queue_load(version: Version, actor: User | None, kind: str, location: str, 
     return load
 
 
+def _why(load: Load) -> str:
+    if load.repairs_id is not None:
+        return ", because Redis lost part of its table"
+    return f", due at {load.scheduled_for:%Y-%m-%d %H:%M} UTC" if load.scheduled_for is not None else ""
+
+
 def load_enqueue(load_id: int) -> bool:
     """Hand a queued load to the workers; say whether the broker took it. A second delivery does nothing twice."""
     try:
@@ -417,36 +442,49 @@ def load_enqueue(load_id: int) -> bool:
     return True
 
 
-def table_roll_back(*, version: Version, actor: User | None, reason: str) -> Version:
-    """Serve the table before the active one again; doing it twice is back where it was. Live within 2 s.
+def table_roll_back(*, version: Version, actor: User | None, reason: str, table: Table | None = None) -> Version:
+    """Serve one of the two kept tables instead of the active one, which is kept in turn. Live within 2 s.
+
+    Args:
+        version: whose.
+        actor: who does it.
+        reason: why.
+        table: the version's previous or older table; None for the previous. Going back to the previous one twice is
+            back where it was.
 
     Raises:
-        RuleBroken: there is no table before it, it is not whole any more, or another table became active meanwhile.
+        RuleBroken: it is not one of the kept tables, it is not whole any more, or another table became active
+            meanwhile.
     """
     reason = check_reason(reason)
     with transaction.atomic():
         model = version.model
         lock_tenant(model.tenant)
         rows = Version.objects.for_tenant(model.tenant)
-        version.refresh_from_db(from_queryset=rows.select_related("active_table", "previous_table"))
-        active, previous = version.active_table, version.previous_table
+        version.refresh_from_db(from_queryset=rows.select_related("active_table", "previous_table", "older_table"))
+        active, previous, older = version.active_table, version.previous_table, version.older_table
         if previous is None or active is None:
             raise RuleBroken(f"The version “{version.name}” has no earlier table to go back to.")
-        if previous.state != TableState.READY:
+        target = table or previous
+        if target not in (previous, older):
+            raise RuleBroken(f"That is not one of the two tables that “{version.name}” keeps.", field="table")
+        if not target.is_whole:
             raise RuleBroken(f"The earlier table of “{version.name}” is not whole any more.")
-        unchanged = rows.filter(pk=version.pk, active_table=active, previous_table=previous)
-        if not unchanged.update(active_table=previous, previous_table=active):
+        unchanged = rows.filter(pk=version.pk, active_table=active, previous_table=previous, older_table=older)
+        kept = {"previous_table": active, "older_table": older if target == previous else previous}
+        if not unchanged.update(active_table=target, **kept):
             raise RuleBroken("Another table became active at this moment; look again.")
-        version.active_table, version.previous_table = previous, active
+        version.active_table, version.previous_table = target, active
+        version.older_table = kept["older_table"]
         _record(
             model,
             actor,
             "table.roll_back",
-            f"Went back to the earlier table of “{model.slug}/{version.name}”.",
+            f"Went back to an earlier table of “{model.slug}/{version.name}”.",
             subject=f"version {model.slug}/{version.name}",
             reason=reason,
             before={"active_table": active.table_id, "rows": active.row_count},
-            after={"active_table": previous.table_id, "rows": previous.row_count},
+            after={"active_table": target.table_id, "rows": target.row_count},
         )
     return version
 

@@ -150,6 +150,18 @@ class SourceFactory(DjangoModelFactory[registry.Source]):
     location = "/srv/tables/offers.parquet"
 
 
+class ScheduleFactory(DjangoModelFactory[registry.Schedule]):
+    """Every four hours, next due at `SOME_TIME`."""
+
+    class Meta:
+        model = registry.Schedule
+
+    version = factory.SubFactory(VersionFactory)
+    kind = registry.ScheduleKind.INTERVAL
+    every_minutes = 240
+    next_run_at = SOME_TIME
+
+
 class LoadFactory(DjangoModelFactory[registry.Load]):
     """A load in the queue; with `state` of an end it is finished."""
 

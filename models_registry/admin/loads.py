@@ -14,7 +14,6 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
 from models_registry.admin.columns import LOAD_COLOURS, ModelFilter
-from models_registry.admin.versions import previous_if_whole
 from models_registry.models import RUNNING_STATES, Load, LoadState, Table, TableState
 from tenants.staff import Label, ReadOnlyAdmin, StudioFilter, link_to
 from tenants.templatetags.words import age, duration, megabytes, number, percent_number
@@ -202,6 +201,12 @@ class LoadAdmin(ReadOnlyAdmin):
         }
 
 
+def is_kept(table: Table) -> bool:
+    """Tell whether its version can go back to a table."""
+    version = table.version
+    return table.is_whole and table.pk in (version.previous_table_id, version.older_table_id)
+
+
 @admin.register(Table)
 class TableAdmin(ReadOnlyAdmin):
     """Tables: the rows in Redis that each load made."""
@@ -248,6 +253,7 @@ class TableAdmin(ReadOnlyAdmin):
             "served": "success",
             "previous": "info",
             "writing": "info",
+            "lost": "danger",
             "dropping": "warning",
             "ready": "default",
             "dropped": "default",
@@ -257,7 +263,9 @@ class TableAdmin(ReadOnlyAdmin):
         """Say whether it is served, kept to go back to, or gone."""
         if table.version.active_table_id == table.pk:
             return Label("served", "Served")
-        if table.state == TableState.READY and table.version.previous_table_id == table.pk:
+        if table.lost_at is not None and table.state == TableState.READY:
+            return Label("lost", "Redis lost part of it")
+        if is_kept(table):
             return Label("previous", "Kept: can be activated")
         return Label(table.state, table.get_state_display())
 
@@ -293,9 +301,7 @@ class TableAdmin(ReadOnlyAdmin):
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Offer to activate the table that a version can go back to."""
         table = context["original"]
-        previous = previous_if_whole(table.version)
-        if previous is not None and previous.pk == table.pk:
-            context["activate_url"] = reverse(
-                "admin:models_registry_version_activate_previous", args=[table.version_id]
-            )
+        if is_kept(table):
+            url = reverse("admin:models_registry_version_activate_previous", args=[table.version_id])
+            context["activate_url"] = f"{url}?table={table.table_id}"
         return super().render_change_form(request, context, *args, **kwargs)

@@ -20,12 +20,12 @@ from models_registry.admin.columns import (
     ModelFilter,
     NamedChoices,
     data_time,
-    is_stale,
     newest_load,
     newest_weights,
 )
-from models_registry.models import RUNNING_STATES, Load, LoadState, Source, SourceKind, TableState, Version
-from models_registry.selectors import STALE_AFTER, data_at, weights_by_code
+from models_registry.models import RUNNING_STATES, Load, LoadState, Schedule, Source, SourceKind, Table, Version
+from models_registry.scheduling import words
+from models_registry.selectors import STALE_AFTER, data_at, is_late, weights_by_code
 from models_registry.services import load_request, source_set, table_roll_back, version_create
 from tenants.rules import RuleBroken
 from tenants.staff import (
@@ -95,6 +95,21 @@ class NewVersionForm(SourceForm):
         return version_create(actor=self.actor, **self.cleaned_data)
 
 
+class RollBackForm(ReasonForm):
+    """Which of the kept tables to serve again, and why."""
+
+    table = choice_field([], label="Table", required=False)
+    field_order = ("table", "reason")
+
+    def __init__(self, kept: list[Table], *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        field: Any = self.fields["table"]
+        field.choices = [
+            (table.table_id, f"Load {table.load.fence}: {number(table.row_count)} rows, read {age(data_at(table))}")
+            for table in kept
+        ]
+
+
 class DataFilter(RadioFilter):
     """Versions by whether they have rows, and how old these are."""
 
@@ -144,7 +159,7 @@ class VersionAdmin(NamedChoices):
 
     def get_queryset(self, request: HttpRequest) -> Any:
         """Bring tables, the source, the newest load and the weights along."""
-        tables = ("active_table__load", "previous_table__load")
+        tables = ("active_table__load", "previous_table__load", "older_table__load")
         return (
             super()
             .get_queryset(request)
@@ -194,7 +209,7 @@ class VersionAdmin(NamedChoices):
         if version.active_table is None:
             return Label("none", "not loaded")
         when = data_at(version.active_table)
-        return Label("stale" if is_stale(when) else "fresh", age(when).removesuffix(" ago"))
+        return Label("stale" if is_late(version, timezone.now()) else "fresh", age(when).removesuffix(" ago"))
 
     @display(description="Rows", ordering="active_table__row_count")
     def rows(self, version: Any) -> str:
@@ -280,30 +295,35 @@ class VersionAdmin(NamedChoices):
     def activate_previous(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Ask for a reason, then serve the table before the active one again."""
         version = self.get_row(request, object_id)
-        form = ReasonForm(request.POST if request.method == "POST" else None)
+        kept = kept_tables(version)
+        if request.method == "POST":
+            form = RollBackForm(kept, request.POST)
+        else:
+            form = RollBackForm(kept, initial={"table": request.GET.get("table")})
         if form.is_valid():
+            table = next((table for table in kept if table.table_id == form.cleaned_data["table"]), None)
+            reason = form.cleaned_data["reason"]
             try:
-                table_roll_back(version=version, actor=acting(request), reason=form.cleaned_data["reason"])
+                table_roll_back(version=version, actor=acting(request), reason=reason, table=table)
             except RuleBroken as error:
                 show_refusal(form, error)
             else:
-                self.message_user(request, f"{version.name} serves its previous table again.", messages.SUCCESS)
+                self.message_user(request, f"{version.name} serves an earlier table again.", messages.SUCCESS)
                 return HttpResponseRedirect(change_url(version))
-        previous, active = previous_if_whole(version), version.active_table
-        if previous is None:
+        if not kept:
             explanation = [f"{version.name} has no earlier table that is whole, so there is nothing to go back to."]
         else:
+            active = version.active_table
             explanation = [
                 f"Now served: {number(active.row_count)} rows, read {age(data_at(active))}.",
-                f"Served then: {number(previous.row_count)} rows, read {age(data_at(previous))}.",
-                "It is live within 2 seconds. Doing it again is the way back; the next load becomes active as always.",
+                "It is live within 2 seconds; the table served now is kept. The next load becomes active as always.",
             ]
         return self.ask(
             request,
             form,
-            title=f"Roll {version.model.slug} / {version.name} back to its previous table",
+            title=f"Roll {version.model.slug} / {version.name} back to an earlier table",
             obj=version,
-            submit="Activate the previous table",
+            submit="Activate this table",
             explanation=explanation,
         )
 
@@ -325,22 +345,56 @@ class VersionAdmin(NamedChoices):
 
 
 def _back(version: Version) -> dict[str, Any]:
-    """Give what the button for the other table says: after a roll-back that table is the newer one."""
-    previous, active = previous_if_whole(version), version.active_table
-    if previous is None or active is None:
+    """Give what the button for another table says: after a roll-back that table may be the newer one."""
+    kept, active = kept_tables(version), version.active_table
+    if not kept or active is None:
         return {"previous": None}
+    previous = kept[0]
     is_newer = previous.load.fence > active.load.fence
-    words = "Activate the newer table again" if is_newer else "Roll back to the previous table"
+    words = "Activate the newer table again" if is_newer else "Roll back to an earlier table"
     return {
         "previous": previous,
         "back_words": f"{words} ({number(previous.row_count)} rows, {age(data_at(previous))})",
     }
 
 
-def previous_if_whole(version: Version) -> Any:
-    """Give the table a version can go back to, None if there is none that is whole."""
-    previous = version.previous_table
-    return previous if version.active_table and previous and previous.state == TableState.READY else None
+def kept_tables(version: Version) -> list[Table]:
+    """Give the tables a version can go back to: those of the two it keeps that are whole."""
+    if version.active_table is None:
+        return []
+    return [table for table in (version.previous_table, version.older_table) if table and table.is_whole]
+
+
+@admin.register(Schedule)
+class ScheduleAdmin(ReadOnlyAdmin):
+    """Schedules: seen here, changed on the version's page of the dashboard."""
+
+    studio_path, model_path = "version__model__tenant", "version__model"
+    list_display = ("version_link", "studio", "model_", "when", "is_enabled", "next_run_at", "last_run_at", "note")
+    list_filter = (StudioFilter, ModelFilter, ("kind", ChoicesDropdownFilter))
+    list_select_related = ("version__model__tenant",)
+    search_fields = ("version__name", "version__model__slug", "version__model__tenant__name")
+    ordering = ("next_run_at",)
+    fields = ("version_link", "when", "timezone", "is_enabled", "next_run_at", "last_run_at", "note")
+
+    @display(description="When")
+    def when(self, schedule: Any) -> str:
+        """Say when it runs."""
+        return words(schedule)
+
+    @display(description="Model", ordering="version__model__slug")
+    def model_(self, schedule: Any) -> str:
+        """Give its model."""
+        return str(schedule.version.model)
+
+    @display(description="Version", ordering="version__name")
+    def version_link(self, schedule: Any) -> str:
+        """Lead to its version."""
+        return link_to(schedule.version)
+
+    def audit_subject(self, obj: Any) -> str:
+        """Give what the audit trail calls its version."""
+        return f"version {obj.version.model.slug}/{obj.version.name}"
 
 
 @admin.register(Source)

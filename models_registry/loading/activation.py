@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F
 from django.utils import timezone
 
 from models_registry.loading.pulse import Pulse, Superseded, check_not_superseded
@@ -14,8 +13,8 @@ from tenants import audit
 from tenants.services import lock_tenant
 from tenants.signals import announce_after_commit
 
-# The active table and the two before it are kept, for going back with one click.
-TABLES_KEPT = 3
+# How many tables besides the active one are kept, for going back with one click.
+TABLES_KEPT = 2
 
 
 def activate(pulse: Pulse, table: Table, *, report: dict[str, Any]) -> None:
@@ -32,14 +31,19 @@ def activate(pulse: Pulse, table: Table, *, report: dict[str, Any]) -> None:
     now = timezone.now()
     with transaction.atomic():
         lock_tenant(tenant)
-        before = Version.objects.unscoped().select_related("active_table").get(pk=version.pk).active_table
+        tables = ("active_table", "previous_table", "older_table")
+        held = Version.objects.unscoped().select_related(*tables).get(pk=version.pk)
+        before = held.active_table
+        # Nobody goes back to a table that lost rows, so it takes no whole one's place.
+        kept = [old for old in (held.active_table, held.previous_table, held.older_table) if old and old.is_whole]
+        previous, older = [*kept, None, None][:TABLES_KEPT]
         moved = Version.objects.unscoped().filter(pk=version.pk, active_fence__lt=load.fence)
-        if not moved.update(active_table=table, previous_table=F("active_table"), active_fence=load.fence):
+        if not moved.update(active_table=table, previous_table=previous, older_table=older, active_fence=load.fence):
             raise Superseded("A newer load became active first.")
         check_not_superseded(load)
         Table.objects.unscoped().filter(pk=table.pk).update(state=TableState.READY, activated_at=now)
         pulse.write(state=LoadState.ACTIVE, report=report, problem="", finished_at=now)
-        _retire_older_tables(version)
+        _retire(version, [table, previous, older])
         name = f"{version.model.slug}/{version.name}"
         audit.record(
             tenant=tenant,
@@ -53,11 +57,7 @@ def activate(pulse: Pulse, table: Table, *, report: dict[str, Any]) -> None:
         announce_after_commit(tenant.pk)
 
 
-def _retire_older_tables(version: Version) -> None:
+def _retire(version: Version, kept: list[Table | None]) -> None:
     """Mark what is no longer kept; a sweep drops it once nobody can be reading it any more."""
-    fresh = Version.objects.unscoped().get(pk=version.pk)
-    pointed_at = [pk for pk in (fresh.active_table_id, fresh.previous_table_id) if pk is not None]
-    whole = Table.objects.unscoped().filter(version=version, state=TableState.READY).exclude(pk__in=pointed_at)
-    newest_first = list(whole.order_by("-activated_at", "-pk").values_list("pk", flat=True))
-    too_old = newest_first[TABLES_KEPT - len(pointed_at) :]
-    Table.objects.unscoped().filter(pk__in=too_old).update(state=TableState.DROPPING)
+    whole = Table.objects.unscoped().filter(version=version, state=TableState.READY)
+    whole.exclude(pk__in=[table.pk for table in kept if table is not None]).update(state=TableState.DROPPING)

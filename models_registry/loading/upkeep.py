@@ -96,7 +96,8 @@ def may_drop(table: Table, now: datetime) -> bool:
     """Tell whether nobody can be reading a table any more: neither the database, nor a snapshot, nor a slow lane."""
     if table.state != TableState.DROPPING:
         return False
-    if Version.objects.unscoped().filter(Q(active_table=table) | Q(previous_table=table)).exists():
+    kept = Q(active_table=table) | Q(previous_table=table) | Q(older_table=table)
+    if Version.objects.unscoped().filter(kept).exists():
         return False
     if table.activated_at is None:
         # It never was in a snapshot. Its run may still be at work if it was taken for dead; it drops it itself then.

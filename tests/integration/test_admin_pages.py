@@ -22,7 +22,7 @@ from tests import factories
 pytestmark = pytest.mark.django_db
 
 READ_ONLY = {
-    *("auditentry", "automationtoken", "source", "load", "table", "rolloutrevision"),
+    *("auditentry", "automationtoken", "source", "schedule", "load", "table", "rolloutrevision"),
     *("periodictask", "accessattempt", "accesslog"),
 }
 ADDED = {"tenant", "user", "membership", "credential", "recommendationmodel", "layout", "version", "override"}
@@ -125,6 +125,7 @@ def make_rows(number: int) -> dict[str, Model]:
             "layout": version.layout,
             "version": version,
             "source": factories.SourceFactory.create(version=version),
+            "schedule": factories.ScheduleFactory.create(version=version),
             "load": rejected,
             "table": table,
             "rolloutrevision": factories.RolloutRevisionFactory.create(model=model),

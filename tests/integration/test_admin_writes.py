@@ -376,7 +376,7 @@ def test_activate_previous__pressed_twice__goes_back_and_forth(signed_in: Client
     Version.objects.unscoped().filter(pk=version.pk).update(active_table=newer, previous_table=older)
     url = reverse("admin:models_registry_version_activate_previous", args=[version.pk])
     asked = signed_in.get(url).content.decode()
-    assert "Served then: 90 rows" in asked
+    assert f"Load {older.load.fence}: 90 rows, read" in asked
     for expected in (older, newer):
         signed_in.post(url, {"reason": "bad prices"})
         version.refresh_from_db()
@@ -384,6 +384,20 @@ def test_activate_previous__pressed_twice__goes_back_and_forth(signed_in: Client
     entry = AuditEntry.objects.for_tenant(studio).first()
     assert entry is not None
     assert (entry.action, entry.reason) == ("table.roll_back", "bad prices")
+
+
+def test_activate_previous__the_older_of_the_two_kept_is_chosen__it_is_served(
+    signed_in: Client, studio: Tenant
+) -> None:
+    version = factories.VersionFactory.create(model__tenant=studio)
+    oldest, older, newest = factories.TableFactory.create_batch(3, load__version=version)
+    kept = {"active_table": newest, "previous_table": older, "older_table": oldest}
+    Version.objects.unscoped().filter(pk=version.pk).update(**kept)
+    url = reverse("admin:models_registry_version_activate_previous", args=[version.pk])
+    assert f'value="{oldest.table_id}" selected' in signed_in.get(f"{url}?table={oldest.table_id}").content.decode()
+    signed_in.post(url, {"reason": "bad prices", "table": oldest.table_id})
+    version.refresh_from_db()
+    assert (version.active_table, version.previous_table, version.older_table) == (oldest, newest, older)
 
 
 def test_activate_previous__nothing_to_go_back_to__is_said(signed_in: Client, studio: Tenant) -> None:

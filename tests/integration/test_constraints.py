@@ -24,6 +24,7 @@ from tests.factories import (
     ModelFactory,
     OverrideFactory,
     RolloutRevisionFactory,
+    ScheduleFactory,
     SourceFactory,
     TableFactory,
     TenantFactory,
@@ -49,10 +50,17 @@ def loads_that_are_over_without_an_end() -> object:
     return LoadFactory.create(state=LoadState.FAILED, finished_at=None)
 
 
-def version_with_one_table_twice() -> None:
-    table = TableFactory.create()
-    table.version.active_table = table.version.previous_table = table
-    table.version.save()
+def version_with_tables(**numbers: int) -> Callable[[], object]:
+    """Give what points a version at some of three tables."""
+
+    def make() -> None:
+        version = VersionFactory.create()
+        tables = TableFactory.create_batch(3, load__version=version)
+        for field, number in numbers.items():
+            setattr(version, field, tables[number])
+        version.save()
+
+    return make
 
 
 def accepting(**values: Any) -> object:
@@ -96,10 +104,24 @@ BROKEN: list[tuple[str, Callable[[], object]]] = [
     ("version_code_unique_in_model", again(VersionFactory, "model", "code")),
     ("version_code_one_byte", lambda: VersionFactory.create(code=256)),
     ("version_fence_order", lambda: VersionFactory.create(last_fence=1, active_fence=2)),
-    ("version_two_different_tables", version_with_one_table_twice),
+    ("version_different_tables", version_with_tables(active_table=0, previous_table=0)),
+    ("version_different_tables", version_with_tables(active_table=0, previous_table=1, older_table=0)),
+    ("version_different_tables", version_with_tables(active_table=0, previous_table=1, older_table=1)),
+    ("version_older_after_previous", version_with_tables(active_table=0, older_table=1)),
+    ("version_freshness_positive", lambda: VersionFactory.create(freshness_minutes=0)),
     ("source_kind_known", lambda: SourceFactory.create(kind="csv")),
     ("source_location_given", lambda: SourceFactory.create(location="")),
     ("version_id", again(SourceFactory, "version")),
+    ("schedule_interval_or_crontab", lambda: ScheduleFactory.create(kind="moon")),
+    ("schedule_interval_or_crontab", lambda: ScheduleFactory.create(every_minutes=0)),
+    ("schedule_interval_or_crontab", lambda: ScheduleFactory.create(crontab="0 4 * * *")),
+    ("schedule_interval_or_crontab", lambda: ScheduleFactory.create(kind="crontab", crontab="0 4 * * *")),
+    ("schedule_interval_or_crontab", lambda: ScheduleFactory.create(kind="crontab", every_minutes=None)),
+    ("schedule_next_run_if_enabled", lambda: ScheduleFactory.create(is_enabled=False)),
+    ("schedule_next_run_if_enabled", lambda: ScheduleFactory.create(next_run_at=None)),
+    ("version_id", again(ScheduleFactory, "version")),
+    ("load_one_for_a_scheduled_time", again(LoadFactory, "version", "scheduled_for", scheduled_for=SOME_TIME)),
+    ("load_rate_limit_positive", lambda: LoadFactory.create(rows_per_second_limit=0)),
     ("load_fence_unique_in_version", again(LoadFactory, "version", "fence")),
     # A state that is not known is not an end either; PostgreSQL names whichever it checks first.
     ("load_state_known or load_finished_when_ended", lambda: LoadFactory.create(state="asleep", finished_at=SOME_TIME)),
@@ -157,12 +179,16 @@ def test_constraints__rows_of_every_usual_kind__are_accepted() -> None:
         LoadFactory.create(state=state)
     LoadFactory.create(state=LoadState.SUPERSEDED, finished_at=None)
     LoadFactory.create(state=LoadState.REJECTED, is_dry_run=True)
+    ScheduleFactory.create()
+    ScheduleFactory.create(kind="crontab", every_minutes=None, crontab="0 4 * * *")
+    ScheduleFactory.create(is_enabled=False, next_run_at=None)
     version = VersionFactory.create(last_fence=2, active_fence=2, code=255)
-    version.active_table, version.previous_table = TableFactory.create_batch(2, load__version=version, block_bits=30)
+    kept = TableFactory.create_batch(3, load__version=version, block_bits=30)
+    version.active_table, version.previous_table, version.older_table = kept
     version.save()
     RolloutRevisionFactory.create(moved_bp=10_000)
     assert Credential.objects.unscoped().count() == 3
-    assert Load.objects.unscoped().count() == len(LoadState.values) + 4
+    assert Load.objects.unscoped().count() == len(LoadState.values) + 5
 
 
 def test_deleting__a_studio_with_an_audit_trail__is_refused() -> None:

@@ -18,7 +18,7 @@ from models_registry.loading import running
 from models_registry.loading.checks import problem_of
 from models_registry.loading.pulse import Progress
 from models_registry.loading.running import run_load
-from models_registry.models import Load, LoadState, Table, TableState
+from models_registry.models import Load, LoadState, Table, TableState, Version
 from models_registry.services import table_roll_back
 from serving.formats import snapshot
 from serving.formats.keys import block_bits_for
@@ -175,6 +175,25 @@ def test_run_load__a_fourth_table__the_oldest_is_no_longer_kept(scene: Scene, va
     loads = [scene.load(columns(range(10))) for _ in range(4)]
     states = [Table.objects.unscoped().get(load=load).state for load in loads]
     assert states == [TableState.DROPPING, TableState.READY, TableState.READY, TableState.READY]
+
+
+def test_run_load__two_before_it__are_the_previous_and_the_older_table(scene: Scene, valkey: redis.Redis) -> None:
+    first, second, third = (scene.load(columns(range(10))) for _ in range(3))
+    version = Version.objects.unscoped().get(pk=scene.version.pk)
+    held = (version.active_table, version.previous_table, version.older_table)
+    assert held == (third.table, second.table, first.table)
+
+
+def test_run_load__redis_lost_the_table_before_it__whole_ones_are_kept_in_its_place(
+    scene: Scene, valkey: redis.Redis
+) -> None:
+    first, second, third = (scene.load(columns(range(10))) for _ in range(3))
+    Table.objects.unscoped().filter(load=third).update(lost_at=third.created_at)
+    fourth = scene.load(columns(range(10)))
+    version = Version.objects.unscoped().get(pk=scene.version.pk)
+    held = (version.active_table, version.previous_table, version.older_table)
+    assert held == (fourth.table, second.table, first.table)
+    assert Table.objects.unscoped().get(load=third).state == TableState.DROPPING
 
 
 def test_run_load__after_going_back__the_table_in_use_is_kept(scene: Scene, valkey: redis.Redis) -> None:

@@ -317,7 +317,7 @@ def test_drop__a_published_snapshot_still_names_it__kept(scene: Scene, retired: 
     # The database went on, the snapshot in Redis did not: it names the first table as the active one.
     now = later(retired)
     version = Version.objects.unscoped().get(pk=scene.version.pk)
-    Version.objects.unscoped().filter(pk=version.pk).update(active_table=retired, previous_table=None)
+    Version.objects.unscoped().filter(pk=version.pk).update(active_table=retired, previous_table=None, older_table=None)
     Table.objects.unscoped().filter(pk=retired.pk).update(state=TableState.READY)
     publish_tenant(scene.tenant.pk)
     Version.objects.unscoped().filter(pk=version.pk).update(
@@ -335,10 +335,11 @@ def test_drop__what_is_published_cannot_be_read__kept(scene: Scene, retired: Tab
     assert not upkeep.drop(retired.pk, later(retired))
 
 
+@pytest.mark.parametrize("field", ["previous_table", "older_table"])
 def test_drop__a_version_points_at_it__kept_whatever_its_state_says(
-    scene: Scene, retired: Table, valkey: redis.Redis
+    field: str, scene: Scene, retired: Table, valkey: redis.Redis
 ) -> None:
-    Version.objects.unscoped().filter(pk=scene.version.pk).update(previous_table=retired)
+    Version.objects.unscoped().filter(pk=scene.version.pk).update(**{field: retired})
     assert not upkeep.drop(retired.pk, later(retired))
     assert blocks_of(valkey, retired.table_id) > 0
 

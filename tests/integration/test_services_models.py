@@ -14,6 +14,7 @@ from models_registry.models import (
     RecommendationModel,
     RolloutRevision,
     SourceKind,
+    Table,
     TableState,
     Version,
 )
@@ -392,6 +393,42 @@ def test_table_roll_back__earlier_table_being_dropped__is_refused(model: Recomme
     version.previous_table.save()
     with pytest.raises(RuleBroken, match="not whole"):
         table_roll_back(version=version, actor=None, reason="")
+
+
+def test_table_roll_back__the_older_of_two__the_other_two_are_kept_in_turn(model: RecommendationModel) -> None:
+    version = version_with_two_tables(model)
+    active, previous = version.active_table, version.previous_table
+    older = TableFactory.create(load__version=version)
+    Version.objects.unscoped().filter(pk=version.pk).update(older_table=older)
+    table_roll_back(version=version, actor=None, reason="", table=older)
+    assert (version.active_table, version.previous_table, version.older_table) == (older, active, previous)
+    version.refresh_from_db()
+    assert (version.active_table, version.previous_table, version.older_table) == (older, active, previous)
+    table_roll_back(version=version, actor=None, reason="", table=previous)
+    version.refresh_from_db()
+    assert (version.active_table, version.previous_table, version.older_table) == (previous, older, active)
+
+
+def test_table_roll_back__a_table_that_is_not_kept__is_refused(model: RecommendationModel) -> None:
+    version = version_with_two_tables(model)
+    for table in (TableFactory.create(load__version=version), version.active_table):
+        with pytest.raises(RuleBroken, match="not one of the two tables") as refused:
+            table_roll_back(version=version, actor=None, reason="", table=table)
+        assert refused.value.field == "table"
+
+
+def test_table_roll_back__redis_lost_part_of_it__is_refused(model: RecommendationModel) -> None:
+    version = version_with_two_tables(model)
+    Table.objects.unscoped().filter(pk=version.previous_table_id).update(lost_at=timezone.now())
+    with pytest.raises(RuleBroken, match="not whole"):
+        table_roll_back(version=version, actor=None, reason="")
+
+
+@pytest.mark.parametrize("limit", [0, -1, 10**9])
+def test_load_request__a_limit_that_will_not_do__is_refused(limit: int, model: RecommendationModel) -> None:
+    with pytest.raises(RuleBroken) as refused:
+        load_request(version=new_version(model), actor=None, rows_per_second_limit=limit)
+    assert refused.value.field == "rows_per_second_limit"
 
 
 # --- Overrides ------------------------------------------------------------------------------------------------------
