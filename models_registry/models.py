@@ -363,7 +363,7 @@ class Table(TenantOwned):
     activated_at = models.DateTimeField(null=True)
     lost_at = models.DateTimeField(
         null=True,
-        help_text="When Redis was found to have lost some of it; what is left is served until it is repaired.",
+        help_text="When Redis was found to have lost part of it; it is served as far as it goes.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
 
