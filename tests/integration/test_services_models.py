@@ -419,7 +419,8 @@ def test_table_roll_back__a_table_that_is_not_kept__is_refused(model: Recommenda
 
 def test_table_roll_back__redis_lost_part_of_it__is_refused(model: RecommendationModel) -> None:
     version = version_with_two_tables(model)
-    Table.objects.unscoped().filter(pk=version.previous_table_id).update(lost_at=timezone.now())
+    assert version.previous_table is not None
+    Table.objects.unscoped().filter(pk=version.previous_table.pk).update(lost_at=timezone.now())
     with pytest.raises(RuleBroken, match="not whole"):
         table_roll_back(version=version, actor=None, reason="")
 
