@@ -85,7 +85,7 @@ def bigquery(bigquery_emulator: BigQuery, settings: Settings) -> BigQuery:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark by folder: tests that start real processes are slow."""
     for item in items:
-        if {"api", "faults", "doors", "bigquery", "demo"} & set(Path(item.path).parts):
+        if {"api", "browser", "faults", "doors", "bigquery", "demo"} & set(Path(item.path).parts):
             item.add_marker(pytest.mark.slow)
 
 

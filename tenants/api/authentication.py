@@ -113,9 +113,9 @@ class TokenAuthentication(BaseAuthentication):
             AuthenticationFailed: the token is wrong, expired or revoked, for whatever reason.
             Problem: `Recsite-Studio` names another studio than the token's.
         """
-        scheme, _, given = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
-        if not scheme:
+        if "HTTP_AUTHORIZATION" not in request.META:
             return None
+        scheme, _, given = request.META["HTTP_AUTHORIZATION"].partition(" ")
         try:
             token = automation_token_authenticate(given.strip()) if scheme.lower() == "bearer" else None
         except WrongToken:

@@ -55,6 +55,11 @@ def test_token__wrong__is_a_401_that_tells_nothing(header: str) -> None:
     assert answer.body == ApiClient().get("studio").body
 
 
+def test_token__wrong_beside_a_session__is_refused_too(studio: Tenant, owner: User) -> None:
+    for header in ("", "Bearer", "Bearer rsa_" + "x" * 43):
+        assert ApiClient(person=owner).get("studio", Authorization=header).code == "unauthenticated"
+
+
 def test_token__revoked_or_expired_or_of_an_ended_studio__is_refused(studio: Tenant, owner: User) -> None:
     issued = automation_token_issue(
         tenant=studio, name="Airflow", scopes=["read"], actor=owner, expires_at=timezone.now() + timedelta(hours=1)

@@ -1,0 +1,143 @@
+"""A product manager moves weights, and the lane follows."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.site import Studio
+from tests.browser.tabs import Tabs
+from tests.lane_process import eventually
+
+# What is promised after Save. A machine under load is given more; a failure says what was promised.
+PROMISED_SECONDS = 2
+PATIENCE_SECONDS = 20
+PLAYERS_ASKED = 100
+
+
+def weight(page: Page, version: str) -> Locator:
+    return page.get_by_role("spinbutton", name=re.compile(rf"\b{version}\b"))
+
+
+def said(page: Page) -> Locator:
+    return page.locator(".messages")
+
+
+def share_served(studio: Studio, token: str, version: str) -> float:
+    """Give which share of players the lane gives a version."""
+    answers = studio.site.recommendations(token, range(PLAYERS_ASKED))
+    return [answer.get("version") for answer in answers].count(version) / len(answers)
+
+
+def await_share(studio: Studio, token: str, version: str, low: float, high: float = 1.0) -> None:
+    """Wait until a version's share of the lane's answers lies between two shares."""
+
+    def is_served() -> bool:
+        return low <= share_served(studio, token, version) <= high
+
+    try:
+        eventually(is_served, seconds=PATIENCE_SECONDS)
+    except AssertionError:
+        share = share_served(studio, token, version)
+        pytest.fail(
+            f"What is saved is served within {PROMISED_SECONDS} s, says the product. {PATIENCE_SECONDS} s after it was "
+            f"saved, {share:.0%} of players get “{version}”, not {low:.0%} to {high:.0%}."
+        )
+
+
+def test_weights__changed_and_saved__say_their_effect_are_served_and_can_be_gone_back_from(
+    tabs: Tabs, offers: Studio
+) -> None:
+    token = offers.token()
+    await_share(offers, token, "b", 0, 0.3)
+    page = tabs.open(offers.model_path, offers.sessions["product_manager"])
+    effect = page.locator("#effect")
+    expect(effect).to_contain_text("Nothing changes yet")
+
+    weight(page, "b").fill("100")
+    weight(page, "b").blur()
+    expect(weight(page, "a")).to_have_value("0.00")
+    expect(effect).to_contain_text("90 % of players change version. Nobody else moves.")
+    page.get_by_label("Why").fill("b does well")
+    page.get_by_role("button", name="Save weights").click()
+
+    expect(said(page)).to_contain_text("Saved as revision 3. 90 % of players change version.")
+    await_share(offers, token, "b", 1)
+    expect(page.locator("#live")).to_contain_text("live on 1 of 1 lane")
+    expect(page.get_by_role("listitem").filter(has_text="“b does well”")).to_be_visible()
+
+    page.get_by_role("link", name=re.compile("Go back to this.*revision 2$")).click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("heading", name="Go back to revision 2?")).to_be_visible()
+    dialog.get_by_role("button", name="Go back").click()
+    expect(said(page)).to_contain_text("Saved as revision 4")
+    await_share(offers, token, "b", 0, 0.3)
+
+
+def test_weights__that_do_not_sum_to_100__are_refused_and_stay_typed_in(tabs: Tabs, studio: Studio) -> None:
+    studio.make_model(a=6000, b=3000, c=1000)
+    page = tabs.open(studio.model_path, studio.sessions["product_manager"], refusals=(422,))
+
+    weight(page, "b").fill("50")
+    expect(page.locator("#sum")).to_contain_text("20 % too much")
+    page.get_by_role("button", name="Save weights").click()
+
+    expect(page.locator("#effect-card")).to_contain_text("must sum to 100")
+    expect(weight(page, "b")).to_have_value("50")
+    page.goto(studio.model_path)
+    expect(weight(page, "b")).to_have_value("30.00")
+
+
+def test_weights__keyboard_only__are_changed_and_saved(tabs: Tabs, offers: Studio) -> None:
+    page = tabs.open(offers.model_path, offers.sessions["product_manager"])
+    tab_to(page, weight(page, "b"))
+    page.keyboard.press("Control+A")
+    page.keyboard.type("25.5")
+    page.keyboard.press("Enter")
+    expect(weight(page, "a")).to_have_value("74.50")
+    expect(page.locator("#effect")).to_contain_text("15.5 % of players change version")
+    tab_to(page, page.get_by_role("button", name="Save weights"))
+    page.keyboard.press("Enter")
+
+    expect(said(page)).to_contain_text("15.5 % of players change version")
+    expect(weight(page, "b")).to_have_value("25.50")
+
+
+def tab_to(page: Page, wanted: Locator) -> None:
+    """Press Tab until something has the focus."""
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if wanted.evaluate("element => element === document.activeElement"):
+            return
+    pytest.fail(f"Tab never comes to {wanted}")
+
+
+def test_weights__without_scripts__are_read_shown_and_saved(tabs: Tabs, offers: Studio) -> None:
+    token = offers.token()
+    page = tabs.open(offers.model_path, offers.sessions["product_manager"], scripts=False)
+    expect(weight(page, "a")).to_have_value("90.00")
+    weight(page, "a").fill("0")
+    weight(page, "b").fill("100")
+    page.get_by_role("button", name="Show what happens").click()
+    expect(page.locator("#effect")).to_contain_text("90 % of players change version.")
+    page.get_by_role("button", name="Save weights").click()
+
+    expect(said(page)).to_contain_text("Saved as revision 3. 90 % of players change version.")
+    await_share(offers, token, "b", 1)
+    page.get_by_role("link", name=re.compile("Go back to this.*revision 2$")).click()
+    expect(page.get_by_role("heading", name="Go back to revision 2?")).to_be_visible()
+    page.get_by_role("button", name="Go back").click()
+    expect(said(page)).to_contain_text("Saved as revision 4")
+
+
+def test_switch_off__from_the_page__gives_everybody_to_the_other(tabs: Tabs, offers: Studio) -> None:
+    token = offers.token()
+    page = tabs.open(offers.model_path, offers.sessions["product_manager"])
+    page.get_by_role("link", name="Switch off a").click()
+    expect(page.get_by_role("dialog").get_by_role("heading", name="Switch off a?")).to_be_visible()
+    page.get_by_role("dialog").get_by_role("button", name="Switch it off").click()
+
+    expect(said(page)).to_contain_text("90 % of players change version")
+    await_share(offers, token, "b", 1)
