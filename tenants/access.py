@@ -8,6 +8,13 @@ from tenants.models import Membership, Role, Scope, Tenant, User
 
 _RANK = {Role.VIEWER: 1, Role.PRODUCT_MANAGER: 2, Role.STUDIO_ADMIN: 3}
 
+# What each role may do, in words, from the one that may do most.
+ROLE_WORDS = {
+    Role.STUDIO_ADMIN: "everything, also credentials, automation tokens and members",
+    Role.PRODUCT_MANAGER: "changes weights, models and versions, starts loads, sets testers",
+    Role.VIEWER: "sees everything, changes nothing",
+}
+
 # The role with which a person may do what an automation token may do with this scope.
 ROLE_FOR = {
     Scope.READ: Role.VIEWER,

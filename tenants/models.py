@@ -21,6 +21,18 @@ def new_public_id() -> str:
 class User(AbstractUser):
     """A person who signs in. `is_staff` is platform staff; everyone else acts through memberships."""
 
+    # Nobody has shown that such an account's address is theirs, so no other studio may take it for that person.
+    made_for = models.ForeignKey(
+        "Tenant",
+        null=True,
+        blank=True,
+        editable=False,
+        on_delete=models.PROTECT,
+        related_name="+",
+        verbose_name="made for",
+        help_text="The studio whose admin made this account; empty where platform staff did.",
+    )
+
     class Meta:
         ordering: ClassVar = ["username"]
 

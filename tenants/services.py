@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from django.contrib.auth.hashers import UNUSABLE_PASSWORD_PREFIX
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from tenants import audit
+from tenants.access import is_platform_staff
 from tenants.models import Credential, Membership, Role, Tenant, User
 from tenants.rules import RuleBroken, check_limit, check_reason, check_slug, check_text
 from tenants.signals import announce_after_commit
@@ -150,7 +152,7 @@ def member_set(*, tenant: Tenant, user: User, role: str, actor: User | None) -> 
     """Give a person a role in a studio, or another role than they have.
 
     Raises:
-        RuleBroken: no such role.
+        RuleBroken: no such role, or the account is one that another studio made and the actor is not platform staff.
         LastAdmin: the studio would have nobody left to administer it.
     """
     if role not in Role.values:
@@ -161,6 +163,11 @@ def member_set(*, tenant: Tenant, user: User, role: str, actor: User | None) -> 
         membership = members.filter(user=user).first()
         before = {"role": membership.role} if membership else None
         if membership is None:
+            if user.made_for_id not in (None, tenant.pk) and not is_platform_staff(actor):
+                raise RuleBroken(
+                    f"Another studio made the account {user.get_username()}. Platform staff can add it here.",
+                    field="user",
+                )
             membership = Membership.objects.create(tenant=tenant, user=user, role=role)
         elif membership.role != role:
             _keep_an_admin(membership, leaving=membership.role == Role.STUDIO_ADMIN)
@@ -206,9 +213,14 @@ def member_remove(*, tenant: Tenant, user: User, actor: User | None) -> None:
 
 
 def _keep_an_admin(membership: Membership, *, leaving: bool) -> None:
-    others = Membership.objects.for_tenant(membership.tenant).exclude(pk=membership.pk)
-    if leaving and not others.filter(role=Role.STUDIO_ADMIN).exists():
+    if leaving and not admins_who_can_sign_in(membership.tenant).exclude(pk=membership.pk).exists():
         raise LastAdmin("The studio needs at least one studio admin: give somebody else that role first.", field="role")
+
+
+def admins_who_can_sign_in(tenant: Tenant) -> Any:
+    """Give the memberships of a studio's admins whose account is not switched off and has a password."""
+    admins = Membership.objects.for_tenant(tenant).filter(role=Role.STUDIO_ADMIN, user__is_active=True)
+    return admins.exclude(user__password__startswith=UNUSABLE_PASSWORD_PREFIX)
 
 
 # --- What the functions above share ---------------------------------------------------------------------------------

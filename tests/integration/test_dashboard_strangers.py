@@ -14,7 +14,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
 from models_registry.models import Load, Override, RolloutRevision, Version
-from tenants.models import AutomationToken, Credential, Role, Tenant, User
+from tenants.models import AutomationToken, Credential, Membership, Role, Tenant, User
 from tests import factories
 from tests.integration.dashboard_scene import Offers, get, make_offers, page, signed_in
 
@@ -43,6 +43,7 @@ CREDENTIAL = {"client_id": "cr_own"}
 NEW_CREDENTIAL = {"name": "x", "reach": "all", "requests_per_second": "1", "burst": "1"}
 ROTATION = {"overlap": "0", "generation": "1"}
 TOKEN = {"token": "at_own"}
+MEMBER = {"username": "member"}
 
 
 def of_studio(*roles_and_forms: tuple[str, Role, dict[str, Any] | None], **more: Any) -> list[Case]:
@@ -67,6 +68,11 @@ CASES: dict[str, list[Case]] = {
     "automation": of_studio(("get", Role.VIEWER, None)),
     "automation-token-new": asked({"name": "x", "scopes": ["read"], "days": "0"}),
     "automation-token-revoke": asked({"reason": "x"}, **TOKEN),
+    "members": of_studio(("get", Role.VIEWER, None)),
+    "member-new": asked({"who": "x@example.com", "role": "viewer"}),
+    "member-role": asked({"role": "product_manager"}, **MEMBER),
+    "member-remove": asked({}, **MEMBER),
+    "member-link": asked({}, **MEMBER),
     "rollout": [Case("get")],
     "weights": [Case("get", PM), Case("post", PM, WEIGHTS)],
     "effect": [Case("post", PM, WEIGHTS)],
@@ -115,6 +121,8 @@ def state(offers: Offers) -> Any:
         offers.model.name,
         offers.model.tenant.models.count(),
         list(Credential.objects.unscoped().values_list("name", "generation", "revoked_at")),
+        list(Membership.objects.unscoped().values_list("user__username", "role")),
+        list(User.objects.values_list("username", "password")),
         list(AutomationToken.objects.unscoped().values_list("name", "revoked_at")),
     )
 
@@ -125,6 +133,7 @@ def offers(studio: Tenant) -> Offers:
     factories.OverrideFactory.create(version=made.a, unit="tester")
     factories.CredentialFactory.create(tenant=studio, **CREDENTIAL)
     factories.AutomationTokenFactory.create(tenant=studio, public_id="at_own")
+    factories.MembershipFactory.create(tenant=studio, user__username="member", user__made_for=studio)
     return made
 
 
@@ -195,10 +204,21 @@ def test_form__without_a_csrf_token__changes_nothing(name: str, case: Case, offe
 def test_viewer__sees_no_control_that_would_be_refused(offers: Offers, studio: Tenant, valkey: redis.Redis) -> None:
     client = signed_in(factories.MembershipFactory.create(tenant=studio, role=Role.VIEWER).user)
     here = f"/studios/{studio.slug}"
-    urls = [f"{here}/{path}" for path in ("models", "credentials", "credentials/cr_own", "automation")]
+    urls = [f"{here}/{path}" for path in ("models", "credentials", "credentials/cr_own", "automation", "members")]
     urls += [f"{offers.url}{path}" for path in ("", "/testers", "/settings")]
     forbidden = ("Switch off", "Go back to this", "New model", "Start a new phase", "Remove", "Revoke", "Rotate")
-    ends = ("new-version", "new-model", "new-phase", "load", "switch-off", "new-credential", "rotate", "revoke")
+    ends = (
+        "new-version",
+        "new-model",
+        "new-phase",
+        "load",
+        "switch-off",
+        "new-credential",
+        "rotate",
+        "revoke",
+        "role",
+        "remove",
+    )
     for url in urls:
         answer = get(client, url)
         assert answer.status == 200

@@ -1,0 +1,151 @@
+"""Bringing people into a studio: those who have an account, and those for whom one is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from django.contrib.auth.tokens import default_token_generator
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
+from django.db import transaction
+from django.db.models import Q
+from django.urls import reverse
+from django.utils.encoding import force_bytes
+from django.utils.http import urlsafe_base64_encode
+
+from tenants import audit
+from tenants.models import Membership, Role, Tenant, User
+from tenants.rules import RuleBroken
+from tenants.services import lock_tenant, member_set
+
+
+@dataclass(frozen=True)
+class Added:
+    """A new member.
+
+    Attributes:
+        is_new_account: they had no account before, so that they need a link to set a password.
+    """
+
+    membership: Membership
+    is_new_account: bool
+
+
+@dataclass(frozen=True)
+class PasswordLink:
+    """Where a person sets a password, once; at the only moment at which the link exists in readable form."""
+
+    user: User
+    path: str = field(repr=False)
+
+
+def member_add(*, tenant: Tenant, who: str, role: str, actor: User | None) -> Added:
+    """Give somebody a role in a studio, by user name or e-mail address; an address without an account gets one.
+
+    The new account belongs to this studio: no other can add it (`member_set`), since nobody has shown that the address
+    is theirs. It has no password until its link is used (`password_link`).
+
+    Raises:
+        RuleBroken: nobody has that name, several have that address, they are a member already, or a value will not do.
+    """
+    if role not in Role.values:
+        raise RuleBroken("Choose one of the roles.", field="role")
+    user = _find(who.strip())
+    with transaction.atomic():
+        lock_tenant(tenant)
+        is_new = user is None
+        if user is None:
+            user = _make_account(tenant, who.strip(), actor)
+        elif Membership.objects.for_tenant(tenant).filter(user=user).exists():
+            raise RuleBroken(f"{user.get_username()} is a member already; change their role in the list.", field="who")
+        membership = member_set(tenant=tenant, user=user, role=role, actor=actor)
+    return Added(membership, is_new)
+
+
+def _find(who: str) -> User | None:
+    if not who:
+        raise RuleBroken("Say whom: a user name or an e-mail address.", field="who")
+    same_name = Q(username__iexact=who)
+    found = list(User.objects.filter(same_name | Q(email__iexact=who) if "@" in who else same_name)[:3])
+    exact = [user for user in found if user.username == who]
+    if len(found) > 1 and not exact:
+        raise RuleBroken("Several accounts have this address; say the user name.", field="who")
+    user = (exact or found or [None])[0]
+    if user is not None and not user.is_active:
+        raise RuleBroken("This account is switched off. Platform staff can switch it on again.", field="who")
+    return user
+
+
+def _make_account(tenant: Tenant, email: str, actor: User | None) -> User:
+    if "@" not in email:
+        raise RuleBroken(
+            f"Nobody has the user name “{email}”. To make an account, give an e-mail address.", field="who"
+        )
+    user = User(username=email.lower(), email=email.lower(), made_for=tenant)
+    user.set_unusable_password()
+    try:
+        validate_email(email)
+        user.clean_fields(exclude={"password"})
+    except ValidationError:
+        raise RuleBroken(f"“{email}” will not do as an e-mail address.", field="who") from None
+    user.save()
+    audit.record(
+        tenant=tenant,
+        actor=actor,
+        action="user.create",
+        subject=f"account {user.username}",
+        summary=f"Made the account “{user.username}”.",
+    )
+    return user
+
+
+def may_link(user: User, tenant: Tenant) -> bool:
+    """Tell whether a studio's admins may give a person a link to set a password: only for accounts that are its own.
+
+    Whoever has the link has the account: it must be one that this studio made and that opens nothing else. One query.
+    """
+    if user.made_for_id != tenant.pk or user.is_staff or user.is_superuser or not user.is_active:
+        return False
+    return not Membership.objects.unscoped().filter(user=user).exclude(tenant=tenant).exists()
+
+
+def password_link(*, tenant: Tenant, user: User, actor: User | None) -> PasswordLink:
+    """Make a link with which a person sets a password, once, within Django's `PASSWORD_RESET_TIMEOUT`.
+
+    A link that was made before for somebody without a password ends with it.
+
+    Raises:
+        RuleBroken: the account is not this studio's own, or the studio has ended.
+    """
+    with transaction.atomic():
+        lock_tenant(tenant)
+        if not may_link(user, tenant):
+            raise RuleBroken("This account is not the studio's own: platform staff can give it a new password.")
+        if not user.has_usable_password():
+            user.set_unusable_password()  # another one, which ends the links before
+            user.save(update_fields=["password"])
+        audit.record(
+            tenant=tenant,
+            actor=actor,
+            action="user.link",
+            subject=f"account {user.get_username()}",
+            summary=f"Made a link to set a password for {user.get_username()}.",
+        )
+    uid = urlsafe_base64_encode(force_bytes(user.pk))
+    return PasswordLink(user, reverse("set-password", args=[uid, default_token_generator.make_token(user)]))
+
+
+def record_password_change(user: User, *, is_by_link: bool) -> None:
+    """Tell the audit trail that a person has set their password: their studio's, where the account is a studio's own.
+
+    Raises:
+        NotInTransaction: no transaction is open.
+    """
+    how = " with the link they were given" if is_by_link else ""
+    audit.record(
+        tenant=user.made_for,
+        actor=user,
+        action="user.set_password",
+        subject=f"account {user.get_username()}",
+        summary=f"Set a password for {user.get_username()}{how}.",
+    )
