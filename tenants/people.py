@@ -70,7 +70,7 @@ def _find(who: str) -> User | None:
     exact = [user for user in found if user.username == who]
     if len(found) > 1 and not exact:
         raise RuleBroken("Several accounts have this address; say the user name.", field="who")
-    user = (exact or found or [None])[0]
+    user = next(iter(exact or found), None)
     if user is not None and not user.is_active:
         raise RuleBroken("This account is switched off. Platform staff can switch it on again.", field="who")
     return user

@@ -39,7 +39,7 @@ class OwnPasswordForm(PasswordChangeForm):
     }
 
 
-class NewPasswordForm(SetPasswordForm):
+class NewPasswordForm(SetPasswordForm):  # type: ignore[type-arg]  # generic in the stubs alone
     """Django's, in this project's words."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
