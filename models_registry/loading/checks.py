@@ -6,7 +6,7 @@ values pass: the packer decides about each of those exactly, and its refusal rej
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -59,12 +59,26 @@ class Check:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a load's rows are held against. `waived` are the names of checks that may fail."""
+    """What a load's rows are held against.
+
+    Attributes:
+        key_fields: of the model.
+        layout: of the version.
+        active_rows: how many rows are served; None without a table.
+        max_row_count_change: the model's; so are the next two.
+        max_psi: see there.
+        min_coverage: see there.
+        distribution: how the served table's values are spread, as its load's report keeps it.
+        waived: the names of checks that may fail.
+    """
 
     key_fields: tuple[str, ...]
     layout: Layout
     active_rows: int | None
     max_row_count_change: float
+    max_psi: float
+    min_coverage: float
+    distribution: Sequence[Mapping[str, Any]] = ()
     waived: frozenset[str] = frozenset()
 
     @property

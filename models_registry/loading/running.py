@@ -29,6 +29,7 @@ from models_registry.loading.activation import activate
 from models_registry.loading.background import call
 from models_registry.loading.checks import Check, Expected, Sample, check_columns, check_rows, problem_of
 from models_registry.loading.columns import shown
+from models_registry.loading.comparisons import compare_distributions
 from models_registry.loading.cutting import BlockCutter, Cut
 from models_registry.loading.packing import RefusedValue, pack_columns
 from models_registry.loading.pulse import Overtaken, Progress, Pulse, Superseded, TookTooLong
@@ -78,7 +79,10 @@ def claim(load_id: int) -> Load | None:
         state=LoadState.EXTRACTING, attempts=F("attempts") + 1, started_at=now, heartbeat_at=now, rows_read=0
     ):
         return None
-    related = ("version__model__tenant", "version__layout", "version__active_table", "requested_by", "accepts")
+    related = (
+        *("version__model__tenant", "version__layout", "version__active_table__load"),
+        *("requested_by", "accepts"),
+    )
     load = Load.objects.unscoped().select_related(*related).get(pk=load_id)
     if load.attempts > MAX_RUNS:
         problem = (
@@ -178,6 +182,9 @@ class _Run:
             layout=layout,
             active_rows=active.row_count if active else None,
             max_row_count_change=self.model.max_row_count_change,
+            max_psi=self.model.max_psi,
+            min_coverage=self.model.min_coverage,
+            distribution=active.load.report.get("distribution", {}).get("fields", ()) if active else (),
             waived=frozenset(failed_checks(self.load.accepts) if self.load.accepts else ()),
         )
         with self._extracted(expected, folder) as staging:
@@ -268,6 +275,12 @@ class _Run:
         with self._stage("check"):
             for check in check_rows(staging, self._schema, expected, self.pulse.beat):
                 self._found(check)
+            if staging.key_fields:
+                found, checks = compare_distributions(staging, expected, self.pulse.beat)
+                self.report |= found
+                # Where single rows are wrong, how all of them are spread says nothing more.
+                for check in checks if self._rows_are_good() else ():
+                    self._found(check)
         problem = self._problem()
         if problem:
             raise Rejected(problem)
@@ -275,6 +288,9 @@ class _Run:
     def _found(self, check: Check) -> None:
         self._checks.append(check)
         self.report["checks"].append(check.as_json())
+
+    def _rows_are_good(self) -> bool:
+        return all(check.passed or check.may_be_waived for check in self._checks)
 
     def _problem(self) -> str:
         return problem_of(self._checks)

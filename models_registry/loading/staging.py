@@ -169,6 +169,23 @@ class Staging:
 
         return read_ahead(batches(), beat, cancel=self._connection.interrupt)
 
+    def sample(self, fields: Sequence[str], rows: int, beat: Callable[[], None]) -> pa.Table:
+        """Give about so many rows, or all if there are fewer: those of the lowest digests, so always of the same keys.
+
+        Args:
+            fields: columns to give under their own names; one that is not staged is left out.
+            rows: how many.
+            beat: see `read_ahead`.
+        """
+        staged = [field for field in fields if field in self.names]
+        columns = ", ".join([*(self.names[field] for field in staged), "1"])
+        where = "" if self.rows <= rows else f" WHERE h < {2**32 * rows // self.rows}"
+        sql = select(columns, f"rows{where}")
+        found: pa.Table = call(
+            lambda: self._connection.sql(sql).to_arrow_table(), beat, cancel=self._connection.interrupt
+        )
+        return found.rename_columns([*staged, "\x00"]).select(staged)
+
     def row_at(self, block: int, fingerprint: int, block_bits: int, beat: Callable[[], None]) -> tuple[int, str]:
         """Give the number (from 1) and key of the row in a place."""
         where = f"rows WHERE fingerprint = {fingerprint} AND {block_of(block_bits)} = {block}"

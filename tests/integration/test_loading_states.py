@@ -191,7 +191,7 @@ def test_run_load__redis_is_full__fails_and_leaves_nothing_but_the_old_table(sce
     try:
         load = scene.load(columns(range(240), title=[None] * 240))
         assert load.state == LoadState.ACTIVE, "so little still fits"
-        scene.version.model.max_row_count_change = 1000
+        scene.version.model.max_row_count_change = scene.version.model.max_psi = 1000
         scene.version.model.save()
         load = scene.load(columns(range(20_000)))
         assert load.state == LoadState.FAILED
