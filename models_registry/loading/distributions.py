@@ -101,12 +101,13 @@ class Aspect:
             found = pc.value_counts(self.values)
             commonest = np.argsort(-found.field("counts").to_numpy(), kind="stable")[:VALUE_BINS]
             return Bins(values=tuple(found.field("values").take(pa.array(commonest)).to_pylist()))
-        distinct = np.unique(self.values)
+        ordered = np.sort(self.values)
+        distinct = np.unique(ordered)
         if len(distinct) <= VALUE_BINS:
             return Bins(values=tuple(distinct.tolist()))
-        shares = np.linspace(0, 1, NUMBER_BINS + 1)[1:-1]
-        bounds = np.unique(np.quantile(self.values, shares, method="inverted_cdf"))
-        return Bins(uppers=tuple(bounds.tolist()))
+        # The last value of each tenth but the tenth; whole numbers, because a share of 0.3 is no exact float.
+        last = [-(-len(ordered) * tenth // NUMBER_BINS) - 1 for tenth in range(1, NUMBER_BINS)]
+        return Bins(uppers=tuple(np.unique(ordered[last]).tolist()))
 
     def count(self, bins: Bins) -> list[int]:
         """Give how many values are in each bin; then how many are absent, then how many do not fit."""

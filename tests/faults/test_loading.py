@@ -107,7 +107,8 @@ def client(server: EmbeddedValkey, settings: Settings) -> Iterator[redis.Redis]:
 def studio_scene(tmp_path: Path, settings: Settings) -> Scene:
     settings.LOAD_WORKSPACE_DIR = tmp_path / "loads"
     made = Scene(tmp_path)
-    made.model.max_row_count_change = 1e6
+    made.model.max_row_count_change = made.model.max_psi = 1e6
+    made.model.min_coverage = 0
     made.model.save()
     return made
 

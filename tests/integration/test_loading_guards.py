@@ -9,10 +9,11 @@ import pytest
 import redis
 from pytest_django import Settings
 
+from models_registry.loading import distributions
 from models_registry.loading.pulse import Progress
 from models_registry.loading.running import run_load
 from models_registry.models import Load, LoadState, Table, Version
-from models_registry.services import load_activate_anyway, load_request
+from models_registry.services import load_activate_anyway, load_request, table_roll_back
 from tenants.models import AuditEntry, User
 from tenants.rules import RuleBroken
 from tenants.services import tenant_end
@@ -180,3 +181,101 @@ def test_activate_anyway__the_studio_has_ended__is_refused(scene: Scene, rejecte
     with pytest.raises(RuleBroken, match="ended"):
         load_activate_anyway(load=rejected, actor=None, reason="it is fine")
     assert Version.objects.unscoped().get(pk=scene.version.pk).last_fence == 2
+
+
+# --- Distributions ----------------------------------------------------------------------------------------------------
+
+
+def fields(load: Load) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(field["name"], field["kind"]): field for field in load.report["fields"]}
+
+
+def test_distributions__a_first_load__are_shown_and_nothing_is_compared(scene: Scene) -> None:
+    load = scene.load(columns(range(1000)))
+    found = fields(load)
+    assert list(found) == [
+        *(("offer_id", "uint"), ("discount", "decimal"), ("segment", "enum")),
+        *(("items", "list length"), ("items", "list items"), ("title", "string length")),
+    ]
+    assert found["segment", "enum"] == {
+        "name": "segment",
+        "kind": "enum",
+        "bins": [
+            {"label": "loyal", "share": 0.5, "share_before": None},
+            {"label": "new", "share": 0.5, "share_before": None},
+        ],
+        "psi": None,
+    }
+    assert load.report["distribution"]["rows"] == 1000
+    assert not any("distribution" in check["name"] for check in load.report["checks"])
+
+
+def test_distributions__the_same_rows_again__have_an_index_of_zero(scene: Scene) -> None:
+    scene.load(columns(range(1000)))
+    load = scene.load(columns(range(1000)))
+    assert {field["psi"] for field in load.report["fields"]} == {0.0}
+    assert all(bin_["share"] == bin_["share_before"] for field in load.report["fields"] for bin_ in field["bins"])
+
+
+def test_distributions__another_spread__is_rejected_and_says_what_moved(scene: Scene) -> None:
+    scene.load(columns(range(1000)))
+    load = scene.load(columns(range(1000), segment=["new"] * 900 + ["loyal"] * 100))
+    assert load.state == LoadState.REJECTED
+    assert failed(load) == ["segment: distribution"]
+    assert load.problem == (
+        "Column segment has another distribution than the served table: “loyal” 50.0 % → 10.0 %; its population "
+        "stability index against the served table is 0.876, and more than 0.25 is refused."
+    )
+    check = next(check for check in load.report["checks"] if check["name"] == "segment: distribution")
+    assert (check["may_be_waived"], check["is_waived"]) == (True, False)
+
+    new = run(load_activate_anyway(load=load, actor=None, reason="a campaign"))
+    assert new.state == LoadState.ACTIVE
+    assert fields(new)["segment", "enum"]["psi"] == pytest.approx(0.876, abs=0.001)
+    # What is served now is what the next load is held against.
+    again = scene.load(columns(range(1000), segment=["new"] * 900 + ["loyal"] * 100))
+    assert (again.state, fields(again)["segment", "enum"]["psi"]) == (LoadState.ACTIVE, 0.0)
+
+
+def test_distributions__a_higher_limit_of_the_model__lets_it_pass(scene: Scene) -> None:
+    scene.load(columns(range(1000)))
+    scene.model.max_psi = 1.0
+    scene.model.save()
+    load = scene.load(columns(range(1000), segment=["new"] * 900 + ["loyal"] * 100))
+    assert load.state == LoadState.ACTIVE
+
+
+def test_distributions__few_rows__are_shown_and_not_judged(scene: Scene) -> None:
+    scene.load(columns(range(100)))
+    load = scene.load(columns(range(100), segment=["new"] * 100))
+    assert load.state == LoadState.ACTIVE
+    check = next(check for check in load.report["checks"] if check["name"] == "segment: distribution")
+    assert check["words"] == "not judged, because 100 rows are too few: that takes 200"
+
+
+def test_distributions__rows_that_are_wrong_by_themselves__no_second_complaint(scene: Scene) -> None:
+    scene.load(columns(range(1000)))
+    load = scene.load(columns(range(1000), segment=["gone"] * 1000))
+    assert failed(load) == ["segment: values"]
+    assert fields(load)["segment", "enum"]["bins"][-1]["label"] == "anything else"
+
+
+def test_distributions__after_going_back__are_held_against_the_table_that_is_served(scene: Scene) -> None:
+    first = columns(range(1000))
+    scene.load(first)
+    scene.model.max_psi = 9.0
+    scene.model.save()
+    scene.load(columns(range(1000), segment=["new"] * 1000))
+    table_roll_back(version=scene.version, actor=None, reason="wrong")
+    load = scene.load(first)
+    assert {field["psi"] for field in load.report["fields"]} == {0.0}
+
+
+def test_distributions__many_rows__a_sample_of_the_same_keys_is_counted(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributions, "SAMPLE_ROWS", 1500)
+    first = scene.load(columns(range(4000)))
+    rows = first.report["distribution"]["rows"]
+    assert 1300 < rows < 1700
+    assert scene.load(columns(range(4000))).report["distribution"] == first.report["distribution"]
