@@ -158,7 +158,7 @@ def test_staging__more_rows_than_memory__spills_and_loses_none(tmp_path: Path) -
 def outcome(layout: Layout, columns: dict[str, pa.Array], rows: int, folder: Path) -> tuple[bool, bool]:
     """Tell whether the checks pass, and whether the packer takes every row."""
     table = pa.table({"key": [f"k{n}" for n in range(rows)], **columns})
-    expected = Expected(("key",), layout, None, 0.3)
+    expected = Expected(("key",), layout, active_rows=None, max_row_count_change=0.3, max_psi=0.25, min_coverage=0.5)
     check, usable = check_columns(table.schema, expected)
     with staged(folder, table.select(usable), ["key"]) as staging:
         passed = check.passed and all(found.passed for found in check_rows(staging, table.schema, expected, nothing))
