@@ -37,6 +37,7 @@ class Studio:
     people: dict[str, str]
     sessions: dict[str, str]
     read_token: str
+    token_id: str
     client_id: str
     client_secret: str
 
@@ -114,13 +115,20 @@ class Site:
         return answers or [{"status": response.status_code}]
 
 
+def free_ports(count: int) -> list[int]:
+    """Give ports nobody listens on, no two alike."""
+    ports: dict[int, None] = {}
+    while len(ports) < count:
+        ports[free_port()] = None
+    return list(ports)
+
+
 @contextmanager
 def start_site(folder: Path) -> Iterator[Site]:
     """Start Valkey, dashboard, worker and lane; all of them answer in the block."""
     valkey = EmbeddedValkey(folder / "valkey", options=("--save", "", "--appendonly", "no")).start()
-    ports = dashboard_port, lane_port, metrics_port = free_port(), free_port(), free_port()
+    dashboard_port, lane_port, metrics_port = free_ports(3)
     url, lane_url = f"http://127.0.0.1:{dashboard_port}", f"http://127.0.0.1:{lane_port}"
-    assert len(set(ports)) == len(ports)
     env = environment(
         valkey.url,
         folder,

@@ -51,6 +51,7 @@ def make_studio(slug: str, folder: str) -> Json:
         "people": {role.value: person.username for role, person in people.items()},
         "sessions": {role.value: _session(person) for role, person in people.items()},
         "read_token": token.secret,
+        "token_id": token.token.public_id,
         "client_id": game.credential.client_id,
         "client_secret": game.secret,
     }
@@ -93,12 +94,16 @@ def write_rows(path: str, offer_id: int, players: int = PLAYERS) -> Json:
 
 
 def add_history(slug: str) -> Json:
-    """Give the studio's model a tester, and its versions traffic: of two days by the hour, of four in five minutes."""
+    """Give the studio's model a tester, a load that was rejected, and traffic: two days by the hour, four finer."""
     tenant = Tenant.objects.get(slug=slug)
     admin = User.objects.get(username=f"{slug}-studio-admin")
     model = RecommendationModel.objects.for_tenant(tenant).get(slug=MODEL)
     versions = list(Version.objects.for_tenant(tenant).filter(model=model))
     override_set(model=model, unit="tester-7", version=versions[0], actor=admin, note="Mara's phone")
+    path = versions[1].source.location
+    write_rows(path, offer_id=5000)
+    run_load(load_request(version=versions[1], actor=admin).pk)
+    write_rows(path, offer_id=1)
     now = timezone.now().replace(second=0, microsecond=0)
     for span, latest in ((TrafficSpan.HOUR, now.replace(minute=0)), (TrafficSpan.FIVE_MINUTES, _five_minutes(now))):
         for version in versions:

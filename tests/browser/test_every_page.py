@@ -1,0 +1,203 @@
+"""Every page in a real browser, wide and narrow, light and dark: axe finds nothing serious, nothing scrolls sideways.
+
+Besides, as in all of the browser's tests (`tests.browser.tabs`): no script fails, nothing breaks the policy.
+
+The pages are enumerated from the URLconf. One with something new in its address fails until `VALUES` has one for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import pytest
+from axe_playwright_python.base import AXE_SCRIPT
+from django.urls import URLPattern, URLResolver, get_resolver, reverse
+from playwright.sync_api import Page, expect
+
+from tests.browser.site import MODEL, Site, Studio
+from tests.browser.tabs import NARROW, WIDE, Tabs, is_wider_than_its_window
+
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+SERIOUS = ("serious", "critical")
+AXE = "axe.run(document, {resultTypes: ['violations']}).then(({violations}) => violations)"
+
+# Addresses of a studio that are no pages of their own, with the reason.
+NO_PAGES = {
+    "studio": "it leads to the models",
+    "live": "a line of the rollout page, which htmx fetches",
+}
+ONLY_POST = {"effect", "tester-remove", "version-load"}
+
+
+class Scene(NamedTuple):
+    """What the pages are about: a studio with everything and one with nothing yet."""
+
+    full: Studio
+    empty: Studio
+    staff: str
+    nobody: str
+
+
+@pytest.fixture(scope="module")
+def scene(site: Site) -> Scene:
+    full, empty = site.make_studio(), site.make_studio()
+    full.make_model(a=6000, b=3000, c=1000)
+    site.ask("add_history", slug=full.slug)
+    staff = site.ask("make_person", username="staff", is_staff=True)["session"]
+    return Scene(full, empty, staff, site.ask("make_person", username="nobody")["session"])
+
+
+def values_of(studio: Studio) -> dict[str, Any]:
+    """Give what stands in addresses."""
+    return {
+        "studio": studio.slug,
+        "model": MODEL,
+        "version": "b",
+        "number": 1,
+        "client_id": studio.client_id,
+        "token": studio.token_id,
+    }
+
+
+def routes(resolver: URLResolver, prefix: str = "") -> Iterator[tuple[str, str, list[str]]]:
+    """Give the name, the path and what stands in it of every address."""
+    for entry in resolver.url_patterns:
+        path = f"{prefix}{entry.pattern}"
+        if isinstance(entry, URLResolver):
+            yield from routes(entry, path)
+        elif isinstance(entry, URLPattern):
+            yield entry.name or path, path, list(entry.pattern.converters)
+
+
+OF_STUDIOS = {name: wanted for name, path, wanted in routes(get_resolver()) if path.startswith("studios/<")}
+PAGES = sorted(OF_STUDIOS.keys() - NO_PAGES - ONLY_POST)
+
+
+def address(name: str, studio: Studio) -> str:
+    values = values_of(studio)
+    missing = [wanted for wanted in OF_STUDIOS[name] if wanted not in values]
+    assert not missing, f"what is a {missing[0]} in the address of “{name}”? Say it in values_of()."
+    return reverse(name, kwargs={wanted: values[wanted] for wanted in OF_STUDIOS[name]})
+
+
+def check(page: Page) -> None:
+    """Look at an open page wide and narrow, light and dark."""
+    page.evaluate(AXE_SCRIPT)
+    found: list[str] = []
+    for scheme in SCHEMES:
+        for width in (WIDE, NARROW):
+            page.emulate_media(color_scheme=scheme)
+            page.set_viewport_size({"width": width, "height": 900})
+            how = f"{page.url} at {width} px, {scheme}"
+            if is_wider_than_its_window(page):
+                found.append(f"{how}: it scrolls sideways")
+            for violation in page.evaluate(AXE):
+                if violation["impact"] in SERIOUS:
+                    places = [f"{node['target']}: {node['failureSummary']}" for node in violation["nodes"][:3]]
+                    found.append(f"{how}: {violation['id']} ({violation['help']})\n  " + "\n  ".join(places))
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page__of_a_studio_with_everything__is_accessible(tabs: Tabs, scene: Scene, name: str) -> None:
+    page = tabs.open(address(name, scene.full), scene.full.sessions["studio_admin"])
+    expect(page.get_by_role("heading", level=1)).to_have_count(1)
+    check(page)
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if OF_STUDIOS[name] == ["studio"]])
+def test_page__of_a_studio_with_nothing_yet__is_accessible(tabs: Tabs, scene: Scene, name: str) -> None:
+    page = tabs.open(address(name, scene.empty), scene.empty.sessions["viewer"], refusals=(403,))
+    check(page)
+
+
+# A form sent empty, by the page it is on: what is missing is said.
+@pytest.mark.parametrize(
+    ("name", "button"),
+    [
+        ("model-new", "Make the model"),
+        ("version-new", "Add the version"),
+        ("testers", "Add tester"),
+        ("credential-new", "Issue the credential"),
+        ("credential-key-new", "Register the key"),
+        ("automation-token-new", "Make the token"),
+    ],
+)
+def test_form__sent_empty__is_accessible_in_its_errors(tabs: Tabs, scene: Scene, name: str, button: str) -> None:
+    page = tabs.open(address(name, scene.full), scene.full.sessions["studio_admin"], refusals=(422,))
+    page.get_by_role("main").get_by_role("button", name=button).click()
+    expect(page.locator("[aria-invalid=true]").first).to_be_visible()
+    check(page)
+
+
+def open_effect(page: Page) -> None:
+    page.get_by_role("spinbutton", name="Weight of c, percent").fill("20")
+    page.get_by_role("spinbutton", name="Weight of b, percent").fill("20")
+    expect(page.locator("#effect")).to_contain_text("change version")
+
+
+def open_dialog(page: Page) -> None:
+    page.get_by_role("link", name="Switch off c").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+
+
+def open_answer(page: Page) -> None:
+    page.get_by_label("player_id").fill("p000001")
+    page.get_by_role("button", name="Explain").click()
+    expect(page.get_by_role("heading", name="p000001 gets")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("name", "act"),
+    [("rollout", open_effect), ("rollout", open_dialog), ("why", open_answer)],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_page__after_something_was_done_on_it__is_accessible(
+    tabs: Tabs, scene: Scene, name: str, act: Callable[[Page], None]
+) -> None:
+    page = tabs.open(address(name, scene.full), scene.full.sessions["product_manager"])
+    act(page)
+    check(page)
+
+
+def test_pages__outside_of_studios__are_accessible(tabs: Tabs, scene: Scene) -> None:
+    everybody = {
+        "/sign-in": None,
+        "/sign-in?next=/admin/": scene.nobody,
+        "/": scene.nobody,
+        "/api/": scene.full.sessions["studio_admin"],
+        "/admin/": scene.staff,
+    }
+    for path, session in everybody.items():
+        check(tabs.open(path, session))
+    check(tabs.open("/", scene.staff))
+
+
+def test_pages__of_errors__are_accessible(tabs: Tabs, scene: Scene) -> None:
+    check(tabs.open("/no-such-page", scene.nobody, refusals=(404,)))
+    check(tabs.open(address("models", scene.full), scene.nobody, refusals=(404,)))
+    check(tabs.open(address("model-new", scene.full), scene.full.sessions["viewer"], refusals=(403,)))
+
+
+def test_addresses_that_are_no_pages__take_no_get(tabs: Tabs, scene: Scene) -> None:
+    for name in sorted(ONLY_POST):
+        page = tabs.open("/api/", scene.full.sessions["studio_admin"])
+        assert page.request.get(address(name, scene.full)).status == 405, name
+
+
+def test_check__a_page_with_faults__names_them(tabs: Tabs, scene: Scene) -> None:
+    page = tabs.open("/sign-in")
+    page.evaluate(
+        """() => {
+            document.body.append(document.createElement("button"));
+            document.querySelector("h1").setAttribute("class", "planted");
+            document.styleSheets[0].insertRule(".planted { width: 500px; white-space: nowrap; opacity: 0.1 }", 0);
+        }"""
+    )
+
+    with pytest.raises(AssertionError) as failure:
+        check(page)
+
+    for words in ("button-name", "color-contrast", "scrolls sideways"):
+        assert words in str(failure.value)
