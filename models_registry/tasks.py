@@ -2,14 +2,23 @@
 
 from celery import shared_task
 
+from django.utils import timezone
+
 from models_registry import traffic
 from models_registry.publishing import republish_all
+from models_registry.scheduling import start_due_loads
 
 
 @shared_task(name="publishing.republish", time_limit=300)  # type: ignore[untyped-decorator]  # Celery ships no types
 def republish() -> int:
     """Publish what serving does not have yet or has only in an old signature. Runs every 15 s; twice is harmless."""
     return republish_all()
+
+
+@shared_task(name="scheduling.start_due", time_limit=300)  # type: ignore[untyped-decorator]  # as above
+def start_due() -> int:
+    """Start the loads that are due. Runs every 15 s; twice is harmless."""
+    return len(start_due_loads(timezone.now()))
 
 
 @shared_task(name="traffic.collect", time_limit=120)  # type: ignore[untyped-decorator]  # as above

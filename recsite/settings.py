@@ -6,6 +6,7 @@ from typing import Any
 import dj_database_url
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
+from kombu import Queue
 from pydantic import ValidationError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -268,6 +269,9 @@ LOAD_MEMORY_MB = ENV.load_memory_mb
 LOAD_TIME_LIMIT = timedelta(seconds=ENV.load_time_limit_seconds)
 
 CELERY_BROKER_URL = ENV.broker_url or ENV.redis_url
+# Loads have a queue of their own, so that what takes a moment (publishing, sweeping, schedules) waits behind none.
+CELERY_TASK_QUEUES = (Queue("celery"), Queue("loads"))
+CELERY_TASK_ROUTES = {"loading.run": {"queue": "loads"}}
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
@@ -287,6 +291,8 @@ CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 # What must run anyway; beat copies it into the database when it starts. A run that no worker took in time is dropped.
 CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "publishing.republish": {"task": "publishing.republish", "schedule": 15.0, "options": {"expire_seconds": 60}},
+    "scheduling.start_due": {"task": "scheduling.start_due", "schedule": 15.0, "options": {"expire_seconds": 60}},
+    "loading.repair": {"task": "loading.repair", "schedule": 10.0, "options": {"expire_seconds": 30}},
     "loading.sweep": {"task": "loading.sweep", "schedule": 30.0, "options": {"expire_seconds": 60}},
     "traffic.collect": {"task": "traffic.collect", "schedule": 10.0, "options": {"expire_seconds": 60}},
     "traffic.prune": {"task": "traffic.prune", "schedule": 3600.0, "options": {"expire_seconds": 3600}},

@@ -25,15 +25,23 @@ COMMANDS_PER_SEND = 512
 BYTES_PER_SEND = 2**20
 SENDS_IN_FLIGHT = 2
 REPLICA_TIMEOUT_MS = 10_000
-# Freeing a block takes Redis about a microsecond; this many in one go stay far below a millisecond.
-UNLINKS_PER_SEND = 200
+# Freeing a block takes Redis about a microsecond; this many in one command stay far below a millisecond.
+NAMES_PER_COMMAND = 200
 
 
 class TableProblem(Exception):
     """A table that was not written as it should be. The message is one clear sentence for `Load.problem`."""
 
 
-def write_blocks(client: Client, prefix: str, table_id: str, cuts: Iterable[Cut], lengths: list[int]) -> Generator[int]:
+def write_blocks(
+    client: Client,
+    prefix: str,
+    table_id: str,
+    cuts: Iterable[Cut],
+    lengths: list[int],
+    *,
+    after_send: Callable[[int], None] = lambda _: None,
+) -> Generator[int]:
     """SET every block; give how many have been sent so far after each cut.
 
     Args:
@@ -42,13 +50,14 @@ def write_blocks(client: Client, prefix: str, table_id: str, cuts: Iterable[Cut]
         table_id: of the new table.
         cuts: all blocks in order.
         lengths: the length of every block is appended to it, for `verify_lengths`.
+        after_send: called with the number of blocks sent so far, between one small pipeline and the next.
 
     Raises:
         redis.RedisError: Redis is away, or refuses a block (its memory is full).
         TableProblem: not every replica took what was written in time.
     """
     if isinstance(client, RedisCluster):
-        yield from _write_to_cluster(client, prefix, table_id, cuts, lengths)
+        yield from _write_to_cluster(client, prefix, table_id, cuts, lengths, after_send)
         return
     head = block_name(prefix, table_id, 0)[:-1].encode()
     with _Pipe(client) as pipe:
@@ -56,10 +65,9 @@ def write_blocks(client: Client, prefix: str, table_id: str, cuts: Iterable[Cut]
             for number, block in enumerate(cut.blocks, start=cut.first):
                 name = b"%b%x" % (head, number)
                 size = len(block)
-                pipe.send(
-                    b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, size, block),
-                )
                 lengths.append(size)
+                if pipe.send(b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, size, block)):
+                    after_send(len(lengths))
             yield len(lengths)
         pipe.drain()
         pipe.wait_for_replicas()
@@ -131,31 +139,52 @@ def verify_rows(
             raise TableProblem(f"Reading back, the row of key {key} could not be decoded: {error}.") from None
 
 
-def drop_table(client: Client, prefix: str, table_id: str, block_bits: int, *, pause_share: float = 1.0) -> None:
-    """UNLINK every block of a table; blocks that are not there do no harm.
+def count_missing(client: Client, prefix: str, table_id: str, numbers: Sequence[int]) -> int:
+    """Count which of some blocks Redis has not; it stops counting behind the first few hundred that it finds.
 
-    Args:
-        client: where.
-        prefix: the Redis prefix.
-        table_id: of the table.
-        block_bits: of the table.
-        pause_share: how long to rest after each small pipeline, as a share of the time that it took.
+    Raises:
+        redis.RedisError: Redis is away.
+    """
+    for start in range(0, len(numbers), NAMES_PER_COMMAND):
+        names = [block_name(prefix, table_id, number) for number in numbers[start : start + NAMES_PER_COMMAND]]
+        missing = len(names) - _of_many(client, "EXISTS", names)
+        if missing:
+            return missing
+    return 0
+
+
+def drop_table(client: Client, prefix: str, table_id: str, block_bits: int) -> None:
+    """UNLINK every block of a table, a few at a time; blocks that are not there do no harm.
 
     Raises:
         redis.RedisError: Redis is away; calling again goes on.
     """
     blocks = 1 << block_bits
-    for first in range(0, blocks, UNLINKS_PER_SEND):
+    for first in range(0, blocks, NAMES_PER_COMMAND):
         began = time.monotonic()
-        pipeline = cast(Any, client).pipeline(transaction=False)
-        for number in range(first, min(first + UNLINKS_PER_SEND, blocks)):
-            pipeline.unlink(block_name(prefix, table_id, number))
-        pipeline.execute()
-        time.sleep((time.monotonic() - began) * pause_share)
+        end = min(first + NAMES_PER_COMMAND, blocks)
+        _of_many(client, "UNLINK", [block_name(prefix, table_id, number) for number in range(first, end)])
+        # Redis has at least as long for others.
+        time.sleep(time.monotonic() - began)
+
+
+def _of_many(client: Client, command: str, names: Sequence[str]) -> int:
+    """Give what a command that counts keys gives for many; in a cluster they live in many places."""
+    if isinstance(client, RedisCluster):
+        pipeline = cast(Any, client).pipeline()
+        for name in names:
+            pipeline.execute_command(command, name)
+        return sum(cast(list[int], pipeline.execute()))
+    return int(cast(Any, client).execute_command(command, *names))
 
 
 def _write_to_cluster(
-    client: RedisCluster, prefix: str, table_id: str, cuts: Iterable[Cut], lengths: list[int]
+    client: RedisCluster,
+    prefix: str,
+    table_id: str,
+    cuts: Iterable[Cut],
+    lengths: list[int],
+    after_send: Callable[[int], None],
 ) -> Iterator[int]:
     for cut in cuts:
         for start in range(0, len(cut.blocks), COMMANDS_PER_SEND):
@@ -164,6 +193,7 @@ def _write_to_cluster(
                 pipeline.set(block_name(prefix, table_id, number), block)
                 lengths.append(len(block))
             pipeline.execute()
+            after_send(len(lengths))
         yield len(lengths)
 
 
@@ -194,14 +224,16 @@ class _Pipe:
             self._connection.disconnect()
         self._pool.release(self._connection)
 
-    def send(self, command: bytes) -> None:
-        """Send a command some time soon."""
+    def send(self, command: bytes) -> bool:
+        """Send a command some time soon; say whether that was now."""
         self._waiting.append(command)
         self._waiting_bytes += len(command)
-        if len(self._waiting) >= COMMANDS_PER_SEND or self._waiting_bytes >= BYTES_PER_SEND:
-            self._flush()
-            if len(self._in_flight) > SENDS_IN_FLIGHT:
-                self._read_some()
+        if len(self._waiting) < COMMANDS_PER_SEND and self._waiting_bytes < BYTES_PER_SEND:
+            return False
+        self._flush()
+        if len(self._in_flight) > SENDS_IN_FLIGHT:
+            self._read_some()
+        return True
 
     def drain(self) -> None:
         """Send what is left and read every reply."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from celery import shared_task
 from django.utils import timezone
 
-from models_registry.loading import upkeep
+from models_registry.loading import repair, upkeep
+from models_registry.loading.pacing import yield_to_others
 from models_registry.loading.running import run_load
 
 SWEEP_SECONDS = 30
@@ -14,7 +15,14 @@ SWEEP_SECONDS = 30
 @shared_task(name="loading.run")
 def run(load_id: int) -> None:
     """Run a queued load. Its time limit is the worker's own (RECSITE_LOAD_TIME_LIMIT_SECONDS)."""
+    yield_to_others()
     run_load(load_id)
+
+
+@shared_task(name="loading.repair", time_limit=120)
+def repair_tables() -> None:
+    """Have what Redis lost loaded again. Beat runs it every 10 s."""
+    repair.repair_all(timezone.now())
 
 
 @shared_task(name="loading.sweep", time_limit=300)

@@ -1,0 +1,96 @@
+"""How a load makes way for those who are being served: it looks how quickly Redis answers, and rests as needed.
+
+While blocks are written, Redis is asked for a PING through another connection every few milliseconds. Where that takes
+clearly longer than before the writing began, the writer rests between its sends, twice as long each time; where it does
+not, the rest shrinks again. The control is that of TCP's congestion window turned round: gently up in speed, fast down.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from statistics import median
+
+from models_registry.loading.tables import Client
+
+# Between two looks at Redis; a look costs it some microseconds.
+LOOK_SECONDS = 0.01
+LOOKS_BEFORE = 15
+# Redis is slow when it answers later than this many times the time before, and by at least this much.
+SLOW_FACTOR = 3.0
+SLOW_SECONDS = 0.000_5
+# Rest after a send, as a share of the time since the one before.
+FIRST_REST = 0.25
+MOST_REST = 8.0
+REST_KEPT = 0.9
+REST_FORGOTTEN = 0.02
+# 19 would let a busy machine starve a load until it is taken for dead.
+NICENESS = 15
+
+
+def yield_to_others() -> None:
+    """Let this process work only with what time of the processor the others leave; for good."""
+    current = os.getpriority(os.PRIO_PROCESS, 0)
+    if current < NICENESS:
+        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+
+
+class Pacer:
+    """Rests a writer so that Redis stays quick for others, and so that no more rows a second are written than allowed.
+
+    Args:
+        client: of the Redis that is written to; a PING goes through a connection of its own.
+        rows_per_second: at most so many; None: no limit.
+        rows_per_block: of the table, on average.
+        sleep: how it rests.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        rows_per_second: int | None = None,
+        rows_per_block: float = 1.0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._client = client
+        self._blocks_per_second = rows_per_second / max(rows_per_block, 1e-9) if rows_per_second else None
+        self._sleep = sleep
+        usual = median(self._look() for _ in range(LOOKS_BEFORE))
+        self._slow = max(usual * SLOW_FACTOR, usual + SLOW_SECONDS)
+        self._rest = 0.0
+        self._began = self._looked_at = self._sent_at = time.monotonic()
+
+    @property
+    def rest(self) -> float:
+        """How long it rests now, as a share of the time that a send takes."""
+        return self._rest
+
+    def after_send(self, blocks: int) -> None:
+        """Rest as long as Redis' answers suggest, and until so many blocks since the beginning are allowed.
+
+        Raises:
+            redis.RedisError: Redis does not answer at all.
+        """
+        now = time.monotonic()
+        if now - self._looked_at >= LOOK_SECONDS:
+            self._adapt(self._look())
+            self._looked_at = time.monotonic()
+        rest = (now - self._sent_at) * self._rest
+        if self._blocks_per_second is not None:
+            rest = max(rest, self._began + blocks / self._blocks_per_second - now)
+        if rest > 0:
+            self._sleep(rest)
+        self._sent_at = time.monotonic()
+
+    def _adapt(self, seconds: float) -> None:
+        if seconds > self._slow:
+            self._rest = min(MOST_REST, max(FIRST_REST, self._rest * 2))
+        else:
+            self._rest = max(0.0, self._rest * REST_KEPT - REST_FORGOTTEN)
+
+    def _look(self) -> float:
+        began = time.monotonic()
+        self._client.ping()
+        return time.monotonic() - began

@@ -1,0 +1,156 @@
+"""Tables of which Redis lost a part (a flush, a fail-over, an eviction): noticed, and loaded again from their source.
+
+Serving notes tables whose blocks it missed, and blocks of every kept table are looked for here. Until a new table is
+active, serving answers from the table before, if that is whole, or with the fallback. A repair is a load like any
+other: it reads what the source holds by now, and its checks may reject that.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+import redis
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F, Q
+from redis.cluster import RedisCluster
+
+from models_registry.loading.tables import Client, count_missing, read_lengths
+from models_registry.models import RUNNING_STATES, Load, LoadState, Table, TableState
+from models_registry.redis_clients import loading_client
+from models_registry.services import load_request
+from serving.formats.keys import lost_tables_name
+from tenants import audit
+from tenants.rules import RuleBroken
+from tenants.services import lock_tenant
+
+log = logging.getLogger(__name__)
+
+# Of all tables together at each look. A table of a quarter of a million rows has 4,096 blocks.
+BLOCKS_LOOKED_FOR = 50_000
+MOST_OF_ONE_TABLE = 4_096
+FEWEST_OF_ONE_TABLE = 16
+# A repair that ended badly is tried again after twice as long each time.
+FIRST_PAUSE = timedelta(seconds=30)
+LONGEST_PAUSE = timedelta(hours=1)
+
+
+def repair_all(now: datetime) -> list[Load]:
+    """Look for what Redis lost, and have it loaded again; give the loads. Redis away: nothing is known, so nothing.
+
+    Two of these at once start one load of a table.
+
+    Cost: a query, a few for each table that is damaged, and a sample of blocks (all of a small table) asked of Redis.
+    """
+    client = loading_client()
+    try:
+        reported = _reported(client)
+        tables = list(_kept_tables())
+        is_short = _is_short(client, tables)
+        for table in tables:
+            is_suspect = is_short or table.lost_at is not None or table.table_id in reported
+            _note(table, now, is_lost=_is_damaged(client, table, _share(len(tables)), is_suspect=is_suspect))
+        if reported:
+            client.srem(lost_tables_name(settings.REDIS_PREFIX), *reported)
+    except redis.RedisError as error:
+        log.warning("repair.redis_away problem=%s", error)
+        return []
+    return [load for table in tables if table.lost_at is not None for load in _reload(table, now)]
+
+
+def _kept_tables() -> Iterator[Table]:
+    kept = Q(version__active_table=F("pk")) | Q(version__previous_table=F("pk")) | Q(version__older_table=F("pk"))
+    rows = Table.objects.unscoped().filter(kept, state=TableState.READY, version__model__tenant__ended_at=None)
+    yield from rows.select_related("version__model__tenant")
+
+
+# --- What Redis has ---------------------------------------------------------------------------------------------------
+
+
+def _reported(client: Client) -> set[str]:
+    """Give the tables of which serving missed a block."""
+    members = cast(set[bytes], client.smembers(lost_tables_name(settings.REDIS_PREFIX)))
+    return {member.decode(errors="replace") for member in members}
+
+
+def _is_short(client: Client, tables: Sequence[Table]) -> bool:
+    """Tell whether Redis has fewer keys than the tables have blocks: then some are lost wherever one looks."""
+    wanted = sum(1 << table.block_bits for table in tables if table.lost_at is None)
+    if isinstance(client, RedisCluster):
+        return int(cast(int, client.dbsize(target_nodes=RedisCluster.PRIMARIES))) < wanted
+    return int(cast(int, client.dbsize())) < wanted
+
+
+def _share(tables: int) -> int:
+    return max(FEWEST_OF_ONE_TABLE, min(MOST_OF_ONE_TABLE, BLOCKS_LOOKED_FOR // max(1, tables)))
+
+
+def _is_damaged(client: Client, table: Table, share: int, *, is_suspect: bool) -> bool:
+    """Look for some of a table's blocks; for all of them, and how long they are together, where there is a doubt."""
+    blocks = 1 << table.block_bits
+    place = (client, settings.REDIS_PREFIX, table.table_id)
+    if not is_suspect:
+        numbers = range(blocks) if blocks <= share else random.sample(range(blocks), share)
+        return count_missing(*place, numbers) > 0
+    if count_missing(*place, range(blocks)):
+        return True
+    return sum(read_lengths(*place, blocks)) != table.size_bytes
+
+
+# --- What is done about it --------------------------------------------------------------------------------------------
+
+
+def _note(table: Table, now: datetime, *, is_lost: bool) -> None:
+    """Write down that a table is lost, or is whole again after all (somebody restored a backup)."""
+    if is_lost == (table.lost_at is not None):
+        return
+    lost_at = now if is_lost else None
+    same = Table.objects.unscoped().filter(pk=table.pk, state=TableState.READY, lost_at=table.lost_at)
+    table.lost_at = lost_at
+    with transaction.atomic():
+        if not same.update(lost_at=lost_at):
+            return
+        name = f"{table.version.model.slug}/{table.version.name}"
+        lost, found = f"Redis lost part of a table of “{name}”.", f"A table of “{name}” is whole again in Redis."
+        audit.record(
+            tenant=table.version.model.tenant,
+            actor=None,
+            action="table.lost" if is_lost else "table.found",
+            subject=f"version {name}",
+            summary=lost if is_lost else found,
+            after={"table": table.table_id, "rows": table.row_count},
+        )
+    log.warning("table.%s table=%s", "lost" if is_lost else "found", table.table_id)
+
+
+def _reload(table: Table, now: datetime) -> Iterator[Load]:
+    """Queue a load in place of a lost table, if the table is served, nothing loads already and it is not too soon."""
+    version = table.version
+    try:
+        with transaction.atomic():
+            lock_tenant(version.model.tenant)
+            version.refresh_from_db(fields=["active_table"])
+            loads = Load.objects.unscoped().filter(version=version, is_dry_run=False)
+            if version.active_table_id != table.pk or loads.filter(state__in=RUNNING_STATES).exists():
+                return
+            if now < _next_try(table, now):
+                return
+            load = load_request(version=version, actor=None, repairs=table)
+    except RuleBroken as problem:
+        log.warning("repair.refused table=%s problem=%s", table.table_id, problem)
+        return
+    log.info("repair.started table=%s load=%s", table.table_id, load.pk)
+    yield load
+
+
+def _next_try(table: Table, now: datetime) -> datetime:
+    """Give when a table may be loaded again: at once, and later and later after each repair that ended badly."""
+    tried = Load.objects.unscoped().filter(repairs=table, state__in=[LoadState.FAILED, LoadState.REJECTED])
+    ends: list[Any] = list(tried.order_by("-finished_at").values_list("finished_at", flat=True))
+    if not ends:
+        return now
+    return cast(datetime, ends[0]) + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(len(ends) - 1, 10))
