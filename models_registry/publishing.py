@@ -46,9 +46,11 @@ def publish_tenant(tenant_id: int) -> bool:
     Call it outside any transaction. Takes a lock per tenant that is held across the SET, so that of two publications
     the later one to read is the later one to write. Redis away: a warning in the log, and beat tries again.
 
-    Cost: nine queries and three Redis commands; at most 6 s if Redis does not answer.
+    Cost: nine queries and four Redis commands; 2 s if Redis does not answer.
     """
     try:
+        # On SQLite the lock keeps every writer out: whether Redis answers at all is found out before.
+        publishing_client().ping()
         with _tenant_lock(tenant_id):
             tenant, content = _read(tenant_id)
             issued_at = timezone.now()

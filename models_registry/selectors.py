@@ -237,11 +237,16 @@ def is_late(version: Version, now: datetime) -> bool:
     One that has a target and was never loaded is late once it has existed for so long. No query, if the active table
     and its load were fetched with the version.
     """
+    return late_by(version, now) > timedelta(0)
+
+
+def late_by(version: Version, now: datetime) -> timedelta:
+    """Give by how much a version's data is older than it should be; negative or zero if it is not. As `is_late`."""
     table = version.active_table
     if table is None and version.freshness_minutes is None:
-        return False
+        return timedelta(0)
     target = STALE_AFTER if version.freshness_minutes is None else timedelta(minutes=version.freshness_minutes)
-    return now - (data_at(table) if table is not None else version.created_at) > target
+    return now - (data_at(table) if table is not None else version.created_at) - target
 
 
 def weights_by_code(weights_bp: Mapping[str, int]) -> dict[int, int]:

@@ -1,7 +1,6 @@
 """The control plane's own beat tasks. What loads a table is in `models_registry.loading.tasks`."""
 
 from celery import shared_task
-
 from django.utils import timezone
 
 from models_registry import traffic

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -318,20 +318,32 @@ def is_alive(process_id: int) -> bool:
 # --- Documentation --------------------------------------------------------------------------------------------------
 
 
-def as_markdown() -> str:
-    """Give docs/metrics.md."""
+def as_markdown(control_plane: Sequence[Definition]) -> str:
+    """Give docs/metrics.md; the control plane's metrics come after serving's."""
     lines = [
-        "# Metrics of serving",
+        "# Metrics",
         "",
-        "Made by `python manage.py metrics_docs` from `serving/metrics.py`; edit there.",
+        "Made by `python manage.py metrics_docs` from `serving/metrics.py` and `models_registry/metrics.py`; edit",
+        "those.",
         "",
         "The lane answers `/metrics` on a port of its own (`--metrics-port`), for all of its workers together. The DRF",
         "door's numbers have the same names and are in the `/metrics` of the dashboard's process.",
         "",
-        "| name | kind | labels | what it says |",
-        "|---|---|---|---|",
+        *_table(DEFINITIONS),
+        "",
+        "## The control plane",
+        "",
+        "In the `/metrics` of the dashboard's process, besides django-prometheus' own. They are read from the database",
+        "when somebody asks, so every process answers alike; which version is meant is on the dashboard's pages.",
+        "",
+        *_table(control_plane),
     ]
-    for definition in DEFINITIONS:
-        labels = ", ".join(f"`{label}`" for label in definition.labels) or "–"
-        lines.append(f"| `{definition.name}` | {definition.kind} | {labels} | {definition.help} |")
     return "\n".join(lines) + "\n"
+
+
+def _table(definitions: Iterable[Definition]) -> Iterator[str]:
+    yield "| name | kind | labels | what it says |"
+    yield "|---|---|---|---|"
+    for definition in definitions:
+        labels = ", ".join(f"`{label}`" for label in definition.labels) or "–"
+        yield f"| `{definition.name}` | {definition.kind} | {labels} | {definition.help} |"

@@ -11,12 +11,12 @@ import logging
 import random
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import cast
 
 import redis
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import F, Max, Q
 from redis.cluster import RedisCluster
 
 from models_registry.loading.tables import Client, count_missing, read_lengths
@@ -81,8 +81,8 @@ def _is_short(client: Client, tables: Sequence[Table]) -> bool:
     """Tell whether Redis has fewer keys than the tables have blocks: then some are lost wherever one looks."""
     wanted = sum(1 << table.block_bits for table in tables if table.lost_at is None)
     if isinstance(client, RedisCluster):
-        return int(cast(int, client.dbsize(target_nodes=RedisCluster.PRIMARIES))) < wanted
-    return int(cast(int, client.dbsize())) < wanted
+        return cast(int, client.dbsize(target_nodes=RedisCluster.PRIMARIES)) < wanted
+    return cast(int, client.dbsize()) < wanted
 
 
 def _share(tables: int) -> int:
@@ -150,7 +150,8 @@ def _reload(table: Table, now: datetime) -> Iterator[Load]:
 def _next_try(table: Table, now: datetime) -> datetime:
     """Give when a table may be loaded again: at once, and later and later after each repair that ended badly."""
     tried = Load.objects.unscoped().filter(repairs=table, state__in=[LoadState.FAILED, LoadState.REJECTED])
-    ends: list[Any] = list(tried.order_by("-finished_at").values_list("finished_at", flat=True))
-    if not ends:
+    count, last = tried.count(), tried.aggregate(last=Max("finished_at"))["last"]
+    if last is None:
         return now
-    return cast(datetime, ends[0]) + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(len(ends) - 1, 10))
+    pause: timedelta = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(count - 1, 10))
+    return cast(datetime, last) + pause

@@ -26,11 +26,12 @@ from django.utils import timezone
 
 from models_registry.loading import tables
 from models_registry.loading.activation import activate
-from models_registry.loading.background import call
+from models_registry.loading.background import BEAT_SECONDS, call
 from models_registry.loading.checks import Check, Expected, Sample, check_columns, check_rows, problem_of
 from models_registry.loading.columns import shown
 from models_registry.loading.comparisons import compare_distributions
 from models_registry.loading.cutting import BlockCutter, Cut
+from models_registry.loading.pacing import Pacer
 from models_registry.loading.packing import RefusedValue, pack_columns
 from models_registry.loading.pulse import Overtaken, Progress, Pulse, Superseded, TookTooLong
 from models_registry.loading.sources import Confinement, Extract, SourceProblem, open_source
@@ -317,8 +318,15 @@ class _Run:
         lengths: list[int] = []
         with self._stage("write"):
             try:
+                place = (self.client, settings.REDIS_PREFIX, self.table.table_id)
+                pacer = Pacer(
+                    self.client,
+                    rows_per_second=self.load.rows_per_second_limit,
+                    rows_per_block=staging.rows / (1 << block_bits),
+                    sleep=self._rest,
+                )
                 cuts = self._cuts(staging, layout, block_bits)
-                sent = tables.write_blocks(self.client, settings.REDIS_PREFIX, self.table.table_id, cuts, lengths)
+                sent = tables.write_blocks(*place, cuts, lengths, after_send=pacer.after_send)
                 with closing(sent):
                     for _ in sent:
                         self.pulse.beat()
@@ -327,6 +335,13 @@ class _Run:
         self.table.size_bytes = sum(lengths)
         Table.objects.unscoped().filter(pk=self.table.pk).update(size_bytes=self.table.size_bytes)
         return self.table, lengths
+
+    def _rest(self, seconds: float) -> None:
+        """Sleep, but say twice a second that the load is alive."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, BEAT_SECONDS))
+            self.pulse.beat()
 
     def _drop_earlier_attempt(self) -> None:
         earlier = Table.objects.unscoped().filter(load=self.load).exclude(state=TableState.DROPPED).first()

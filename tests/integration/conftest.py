@@ -26,8 +26,10 @@ def celery_queue(
 
     def waiting() -> list[tuple[str, list[Any]]]:
         prefix = settings.CELERY_BROKER_TRANSPORT_OPTIONS["global_keyprefix"]
-        raw: Any = valkey.lrange(f"{prefix}celery", 0, -1)
-        messages = [json.loads(message) for message in reversed(raw)]
+        messages = []
+        for queue in settings.CELERY_TASK_QUEUES:
+            raw: Any = valkey.lrange(f"{prefix}{queue.name}", 0, -1)
+            messages += [json.loads(message) for message in reversed(raw)]
         return [(m["headers"]["task"], json.loads(base64.b64decode(m["body"]))[0]) for m in messages]
 
     yield waiting

@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.test import Client
 from django.utils import timezone
+from prometheus_client.parser import text_string_to_metric_families
+from pytest_django.fixtures import DjangoAssertNumQueries
 
+from models_registry.metrics import DEFINITIONS
 from models_registry.models import Load, LoadState, Schedule, TableState, Version
 from models_registry.scheduling import freshness_set, schedule_remove, schedule_set, start_due_loads
 from models_registry.selectors import is_late
@@ -227,3 +231,44 @@ def test_is_late__never_loaded__only_if_there_is_a_target(version: Version) -> N
     version.freshness_minutes = 60
     assert is_late(version, later)
     assert not is_late(version, version.created_at + timedelta(minutes=59))
+
+
+# --- Metrics ----------------------------------------------------------------------------------------------------------
+
+
+def metrics(client: Client) -> dict[str, float]:
+    text = client.get("/metrics").content.decode()
+    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    return {
+        sample.name + "".join(f" {value}" for value in sample.labels.values()): sample.value
+        for sample in samples
+        if sample.name in {definition.name for definition in DEFINITIONS}
+    }
+
+
+def test_metrics__loads_late_versions_and_lost_tables__are_counted(version: Version, client: Client) -> None:
+    hour = timedelta(hours=1)
+    now = timezone.now()
+    table = factories.TableFactory.create(load__version=version, load__started_at=now - 3 * hour)
+    Version.objects.unscoped().filter(pk=version.pk).update(active_table=table)
+    for state in (LoadState.FAILED, LoadState.QUEUED, LoadState.WRITING):
+        factories.LoadFactory.create(version=version, state=state)
+    before = metrics(client)
+    assert {name: value for name, value in before.items() if value} == {
+        "recsite_loads_total active": 1,
+        "recsite_loads_total failed": 1,
+        "recsite_loads_waiting": 1,
+        "recsite_loads_running": 1,
+    }
+    Version.objects.unscoped().filter(pk=version.pk).update(freshness_minutes=60)
+    type(table).objects.unscoped().filter(pk=table.pk).update(lost_at=now)
+    after = metrics(client)
+    assert (after["recsite_versions_late"], after["recsite_tables_lost"]) == (1, 1)
+    assert after["recsite_most_late_seconds"] == pytest.approx(2 * 3600, abs=60)
+
+
+def test_metrics__asked_for__cost_three_queries(
+    version: Version, client: Client, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    with django_assert_num_queries(3):
+        metrics(client)

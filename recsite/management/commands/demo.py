@@ -91,7 +91,7 @@ def _start(places: Places, parts: Parts, screen: Screen, players: int | None) ->
         make_studios(places.data_dir)
         credentials = make_credentials(known, players_of(places.data_dir) or 0)
         parts.rest(0)
-    with screen.step("Starting worker, scheduler, dashboard and lane"):
+    with screen.step("Starting workers, scheduler, dashboard and lane"):
         for part in _own_parts(places):
             parts.start(part)
         parts.wait_for_answers()
@@ -135,11 +135,13 @@ def _valkey(places: Places, port: int) -> Part:
 def _own_parts(places: Places) -> list[Part]:
     """Give the project's own processes: the commands that a deployment runs, on loopback."""
     python = sys.executable
+    worker = [python, "-m", "celery", "-A", "recsite", "worker", "--loglevel", "INFO"]
     return [
         Part(
-            "worker",
-            [*(python, "-m", "celery", "-A", "recsite", "worker", "--concurrency", "2", "--loglevel", "INFO")],
-            places.log_dir / "worker.log",
+            "worker", [*worker, "-Q", "celery", "-n", "worker@%h", "--concurrency", "1"], places.log_dir / "worker.log"
+        ),
+        Part(
+            "loader", [*worker, "-Q", "loads", "-n", "loader@%h", "--concurrency", "2"], places.log_dir / "loader.log"
         ),
         Part(
             "scheduler",

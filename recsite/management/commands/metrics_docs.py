@@ -5,6 +5,7 @@ from pathlib import Path
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
+from models_registry import metrics
 from serving.metrics import as_markdown
 
 
@@ -17,5 +18,5 @@ class Command(BaseCommand):
     def handle(self, **_: object) -> None:
         """Write it."""
         path: Path = settings.BASE_DIR / "docs" / "metrics.md"
-        path.write_text(as_markdown())
+        path.write_text(as_markdown(metrics.DEFINITIONS))
         self.stdout.write(f"Wrote {path}")
