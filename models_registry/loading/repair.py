@@ -81,8 +81,8 @@ def _is_short(client: Client, tables: Sequence[Table]) -> bool:
     """Tell whether Redis has fewer keys than the tables have blocks: then some are lost wherever one looks."""
     wanted = sum(1 << table.block_bits for table in tables if table.lost_at is None)
     if isinstance(client, RedisCluster):
-        return cast(int, client.dbsize(target_nodes=RedisCluster.PRIMARIES)) < wanted
-    return cast(int, client.dbsize()) < wanted
+        return client.dbsize(target_nodes=RedisCluster.PRIMARIES) < wanted
+    return client.dbsize() < wanted
 
 
 def _share(tables: int) -> int:
