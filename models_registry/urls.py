@@ -2,11 +2,13 @@
 
 from django.urls import path
 
-from models_registry.pages import credentials, editing, models, rollouts, testers, why
+from models_registry.pages import credentials, editing, loads, models, rollouts, testers, versions, why
 
 _STUDIO = "studios/<slug:studio>"
+_LOAD = f"{_STUDIO}/loads/<int:load>"
 _MODEL = f"{_STUDIO}/models/<slug:model>"
 _CREDENTIAL = f"{_STUDIO}/credentials/<str:client_id>"
+_VERSION = f"{_MODEL}/versions/<str:version>"
 
 urlpatterns = [
     path(f"{_STUDIO}/models", models.models, name="models"),
@@ -29,6 +31,12 @@ urlpatterns = [
     path(f"{_MODEL}/why", why.why, name="why"),
     path(f"{_MODEL}/settings", editing.model_settings, name="model-settings"),
     path(f"{_MODEL}/new-version", editing.version_new, name="version-new"),
-    path(f"{_MODEL}/versions/<str:version>/switch-off", rollouts.switch_off, name="switch-off"),
-    path(f"{_MODEL}/versions/<str:version>/load", editing.version_load, name="version-load"),
+    path(_VERSION, versions.version, name="version"),
+    path(f"{_VERSION}/source", versions.version_source, name="version-source"),
+    path(f"{_VERSION}/load", versions.version_load, name="version-load"),
+    path(f"{_VERSION}/tables/<slug:table>", versions.roll_back, name="roll-back"),
+    path(f"{_VERSION}/switch-off", rollouts.switch_off, name="switch-off"),
+    path(f"{_STUDIO}/loads", loads.loads, name="loads"),
+    path(_LOAD, loads.load, name="load"),
+    path(f"{_LOAD}/progress", loads.progress, name="load-progress"),
 ]

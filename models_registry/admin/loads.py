@@ -2,87 +2,39 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils import timezone
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
 from models_registry.admin.columns import LOAD_COLOURS, ModelFilter
-from models_registry.models import RUNNING_STATES, Load, LoadState, Table, TableState
+from models_registry.loads import progress_of
+from models_registry.models import Load, LoadState, Table, TableState
 from tenants.staff import Label, ReadOnlyAdmin, StudioFilter, link_to
 from tenants.templatetags.words import age, duration, megabytes, number, percent_number
-
-STEPS = (
-    (LoadState.QUEUED, "Queued"),
-    (LoadState.EXTRACTING, "Reading"),
-    (LoadState.CHECKING, "Checking"),
-    (LoadState.WRITING, "Writing"),
-    (LoadState.VERIFYING, "Verifying"),
-    (LoadState.ACTIVE, "Active"),
-)
-DRY_STEPS = (*STEPS[:3], (LoadState.CHECKED, "Checked"))
-# Which step each stage of a report belongs to.
-STEP_OF_STAGE = {"extract": 1, "check": 2, "compare": 2, "write": 3, "verify": 4}
-# A running load says that it lives every few seconds; silent for this long, nobody works on it.
-SILENT_AFTER = timedelta(minutes=2)
-
-
-def elapsed(load: Load, now: datetime | None = None) -> timedelta | None:
-    """Give for how long a load has run, or ran; None while it waits."""
-    if load.started_at is None:
-        return None
-    return (load.finished_at or now or timezone.now()) - load.started_at
-
-
-def rows_per_second(load: Load, now: datetime | None = None) -> float | None:
-    """Give the rows read a second so far, over the whole of the run; None before the first."""
-    span = elapsed(load, now)
-    return load.rows_read / span.total_seconds() if span and load.rows_read else None
-
-
-def steps(load: Load) -> list[dict[str, str]]:
-    """Give the steps of a load with each one's state: done, now, stopped or ahead."""
-    all_steps = DRY_STEPS if load.is_dry_run else STEPS
-    order = [state for state, _ in all_steps]
-    if load.state in order:
-        reached = order.index(LoadState(load.state))
-        is_over = load.state not in RUNNING_STATES
-        words = [("done" if i < reached or is_over else "now" if i == reached else "ahead") for i in range(len(order))]
-        return [{"label": label, "state": state} for (_, label), state in zip(all_steps, words, strict=True)]
-    stages = [stage["name"] for stage in load.report.get("stages", [])]
-    reached = STEP_OF_STAGE[stages[-1]] if stages else int(load.started_at is not None)
-    if load.state == LoadState.REJECTED:
-        reached = max(reached, order.index(LoadState.CHECKING))
-    words = ["done" if i < reached else "stopped" if i == reached else "ahead" for i in range(len(order))]
-    return [{"label": label, "state": state} for (_, label), state in zip(all_steps, words, strict=True)]
 
 
 def progress(load: Load, now: datetime | None = None) -> dict[str, Any]:
     """Give the figures of a load's page."""
-    now = now or timezone.now()
-    expected = load.rows_expected or (load.rows_read if load.state not in {*RUNNING_STATES[:2]} else None)
-    is_running = load.state in RUNNING_STATES
-    silent = is_running and load.heartbeat_at is not None and now - load.heartbeat_at > SILENT_AFTER
-    waiting = load.state == LoadState.QUEUED and now - load.created_at > timedelta(seconds=15)
+    found = progress_of(load, now)
     return {
-        "steps": steps(load),
-        "is_running": is_running,
+        "steps": found.steps,
+        "is_running": found.is_running,
         "label": LoadState(load.state).label,
         "colour": LOAD_COLOURS[load.state],
         "read": _of(load.rows_read, load.rows_expected),
-        "read_share": _share(load.rows_read, load.rows_expected) if is_running else "",
-        "written": _of(load.rows_written, expected),
-        "written_share": _share(load.rows_written, expected) if is_running else "",
-        "speed": f"{number(rate)} rows/s" if (rate := rows_per_second(load, now)) else "–",
-        "elapsed": duration(elapsed(load, now)),
-        "silent_for": age(load.heartbeat_at, now) if silent else "",
-        "is_waiting_long": waiting,
+        "read_share": _percent(found.read_share) if found.is_running else "",
+        "written": _of(load.rows_written, found.rows_expected),
+        "written_share": _percent(found.written_share) if found.is_running else "",
+        "speed": _speed(found.rows_per_second),
+        "elapsed": duration(found.elapsed),
+        "silent_for": age(load.heartbeat_at, now) if found.is_silent else "",
+        "is_waiting_long": found.is_waiting_long,
     }
 
 
@@ -90,8 +42,12 @@ def _of(done: int, total: int | None) -> str:
     return f"{number(done)} of {number(total)}" if total else number(done)
 
 
-def _share(done: int, total: int | None) -> str:
-    return percent_number(min(10_000, round(10_000 * done / total))) if total else ""
+def _percent(share: float | None) -> str:
+    return "" if share is None else percent_number(round(10_000 * share))
+
+
+def _speed(rate: float | None) -> str:
+    return f"{number(rate)} rows/s" if rate else "–"
 
 
 @admin.register(Load)
@@ -149,13 +105,12 @@ class LoadAdmin(ReadOnlyAdmin):
     @display(description="Speed")
     def speed(self, load: Any) -> str:
         """Give rows a second over the whole run."""
-        rate = rows_per_second(load)
-        return f"{number(rate)} rows/s" if rate else "–"
+        return _speed(progress_of(load).rows_per_second)
 
     @display(description="Took")
     def took(self, load: Any) -> str:
         """Give how long it ran."""
-        return duration(elapsed(load))
+        return duration(progress_of(load).elapsed)
 
     @display(description="Asked for", ordering="created_at")
     def asked(self, load: Any) -> str:

@@ -126,15 +126,9 @@ class DefaultForm(DashboardForm):
     default_answer = _default_field()
 
 
-class VersionForm(DashboardForm):
-    """A new version and where its rows come from."""
+class SourceForm(DashboardForm):
+    """Where a version's rows come from."""
 
-    name = forms.CharField(
-        label="Name",
-        max_length=60,
-        widget=forms.TextInput({**_NAME_LOOKS, "placeholder": "2026-11-a"}),
-        help_text="Answers carry it. Letters, digits, dots, hyphens and underscores.",
-    )
     source_kind = forms.ChoiceField(
         label="Where its rows are", choices=SourceKind.choices, widget=forms.RadioSelect, initial=SourceKind.PARQUET
     )
@@ -143,5 +137,18 @@ class VersionForm(DashboardForm):
         widget=forms.Textarea({"rows": 3, "class": "code-text", "spellcheck": "false"}),
         help_text="Parquet: a path or a pattern, such as gs://bucket/folder/*.parquet. BigQuery table: "
         "project.dataset.table. BigQuery query: its SQL.",
+    )
+
+
+class VersionForm(SourceForm):
+    """A new version and where its rows come from."""
+
+    field_order = ("name", "source_kind", "source_location", "load_now")
+
+    name = forms.CharField(
+        label="Name",
+        max_length=60,
+        widget=forms.TextInput({**_NAME_LOOKS, "placeholder": "2026-11-a"}),
+        help_text="Answers carry it. Letters, digits, dots, hyphens and underscores.",
     )
     load_now = forms.BooleanField(label="Load it at once", required=False, initial=True)

@@ -1,4 +1,4 @@
-"""Making and changing a model, adding a version, asking for a load."""
+"""Making and changing a model, adding a version."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.shortcuts import redirect, render
 
 from models_registry.forms.layouts import LayoutEditor
 from models_registry.forms.models import DefaultForm, ModelForm, ModelSettingsForm, VersionForm
-from models_registry.models import RecommendationModel, Version
+from models_registry.models import RecommendationModel
 from models_registry.pages.model import model_page
 from models_registry.selectors import ModelSummary, model_summary
 from models_registry.services import (
@@ -200,7 +200,7 @@ def version_new(request: StudioRequest, model: RecommendationModel) -> HttpRespo
             if summary.versions:
                 said += " It has no players yet: give it a weight."
             messages.success(request, said)
-            return redirect("rollout", model.tenant.slug, model.slug)
+            return redirect("version", model.tenant.slug, model.slug, version.name)
     tenant = model.tenant
     context = {
         "section": "models",
@@ -212,19 +212,3 @@ def version_new(request: StudioRequest, model: RecommendationModel) -> HttpRespo
         "layout": newest_layout(model),
     }
     return render(request, "models_registry/version_new.html", context, status=422 if form.errors else 200)
-
-
-@model_page(Role.PRODUCT_MANAGER, ("POST",))
-def version_load(request: StudioRequest, model: RecommendationModel, version: str) -> HttpResponse:
-    """Queue a load of a version."""
-    found = Version.objects.for_tenant(model.tenant).filter(model=model, name=version).first()
-    if found is None:
-        raise Http404
-    found.model = model
-    try:
-        load_request(version=found, actor=request.user)
-    except RuleBroken as error:
-        messages.error(request, str(error))
-    else:
-        messages.success(request, f"The load of {version} is queued.")
-    return redirect("rollout", model.tenant.slug, model.slug)

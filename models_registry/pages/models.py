@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 
-from models_registry.selectors import first_steps, models_of
+from models_registry.selectors import ModelSummary, first_steps, models_of
 from tenants.pages.studio import StudioRequest, studio_page
 from tenants.trying import commands_to_try, example_model
 
@@ -15,11 +18,17 @@ from tenants.trying import commands_to_try, example_model
 def models(request: StudioRequest) -> HttpResponse:
     """Give every model with its weights, the age of its data and its state. Six queries on top of the gate's."""
     summaries = models_of(request.studio.tenant)
+    context = {"section": "models", "summaries": summaries, **steps_context(request, summaries)}
+    return render(request, "models_registry/models.html", context)
+
+
+def steps_context(request: StudioRequest, summaries: Sequence[ModelSummary]) -> dict[str, Any]:
+    """Give what `first_steps.html` wants. Two queries."""
     steps = first_steps(request.studio.tenant, summaries)
-    context = {"section": "models", "summaries": summaries, "steps": steps}
+    context: dict[str, Any] = {"steps": steps}
     if steps.next_step == "ask" and steps.credential is not None:
         token_url = request.build_absolute_uri(reverse("token"))
         context["commands"] = commands_to_try(
             steps.credential, model=example_model(steps.credential), token_url=token_url
         )
-    return render(request, "models_registry/models.html", context)
+    return context

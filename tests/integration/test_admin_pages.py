@@ -350,7 +350,7 @@ def test_load_page__ended_early__says_at_which_step(
     )
     client.force_login(staff)
     response = client.get(reverse("admin:models_registry_load_progress", args=[load.pk]))
-    steps = {step["label"]: step["state"] for step in response.context["progress"]["steps"]}
+    steps = {step.label: step.state for step in response.context["progress"]["steps"]}
     assert [label for label, words in steps.items() if words == "stopped"] == [stopped]
 
 

@@ -270,7 +270,9 @@ def test_pages__carry_the_strict_policy_and_nothing_inline(teammate: User, studi
     offers = make_offers(studio)
     client = signed_in(teammate)
     paths = ["", "/why?player_id=p1", "/testers", "/settings", "/new-version", "/new-phase", "/history"]
+    paths += ["/versions/2026-11-a", "/versions/2026-11-a/source"]
     urls = [f"{offers.url}{path}" for path in paths]
+    urls += [f"/studios/{studio.slug}/loads", f"/studios/{studio.slug}/loads/{offers.a.loads.get().pk}"]
     for url in [*urls, f"/studios/{studio.slug}/models", f"/studios/{studio.slug}/new-model", "/nothing", "/sign-in"]:
         response = client.get(url)
         policy = response.headers["Content-Security-Policy"]

@@ -347,14 +347,14 @@ def test_new_version__first_one__gets_everybody_and_is_loaded(
     client, url = signed_in(teammate), f"/studios/{studio.slug}/models/offers"
     with django_capture_on_commit_callbacks(execute=True):
         answer = post(client, f"{url}/new-version", NEW_VERSION | {"load_now": "on"})
-    assert answer.location == url
+    assert answer.location == f"{url}/versions/2026-12-a"
     version = Version.objects.for_tenant(studio).get()
     assert (version.name, version.source.location) == ("2026-12-a", "/srv/tables/offers/*.parquet")
     assert RolloutRevision.objects.for_tenant(studio).get().weights_bp == {"0": 10_000}
     load = Load.objects.for_tenant(studio).get()
     assert load.requested_by == teammate
     assert celery_queue() == [("loading.run", [load.pk])]
-    assert "Its load is queued." in get(client, url).text
+    assert "Its load is queued." in get(client, answer.location).text
 
 
 def test_new_version__second_one__has_no_players(teammate: User, studio: Tenant) -> None:
@@ -396,15 +396,17 @@ def test_new_version__says_what_the_studio_may_read(teammate: User, studio: Tena
 
 def test_load_now__queues_a_load(teammate: User, studio: Tenant) -> None:
     offers, client = make_offers(studio), signed_in(teammate)
-    assert post(client, f"{offers.url}/versions/2026-11-b/load").location == offers.url
+    answer = post(client, f"{offers.url}/versions/2026-11-b/load")
     load = Load.objects.for_tenant(studio).get(state=LoadState.QUEUED)
     assert load.version == offers.b
-    assert "The load of 2026-11-b is queued." in get(client, offers.url).text
+    assert answer.location == f"/studios/{studio.slug}/loads/{load.pk}"
+    assert "The load of 2026-11-b is queued." in get(client, answer.location).text
     assert post(client, f"{offers.url}/versions/no-such/load").status == 404
 
 
 def test_load_now__version_without_a_source__says_so(teammate: User, studio: Tenant) -> None:
     offers, client = make_offers(studio), signed_in(teammate)
     offers.b.source.delete()
-    post(client, f"{offers.url}/versions/2026-11-b/load")
-    assert "has no source yet" in get(client, offers.url).text
+    url = f"{offers.url}/versions/2026-11-b"
+    assert post(client, f"{url}/load").location == url
+    assert "has no source yet" in get(client, url).text

@@ -541,8 +541,11 @@ def test_pages__with_50_studios_of_5_models_and_3_versions__take_at_most_15_quer
     rollout = f"/studios/{tenants[7].slug}/models/{model.slug}"
     version = model.versions.latest("pk")
     reads = ["", "/why?player_id=p1", "/testers", "/settings", "/history", "/history/1", "/new-phase", "/live"]
-    reads += ["/new-version", f"/versions/{version.name}/switch-off"]
+    reads += ["/new-version", *(f"/versions/{version.name}{path}" for path in ("", "/switch-off", "/source"))]
     urls = ["/", f"/studios/{tenants[7].slug}/models", *(f"{rollout}{path}" for path in reads)]
+    loads = f"/studios/{tenants[7].slug}/loads"
+    load = version.loads.latest("pk")
+    urls += [loads, f"{loads}?model={model.slug}", f"{loads}/{load.pk}", f"{loads}/{load.pk}/progress"]
     for url in urls:
         with CaptureQueriesContext(
             connection,

@@ -13,10 +13,10 @@ import redis
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
-from models_registry.models import Load, Override, RolloutRevision, Version
+from models_registry.models import Load, LoadState, Override, RolloutRevision, Source, Version
 from tenants.models import AutomationToken, Credential, Membership, Role, Tenant, User
 from tests import factories
-from tests.integration.dashboard_scene import Offers, get, make_offers, page, signed_in
+from tests.integration.dashboard_scene import Offers, get, give_table, make_offers, page, signed_in
 
 pytestmark = pytest.mark.django_db
 
@@ -26,12 +26,14 @@ class Case(NamedTuple):
 
     Attributes:
         of_model: the address names the model; `more` is what else it names.
+        of_load: the address names a load instead.
     """
 
     method: str
     role: Role = Role.VIEWER
     form: dict[str, Any] | None = None
     of_model: bool = True
+    of_load: bool = False
     more: dict[str, Any] | None = None
 
 
@@ -39,6 +41,8 @@ PM = Role.PRODUCT_MANAGER
 ADMIN = Role.STUDIO_ADMIN
 WEIGHTS = {"weight-0": "50", "weight-1": "30", "weight-2": "20", "step": "save"}
 VERSION = {"version": "2026-11-b"}
+TABLE = {**VERSION, "table": "kept-table-b"}
+SOURCE = {"source_kind": "parquet", "source_location": "/srv/tables/other.parquet"}
 CREDENTIAL = {"client_id": "cr_own"}
 NEW_CREDENTIAL = {"name": "x", "reach": "all", "requests_per_second": "1", "burst": "1"}
 ROTATION = {"overlap": "0", "generation": "1"}
@@ -86,7 +90,13 @@ CASES: dict[str, list[Case]] = {
     "model-settings": [Case("get"), Case("post", PM, {"part": "basics", "name": "Taken over"})],
     "version-new": [Case("get", PM), Case("post", PM, {"name": "x"})],
     "switch-off": [Case("get", PM, more=VERSION), Case("post", PM, {}, more=VERSION)],
+    "version": [Case("get", more=VERSION)],
+    "version-source": [Case("get", PM, more=VERSION), Case("post", PM, SOURCE, more=VERSION)],
     "version-load": [Case("post", PM, {}, more=VERSION)],
+    "roll-back": [Case("get", PM, more=TABLE), Case("post", PM, {}, more=TABLE)],
+    "loads": [Case("get", of_model=False)],
+    "load": [Case("get", of_model=False, of_load=True)],
+    "load-progress": [Case("get", of_model=False, of_load=True)],
 }
 ALL = [(name, case) for name, cases in CASES.items() for case in cases]
 IDS = [f"{name}-{case.method}" for name, case in ALL]
@@ -102,7 +112,9 @@ def studio_routes(resolver: URLResolver, prefix: str = "") -> Iterator[str]:
 
 
 def address(name: str, case: Case, studio: str, model: str = "offers") -> str:
-    kwargs = {"studio": studio, **({"model": model} if case.of_model else {}), **(case.more or {})}
+    kwargs: dict[str, Any] = {"studio": studio, **({"model": model} if case.of_model else {}), **(case.more or {})}
+    if case.of_load:
+        kwargs["load"] = Load.objects.unscoped().get(version__name="2026-11-b", fence=2).pk
     return reverse(name, kwargs=kwargs)
 
 
@@ -117,6 +129,8 @@ def state(offers: Offers) -> Any:
         RolloutRevision.objects.unscoped().count(),
         Version.objects.unscoped().count(),
         Load.objects.unscoped().count(),
+        list(Source.objects.unscoped().values_list("location", flat=True)),
+        list(Version.objects.unscoped().values_list("active_table", "previous_table")),
         list(Override.objects.unscoped().values_list("unit", "version__name")),
         offers.model.name,
         offers.model.tenant.models.count(),
@@ -134,6 +148,13 @@ def offers(studio: Tenant) -> Offers:
     factories.CredentialFactory.create(tenant=studio, **CREDENTIAL)
     factories.AutomationTokenFactory.create(tenant=studio, public_id="at_own")
     factories.MembershipFactory.create(tenant=studio, user__username="member", user__made_for=studio)
+    kept = made.b.active_table
+    assert kept is not None
+    kept.table_id = TABLE["table"]
+    kept.save()
+    give_table(made.b)
+    made.b.previous_table = kept
+    made.b.save()
     return made
 
 
@@ -151,7 +172,7 @@ def test_stranger__gets_the_404_of_what_does_not_exist(
     missing = ask(client, case, address(name, case, "no-such-studio"))
     assert foreign.status == 404
     assert foreign == missing
-    if case.of_model:
+    if case.of_model or case.of_load:
         own = stranger.memberships.get().tenant
         assert ask(client, case, address(name, case, own.slug)) == missing
     assert state(offers) == before
@@ -204,26 +225,20 @@ def test_form__without_a_csrf_token__changes_nothing(name: str, case: Case, offe
 def test_viewer__sees_no_control_that_would_be_refused(offers: Offers, studio: Tenant, valkey: redis.Redis) -> None:
     client = signed_in(factories.MembershipFactory.create(tenant=studio, role=Role.VIEWER).user)
     here = f"/studios/{studio.slug}"
-    urls = [f"{here}/{path}" for path in ("models", "credentials", "credentials/cr_own", "automation", "members")]
-    urls += [f"{offers.url}{path}" for path in ("", "/testers", "/settings")]
-    forbidden = ("Switch off", "Go back to this", "New model", "Start a new phase", "Remove", "Revoke", "Rotate")
-    ends = (
-        "new-version",
-        "new-model",
-        "new-phase",
-        "load",
-        "switch-off",
-        "new-credential",
-        "rotate",
-        "revoke",
-        "role",
-        "remove",
-    )
+    failed = factories.LoadFactory.create(version=offers.b, state=LoadState.FAILED, problem="The disk failed.")
+    paths = ["models", "credentials", "credentials/cr_own", "automation", "members", "loads", f"loads/{failed.pk}"]
+    urls = [f"{here}/{path}" for path in paths]
+    urls += [f"{offers.url}{path}" for path in ("", "/testers", "/settings", "/versions/2026-11-b")]
+    forbidden = ["Switch off", "Go back to this", "New model", "Start a new phase", "Remove", "Revoke", "Rotate"]
+    forbidden += ["Load now", "Try again", "Roll back", "Change"]
+    ends = ["new-version", "new-model", "new-phase", "load", "switch-off", "new-credential", "rotate", "revoke"]
+    ends += ["role", "remove", "source"]
+    harmless = ('action="/sign-out"', 'method="get"')
     for url in urls:
         answer = get(client, url)
         assert answer.status == 200
         forms = answer.html.split("<form")[1:]
-        assert all('action="/sign-out"' in form.partition(">")[0] for form in forms), url
+        assert all(any(mark in form.partition(">")[0] for mark in harmless) for form in forms), url
         for words in forbidden:
             assert f"{words} " not in f"{answer.text} ", (url, words)
         for end in ends:

@@ -1,0 +1,92 @@
+"""Loads: the list with its filters, and one with its progress and what its checks found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from django.http import Http404, HttpResponse
+from django.shortcuts import render
+
+from models_registry.forms.loads import LoadFilter
+from models_registry.loads import loads_of, progress_of
+from models_registry.models import Load, Table, Version
+from tenants.models import Role
+from tenants.pages.studio import Gate, StudioRequest, View, studio_page
+
+LINES = 30
+
+
+def load_page(role: Role = Role.VIEWER, methods: tuple[str, ...] = ("GET",)) -> Callable[[View], Gate]:
+    """Make a view one of a load's pages; it gets the load, its version, model and tenant with it. One query.
+
+    A load that does not exist and one of another studio are the same 404, as it is looked for in the studio alone.
+    """
+
+    def decorate(view: View) -> Gate:
+        @studio_page(role, methods)
+        @wraps(view)
+        def find(request: StudioRequest, load: int, **kwargs: Any) -> HttpResponse:
+            tenant = request.studio.tenant
+            rows = Load.objects.for_tenant(tenant).select_related("version__model", "version__layout")
+            found = rows.filter(pk=load).first()
+            if found is None:
+                raise Http404
+            found.version.model.tenant = tenant
+            return view(request, found, **kwargs)
+
+        return find
+
+    return decorate
+
+
+@studio_page()
+def loads(request: StudioRequest) -> HttpResponse:
+    """Give the studio's loads, newest first, thirty at a time. Two queries on top of the gate's."""
+    tenant = request.studio.tenant
+    versions = Version.objects.for_tenant(tenant).order_by("model__slug", "name")
+    form = LoadFilter(versions.values_list("model__slug", "name"), request.GET)
+    before = request.GET.get("before", "")
+    found = loads_of(
+        tenant, **form.chosen, before=int(before) if before.isdecimal() and len(before) < 16 else None, limit=LINES + 1
+    )
+    context = {
+        "section": "loads",
+        "form": form,
+        "is_filtered": any(form.chosen.values()),
+        "is_first_page": not before,
+        "lines": [progress_of(load) for load in found[:LINES]],
+        "newest": form.query(),
+        "older": form.query(before=found[LINES - 1].pk) if len(found) > LINES else "",
+    }
+    return render(request, "models_registry/loads.html", context)
+
+
+@load_page()
+def load(request: StudioRequest, load: Load) -> HttpResponse:
+    """Give a load: how far it is, or how it ended and what its checks found. Two queries on top of the gate's."""
+    table = Table.objects.for_tenant(request.studio.tenant).filter(load=load).first()
+    checks = load.report.get("checks", [])
+    context = {
+        "section": "loads",
+        "load": load,
+        "version": load.version,
+        "model": load.version.model,
+        "progress": progress_of(load),
+        "table": table,
+        "is_served": table is not None and load.version.active_table_id == table.pk,
+        "failed_checks": [check for check in checks if not check["passed"]],
+        "passed_checks": [check for check in checks if check["passed"]],
+    }
+    return render(request, "models_registry/load.html", context)
+
+
+@load_page()
+def progress(request: StudioRequest, load: Load) -> HttpResponse:
+    """Give how far a load is: the part of its page, and of its version's, that asks again until it has ended."""
+    return render(
+        request,
+        "models_registry/_load_progress.html",
+        {"progress": progress_of(load), "version": load.version, "page_url": request.htmx.current_url_abs_path},
+    )
