@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from models_registry.pages import credentials, editing, loads, models, rollouts, testers, versions, why
+from models_registry.pages import audit, credentials, editing, loads, models, rollouts, testers, versions, why
 
 _STUDIO = "studios/<slug:studio>"
 _LOAD = f"{_STUDIO}/loads/<int:load>"
@@ -13,6 +13,8 @@ _VERSION = f"{_MODEL}/versions/<str:version>"
 urlpatterns = [
     path(f"{_STUDIO}/models", models.models, name="models"),
     path(f"{_STUDIO}/credentials", credentials.credentials, name="credentials"),
+    path(f"{_STUDIO}/audit", audit.audit, name="audit"),
+    path(f"{_STUDIO}/audit.csv", audit.audit_file, name="audit-file"),
     path(f"{_STUDIO}/new-credential", credentials.credential_new, name="credential-new"),
     path(f"{_STUDIO}/new-key", credentials.credential_key_new, name="credential-key-new"),
     path(_CREDENTIAL, credentials.credential, name="credential"),

@@ -278,7 +278,10 @@ class AuditEntry(TenantOwned):
         ordering: ClassVar = [F("at").desc(), "-pk"]
         verbose_name = "audit entry"
         verbose_name_plural = "audit trail"
-        indexes: ClassVar = [models.Index(fields=["tenant", "-at"], name="audit_by_tenant_and_time")]
+        indexes: ClassVar = [
+            models.Index(fields=["tenant", "-at"], name="audit_by_tenant_and_time"),
+            models.Index(fields=["tenant", "-id"], name="audit_by_tenant_and_id"),
+        ]
 
     def __str__(self) -> str:
         return self.summary

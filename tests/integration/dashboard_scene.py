@@ -87,7 +87,7 @@ class Page(NamedTuple):
 
 def page(response: Any) -> Page:
     """Give an answer as a person reads it: tags left out, spaces as one."""
-    html = response.content.decode()
+    html = response.getvalue().decode()
     body = re.sub(r"<(script|title)\b.*?</\1>", " ", html, flags=re.DOTALL)
     text = " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
     return Page(response.status_code, html, text, response.headers.get("Location", ""))

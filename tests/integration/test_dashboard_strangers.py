@@ -72,6 +72,8 @@ CASES: dict[str, list[Case]] = {
     "automation": of_studio(("get", Role.VIEWER, None)),
     "automation-token-new": asked({"name": "x", "scopes": ["read"], "days": "0"}),
     "automation-token-revoke": asked({"reason": "x"}, **TOKEN),
+    "audit": of_studio(("get", Role.VIEWER, None)),
+    "audit-file": of_studio(("get", Role.VIEWER, None)),
     "members": of_studio(("get", Role.VIEWER, None)),
     "member-new": asked({"who": "x@example.com", "role": "viewer"}),
     "member-role": asked({"role": "product_manager"}, **MEMBER),
@@ -226,7 +228,16 @@ def test_viewer__sees_no_control_that_would_be_refused(offers: Offers, studio: T
     client = signed_in(factories.MembershipFactory.create(tenant=studio, role=Role.VIEWER).user)
     here = f"/studios/{studio.slug}"
     failed = factories.LoadFactory.create(version=offers.b, state=LoadState.FAILED, problem="The disk failed.")
-    paths = ["models", "credentials", "credentials/cr_own", "automation", "members", "loads", f"loads/{failed.pk}"]
+    paths = [
+        "models",
+        "credentials",
+        "credentials/cr_own",
+        "automation",
+        "members",
+        "audit",
+        "loads",
+        f"loads/{failed.pk}",
+    ]
     urls = [f"{here}/{path}" for path in paths]
     urls += [f"{offers.url}{path}" for path in ("", "/testers", "/settings", "/versions/2026-11-b")]
     forbidden = ["Switch off", "Go back to this", "New model", "Start a new phase", "Remove", "Revoke", "Rotate"]
