@@ -50,7 +50,7 @@ def audit(request: StudioRequest) -> HttpResponse:
     wanted = form.wanted
     cursor = request.GET.get("before", "")
     page = trail_page(tenant, wanted, cursor=cursor)
-    asked = {name: value for name, value in request.GET.items() if name in form.fields and value}
+    asked = {name: str(value) for name, value in request.GET.items() if name in form.fields and value}
     context = {
         "section": "audit",
         "form": form,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -67,7 +68,14 @@ def test_entry__of_values__says_them_before_and_after(viewer: Client, studio: Te
 
 def test_entry__of_any_shape__is_shown(viewer: Client, studio: Tenant, url: str) -> None:
     before = {"gone": 1, "same": [], "deep": {"a": [1, {"b": None}]}, "until": "2026-11-08T00:00:00+00:00"}
-    after = {"same": [], "deep": None, "until": None, "is_dry_run": True, "long": "x" * 1000, "<b>": "<script>"}
+    after: dict[str, Any] = {
+        "same": [],
+        "deep": None,
+        "until": None,
+        "is_dry_run": True,
+        "long": "x" * 1000,
+        "<b>": "<script>",
+    }
     factories.AuditEntryFactory.create(tenant=studio, action="thing.new", before=before, after=after)
     answer = get(viewer, url)
     assert answer.status == 200
