@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from models_registry.pages import audit, credentials, editing, loads, models, rollouts, testers, versions, why
+from models_registry.pages import audit, credentials, editing, loads, models, rollouts, testers, traffic, versions, why
 
 _STUDIO = "studios/<slug:studio>"
 _LOAD = f"{_STUDIO}/loads/<int:load>"
@@ -21,7 +21,9 @@ urlpatterns = [
     path(f"{_CREDENTIAL}/rotate", credentials.credential_rotate_page, name="credential-rotate"),
     path(f"{_CREDENTIAL}/revoke", credentials.credential_revoke_page, name="credential-revoke"),
     path(f"{_STUDIO}/new-model", editing.model_new, name="model-new"),
+    path(f"{_STUDIO}/traffic", traffic.studio_traffic, name="traffic"),
     path(_MODEL, rollouts.rollout, name="rollout"),
+    path(f"{_MODEL}/traffic", traffic.model_traffic, name="model-traffic"),
     path(f"{_MODEL}/weights", rollouts.weights, name="weights"),
     path(f"{_MODEL}/effect", rollouts.effect, name="effect"),
     path(f"{_MODEL}/live", rollouts.live, name="live"),

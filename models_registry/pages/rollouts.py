@@ -15,6 +15,8 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 from models_registry import traffic
+from models_registry.charts.counts import DAY, read
+from models_registry.charts.pictures import model_charts
 from models_registry.forms.weights import WeightsForm
 from models_registry.models import RecommendationModel, RolloutRevision
 from models_registry.pages.model import model_page
@@ -33,6 +35,7 @@ from models_registry.rollouts.services import (
 from models_registry.selectors import ModelSummary, VersionState, history_of, model_summary, weights_by_code
 from tenants.forms import ReasonForm
 from tenants.models import Role
+from tenants.pages.local_time import zone_of
 from tenants.pages.studio import StudioRequest
 from tenants.rules import RuleBroken
 from tenants.templatetags.words import percent
@@ -77,7 +80,7 @@ class VersionRow:
 
 @model_page()
 def rollout(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
-    """Give a model's versions, weights and history. Six queries on top of the gate's."""
+    """Give a model's versions, weights, traffic and history. Seven queries on top of the gate's."""
     summary = model_summary(model)
     return _page(request, summary, WeightsForm(summary.versions))
 
@@ -234,17 +237,22 @@ def _page(
 ) -> HttpResponse:
     model = summary.model
     lines = history_of(model, summary.names, limit=LINES + 1)
-    seen = traffic.seen(model) if summary.versions else {}
+    reading = read([summary], DAY)
+    chart = model_charts(reading, reading.models[model.pk], zone_of(request), is_small=True)
+    has_traffic = chart.traffic.answers > 0
+    seen = {total.code: total.seen for total in chart.traffic.totals if total.answers}
     fullest = fullest_of(summary.versions)
     context = {
         "section": "models",
         "tab": "rollout",
         "model": model,
         "rows": [
-            VersionRow(state, field, seen.get(state.version.pk), fewer_rows(state, fullest))
-            for state, field in form.rows()
+            VersionRow(state, field, seen.get(state.code), fewer_rows(state, fullest)) for state, field in form.rows()
         ],
-        "has_traffic": bool(seen),
+        "has_traffic": has_traffic,
+        "chart": chart,
+        "reading": reading,
+        "zone": zone_of(request).key,
         "lines": lines[:LINES],
         "has_older": len(lines) > LINES,
         "live": _live(summary),

@@ -62,6 +62,12 @@ def colour(code: int) -> str:
 
 
 @register.filter
+def layer_colour(key: str) -> str:
+    """Give the class that carries the colour of a chart's layer: a version's code, or a source of answers."""
+    return colour(int(key)) if key.isdecimal() else f"source-{key}"
+
+
+@register.filter
 def version_name(code: int, names: Mapping[int, str]) -> str:
     """Give a version's name, also of one that is gone."""
     return name_of(code, names)

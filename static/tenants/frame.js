@@ -62,3 +62,11 @@ document.querySelector(".tabs [aria-current]")?.scrollIntoView({ block: "nearest
 for (const element of document.querySelectorAll("[data-script]")) {
   element.hidden = element.dataset.script !== "with";
 }
+
+// The server draws clocks: it is told which one this is. A page drawn by another looks again (recsite:zone).
+const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+if (zone && !document.cookie.split("; ").includes(`recsite_zone=${zone}`)) {
+  const secure = location.protocol === "https:" ? "; secure" : "";
+  document.cookie = `recsite_zone=${zone}; path=/; max-age=31536000; samesite=lax${secure}`;
+  document.addEventListener("DOMContentLoaded", () => document.dispatchEvent(new Event("recsite:zone")));
+}
