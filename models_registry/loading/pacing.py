@@ -8,6 +8,7 @@ not, the rest shrinks again. The control is that of TCP's congestion window turn
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from statistics import median
@@ -25,14 +26,18 @@ FIRST_REST = 0.25
 MOST_REST = 8.0
 REST_KEPT = 0.9
 REST_FORGOTTEN = 0.02
-# 19 would let a busy machine starve a load until it is taken for dead.
-NICENESS = 15
+NICENESS = 19
 
 
 def yield_to_others() -> None:
-    """Let this process work only with what time of the processor the others leave; for good."""
-    current = os.getpriority(os.PRIO_PROCESS, 0)
-    if current < NICENESS:
+    """Let this process, and the threads it starts, work only when no other wants the processor; for good.
+
+    Linux has a class for that, in which the others need not wait for the end of a turn. Elsewhere it is made as nice as
+    can be.
+    """
+    if sys.platform == "linux":
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    else:
         os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
 
 
