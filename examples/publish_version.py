@@ -98,7 +98,9 @@ class Api:
         return problem
 
 
-def publish(api: Api, model: str, version: str, source: dict[str, str], *, run: str) -> dict[str, Any]:
+def publish(
+    api: Api, model: str, version: str, source: dict[str, str], *, run: str, is_dry_run: bool = False
+) -> dict[str, Any]:
     """Make the version if there is none, load its rows, and wait until they are served; give the load.
 
     Args:
@@ -107,6 +109,7 @@ def publish(api: Api, model: str, version: str, source: dict[str, str], *, run: 
         version: its name, in this model.
         source: `kind` and `location` of its rows; for a version that is there already it stays as it is.
         run: names this run; a retry of it must give the same.
+        is_dry_run: only read and check the rows; what is served stays as it is.
 
     Raises:
         NotServed: a check rejected the rows, or the load failed; the rows before are served on.
@@ -119,12 +122,12 @@ def publish(api: Api, model: str, version: str, source: dict[str, str], *, run: 
         if refused.problem["code"] != "not_found":
             raise
         api.post(f"models/{model}/versions", {"name": version, "source": source}, key=f"{run}-version")
-    load = api.post(f"{address}/loads", {}, key=f"{run}-load")
+    load = api.post(f"{address}/loads", {"dry_run": is_dry_run}, key=f"{run}-load")
     while not load["is_finished"]:
         time.sleep(POLL_SECONDS)
         load = api.get(f"{address}/loads/{load['fence']}")
         print(f"{load['state']}: {load['rows_read']:,} rows read", flush=True)
-    if load["state"] != "active":
+    if load["state"] != ("checked" if is_dry_run else "active"):
         raise NotServed(load)
     return dict(load)
 
@@ -148,20 +151,22 @@ def main() -> int:
     parser.add_argument("--kind", choices=["parquet", "bigquery_table", "bigquery_query"], required=True)
     parser.add_argument("--location", required=True)
     parser.add_argument("--run", default=f"by-hand-{int(time.time())}", help="names this run, for retries")
+    parser.add_argument("--dry-run", action="store_true", help="only read and check the rows; serve nothing new")
     asked = parser.parse_args()
     api = Api(asked.url, os.environ["RECSITE_TOKEN"])
     source = {"kind": asked.kind, "location": asked.location}
     try:
-        load = publish(api, asked.model, asked.version, source, run=asked.run)
+        load = publish(api, asked.model, asked.version, source, run=asked.run, is_dry_run=asked.dry_run)
     except NotServed as error:
         show_report(error.load)
-        print(f"Not served: {error}", file=sys.stderr)
+        print(f"Not {'passed' if asked.dry_run else 'served'}: {error}", file=sys.stderr)
         return 1
     except Refused as error:
         print(f"Refused: {error} ({error.problem['code']})", file=sys.stderr)
         return 1
     show_report(load)
-    print(f"Served: {load['rows_written']:,} rows of {asked.model}/{asked.version} (load {load['fence']}).")
+    done, rows = ("Checked", load["rows_read"]) if asked.dry_run else ("Served", load["rows_written"])
+    print(f"{done}: {rows:,} rows of {asked.model}/{asked.version} (load {load['fence']}).")
     return 0
 
 

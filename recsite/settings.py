@@ -222,6 +222,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
         "CallerKind": ["token", "person"],
         "CredentialKind": "tenants.models.CredentialKind",
         "SourceKind": "models_registry.models.SourceKind",
+        "ScheduleKind": "models_registry.models.ScheduleKind",
         "Algorithm": "tenants.models.Algorithm",
         "KeyAlgorithm": ["EdDSA", "ES256", "RS256"],
     },

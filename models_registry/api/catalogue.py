@@ -47,6 +47,8 @@ MODEL = {
     "default_revision": 1,
     "max_client_age_seconds": 60,
     "max_row_count_change": 0.3,
+    "max_psi": 0.25,
+    "min_coverage": 0.5,
     "layout_revision": 0,
     "layout": LAYOUT,
     "created_at": "2026-10-02T09:14:07Z",
@@ -91,6 +93,12 @@ class ModelAnswer(Answer[RecommendationModel]):
     max_client_age_seconds = serializers.IntegerField(help_text="How long clients may keep an answer.")
     max_row_count_change = serializers.FloatField(
         help_text="A load whose row count differs from the last by more than this share is rejected."
+    )
+    max_psi = serializers.FloatField(
+        help_text="A load in which a field's distribution differs by a higher population stability index is rejected."
+    )
+    min_coverage = serializers.FloatField(
+        help_text="A load that has less than this share of the keys that are served is rejected."
     )
     layout_revision = serializers.IntegerField(source="newest_layout.revision", help_text="Of the newest layout.")
     layout = serializers.ListField(
@@ -138,6 +146,10 @@ class ModelChange(Change):
     max_row_count_change = Number(
         min_value=0.0001, max_value=1000, required=False, help_text="As a share: 0.3 is 30 %."
     )
+    max_psi = Number(
+        min_value=0.0001, max_value=1000, required=False, help_text="0.1 is a shift worth a look, 0.25 a large one."
+    )
+    min_coverage = Number(min_value=0, max_value=1, required=False, help_text="As a share: 0.5 is 50 %.")
 
 
 class NewDefault(Body):

@@ -23,13 +23,13 @@ def find_model(tenant: Tenant, slug: str) -> RecommendationModel:
 
 
 def find_version(tenant: Tenant, model: str, name: str) -> Version:
-    """Give a version with its model, studio, layout, source and tables. One query.
+    """Give a version with its model, studio, layout, source, schedule and tables. One query.
 
     Raises:
         Problem: a 404.
     """
     rows = Version.objects.for_tenant(tenant).filter(model__slug=model, name=name)
-    found = with_tables(rows).select_related("model__tenant", "layout", "source").first()
+    found = with_tables(rows).select_related("model__tenant", "layout", "source", "schedule").first()
     if found is None:
         raise not_found(f"There is no version “{name}” of a model “{model}”.")
     return found
@@ -37,7 +37,7 @@ def find_version(tenant: Tenant, model: str, name: str) -> Version:
 
 def with_tables(versions: QuerySet[Version]) -> QuerySet[Version]:
     """Have the tables fetched with the versions, and of the loads that made them what tells how old they are."""
-    loads = ("active_table__load", "previous_table__load")
+    loads = ("active_table__load", "previous_table__load", "older_table__load")
     return versions.select_related(*loads).defer(
         *(f"{load}__{field}" for load in loads for field in ("report", "source_location", "problem"))
     )

@@ -4,7 +4,7 @@ from django.urls import re_path
 
 from models_registry.api.catalogue import LayoutDetail, LayoutList, ModelDefault, ModelDetail, ModelList
 from models_registry.api.explanations import ModelExplanation
-from models_registry.api.loads import LoadDetail, StudioLoads, VersionLoads
+from models_registry.api.loads import LoadActivation, LoadDetail, StudioLoads, VersionLoads
 from models_registry.api.overrides import Overrides
 from models_registry.api.rollout_changes import RolloutGoBack, RolloutNewPhase, RolloutReweight, RolloutSwitchOff
 from models_registry.api.rollouts import (
@@ -15,8 +15,9 @@ from models_registry.api.rollouts import (
     RolloutDetail,
     RolloutPreview,
 )
+from models_registry.api.schedules import VersionSchedule
 from models_registry.api.traffic import ModelTraffic, Propagation
-from models_registry.api.versions import VersionDetail, VersionList, VersionRollBack, VersionSource
+from models_registry.api.versions import VersionDetail, VersionFreshness, VersionList, VersionRollBack, VersionSource
 
 MODEL = r"^models/(?P<model>[-a-zA-Z0-9_]{1,50})"
 VERSION = rf"{MODEL}/versions/(?P<version>[A-Za-z0-9][A-Za-z0-9._-]{{0,59}})"
@@ -32,9 +33,12 @@ urlpatterns = [
     re_path(rf"{MODEL}/versions$", VersionList.as_view(), name="api-versions"),
     re_path(rf"{VERSION}$", VersionDetail.as_view(), name="api-version"),
     re_path(rf"{VERSION}/source$", VersionSource.as_view(), name="api-version-source"),
+    re_path(rf"{VERSION}/schedule$", VersionSchedule.as_view(), name="api-version-schedule"),
+    re_path(rf"{VERSION}/freshness$", VersionFreshness.as_view(), name="api-version-freshness"),
     re_path(rf"{VERSION}/roll-back$", VersionRollBack.as_view(), name="api-version-roll-back"),
     re_path(rf"{VERSION}/loads$", VersionLoads.as_view(), name="api-version-loads"),
     re_path(rf"{LOAD}$", LoadDetail.as_view(), name="api-version-load"),
+    re_path(rf"{LOAD}/activate-anyway$", LoadActivation.as_view(), name="api-version-load-activate"),
     re_path(r"^loads$", StudioLoads.as_view(), name="api-loads"),
     re_path(rf"{MODEL}/overrides$", Overrides.as_view(), name="api-overrides"),
     re_path(rf"{MODEL}/rollout$", RolloutDetail.as_view(), name="api-rollout"),

@@ -7,13 +7,16 @@ from typing import Any, ClassVar
 
 from django.db.models import QuerySet
 from django.urls import reverse
+from django.utils import timezone
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from models_registry.api.lookups import find_model, find_version, with_tables
+from models_registry.api.schedules import SCHEDULE, ScheduleAnswer
 from models_registry.models import Layout, RecommendationModel, RolloutRevision, Source, SourceKind, Table, Version
-from models_registry.selectors import data_at
+from models_registry.scheduling import MAX_MINUTES, freshness_set
+from models_registry.selectors import data_at, is_late
 from models_registry.services import source_set, table_roll_back, version_create
 from tenants.api.authentication import needs
 from tenants.api.bodies import Answer, Body, Choice, Query, Reason, Text, Whole, read_body, read_query
@@ -44,6 +47,10 @@ VERSION = {
     "source": SOURCE,
     "active_table": TABLE,
     "previous_table": None,
+    "older_table": None,
+    "schedule": SCHEDULE,
+    "freshness_minutes": 360,
+    "is_late": False,
     "last_fence": 7,
     "created_at": "2026-10-30T16:02:41Z",
 }
@@ -65,13 +72,9 @@ class TableAnswer(Answer[Table]):
     load_fence = serializers.IntegerField(source="load.fence", help_text="The load that made it.")
     row_count = serializers.IntegerField()
     size_bytes = serializers.IntegerField(help_text="In Redis.")
-    is_whole = serializers.SerializerMethodField(help_text="Only then it is served.")
+    is_whole = serializers.BooleanField(help_text="Only then it is served.")
     data_at = serializers.SerializerMethodField(help_text="The instant whose data these are.")
     activated_at = serializers.DateTimeField(allow_null=True)
-
-    def get_is_whole(self, table: Table) -> bool:
-        """Tell whether all of its rows are there."""
-        return table.state == "ready"
 
     def get_data_at(self, table: Table) -> datetime:
         """Give when its data was read."""
@@ -89,6 +92,12 @@ class VersionAnswer(Answer[Version]):
     source_ = SourceAnswer(allow_null=True)
     active_table = TableAnswer(allow_null=True, help_text="What it is answered from; null: never loaded.")
     previous_table = TableAnswer(allow_null=True, help_text="What rolling back would serve again.")
+    older_table = TableAnswer(allow_null=True, help_text="The second one that is kept to roll back to.")
+    schedule = ScheduleAnswer(allow_null=True, help_text="When it is loaded by itself; null: never.")
+    freshness_minutes = serializers.IntegerField(
+        allow_null=True, help_text="How old its data may become before it is late; null: no target."
+    )
+    is_late = serializers.SerializerMethodField(help_text="Its data is older than the target, or than a day.")
     last_fence = serializers.IntegerField(help_text="The number of its newest load; 0: none.")
     created_at = serializers.DateTimeField()
 
@@ -97,10 +106,15 @@ class VersionAnswer(Answer[Version]):
         weights: dict[str, int] = self.context["weights"]
         return weights.get(str(version.code), 0)
 
+    def get_is_late(self, version: Version) -> bool:
+        """Tell whether its data is too old."""
+        return is_late(version, timezone.now())
+
     def to_representation(self, instance: Version) -> Any:
-        """See DRF; a version whose source was never set has none."""
-        if not hasattr(instance, "source"):
-            instance.source = None  # for this answer only
+        """See DRF; a version may have no source and no schedule."""
+        for name in ("source", "schedule"):
+            if not hasattr(instance, name):
+                setattr(instance, name, None)  # for this answer only
         return super().to_representation(instance)
 
 
@@ -121,6 +135,24 @@ class NewVersion(Body):
     layout_revision = Whole(min_value=0, max_value=255, required=False, help_text="The newest without it.")
 
 
+class RollBack(Reason):
+    """Which table to serve again, and why."""
+
+    table = Text(
+        max_length=12,
+        required=False,
+        help_text="The `table_id` of `previous_table` or `older_table`; the previous one without it.",
+    )
+
+
+class NewFreshness(Body):
+    """How fresh a version's data should be."""
+
+    freshness_minutes = Whole(
+        min_value=1, max_value=MAX_MINUTES, allow_null=True, help_text="How old it may become; null: no target."
+    )
+
+
 class VersionList(StudioView):
     """A model's versions."""
 
@@ -138,7 +170,7 @@ class VersionList(StudioView):
         asked = read_query(request, PageQuery)
         row = find_model(self.tenant, model)
         versions: QuerySet[Version] = Version.objects.for_tenant(self.tenant).filter(model=row)
-        versions = with_tables(versions).select_related("model", "layout", "source")
+        versions = with_tables(versions).select_related("model", "layout", "source", "schedule")
         return page(page_of(versions, asked, by="pk"), VersionAnswer, weights=_weights(row))
 
     @operation(
@@ -219,19 +251,44 @@ class VersionRollBack(StudioView):
     @operation(
         "versions_roll_back",
         need=needs(Scope.LOADS_RUN),
-        body=Reason,
+        body=RollBack,
         answer=VersionAnswer,
         example={"reason": "Prices were wrong in the newest table"},
         answer_example={**VERSION, "previous_table": TABLE},
     )
     @idempotent()
     def post(self, request: Request, model: str, version: str) -> Response:
-        """Serve the table before the active one again.
+        """Serve one of the two tables before the active one again.
 
-        Doing it twice is back where it was. Serving has it within 2 seconds.
+        The active one is kept in its place, so that doing it twice is back where it was. Serving has it within 2
+        seconds.
         """
-        given = read_body(request, Reason)
-        table_roll_back(version=find_version(self.tenant, model, version), actor=self.actor, reason=given["reason"])
+        given = read_body(request, RollBack)
+        row = find_version(self.tenant, model, version)
+        table = _kept_table(row, given.get("table"))
+        table_roll_back(version=row, actor=self.actor, reason=given["reason"], table=table)
+        return Response(_answer(self, model, version).data)
+
+
+class VersionFreshness(StudioView):
+    """How old a version's data may become."""
+
+    tag: ClassVar = "Versions"
+
+    @operation(
+        "versions_set_freshness",
+        need=needs(Scope.VERSIONS_WRITE),
+        body=NewFreshness,
+        answer=VersionAnswer,
+        example={"freshness_minutes": 360},
+        answer_example=VERSION,
+    )
+    def put(self, request: Request, model: str, version: str) -> Response:
+        """Say how old a version's data may become before it counts as late."""
+        given = read_body(request, NewFreshness)
+        row = find_version(self.tenant, model, version)
+        with fields_named(minutes="freshness_minutes"):
+            freshness_set(version=row, actor=self.actor, minutes=given["freshness_minutes"])
         return Response(_answer(self, model, version).data)
 
 
@@ -246,6 +303,20 @@ def _weights(model: RecommendationModel) -> dict[str, int]:
     rows = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model).order_by("-number")
     newest: dict[str, int] | None = rows.values_list("weights_bp", flat=True).first()
     return newest or {}
+
+
+def _kept_table(version: Version, table_id: str | None) -> Table | None:
+    """Give the kept table of an id; None without one.
+
+    Raises:
+        RuleBroken: the version keeps none of this id.
+    """
+    if table_id is None:
+        return None
+    for table in (version.previous_table, version.older_table):
+        if table is not None and table.table_id == table_id:
+            return table
+    raise RuleBroken(f"“{version.name}” keeps no table “{table_id}”.", field="table")
 
 
 def _layout(model: RecommendationModel, revision: int | None) -> Layout | None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from models_registry.api.catalogue import NEW_MODEL
 from models_registry.models import LoadState, RecommendationModel, Version
 from models_registry.rollouts.services import rollout_reweight
+from models_registry.scheduling import schedule_set
 from models_registry.services import default_set, model_create, override_set, version_create
 from tenants.automation import automation_token_issue
 from tenants.credentials import credential_issue
@@ -18,6 +19,8 @@ MODEL = "offers"
 SERVED_MODEL = "levels"
 VERSIONS = ["2026-10-c", "2026-11-a"]
 MEMBER = "mara"
+REJECTED_FENCE = 8
+TOO_FEW_ROWS = {"checks": [{"name": "row count", "passed": False, "may_be_waived": True}]}
 UNIT = "tester-7"
 # Several: some get revoked on the way.
 CLIENT_ID = [f"cr_seed{number:08}" for number in range(20)]
@@ -74,9 +77,11 @@ def _make_model(studio: Tenant, admin: User, local_root: str) -> None:
             TableFactory.create(load=LoadFactory.create(version=version, fence=fence, state=LoadState.ACTIVE))
             for fence in (7, 6)
         )
+        LoadFactory.create(version=version, fence=REJECTED_FENCE, state=LoadState.REJECTED, report=TOO_FEW_ROWS)
         Version.objects.for_tenant(studio).filter(pk=version.pk).update(
-            active_table=newer, previous_table=older, last_fence=7, active_fence=7
+            active_table=newer, previous_table=older, last_fence=REJECTED_FENCE, active_fence=7
         )
+        schedule_set(version=version, kind="interval", every_minutes=240, actor=admin)
     for bp in (1000, 1500, 3000):
         rollout_reweight(model=model, weights_bp={0: 10_000 - bp, 1: bp}, actor=admin, reason="")
     override_set(model=model, unit=UNIT, version=version, actor=admin)

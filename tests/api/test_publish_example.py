@@ -32,10 +32,10 @@ def write_rows(path: Path, offer_ids: list[int]) -> None:
 
 
 def run_example(
-    server: ApiServer, version: str, path: Path, run: str, *, token: str = ""
+    server: ApiServer, version: str, path: Path, run: str, *more: str, token: str = ""
 ) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "examples/publish_version.py", "--url", server.url, "--model", "publish-example"]
-    command += ["--version", version, "--kind", "parquet", "--location", str(path), "--run", run]
+    command += ["--version", version, "--kind", "parquet", "--location", str(path), "--run", run, *more]
     env = {**os.environ, "RECSITE_TOKEN": token or server.token}
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
 
@@ -83,6 +83,24 @@ def test_example__bad_rows__are_reported_and_not_served(api_server: ApiServer) -
     assert "Not served: rejected" in ended.stderr
     assert "FAIL" in ended.stdout
     assert "9999" in ended.stdout
+
+
+@pytest.mark.usefixtures("worker", "model")
+def test_example__dry_run__checks_and_serves_nothing(api_server: ApiServer) -> None:
+    good, bad = api_server.data_dir / "dry.parquet", api_server.data_dir / "dry-bad.parquet"
+    write_rows(good, [1, 2, 3])
+    write_rows(bad, [1, 2, 9999])
+
+    passed = run_example(api_server, "2026-11-dry", good, "three", "--dry-run")
+    failed = run_example(api_server, "2026-11-dry-bad", bad, "four", "--dry-run")
+
+    assert passed.returncode == 0, passed.stderr
+    assert "Checked: 3 rows of publish-example/2026-11-dry (load 1)." in passed.stdout
+    address = f"{api_server.url}/api/v1/models/publish-example/versions/2026-11-dry"
+    answer = httpx.get(address, headers={"Authorization": f"Bearer {api_server.token}"})
+    assert answer.json()["active_table"] is None
+    assert failed.returncode == 1
+    assert "Not passed: rejected" in failed.stderr
 
 
 @pytest.mark.usefixtures("model")

@@ -19,7 +19,7 @@ from schemathesis.config import SchemathesisConfig
 
 from recsite.api.document import document
 from tests.api.conftest import ApiServer
-from tests.api.scene import CLIENT_ID, MEMBER, MODEL, SERVED_MODEL, TOKEN_ID, UNIT, VERSIONS
+from tests.api.scene import CLIENT_ID, MEMBER, MODEL, REJECTED_FENCE, SERVED_MODEL, TOKEN_ID, UNIT, VERSIONS
 
 # How many requests of each operation, besides those that its examples and its edge cases make.
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "15"))
@@ -29,7 +29,7 @@ OFTEN = 0.7
 KNOWN: dict[str, list[Any]] = {
     "model": [MODEL, SERVED_MODEL],
     "version": VERSIONS,
-    "fence": [6, 7],
+    "fence": [6, 7, REJECTED_FENCE],
     "revision": [0],
     "number": [1, 3],
     "client_id": CLIENT_ID,

@@ -130,6 +130,7 @@ def test_token_issue__bad_value__names_the_field(studio: Tenant, changes: dict[s
 OPERATION_OF = {
     "read": ("GET", "models", None),
     "loads:run": ("POST", "models/nothing/versions/v1/loads", {}),
+    "loads:waive": ("POST", "models/nothing/versions/v1/loads/1/activate-anyway", {"reason": "x"}),
     "versions:write": (
         "POST",
         "models/nothing/versions",

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from models_registry.models import Load, LoadState, Version
 from tenants.models import Tenant, User
-from tests.factories import LoadFactory, ModelFactory, SourceFactory, VersionFactory
+from tests.factories import SOME_TIME, LoadFactory, ModelFactory, SourceFactory, TableFactory, VersionFactory
 from tests.integration.api_client import ApiClient
 
 REPORT = {
@@ -70,9 +70,84 @@ def test_load__of_a_version_without_a_source__is_refused(studio: Tenant, api: Ap
 
 @pytest.mark.django_db
 def test_load__with_something_in_its_body__is_invalid(version: Version, api: ApiClient) -> None:
-    answer = api.post("models/offers/versions/v1/loads", {"dry": True})
+    unknown = api.post("models/offers/versions/v1/loads", {"dry": True})
+    no_limit = api.post("models/offers/versions/v1/loads", {"rows_per_second_limit": 0})
 
-    assert (answer.code, answer.fields) == ("invalid", ["dry"])
+    assert (unknown.code, unknown.fields) == ("invalid", ["dry"])
+    assert (no_limit.code, no_limit.fields) == ("invalid", ["rows_per_second_limit"])
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("celery_queue")
+def test_load__dry_run_with_a_limit__says_both(studio: Tenant, version: Version, api: ApiClient) -> None:
+    answer = api.post("models/offers/versions/v1/loads", {"dry_run": True, "rows_per_second_limit": 5000})
+
+    assert (answer.body["is_dry_run"], answer.body["rows_per_second_limit"]) == (True, 5000)
+    load = Load.objects.for_tenant(studio).get()
+    assert (load.is_dry_run, load.rows_per_second_limit) == (True, 5000)
+
+
+def rejected(version: Version, *, may_be_waived: bool = True) -> Load:
+    report = {"checks": [{"name": "row count", "passed": False, "may_be_waived": may_be_waived}]}
+    return LoadFactory.create(version=version, state=LoadState.REJECTED, report=report)
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("celery_queue")
+def test_activate_anyway__of_a_comparison_that_failed__is_a_new_load_that_says_why(
+    studio: Tenant, version: Version, api: ApiClient
+) -> None:
+    first = rejected(version)
+    Version.objects.for_tenant(studio).update(last_fence=first.fence)
+
+    answer = api.post("models/offers/versions/v1/loads/1/activate-anyway", {"reason": "Half of the countries closed"})
+
+    assert answer.status == 201
+    assert answer.headers["Location"] == "/api/v1/models/offers/versions/v1/loads/2"
+    assert (answer.body["accepts"], answer.body["accept_reason"]) == (1, "Half of the countries closed")
+    assert (answer.body["state"], answer.body["report"]) == ("queued", {})
+    assert api.get(answer.headers["Location"]).body == answer.body
+
+
+@pytest.mark.django_db
+def test_activate_anyway__without_a_reason_or_of_a_hard_check_or_twice__is_refused(
+    studio: Tenant, version: Version, api: ApiClient, celery_queue: object
+) -> None:
+    path = "models/offers/versions/v1/loads/{}/activate-anyway"
+    rejected(version)
+    rejected(version, may_be_waived=False)
+    LoadFactory.create(version=version, state=LoadState.FAILED)
+    Version.objects.for_tenant(studio).update(last_fence=3)
+
+    assert api.post(path.format(1)).fields == ["reason"]
+    assert api.post(path.format(1), {"reason": " "}).code == "refused"
+    assert api.post(path.format(2), {"reason": "x"}).code == "refused"
+    assert api.post(path.format(3), {"reason": "x"}).code == "refused"
+    assert api.post(path.format(4), {"reason": "x"}).code == "not_found"
+    assert api.post(path.format(1), {"reason": "x"}).status == 201
+    assert api.post(path.format(1), {"reason": "x"}).code == "refused"
+
+
+@pytest.mark.django_db
+def test_activate_anyway__by_a_product_manager__is_forbidden(
+    version: Version, teammate: User, owner: User, celery_queue: object
+) -> None:
+    rejected(version)
+    Version.objects.unscoped().update(last_fence=1)
+    path = "models/offers/versions/v1/loads/1/activate-anyway"
+
+    assert ApiClient(person=teammate).post(path, {"reason": "x"}).code == "not_allowed"
+    assert ApiClient(person=owner).post(path, {"reason": "x"}).status == 201
+
+
+@pytest.mark.django_db
+def test_load__of_a_schedule_or_a_repair__says_so(version: Version, api: ApiClient) -> None:
+    table = TableFactory.create(load=LoadFactory.create(version=version, state=LoadState.ACTIVE))
+    LoadFactory.create(version=version, scheduled_for=SOME_TIME, repairs=table)
+
+    load = api.get("models/offers/versions/v1/loads/2").body
+
+    assert (load["scheduled_for"], load["is_repair"]) == ("2026-11-01T12:00:00Z", True)
 
 
 @pytest.mark.django_db

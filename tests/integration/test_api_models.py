@@ -15,6 +15,7 @@ from tests.integration.api_client import ApiClient
 pytestmark = pytest.mark.django_db
 
 SOURCE = {"kind": "parquet", "location": "/srv/tables/offers.parquet"}
+LIMITS = {"max_row_count_change": 0.3, "max_psi": 0.25, "min_coverage": 0.5}
 NEW: dict[str, Any] = {
     "slug": "offers",
     "name": "Offers",
@@ -48,7 +49,7 @@ def test_model__made__is_as_it_was_asked_for(studio: Tenant, api: ApiClient) -> 
     assert made.status == 201
     assert made.headers["Location"] == "/api/v1/models/offers"
     created_at = made.body.pop("created_at")
-    assert made.body == {**NEW, "default_revision": 1, "max_row_count_change": 0.3, "layout_revision": 0}
+    assert made.body == {**NEW, "default_revision": 1, "layout_revision": 0, **LIMITS}
     assert created_at.endswith("Z")
     assert api.get("/api/v1/models/offers").body == {**made.body, "created_at": created_at}
     row = RecommendationModel.objects.for_tenant(studio).get()
@@ -174,6 +175,10 @@ def test_version__made__gets_all_units_if_it_is_the_first(offers: Recommendation
         "source": SOURCE,
         "active_table": None,
         "previous_table": None,
+        "older_table": None,
+        "schedule": None,
+        "freshness_minutes": None,
+        "is_late": False,
         "last_fence": 0,
         "created_at": None,
     }

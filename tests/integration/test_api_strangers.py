@@ -23,7 +23,15 @@ from tenants.api.studio_view import StudioView
 from tenants.automation import automation_token_issue
 from tenants.credentials import credential_issue
 from tenants.models import AuditEntry, Role, Scope, Tenant, User
-from tests.factories import DEFAULT_ANSWER, LAYOUT, LoadFactory, MembershipFactory, TableFactory, TenantFactory
+from tests.factories import (
+    DEFAULT_ANSWER,
+    LAYOUT,
+    LoadFactory,
+    MembershipFactory,
+    ScheduleFactory,
+    TableFactory,
+    TenantFactory,
+)
 from tests.integration.api_client import ALL_SCOPES, Answered, ApiClient, token_client
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey", "celery_queue")]
@@ -33,6 +41,8 @@ MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=
 -----END PUBLIC KEY-----
 """
 SOURCE = {"kind": "parquet", "location": "/srv/tables/offers.parquet"}
+
+TOO_FEW_ROWS = {"checks": [{"name": "row count", "passed": False, "may_be_waived": True}]}
 
 
 class Case(NamedTuple):
@@ -87,9 +97,18 @@ CASES: dict[tuple[str, str], Case] = {
     ("api-version", "GET"): Case("models/{model}/versions/{version}"),
     ("api-version-source", "PUT"): Case("models/{model}/versions/{version}/source", SOURCE),
     ("api-version-roll-back", "POST"): Case("models/{model}/versions/{version}/roll-back", {"reason": "wrong"}),
+    ("api-version-schedule", "GET"): Case("models/{model}/versions/{version}/schedule"),
+    ("api-version-schedule", "PUT"): Case(
+        "models/{model}/versions/{version}/schedule", {"kind": "crontab", "crontab": "0 4 * * *"}
+    ),
+    ("api-version-schedule", "DELETE"): Case("models/{model}/versions/{version}/schedule", status=204),
+    ("api-version-freshness", "PUT"): Case("models/{model}/versions/{version}/freshness", {"freshness_minutes": 60}),
     ("api-version-loads", "GET"): Case("models/{model}/versions/{version}/loads"),
     ("api-version-loads", "POST"): Case("models/{model}/versions/{version}/loads", {}, 201),
     ("api-version-load", "GET"): Case("models/{model}/versions/{version}/loads/1"),
+    ("api-version-load-activate", "POST"): Case(
+        "models/{model}/versions/{version}/loads/103/activate-anyway", {"reason": "half of the countries closed"}, 201
+    ),
     ("api-loads", "GET"): Case("loads"),
     ("api-overrides", "GET"): Case("models/{model}/overrides"),
     ("api-overrides", "PUT"): Case("models/{model}/overrides", {"unit": "tester-2", "version": "v1"}),
@@ -198,9 +217,11 @@ def scene(studio: Tenant, owner: User) -> Scene:
         TableFactory.create(load=LoadFactory.create(version=versions[0], fence=fence, state=LoadState.ACTIVE))
         for fence in (102, 101)
     ]
+    LoadFactory.create(version=versions[0], fence=103, state=LoadState.REJECTED, report=TOO_FEW_ROWS)
     Version.objects.for_tenant(studio).filter(pk=versions[0].pk).update(
-        active_table=tables[0], previous_table=tables[1], last_fence=102, active_fence=102
+        active_table=tables[0], previous_table=tables[1], last_fence=103, active_fence=102
     )
+    ScheduleFactory.create(version=versions[0])
     override_set(model=model, unit="tester-1", version=versions[1], actor=owner)
     names = {
         "model": "offers",
