@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from django.urls import reverse
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from tenants.api.authentication import needs
-from tenants.api.bodies import Answer, Body, Choice, Query, read_body, read_query
+from tenants.api.bodies import Answer, Body, Choice, Nothing, Query, Text, read_body, read_query
+from tenants.api.idempotency import idempotent
 from tenants.api.paging import PageQuery, page_of
 from tenants.api.problems import not_found
 from tenants.api.schema import operation, page_answer
-from tenants.api.studio_view import StudioView, page
+from tenants.api.studio_view import StudioView, created, page
 from tenants.models import Membership, Role, Scope, User
+from tenants.people import member_add, password_link
 from tenants.services import member_remove, member_set
 
 MEMBER = {
@@ -32,6 +35,38 @@ class MemberAnswer(Answer[Membership]):
     name = serializers.CharField(source="user.get_full_name", help_text="Empty where the person gave none.")
     role = serializers.ChoiceField(choices=Role.choices)
     member_since = serializers.DateTimeField(source="created_at")
+
+
+LINK = "https://recsite.example/set-password/NDI/d2x9k1-4f0c8b7a6e5d4c3b2a190817f6e5d4c3"
+
+
+class AddedMemberAnswer(MemberAnswer):
+    """A new member, with the link that a new account needs: shown this once."""
+
+    password_link = serializers.SerializerMethodField(
+        help_text="Where the person sets a password, once; null for somebody who had an account already."
+    )
+
+    def get_password_link(self, membership: Membership) -> str | None:
+        """Give the link."""
+        link: str | None = self.context["link"]
+        return link
+
+
+class PasswordLinkAnswer(Answer[Any]):
+    """Where a person sets a password, once: shown this once."""
+
+    username = serializers.CharField()
+    password_link = serializers.CharField()
+
+
+class NewMember(Body):
+    """Somebody to be added."""
+
+    who = Text(
+        max_length=150, help_text="A user name or an e-mail address; an address without an account gets a new one."
+    )
+    role = Choice(choices=Role.choices)
 
 
 class MemberRole(Body):
@@ -66,6 +101,38 @@ class MemberList(StudioView):
             rows = rows.filter(role=asked["role"])
         return page(page_of(rows, asked, by="user__username", kind=str), MemberAnswer)
 
+    @operation(
+        "members_add",
+        need=needs(Scope.MEMBERS_WRITE),
+        body=NewMember,
+        answer=AddedMemberAnswer,
+        status=201,
+        example={"who": "nora@nightowl.example", "role": "viewer"},
+        answer_example={
+            **MEMBER,
+            "username": "nora@nightowl.example",
+            "name": "",
+            "role": "viewer",
+            "password_link": LINK,
+        },
+    )
+    @idempotent(shows_secret=True)
+    def post(self, request: Request) -> Response:
+        """Add somebody, by user name or by e-mail address.
+
+        An address without an account gets one, and the answer a link with which that person sets a password. Nobody is
+        written to: hand the link over.
+        """
+        given = read_body(request, NewMember)
+        added = member_add(tenant=self.tenant, actor=self.actor, **given)
+        user = added.membership.user
+        link = None
+        if added.is_new_account:
+            made = password_link(tenant=self.tenant, user=user, actor=self.actor)
+            link = request.build_absolute_uri(made.path)
+        answer = AddedMemberAnswer(added.membership, context={"link": link})
+        return created(answer, reverse("api-member", args=[user.get_username()]))
+
 
 class MemberDetail(StudioView):
     """One person's role."""
@@ -76,7 +143,7 @@ class MemberDetail(StudioView):
     def get(self, request: Request, username: str) -> Response:
         """Read a member."""
         read_query(request, Query)
-        return Response(MemberAnswer(self._membership(username)).data)
+        return Response(MemberAnswer(_find(self, username)).data)
 
     @operation(
         "members_set",
@@ -102,15 +169,42 @@ class MemberDetail(StudioView):
     def delete(self, request: Request, username: str) -> Response:
         """Take a person's role in the studio away."""
         read_query(request, Query)
-        member_remove(tenant=self.tenant, user=self._membership(username).user, actor=self.actor)
+        member_remove(tenant=self.tenant, user=_find(self, username).user, actor=self.actor)
         return Response(status=204)
 
-    def _membership(self, username: str) -> Membership:
-        rows: Any = Membership.objects.for_tenant(self.tenant).select_related("user")
-        found: Membership | None = rows.filter(user__username=username).first()
-        if found is None:
-            raise _nobody(username)
-        return found
+
+class MemberLink(StudioView):
+    """A new link to set a password."""
+
+    tag: ClassVar = "Members"
+
+    @operation(
+        "members_make_password_link",
+        need=needs(Scope.MEMBERS_WRITE),
+        body=Nothing,
+        answer=PasswordLinkAnswer,
+        example={},
+        answer_example={"username": "mara", "password_link": LINK},
+    )
+    @idempotent(shows_secret=True)
+    def post(self, request: Request, username: str) -> Response:
+        """Make a link with which a member sets a password.
+
+        For an account that this studio made and that opens nothing else; platform staff help the others. A link made
+        before for somebody without a password ends.
+        """
+        read_body(request, Nothing)
+        link = password_link(tenant=self.tenant, user=_find(self, username).user, actor=self.actor)
+        answer = {"username": username, "password_link": request.build_absolute_uri(link.path)}
+        return Response(PasswordLinkAnswer(answer).data)
+
+
+def _find(view: StudioView, username: str) -> Membership:
+    rows: Any = Membership.objects.for_tenant(view.tenant).select_related("user")
+    found: Membership | None = rows.filter(user__username=username).first()
+    if found is None:
+        raise _nobody(username)
+    return found
 
 
 def _nobody(username: str) -> Exception:

@@ -11,7 +11,7 @@ from tenants.api.credentials import (
     CredentialRotation,
     KeyRegistration,
 )
-from tenants.api.members import MemberDetail, MemberList
+from tenants.api.members import MemberDetail, MemberLink, MemberList
 from tenants.api.studio import CallerDetail, StudioDetail
 
 MEMBER = r"members/(?P<username>[\w@+-][\w.@+-]{0,149})"
@@ -21,6 +21,7 @@ urlpatterns = [
     path("studio", StudioDetail.as_view(), name="api-studio"),
     path("members", MemberList.as_view(), name="api-members"),
     re_path(rf"^{MEMBER}$", MemberDetail.as_view(), name="api-member"),
+    re_path(rf"^{MEMBER}/password-link$", MemberLink.as_view(), name="api-member-link"),
     path("audit", AuditTrail.as_view(), name="api-audit"),
     path("automation-tokens", AutomationTokenList.as_view(), name="api-automation-tokens"),
     path("automation-tokens/<slug:token>", AutomationTokenDetail.as_view(), name="api-automation-token"),

@@ -48,7 +48,7 @@ def make_scene(local_root: str) -> Scene:
     )
     admin = User.objects.create_user("admin")
     member_set(tenant=studio, user=admin, role=Role.STUDIO_ADMIN, actor=None)
-    member_set(tenant=studio, user=User.objects.create_user(MEMBER), role=Role.VIEWER, actor=None)
+    member_set(tenant=studio, user=User.objects.create_user(MEMBER, made_for=studio), role=Role.VIEWER, actor=None)
     _make_model(studio, admin, local_root)
     served = _make_served_model(studio, admin, local_root)
     for client_id in CLIENT_ID:

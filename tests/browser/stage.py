@@ -94,16 +94,22 @@ def write_rows(path: str, offer_id: int, players: int = PLAYERS) -> Json:
 
 
 def add_history(slug: str) -> Json:
-    """Give the studio's model a tester, a load that was rejected, and traffic: two days by the hour, four finer."""
+    """Give the studio's model a tester, traffic, a kept table and a rejected load; give the names of the last two."""
     tenant = Tenant.objects.get(slug=slug)
     admin = User.objects.get(username=f"{slug}-studio-admin")
     model = RecommendationModel.objects.for_tenant(tenant).get(slug=MODEL)
     versions = list(Version.objects.for_tenant(tenant).filter(model=model))
     override_set(model=model, unit="tester-7", version=versions[0], actor=admin, note="Mara's phone")
-    path = versions[1].source.location
+    version = versions[1]
+    run_load(load_request(version=version, actor=admin).pk)
+    path = version.source.location
     write_rows(path, offer_id=5000)
-    run_load(load_request(version=versions[1], actor=admin).pk)
+    rejected = load_request(version=version, actor=admin)
+    run_load(rejected.pk)
     write_rows(path, offer_id=1)
+    version.refresh_from_db()
+    kept = version.previous_table
+    assert kept is not None
     now = timezone.now().replace(second=0, microsecond=0)
     for span, latest in ((TrafficSpan.HOUR, now.replace(minute=0)), (TrafficSpan.FIVE_MINUTES, _five_minutes(now))):
         for version in versions:
@@ -113,7 +119,7 @@ def add_history(slug: str) -> Json:
                     TrafficFactory.create(
                         version=version, span=span, starts_at=starts_at, source=source, answers=answers
                     )
-    return {}
+    return {"load": rejected.pk, "table": kept.table_id}
 
 
 def _five_minutes(moment: datetime) -> datetime:

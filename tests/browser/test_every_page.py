@@ -26,6 +26,8 @@ AXE = "axe.run(document, {resultTypes: ['violations']}).then(({violations}) => v
 NO_PAGES = {
     "studio": "it leads to the models",
     "live": "a line of the rollout page, which htmx fetches",
+    "load-progress": "a part of a load's page, which htmx fetches",
+    "audit-file": "a file to keep",
 }
 ONLY_POST = {"effect", "tester-remove", "version-load"}
 
@@ -34,6 +36,7 @@ class Scene(NamedTuple):
     """What the pages are about: a studio with everything and one with nothing yet."""
 
     full: Studio
+    made: dict[str, Any]
     empty: Studio
     staff: str
     nobody: str
@@ -43,20 +46,22 @@ class Scene(NamedTuple):
 def scene(site: Site) -> Scene:
     full, empty = site.make_studio(), site.make_studio()
     full.make_model(a=6000, b=3000, c=1000)
-    site.ask("add_history", slug=full.slug)
+    made = site.ask("add_history", slug=full.slug)
     staff = site.ask("make_person", username="staff", is_staff=True)["session"]
-    return Scene(full, empty, staff, site.ask("make_person", username="nobody")["session"])
+    return Scene(full, made, empty, staff, site.ask("make_person", username="nobody")["session"])
 
 
-def values_of(studio: Studio) -> dict[str, Any]:
+def values_of(studio: Studio, made: dict[str, Any]) -> dict[str, Any]:
     """Give what stands in addresses."""
     return {
+        **made,
         "studio": studio.slug,
         "model": MODEL,
         "version": "b",
         "number": 1,
         "client_id": studio.client_id,
         "token": studio.token_id,
+        "username": studio.people["viewer"],
     }
 
 
@@ -74,8 +79,8 @@ OF_STUDIOS = {name: wanted for name, path, wanted in routes(get_resolver()) if p
 PAGES = sorted(OF_STUDIOS.keys() - NO_PAGES - ONLY_POST)
 
 
-def address(name: str, studio: Studio) -> str:
-    values = values_of(studio)
+def address(name: str, studio: Studio, made: dict[str, Any] | None = None) -> str:
+    values = values_of(studio, made or {})
     missing = [wanted for wanted in OF_STUDIOS[name] if wanted not in values]
     assert not missing, f"what is a {missing[0]} in the address of “{name}”? Say it in values_of()."
     return reverse(name, kwargs={wanted: values[wanted] for wanted in OF_STUDIOS[name]})
@@ -101,7 +106,7 @@ def check(page: Page) -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_page__of_a_studio_with_everything__is_accessible(tabs: Tabs, scene: Scene, name: str) -> None:
-    page = tabs.open(address(name, scene.full), scene.full.sessions["studio_admin"])
+    page = tabs.open(address(name, scene.full, scene.made), scene.full.sessions["studio_admin"])
     expect(page.get_by_role("heading", level=1)).to_have_count(1)
     check(page)
 
@@ -125,7 +130,7 @@ def test_page__of_a_studio_with_nothing_yet__is_accessible(tabs: Tabs, scene: Sc
     ],
 )
 def test_form__sent_empty__is_accessible_in_its_errors(tabs: Tabs, scene: Scene, name: str, button: str) -> None:
-    page = tabs.open(address(name, scene.full), scene.full.sessions["studio_admin"], refusals=(422,))
+    page = tabs.open(address(name, scene.full, scene.made), scene.full.sessions["studio_admin"], refusals=(422,))
     page.get_by_role("main").get_by_role("button", name=button).click()
     expect(page.locator("[aria-invalid=true]").first).to_be_visible()
     check(page)
@@ -156,7 +161,7 @@ def open_answer(page: Page) -> None:
 def test_page__after_something_was_done_on_it__is_accessible(
     tabs: Tabs, scene: Scene, name: str, act: Callable[[Page], None]
 ) -> None:
-    page = tabs.open(address(name, scene.full), scene.full.sessions["product_manager"])
+    page = tabs.open(address(name, scene.full, scene.made), scene.full.sessions["product_manager"])
     act(page)
     check(page)
 
@@ -183,7 +188,7 @@ def test_pages__of_errors__are_accessible(tabs: Tabs, scene: Scene) -> None:
 def test_addresses_that_are_no_pages__take_no_get(tabs: Tabs, scene: Scene) -> None:
     for name in sorted(ONLY_POST):
         page = tabs.open("/api/", scene.full.sessions["studio_admin"])
-        assert page.request.get(address(name, scene.full)).status == 405, name
+        assert page.request.get(address(name, scene.full, scene.made)).status == 405, name
 
 
 def test_check__a_page_with_faults__names_them(tabs: Tabs, scene: Scene) -> None:

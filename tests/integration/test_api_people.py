@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from django.test import Client
@@ -304,3 +305,38 @@ def test_studio__read__says_what_its_sources_may_read(studio: Tenant, api: ApiCl
 
 def test_studio__written__is_no_method(api: ApiClient) -> None:
     assert api.patch("studio", {"allowed_datasets": ["other.dataset"]}).code == "method_not_allowed"
+
+
+# --- Adding people ----------------------------------------------------------------------------------------------------
+
+
+def test_member__added_by_address__gets_an_account_and_a_link_once(studio: Tenant, api: ApiClient) -> None:
+    body = {"who": "Nora@Example.com", "role": "viewer"}
+
+    answer = api.post("members", body, key="nora")
+
+    assert answer.status == 201
+    assert answer.headers["Location"] == "/api/v1/members/nora@example.com"
+    assert (answer.body["username"], answer.body["role"]) == ("nora@example.com", "viewer")
+    link = urlsplit(answer.body["password_link"])
+    assert Client().get(link.path, follow=True).status_code == 200
+    assert api.post("members", body, key="nora").code == "secret_shown"
+    assert api.post("members", body).fields == ["who"]
+
+    again = api.post("members/nora@example.com/password-link", {}, key="again")
+    assert again.status == 200
+    assert again.body["password_link"] != answer.body["password_link"]
+    assert api.post("members/nora@example.com/password-link", {}, key="again").code == "secret_shown"
+    kept = AuditEntry.objects.for_tenant(studio).values_list("summary", "before", "after")
+    assert link.path.split("/")[3] not in repr(list(kept))
+
+
+def test_member__added_by_name__gets_no_link(api: ApiClient) -> None:
+    person = UserFactory.create(username="mara")
+
+    answer = api.post("members", {"who": "mara", "role": "product_manager"})
+
+    assert (answer.status, answer.body["password_link"]) == (201, None)
+    assert api.post(f"members/{person.username}/password-link").code == "refused"
+    assert api.post("members", {"who": "nobody-there", "role": "viewer"}).fields == ["who"]
+    assert api.post("members/nobody-there/password-link").code == "not_found"

@@ -63,6 +63,8 @@ CASES: dict[tuple[str, str], Case] = {
     ("api-caller", "GET"): Case("caller"),
     ("api-studio", "GET"): Case("studio"),
     ("api-members", "GET"): Case("members"),
+    ("api-members", "POST"): Case("members", {"who": "nora@example.com", "role": "viewer"}, 201),
+    ("api-member-link", "POST"): Case("members/{member}/password-link", {}),
     ("api-member", "GET"): Case("members/{member}"),
     ("api-member", "PUT"): Case("members/{member}", {"role": "viewer"}),
     ("api-member", "DELETE"): Case("members/{member}", status=204),
@@ -226,7 +228,9 @@ def scene(studio: Tenant, owner: User) -> Scene:
     names = {
         "model": "offers",
         "version": "v1",
-        "member": MembershipFactory.create(tenant=studio, role=Role.PRODUCT_MANAGER).user.username,
+        "member": MembershipFactory.create(
+            tenant=studio, role=Role.PRODUCT_MANAGER, user__made_for=studio
+        ).user.username,
         "credential": credential_issue(tenant=studio, name="iOS", actor=owner).credential.client_id,
         "token": automation_token_issue(tenant=studio, name="Nightly", scopes=["read"], actor=owner).token.public_id,
     }
