@@ -120,7 +120,7 @@ def freshness_set(*, version: Version, actor: User | None, minutes: int | None) 
         if before != minutes:
             version.freshness_minutes = minutes
             version.save(update_fields=["freshness_minutes"])
-            what = "no target" if minutes is None else f"at most {_duration(minutes)} old"
+            what = "no target" if minutes is None else f"at most {in_words(minutes)} old"
             summary = f"Set how fresh “{model.slug}/{version.name}” should be: {what}."
             values = {"before": {"freshness_minutes": before}, "after": {"freshness_minutes": minutes}}
             _record(version, actor, "freshness.set", summary, **values)
@@ -235,14 +235,15 @@ def _moment(wall_time: datetime, zone: ZoneInfo) -> datetime:
 def words(schedule: Schedule) -> str:
     """Say when a schedule runs, in words, such as “every 4 hours”."""
     if schedule.kind == ScheduleKind.INTERVAL:
-        text = f"every {_duration(schedule.every_minutes or 0)}"
+        text = f"every {in_words(schedule.every_minutes or 0)}"
     else:
         explained = CronSim(schedule.crontab, datetime(2026, 1, 1, tzinfo=UTC)).explain()
         text = f"{explained[0].lower()}{explained[1:]} ({schedule.timezone})"
     return text if schedule.is_enabled else f"{text}, switched off"
 
 
-def _duration(minutes: int) -> str:
+def in_words(minutes: int) -> str:
+    """Give a number of minutes in the largest unit that holds it whole, such as “4 hours”."""
     for name, size in (("day", 1440), ("hour", 60)):
         if minutes % size == 0:
             count = minutes // size

@@ -2,7 +2,19 @@
 
 from django.urls import path
 
-from models_registry.pages import audit, credentials, editing, loads, models, rollouts, testers, traffic, versions, why
+from models_registry.pages import (
+    audit,
+    credentials,
+    editing,
+    loads,
+    models,
+    rollouts,
+    schedules,
+    testers,
+    traffic,
+    versions,
+    why,
+)
 
 _STUDIO = "studios/<slug:studio>"
 _LOAD = f"{_STUDIO}/loads/<int:load>"
@@ -38,9 +50,13 @@ urlpatterns = [
     path(_VERSION, versions.version, name="version"),
     path(f"{_VERSION}/source", versions.version_source, name="version-source"),
     path(f"{_VERSION}/load", versions.version_load, name="version-load"),
+    path(f"{_VERSION}/dry-run", versions.version_dry_run, name="version-dry-run"),
+    path(f"{_VERSION}/schedule", schedules.version_schedule, name="version-schedule"),
+    path(f"{_VERSION}/freshness", schedules.version_freshness, name="version-freshness"),
     path(f"{_VERSION}/tables/<slug:table>", versions.roll_back, name="roll-back"),
     path(f"{_VERSION}/switch-off", rollouts.switch_off, name="switch-off"),
     path(f"{_STUDIO}/loads", loads.loads, name="loads"),
     path(_LOAD, loads.load, name="load"),
     path(f"{_LOAD}/progress", loads.progress, name="load-progress"),
+    path(f"{_LOAD}/activate-anyway", loads.activate_anyway, name="activate-anyway"),
 ]

@@ -1,4 +1,4 @@
-"""Which loads of a studio are listed."""
+"""Which loads of a studio are listed, and why one that was rejected is let through."""
 
 from __future__ import annotations
 
@@ -51,3 +51,13 @@ class LoadFilter(DashboardForm):
         query = QueryDict(mutable=True)
         query.update({name: str(value) for name, value in {**self.chosen, **more}.items() if value})
         return query.urlencode()
+
+
+class AcceptForm(DashboardForm):
+    """Why a load that failed a comparison becomes active all the same."""
+
+    reason = forms.CharField(
+        label="Why this is right",
+        max_length=500,
+        widget=forms.Textarea({"rows": 2, "placeholder": "For the audit trail"}),
+    )

@@ -272,7 +272,7 @@ class _Run:
         )
 
     def _check(self, staging: Staging, expected: Expected) -> None:
-        self.pulse.enter(LoadState.CHECKING)
+        self.pulse.enter(LoadState.CHECKING, report=self.report)
         with self._stage("check"):
             for check in check_rows(staging, self._schema, expected, self.pulse.beat):
                 self._found(check)
@@ -303,7 +303,7 @@ class _Run:
         block_bits = block_bits_for(staging.rows)
         self._drop_earlier_attempt()
         with transaction.atomic():
-            self.pulse.enter(LoadState.WRITING)
+            self.pulse.enter(LoadState.WRITING, report=self.report)
             values = {
                 "version": self.load.version,
                 "table_id": new_table_id(),

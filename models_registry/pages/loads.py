@@ -6,14 +6,19 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from django.contrib import messages
 from django.http import Http404, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
+from django.urls import reverse
 
-from models_registry.forms.loads import LoadFilter
+from models_registry.forms.loads import AcceptForm, LoadFilter
 from models_registry.loads import loads_of, progress_of
-from models_registry.models import Load, Table, Version
+from models_registry.models import Load, LoadState, Table, Version
+from models_registry.services import load_activate_anyway
+from models_registry.spreads import spread_of
 from tenants.models import Role
 from tenants.pages.studio import Gate, StudioRequest, View, studio_page
+from tenants.rules import RuleBroken
 
 LINES = 30
 
@@ -29,7 +34,7 @@ def load_page(role: Role = Role.VIEWER, methods: tuple[str, ...] = ("GET",)) -> 
         @wraps(view)
         def find(request: StudioRequest, load: int, **kwargs: Any) -> HttpResponse:
             tenant = request.studio.tenant
-            rows = Load.objects.for_tenant(tenant).select_related("version__model", "version__layout")
+            rows = Load.objects.for_tenant(tenant).select_related("version__model", "accepts")
             found = rows.filter(pk=load).first()
             if found is None:
                 raise Http404
@@ -65,21 +70,20 @@ def loads(request: StudioRequest) -> HttpResponse:
 
 @load_page()
 def load(request: StudioRequest, load: Load) -> HttpResponse:
-    """Give a load: how far it is, or how it ended and what its checks found. Two queries on top of the gate's."""
+    """Give a load: how far it is, or how it ended and what its checks found. Three queries on top of the gate's."""
     table = Table.objects.for_tenant(request.studio.tenant).filter(load=load).first()
-    checks = load.report.get("checks", [])
-    context = {
-        "section": "loads",
-        "load": load,
-        "version": load.version,
-        "model": load.version.model,
-        "progress": progress_of(load),
-        "table": table,
-        "is_served": table is not None and load.version.active_table_id == table.pk,
-        "failed_checks": [check for check in checks if not check["passed"]],
-        "passed_checks": [check for check in checks if check["passed"]],
-    }
-    return render(request, "models_registry/load.html", context)
+    return render(
+        request,
+        "models_registry/load.html",
+        {
+            **_about(load),
+            "table": table,
+            "is_served": table is not None and load.version.active_table_id == table.pk,
+            "may_be_accepted": _may_be_accepted(load),
+            "accepted_by": load.accepted_by.order_by("-fence").first() if load.state == LoadState.REJECTED else None,
+            "spreads": [spread_of(field) for field in load.report.get("fields", [])],
+        },
+    )
 
 
 @load_page()
@@ -89,4 +93,47 @@ def progress(request: StudioRequest, load: Load) -> HttpResponse:
         request,
         "models_registry/_load_progress.html",
         {"progress": progress_of(load), "version": load.version, "page_url": request.htmx.current_url_abs_path},
+    )
+
+
+@load_page(Role.STUDIO_ADMIN, ("GET", "POST"))
+def activate_anyway(request: StudioRequest, load: Load) -> HttpResponse:
+    """Ask why a rejected load should become active all the same, and queue the load that does it."""
+    form = AcceptForm(request.POST) if request.method == "POST" else AcceptForm()
+    if request.method == "POST" and form.is_valid():
+        try:
+            new = load_activate_anyway(load=load, actor=request.user, reason=form.cleaned_data["reason"])
+        except RuleBroken as error:
+            form.refuse(error)
+        else:
+            messages.success(request, f"Load {new.fence} is queued. It becomes active although these checks failed.")
+            return redirect("load", request.studio.tenant.slug, new.pk)
+    problem = "" if _may_be_accepted(load) else "This load can’t be let through: only some failed checks can be waived."
+    context = {
+        **_about(load),
+        "form": form,
+        "problem": problem,
+        "back": reverse("load", args=[request.studio.tenant.slug, load.pk]),
+    }
+    return render(request, "models_registry/activate_anyway.html", context, status=422 if form.errors else 200)
+
+
+def _about(load: Load) -> dict[str, Any]:
+    checks = load.report.get("checks", [])
+    return {
+        "section": "loads",
+        "load": load,
+        "version": load.version,
+        "model": load.version.model,
+        "progress": progress_of(load),
+        "failed_checks": [check for check in checks if not check["passed"]],
+        "passed_checks": [check for check in checks if check["passed"]],
+    }
+
+
+def _may_be_accepted(load: Load) -> bool:
+    """Tell whether all that a rejected load failed may be waived."""
+    failed = [check for check in load.report.get("checks", []) if not check["passed"]]
+    return (
+        load.state == LoadState.REJECTED and bool(failed) and all(check.get("may_be_waived", False) for check in failed)
     )

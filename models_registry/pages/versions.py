@@ -47,7 +47,7 @@ class KeptTable:
 
 
 def version_page(role: Role = Role.VIEWER, methods: tuple[str, ...] = ("GET",)) -> Callable[[View], Gate]:
-    """Make a view one of a version's pages; it gets the version: model, layout, source and tables with it. One query.
+    """Make a view one of a version's pages; it gets the version with all that belongs to it. One query.
 
     A version that does not exist and one of another model are the same 404.
     """
@@ -59,7 +59,7 @@ def version_page(role: Role = Role.VIEWER, methods: tuple[str, ...] = ("GET",)) 
             tables = ("active_table__load", "previous_table__load", "older_table__load")
             rows = (
                 Version.objects.for_tenant(model.tenant)
-                .select_related("layout", "source", *tables)
+                .select_related("layout", "source", "schedule", *tables)
                 .defer(*(f"{table}__{field}" for table in tables for field in ("report", "source_location")))
             )
             found = rows.filter(model=model, name=version).first()
@@ -83,6 +83,7 @@ def version(request: StudioRequest, version: Version) -> HttpResponse:
     context = {
         **_shared(summary, state, version),
         "source": getattr(version, "source", None),
+        "schedule": getattr(version, "schedule", None),
         "tables": kept_tables(version),
         "lines": lines[:LOADS_SHOWN],
         "has_older": len(lines) > LOADS_SHOWN,
@@ -96,12 +97,22 @@ def version(request: StudioRequest, version: Version) -> HttpResponse:
 @version_page(Role.PRODUCT_MANAGER, ("POST",))
 def version_load(request: StudioRequest, version: Version) -> HttpResponse:
     """Queue a load of a version, and go to where it can be followed."""
+    return _load(request, version, dry_run=False, said=f"The load of {version.name} is queued.")
+
+
+@version_page(Role.PRODUCT_MANAGER, ("POST",))
+def version_dry_run(request: StudioRequest, version: Version) -> HttpResponse:
+    """Queue a dry run of a version, and go to where it can be followed."""
+    return _load(request, version, dry_run=True, said=f"The dry run of {version.name} is queued.")
+
+
+def _load(request: StudioRequest, version: Version, *, dry_run: bool, said: str) -> HttpResponse:
     try:
-        load = load_request(version=version, actor=request.user)
+        load = load_request(version=version, actor=request.user, dry_run=dry_run)
     except RuleBroken as error:
         messages.error(request, str(error))
-        return redirect(*_address(version))
-    messages.success(request, f"The load of {version.name} is queued.")
+        return redirect(*address(version))
+    messages.success(request, said)
     return redirect("load", version.model.tenant.slug, load.pk)
 
 
@@ -123,10 +134,10 @@ def version_source(request: StudioRequest, version: Version) -> HttpResponse:
             form.refuse(error)
         else:
             messages.success(request, f"Saved. The next load of {version.name} reads there.")
-            return redirect(*_address(version))
+            return redirect(*address(version))
     tenant = version.model.tenant
     allowed = [*tenant.allowed_gs_prefixes, *tenant.allowed_local_roots, *tenant.allowed_datasets]
-    return _ask(request, "models_registry/version_source.html", version, form, {"allowed": allowed})
+    return ask(request, "models_registry/version_source.html", version, form, {"allowed": allowed})
 
 
 @version_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
@@ -151,9 +162,9 @@ def roll_back(request: StudioRequest, version: Version, table: str) -> HttpRespo
             form.refuse(error)
         else:
             messages.success(request, f"{version.name} serves this table from now on; it is live within 2 seconds.")
-            return redirect(*_address(version))
+            return redirect(*address(version))
     now = next((kept for kept in kept_tables(version) if kept.is_served), None)
-    return _ask(
+    return ask(
         request, "models_registry/roll_back.html", version, form, {"target": target, "now": now, "problem": problem}
     )
 
@@ -178,14 +189,15 @@ def kept_tables(version: Version) -> list[KeptTable]:
     return tables
 
 
-def _ask(
+def ask(
     request: StudioRequest, template: str, version: Version, form: DashboardForm, context: dict[str, Any]
 ) -> HttpResponse:
+    """Give a page that asks something about a version; one whose form will not do is a 422."""
     summary = model_summary(version.model)
     shared = {
         **_shared(summary, _state(summary, version), version),
         "form": form,
-        "back": resolve_url(*_address(version)),
+        "back": resolve_url(*address(version)),
     }
     return render(request, template, {**shared, **context}, status=422 if form.errors else 200)
 
@@ -222,5 +234,6 @@ def _query(summary: ModelSummary) -> str:
     return assignment_query(summary.model, rollout, summary.names, testers)
 
 
-def _address(version: Version) -> tuple[str, str, str, str]:
+def address(version: Version) -> tuple[str, str, str, str]:
+    """Give what `redirect` takes to the version's page."""
     return "version", version.model.tenant.slug, version.model.slug, version.name

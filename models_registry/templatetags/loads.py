@@ -35,3 +35,13 @@ def load_looks(load: Load) -> str:
 def stage_words(name: str) -> str:
     """Give what a stage of a load does, by its name in the report."""
     return _STAGES.get(name, name.capitalize())
+
+
+@register.filter
+def asked_by(load: Load) -> str:
+    """Give who asked for a load, as it stands after “by”."""
+    if load.scheduled_for is not None:
+        return "its schedule"
+    if load.repairs_id is not None:
+        return "the system, because memory lost a part of the table"
+    return load.requested_by_name or "the system"

@@ -541,11 +541,16 @@ def test_pages__with_50_studios_of_5_models_and_3_versions__take_at_most_15_quer
     rollout = f"/studios/{tenants[7].slug}/models/{model.slug}"
     version = model.versions.latest("pk")
     reads = ["", "/why?player_id=p1", "/testers", "/settings", "/history", "/history/1", "/new-phase", "/live"]
-    reads += ["/new-version", *(f"/versions/{version.name}{path}" for path in ("", "/switch-off", "/source"))]
+    asks = ("/switch-off", "/source", "/schedule", "/freshness")
+    reads += ["/new-version", *(f"/versions/{version.name}{path}" for path in ("", *asks))]
     urls = ["/", f"/studios/{tenants[7].slug}/models", *(f"{rollout}{path}" for path in reads)]
     loads = f"/studios/{tenants[7].slug}/loads"
     load = version.loads.latest("pk")
-    urls += [loads, f"{loads}?model={model.slug}", f"{loads}/{load.pk}", f"{loads}/{load.pk}/progress"]
+    urls += [
+        loads,
+        f"{loads}?model={model.slug}",
+        *(f"{loads}/{load.pk}{path}" for path in ("", "/progress", "/activate-anyway")),
+    ]
     for url in urls:
         with CaptureQueriesContext(
             connection,

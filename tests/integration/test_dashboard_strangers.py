@@ -13,7 +13,7 @@ import redis
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
-from models_registry.models import Load, LoadState, Override, RolloutRevision, Source, Version
+from models_registry.models import Load, LoadState, Override, RolloutRevision, Schedule, Source, Version
 from tenants.models import AutomationToken, Credential, Membership, Role, Tenant, User
 from tests import factories
 from tests.integration.dashboard_scene import Offers, get, give_table, make_offers, page, signed_in
@@ -42,6 +42,7 @@ ADMIN = Role.STUDIO_ADMIN
 WEIGHTS = {"weight-0": "50", "weight-1": "30", "weight-2": "20", "step": "save"}
 VERSION = {"version": "2026-11-b"}
 TABLE = {**VERSION, "table": "kept-table-b"}
+SCHEDULE = {"kind": "interval", "every": "4", "unit": "60", "timezone": "UTC", "is_enabled": "on"}
 SOURCE = {"source_kind": "parquet", "source_location": "/srv/tables/other.parquet"}
 CREDENTIAL = {"client_id": "cr_own"}
 NEW_CREDENTIAL = {"name": "x", "reach": "all", "requests_per_second": "1", "burst": "1"}
@@ -97,10 +98,17 @@ CASES: dict[str, list[Case]] = {
     "version": [Case("get", more=VERSION)],
     "version-source": [Case("get", PM, more=VERSION), Case("post", PM, SOURCE, more=VERSION)],
     "version-load": [Case("post", PM, {}, more=VERSION)],
+    "version-dry-run": [Case("post", PM, {}, more=VERSION)],
+    "version-schedule": [Case("get", PM, more=VERSION), Case("post", PM, SCHEDULE, more=VERSION)],
+    "version-freshness": [Case("get", PM, more=VERSION), Case("post", PM, {"amount": "6"}, more=VERSION)],
     "roll-back": [Case("get", PM, more=TABLE), Case("post", PM, {}, more=TABLE)],
     "loads": [Case("get", of_model=False)],
     "load": [Case("get", of_model=False, of_load=True)],
     "load-progress": [Case("get", of_model=False, of_load=True)],
+    "activate-anyway": [
+        Case("get", ADMIN, of_model=False, of_load=True),
+        Case("post", ADMIN, {"reason": "a good one"}, of_model=False, of_load=True),
+    ],
 }
 ALL = [(name, case) for name, cases in CASES.items() for case in cases]
 IDS = [f"{name}-{case.method}" for name, case in ALL]
@@ -118,7 +126,7 @@ def studio_routes(resolver: URLResolver, prefix: str = "") -> Iterator[str]:
 def address(name: str, case: Case, studio: str, model: str = "offers") -> str:
     kwargs: dict[str, Any] = {"studio": studio, **({"model": model} if case.of_model else {}), **(case.more or {})}
     if case.of_load:
-        kwargs["load"] = Load.objects.unscoped().get(version__name="2026-11-b", fence=2).pk
+        kwargs["load"] = Load.objects.unscoped().get(version__name="2026-11-b", fence=3).pk
     return reverse(name, kwargs=kwargs)
 
 
@@ -134,7 +142,8 @@ def state(offers: Offers) -> Any:
         Version.objects.unscoped().count(),
         Load.objects.unscoped().count(),
         list(Source.objects.unscoped().values_list("location", flat=True)),
-        list(Version.objects.unscoped().values_list("active_table", "previous_table")),
+        list(Version.objects.unscoped().values_list("active_table", "previous_table", "freshness_minutes")),
+        Schedule.objects.unscoped().count(),
         list(Override.objects.unscoped().values_list("unit", "version__name")),
         offers.model.name,
         offers.model.tenant.models.count(),
@@ -159,6 +168,8 @@ def offers(studio: Tenant) -> Offers:
     give_table(made.b)
     made.b.previous_table = kept
     made.b.save()
+    checks = [{"name": "row count", "passed": False, "count": 0, "words": "few", "samples": [], "may_be_waived": True}]
+    factories.LoadFactory.create(version=made.b, state=LoadState.REJECTED, report={"checks": checks})
     return made
 
 
@@ -245,7 +256,7 @@ def test_viewer__sees_no_control_that_would_be_refused(offers: Offers, studio: T
     forbidden = ["Switch off", "Go back to this", "New model", "Start a new phase", "Remove", "Revoke", "Rotate"]
     forbidden += ["Load now", "Try again", "Roll back", "Change"]
     ends = ["new-version", "new-model", "new-phase", "load", "switch-off", "new-credential", "rotate", "revoke"]
-    ends += ["role", "remove", "source"]
+    ends += ["role", "remove", "source", "dry-run", "schedule", "freshness", "activate-anyway"]
     harmless = ('action="/sign-out"', 'method="get"')
     for url in urls:
         answer = get(client, url)
