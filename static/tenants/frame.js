@@ -36,17 +36,16 @@ document.addEventListener("click", (event) => {
 });
 
 // Copying, where the browser lets a page do it (on HTTPS or localhost); elsewhere the text can be marked by hand.
-for (const button of document.querySelectorAll("[data-copy]")) {
-  if (navigator.clipboard) {
-    button.hidden = false;
-    button.addEventListener("click", async () => {
-      await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
-      const words = button.textContent;
-      button.textContent = "Copied";
-      setTimeout(() => { button.textContent = words; }, 2000);
-    });
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy]");
+  if (button === null) {
+    return;
   }
-}
+  await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+  const words = button.innerHTML;
+  button.textContent = "Copied";
+  setTimeout(() => { button.innerHTML = words; }, 2000);
+});
 
 // What is shown once is not brought again by the browser's “back”.
 window.addEventListener("pagehide", () => {
@@ -58,10 +57,17 @@ window.addEventListener("pagehide", () => {
 // On a narrow screen the tabs scroll: the open one is in sight.
 document.querySelector(".tabs [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 
-// What only scripts make useful appears, what only their absence needs goes.
-for (const element of document.querySelectorAll("[data-script]")) {
-  element.hidden = element.dataset.script !== "with";
-}
+// What only scripts make useful appears, what only their absence needs goes; also in what htmx brings later.
+const dress = () => {
+  for (const button of document.querySelectorAll("[data-copy]")) {
+    button.hidden = !navigator.clipboard;
+  }
+  for (const element of document.querySelectorAll("[data-script]")) {
+    element.hidden = element.dataset.script !== "with";
+  }
+};
+dress();
+document.addEventListener("htmx:afterSwap", dress);
 
 // The server draws clocks: it is told which one this is. A page drawn by another looks again (recsite:zone).
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
