@@ -20,7 +20,7 @@ def _amount(label: str, **more: Any) -> forms.IntegerField:
 
 
 def _unit(label: str) -> forms.TypedChoiceField:
-    return forms.TypedChoiceField(label=label, choices=_UNITS, coerce=int, empty_value=60, required=False, initial=60)
+    return forms.TypedChoiceField(label=label, choices=_UNITS, coerce=int, required=False, initial=60)
 
 
 def _split(minutes: int | None) -> tuple[int | None, int]:
@@ -77,7 +77,7 @@ class ScheduleForm(DashboardForm):
         is_interval = values["kind"] == ScheduleKind.INTERVAL
         return {
             "kind": values["kind"],
-            "every_minutes": values["every"] * values["unit"] if is_interval and values["every"] else None,
+            "every_minutes": values["every"] * (values["unit"] or 60) if is_interval and values["every"] else None,
             "crontab": values["crontab"],
             "timezone": values["timezone"] or "UTC",
             "is_enabled": values["is_enabled"],
@@ -98,4 +98,4 @@ class FreshnessForm(DashboardForm):
     def minutes(self) -> int | None:
         """The target; None for none. Only when the form is valid."""
         amount = self.cleaned_data["amount"]
-        return None if amount is None else amount * self.cleaned_data["unit"]
+        return None if amount is None else amount * (self.cleaned_data["unit"] or 60)

@@ -42,7 +42,7 @@ document.addEventListener("click", async (event) => {
     return;
   }
   await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
-  const words = button.innerHTML;
+  const words = (button.dataset.words ??= button.innerHTML);
   button.textContent = "Copied";
   setTimeout(() => { button.innerHTML = words; }, 2000);
 });
