@@ -10,8 +10,15 @@ from typing import Any
 
 from models_registry.loading import distributions
 from models_registry.loading.checks import Check, Expected
+from models_registry.loading.columns import shown
+from models_registry.loading.difference import Difference
 from models_registry.loading.distributions import Shift
 from models_registry.loading.staging import Staging
+from models_registry.models import Table
+
+# A load that is to be activated is compared with the served table by about so many keys: enough to tell shares to
+# ± 0.2 percentage points, and done in a tenth of a second. A dry run, whose purpose it is, compares every row.
+ROWS_COMPARED = 2**16
 
 _OF_WHAT = {"list length": " of lengths", "string length": " of lengths", "list items": " of items"}
 
@@ -50,3 +57,56 @@ def _check_shift(shift: Shift, expected: Expected) -> Check:
     words = f"column {shift.aspect.name} has another {what} than the served table: {shift.moved_most()}; {index}, and "
     words += f"more than {expected.max_psi:g} is refused"
     return Check(name, passed=False, count=0, words=words, may_be_waived=True, is_waived=name in expected.waived)
+
+
+def blocks_to_compare(served: Table, rows: int, *, is_dry_run: bool) -> int:
+    """Give how many blocks of the served table a load of so many rows is compared with."""
+    blocks = 1 << served.block_bits
+    if is_dry_run:
+        return blocks
+    return min(blocks, max(1, blocks * ROWS_COMPARED // max(rows, served.row_count, 1)))
+
+
+def difference_report(
+    difference: Difference, served: Table, staging: Staging, beat: Callable[[], None]
+) -> dict[str, Any]:
+    """Give what the report says: the rows of the whole tables, also where they are estimated from a part of them."""
+    found = {
+        "added": difference.added,
+        "removed": difference.removed,
+        "changed": difference.changed,
+        "unchanged": difference.unchanged,
+    }
+    blocks = 1 << served.block_bits
+    if difference.blocks < blocks:
+        # Shares are what a part tells; of both tables the sizes are known.
+        kept = min(round(difference.coverage * served.row_count), staging.rows)
+        compared = difference.changed + difference.unchanged
+        changed = round(kept * difference.changed / compared) if compared else 0
+        found = {
+            "added": staging.rows - kept,
+            "removed": served.row_count - kept,
+            "changed": changed,
+            "unchanged": kept - changed,
+        }
+    keys = {
+        what: [shown(key) for key in staging.keys_at(places, served.block_bits, beat)]
+        for what, places in (("added", difference.added_places), ("changed", difference.changed_places))
+    }
+    share = round(difference.blocks / blocks, 6)
+    return {**found, "samples": keys, "is_estimate": difference.blocks < blocks, "share_compared": share}
+
+
+def check_coverage(difference: Difference, expected: Expected) -> Check:
+    """Hold the share of the served keys that are still there against what the model wants."""
+    name, coverage = "coverage", difference.coverage
+    passed = coverage >= expected.min_coverage
+    words = f"{_percent(coverage)} of the keys that are served are in the source"
+    if not passed:
+        words = f"only {words}, and less than {_percent(expected.min_coverage)} is refused"
+    is_waived = not passed and name in expected.waived
+    return Check(name, passed, 0, words, may_be_waived=True, is_waived=is_waived)
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}".replace("%", " %")

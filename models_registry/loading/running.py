@@ -29,13 +29,19 @@ from models_registry.loading.activation import activate
 from models_registry.loading.background import BEAT_SECONDS, call
 from models_registry.loading.checks import Check, Expected, Sample, check_columns, check_rows, problem_of
 from models_registry.loading.columns import shown
-from models_registry.loading.comparisons import compare_distributions
+from models_registry.loading.comparisons import (
+    blocks_to_compare,
+    check_coverage,
+    compare_distributions,
+    difference_report,
+)
 from models_registry.loading.cutting import BlockCutter, Cut
+from models_registry.loading.difference import find_difference
 from models_registry.loading.pacing import Pacer
-from models_registry.loading.packing import RefusedValue, pack_columns
+from models_registry.loading.placing import RefusedRow, packed_in_order
 from models_registry.loading.pulse import Overtaken, Progress, Pulse, Superseded, TookTooLong
 from models_registry.loading.sources import Confinement, Extract, SourceProblem, open_source
-from models_registry.loading.staging import BLOCK, FINGERPRINT, InvalidText, Staging
+from models_registry.loading.staging import InvalidText, Staging
 from models_registry.loading.tables import TableProblem
 from models_registry.models import Load, LoadState, Table, TableState, new_table_id
 from models_registry.redis_clients import loading_client
@@ -189,7 +195,7 @@ class _Run:
             waived=frozenset(failed_checks(self.load.accepts) if self.load.accepts else ()),
         )
         with self._extracted(expected, folder) as staging:
-            self._check(staging, expected)
+            self._check(staging, expected, active)
             if self.load.is_dry_run:
                 self.pulse.enter(LoadState.CHECKED, report=self.report, finished_at=timezone.now())
                 return
@@ -206,16 +212,17 @@ class _Run:
             raise Rejected(f"The version's layout is damaged: {error}.") from None
 
     @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        """Put a stage's time and rate into the report, also if it fails."""
+    def _stage(self, name: str) -> Iterator[dict[str, Any]]:
+        """Put a stage's time and rate into the report, also if it fails; it may say for itself how many rows it had."""
         began = time.monotonic()
+        stage: dict[str, Any] = {"name": name}
         try:
-            yield
+            yield stage
         finally:
             seconds = time.monotonic() - began
-            rows = self.pulse.rows_read
+            rows = stage.get("rows", self.pulse.rows_read)
             rate = round(rows / seconds) if seconds else 0
-            stage = {"name": name, "seconds": round(seconds, 3), "rows": rows, "rows_per_second": rate}
+            stage |= {"seconds": round(seconds, 3), "rows": rows, "rows_per_second": rate}
             self.report["stages"].append(stage)
 
     # --- Extract and check ---------------------------------------------------------------------------------------
@@ -271,7 +278,7 @@ class _Run:
             if field.is_optional and field.name not in extract.schema.names
         )
 
-    def _check(self, staging: Staging, expected: Expected) -> None:
+    def _check(self, staging: Staging, expected: Expected, served: Table | None) -> None:
         self.pulse.enter(LoadState.CHECKING, report=self.report)
         with self._stage("check"):
             for check in check_rows(staging, self._schema, expected, self.pulse.beat):
@@ -282,9 +289,28 @@ class _Run:
                 # Where single rows are wrong, how all of them are spread says nothing more.
                 for check in checks if self._rows_are_good() else ():
                     self._found(check)
+        if served is not None and self._rows_are_good():
+            self._compare(staging, expected, served)
         problem = self._problem()
         if problem:
             raise Rejected(problem)
+
+    def _compare(self, staging: Staging, expected: Expected, served: Table) -> None:
+        """Find the difference from the served table. That it cannot be read is no fault of this load."""
+        end_block = blocks_to_compare(served, staging.rows, is_dry_run=self.load.is_dry_run)
+        place = (self.client, settings.REDIS_PREFIX, served)
+        with self._stage("compare") as stage:
+            stage["rows"] = 0
+            try:
+                found = find_difference(staging, expected.layout, *place, self.pulse.beat, end_block=end_block)
+            except RefusedRow as refused:
+                self._reject_row(staging, refused)
+            except (TableProblem, redis.RedisError) as error:
+                self.report["notes"].append(f"Not compared row by row with the served table: {shown(error)}")
+                return
+            stage["rows"] = found.rows
+            self.report["difference"] = difference_report(found, served, staging, self.pulse.beat)
+        self._found(check_coverage(found, expected))
 
     def _found(self, check: Check) -> None:
         self._checks.append(check)
@@ -330,8 +356,8 @@ class _Run:
                 with closing(sent):
                     for _ in sent:
                         self.pulse.beat()
-            except _RefusedRow as refused:
-                self._reject_row(staging, refused, block_bits)
+            except RefusedRow as refused:
+                self._reject_row(staging, refused)
         self.table.size_bytes = sum(lengths)
         Table.objects.unscoped().filter(pk=self.table.pk).update(size_bytes=self.table.size_bytes)
         return self.table, lengths
@@ -350,25 +376,16 @@ class _Run:
 
     def _cuts(self, staging: Staging, layout: Layout, block_bits: int) -> Iterator[Cut]:
         cutter = BlockCutter(layout.payload_width, 0, 1 << block_bits)
-        names = [field.name for field in layout.fields]
-        longest = sum(field.max_bits for field in layout.fields) // 8 + 1
-        with closing(staging.in_block_order(names, block_bits, longest, self.pulse.beat)) as batches:
-            for batch in batches:
-                columns = {name: batch[name] for name in batch.schema.names}
-                blocks, fingerprints = columns.pop(BLOCK).to_numpy(), columns.pop(FINGERPRINT).to_numpy()
-                try:
-                    payloads = pack_columns(layout, columns, batch.num_rows)
-                except RefusedValue as refusal:
-                    place = int(blocks[refusal.row]), int(fingerprints[refusal.row])
-                    raise _RefusedRow(refusal, *place) from None
-                yield cutter.add(blocks, fingerprints, payloads)
-                self.pulse.rows_written += batch.num_rows
+        with closing(packed_in_order(staging, layout, block_bits, self.pulse.beat)) as batches:
+            for rows in batches:
+                yield cutter.add(rows.blocks, rows.fingerprints, rows.payloads)
+                self.pulse.rows_written += rows.payloads.rows
         yield cutter.finish()
 
-    def _reject_row(self, staging: Staging, refused: _RefusedRow, block_bits: int) -> NoReturn:
+    def _reject_row(self, staging: Staging, refused: RefusedRow) -> NoReturn:
         """Turn the packer's exact judgement of one value into a failed check."""
         refusal = refused.refusal
-        row, key = staging.row_at(refused.block, refused.fingerprint, block_bits, self.pulse.beat)
+        row, key = staging.row_at(refused.block, refused.fingerprint, refused.block_bits, self.pulse.beat)
         sample = Sample(row, shown(key), shown(refusal.reason))
         words = f"column {refusal.field}, row {row:,} (key {shown(key)}): {refusal.reason}"
         self._found(Check(f"{refusal.field}: values", passed=False, count=1, words=words, samples=(sample,)))
@@ -400,16 +417,6 @@ class _Run:
             log.warning("table.not_dropped table=%s problem=%s", self.table.table_id, error)
             return
         mine.update(state=TableState.DROPPED)
-
-
-class _RefusedRow(Exception):
-    """A row whose value the packer refused, and its place."""
-
-    def __init__(self, refusal: RefusedValue, block: int, fingerprint: int) -> None:
-        super().__init__(str(refusal))
-        self.refusal = refusal
-        self.block = block
-        self.fingerprint = fingerprint
 
 
 @contextmanager

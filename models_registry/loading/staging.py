@@ -144,7 +144,13 @@ class Staging:
         )
 
     def in_block_order(
-        self, fields: Sequence[str], block_bits: int, max_row_bytes: int, beat: Callable[[], None]
+        self,
+        fields: Sequence[str],
+        block_bits: int,
+        max_row_bytes: int,
+        beat: Callable[[], None],
+        *,
+        end_block: int | None = None,
     ) -> Generator[pa.RecordBatch]:
         """Give all rows ordered by block and fingerprint.
 
@@ -153,6 +159,7 @@ class Staging:
             block_bits: as `serving.formats.keys.block_bits_for` gives them.
             max_row_bytes: how long a row can be; bounds the rows of a batch.
             beat: see `read_ahead`.
+            end_block: only rows of blocks before this one; None for all.
 
         Returns:
             Batches of `BLOCK` (uint32), `FINGERPRINT` (uint64) and the fields, read ahead of their use.
@@ -160,7 +167,8 @@ class Staging:
         block = block_of(block_bits)
         staged = [field for field in fields if field in self.names]
         chosen = "".join(f", {self.names[field]}" for field in staged)
-        sql = select(f"{block} AS block, fingerprint{chosen}", "rows ORDER BY block, fingerprint")
+        where = "" if end_block is None else f" WHERE h < {end_block << (32 - block_bits)}"
+        sql = select(f"{block} AS block, fingerprint{chosen}", f"rows{where} ORDER BY block, fingerprint")
         rows = max(1024, min(ROWS_PER_BATCH, BYTES_PER_BATCH // max(1, max_row_bytes)))
 
         def batches() -> Iterator[pa.RecordBatch]:
@@ -191,6 +199,14 @@ class Staging:
         where = f"rows WHERE fingerprint = {fingerprint} AND {block_of(block_bits)} = {block}"
         row, key = self.query(select(f"rowid, {self.key}", where), beat)[0]
         return int(row) + 1, str(key).replace(SEPARATOR, " / ")
+
+    def keys_at(self, places: Sequence[tuple[int, int]], block_bits: int, beat: Callable[[], None]) -> list[str]:
+        """Give the keys of the rows in some places (block, fingerprint), in no particular order."""
+        is_there = [f"fingerprint = {print_} AND {block_of(block_bits)} = {block}" for block, print_ in places]
+        if not is_there:
+            return []
+        found = self.query(select(self.key, f"rows WHERE {' OR '.join(is_there)} ORDER BY rowid"), beat)
+        return [str(key).replace(SEPARATOR, " / ") for (key,) in found]
 
     def records(
         self, row_ids: Sequence[int], fields: Sequence[str], beat: Callable[[], None]

@@ -94,6 +94,42 @@ def read_lengths(client: Client, prefix: str, table_id: str, blocks: int) -> Ite
         yield from replies
 
 
+def read_blocks(client: Client, prefix: str, table_id: str, end: int, at_once: int) -> Generator[list[bytes]]:
+    """Give the blocks before `end` in order, so many at once, two such lots being asked for ahead.
+
+    Raises:
+        TableProblem: one is not there.
+        redis.RedisError: Redis is away.
+    """
+    found: list[Any] = []
+    asked = given = 0
+    if isinstance(client, RedisCluster):
+        for first in range(0, end, at_once):
+            pipeline = cast(Any, client).pipeline()
+            for number in range(first, min(first + at_once, end)):
+                pipeline.get(block_name(prefix, table_id, number))
+            yield _whole(pipeline.execute(), first)
+        return
+    head = block_name(prefix, table_id, 0)[:-1].encode()
+    with _Pipe(client, found, commands_per_send=min(at_once, COMMANDS_PER_SEND)) as pipe:
+        while given < end:
+            while asked < end and len(found) < at_once:
+                name = b"%b%x" % (head, asked)
+                pipe.send(b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(name), name))
+                asked += 1
+            if asked == end:
+                pipe.drain()
+            yield _whole(found[:at_once], given)
+            given += len(found[:at_once])
+            del found[:at_once]
+
+
+def _whole(blocks: list[bytes | None], first: int) -> list[bytes]:
+    if None in blocks:
+        raise TableProblem(f"Redis has lost block {first + blocks.index(None):x} of the served table.")
+    return cast(list[bytes], blocks)
+
+
 def verify_lengths(
     client: Client, prefix: str, table_id: str, lengths: Sequence[int], beat: Callable[[], None]
 ) -> None:
@@ -206,9 +242,13 @@ class _Pipe:
     Args:
         client: whose pool the connection is from.
         replies: what replies are appended to; without one they are forgotten.
+        commands_per_send: how many go out at once; fewer where replies are long.
     """
 
-    def __init__(self, client: redis.Redis, replies: list[Any] | None = None) -> None:
+    def __init__(
+        self, client: redis.Redis, replies: list[Any] | None = None, *, commands_per_send: int = COMMANDS_PER_SEND
+    ) -> None:
+        self._commands_per_send = commands_per_send
         self._pool = client.connection_pool
         self._connection: Any = self._pool.get_connection()
         self._replies = replies
@@ -228,7 +268,7 @@ class _Pipe:
         """Send a command some time soon; say whether that was now."""
         self._waiting.append(command)
         self._waiting_bytes += len(command)
-        if len(self._waiting) < COMMANDS_PER_SEND and self._waiting_bytes < BYTES_PER_SEND:
+        if len(self._waiting) < self._commands_per_send and self._waiting_bytes < BYTES_PER_SEND:
             return False
         self._flush()
         if len(self._in_flight) > SENDS_IN_FLIGHT:

@@ -80,7 +80,8 @@ def test_run_load__a_good_source__moves_the_pointer_and_leaves_a_trail(scene: Sc
         "Load 2 of “offers/a” is active: 55 rows.",
     ]
     assert entries[1].before == {"active_table": first.table.table_id, "rows": 50}
-    assert [stage["name"] for stage in second.report["stages"]] == ["extract", "check", "write", "verify"]
+    assert [stage["name"] for stage in first.report["stages"]] == ["extract", "check", "write", "verify"]
+    assert [stage["name"] for stage in second.report["stages"]] == ["extract", "check", "compare", "write", "verify"]
     assert all(check["passed"] for check in second.report["checks"])
 
 
