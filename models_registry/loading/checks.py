@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from models_registry.loading.columns import field_name, is_accepted, is_key, shown, type_name
+from models_registry.loading.columns import field_name, is_accepted, is_key, shortened, shown, type_name
 from models_registry.loading.staging import Staging, block_of, select
 from serving.formats.keys import MAX_KEY_BYTES, SEPARATOR, block_bits_for
 from serving.formats.layouts import BadValue, DecimalNumber, Enum, Field, Layout, List, Scalar, String, Uint
@@ -88,8 +88,12 @@ class Expected:
 
 
 def problem_of(checks: Sequence[Check]) -> str:
-    """Give one sentence for the first failed check, and how many more there are; "" if all passed or are waived."""
+    """Give a sentence for the first failed check, and how many more there are; "" if all passed or are waived.
+
+    What is wrong with single rows comes before what differs from the served table: it is often why.
+    """
     failed = [check for check in checks if not check.passed and not check.is_waived]
+    failed.sort(key=lambda check: check.may_be_waived)
     if not failed:
         return ""
     words = failed[0].words
@@ -264,7 +268,7 @@ def _reason_of(field: Field) -> Callable[[Any], str]:
         try:
             Layout([field]).pack({field.name: value})
         except BadValue as error:
-            return str(error).removeprefix(f"{field.name}: ")
+            return shortened(str(error).removeprefix(f"{field.name}: "))
         return f"{shown(value)} does not fit"
 
     return reason

@@ -99,3 +99,8 @@ def shown(value: object) -> str:
     """Give a value as it can stand in a sentence and in a database: control characters spelled out, at most 80 long."""
     text = "".join(c if c >= " " and c.isprintable() else f"\\u{ord(c):04x}" for c in str(value)[: MAX_SHOWN + 1])
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
+
+
+def shortened(reason: str) -> str:
+    """Give a reason that quotes a value of any length: its beginning and its end, which says what is wrong."""
+    return reason if len(reason) <= 2 * MAX_SHOWN else f"{reason[:MAX_SHOWN]}…{reason[-MAX_SHOWN:]}"

@@ -265,7 +265,8 @@ def _aspects(field: Field, column: pa.Array) -> Iterator[list[Aspect]]:
     """Give what is counted of a field. Where that is one of several things the first is what suits its values."""
     rows, absent = len(column), column.null_count
     present = column.drop_null()
-    if pa.types.is_null(column.type):
+    # A column without a single value may be of any type.
+    if absent == rows:
         yield [Aspect(field.name, _kind(field), rows, np.zeros(0), absent)]
     elif isinstance(field.kind, String):
         lengths = Aspect(field.name, "string length", rows, _float(pc.binary_length(present)), absent)
@@ -293,7 +294,7 @@ def _are_few(texts: Aspect) -> bool:
 
 def _scalars(name: str, kind: str, scalar: Scalar, column: pa.Array, rows: int) -> Aspect:
     absent, present = column.null_count, column.drop_null()
-    if pa.types.is_null(column.type):
+    if not len(present):
         return Aspect(name, kind, rows, np.zeros(0), absent)
     if isinstance(scalar, Enum):
         return Aspect(name, kind, rows, _storable(present), absent)

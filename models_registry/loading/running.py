@@ -28,7 +28,7 @@ from models_registry.loading import tables
 from models_registry.loading.activation import activate
 from models_registry.loading.background import BEAT_SECONDS, call
 from models_registry.loading.checks import Check, Expected, Sample, check_columns, check_rows, problem_of
-from models_registry.loading.columns import shown
+from models_registry.loading.columns import shortened, shown
 from models_registry.loading.comparisons import (
     blocks_to_compare,
     check_coverage,
@@ -386,8 +386,9 @@ class _Run:
         """Turn the packer's exact judgement of one value into a failed check."""
         refusal = refused.refusal
         row, key = staging.row_at(refused.block, refused.fingerprint, refused.block_bits, self.pulse.beat)
+        reason = shortened(refusal.reason)
         sample = Sample(row, shown(key), shown(refusal.reason))
-        words = f"column {refusal.field}, row {row:,} (key {shown(key)}): {refusal.reason}"
+        words = f"column {refusal.field}, row {row:,} (key {shown(key)}): {reason}"
         self._found(Check(f"{refusal.field}: values", passed=False, count=1, words=words, samples=(sample,)))
         raise Rejected(self._problem())
 
