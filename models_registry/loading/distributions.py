@@ -112,6 +112,9 @@ class Aspect:
     def count(self, bins: Bins) -> list[int]:
         """Give how many values are in each bin; then how many are absent, then how many do not fit."""
         places: npt.NDArray[Any]
+        bin_count = len(bins.values if bins.uppers is None else bins.uppers) + 1
+        if not len(self.values):
+            return [0] * bin_count + [self.absent, self.unfit]
         if isinstance(self.values, pa.Array):
             wanted = pa.array(bins.values, self.values.type)
             places = pc.index_in(self.values, value_set=wanted).fill_null(len(bins.values)).to_numpy()
@@ -121,8 +124,7 @@ class Aspect:
             known = np.append(np.array(bins.values, np.float64), np.nan)
             near = np.searchsorted(known[:-1], self.values)
             places = np.where(known[near] == self.values, near, len(bins.values))
-        counts = np.bincount(places, minlength=len(bins.values if bins.uppers is None else bins.uppers) + 1)
-        return [*counts.tolist(), self.absent, self.unfit]
+        return [*np.bincount(places, minlength=bin_count).tolist(), self.absent, self.unfit]
 
 
 @dataclass(frozen=True)
@@ -267,7 +269,8 @@ def _aspects(field: Field, column: pa.Array) -> Iterator[list[Aspect]]:
     present = column.drop_null()
     # A column without a single value may be of any type.
     if absent == rows:
-        yield [Aspect(field.name, _kind(field), rows, np.zeros(0), absent)]
+        kinds = {String: ["string length", "string"], List: ["list length"]}.get(type(field.kind), [_kind(field)])
+        yield [Aspect(field.name, kind, rows, np.zeros(0), absent) for kind in kinds]
     elif isinstance(field.kind, String):
         lengths = Aspect(field.name, "string length", rows, _float(pc.binary_length(present)), absent)
         texts = Aspect(field.name, "string", rows, _storable(present), absent)

@@ -111,27 +111,32 @@ def test_measure__texts_that_were_few_and_are_many__are_compared_as_before() -> 
     assert shift.psi > 1
 
 
-@pytest.mark.parametrize(
-    "values", [[], [None, None], pa.nulls(3), pa.array([], pa.int64()), pa.array([None], pa.int64())]
-)
-@pytest.mark.parametrize(
-    "of",
-    [
-        UINT,
-        ENUM,
-        layout(type="bool"),
-        layout(type="string", max_bytes=3),
-        layout(type="decimal", min=0, max=1, step=1),
-        layout(type="list", max_items=3, item={"type": "bool"}),
-    ],
-)
-def test_measure__no_value_at_all__no_bins_but_absent(of: Layout, values: Any) -> None:
-    column = values if isinstance(values, pa.Array) else pa.array(values)
-    if column.null_count < len(column):
-        pytest.fail("a case with values")
-    column = pa.nulls(len(column))
-    for shift in spread(of, column, spread(of, column)[1])[0]:
-        assert {bin_["label"] for bin_ in shift.as_json()["bins"]} <= {"absent"}
+KINDS: dict[str, tuple[Layout, Any]] = {
+    "uint": (UINT, 7),
+    "enum": (ENUM, "a"),
+    "bool": (layout(type="bool"), True),
+    "string": (layout(type="string", max_bytes=3), "abc"),
+    "decimal": (layout(type="decimal", min=0, max=9, step=1), 3),
+    "list": (layout(type="list", max_items=3, item={"type": "bool"}), [True]),
+}
+
+
+@pytest.mark.parametrize("rows", [0, 300])
+@pytest.mark.parametrize("kind", KINDS)
+def test_measure__no_value_at_all__all_are_absent(kind: str, rows: int) -> None:
+    of, value = KINDS[kind]
+    for nothing in (pa.nulls(rows), pa.nulls(rows, pa.array([value]).type)):
+        for shift in spread(of, nothing, spread(of, nothing)[1])[0]:
+            assert {bin_["label"] for bin_ in shift.as_json()["bins"]} <= {"absent"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_measure__values_that_came_or_went__are_a_shift(kind: str) -> None:
+    of, value = KINDS[kind]
+    for now, before in ((pa.nulls(300), [value] * 300), ([value] * 300, pa.nulls(300))):
+        shift = spread(of, now, spread(of, before)[1])[0][0]
+        assert shift.psi is not None
+        assert shift.psi > 5
 
 
 def test_measure__values_that_no_layout_holds__are_told_apart_from_others() -> None:
