@@ -5,14 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 BQEMULATOR := .venv-bqemulator
+BENCH := .venv-bench
 # What checks and tests read; nothing in it protects anything.
 TEST_ENV := RECSITE_ENV_FILE=tests/test.env
-# Arguments for pytest or the demo: `make test ARGS="tests/unit -x"`, `make demo ARGS="--players 5000"`.
+# Arguments for pytest, the demo, a benchmark: `make test ARGS="tests/unit -x"`, `make demo ARGS="--players 5000"`.
 ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-reset test check format lock
+.PHONY: help demo demo-reset test check format bench-serving lock
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,12 +42,16 @@ format: $(VENV)/.dev ## put code and templates into the one form
 	$(BIN)/ruff format .
 	git ls-files -z '*.html' | xargs -0 -r $(BIN)/djade --target-version 5.2
 
+bench-serving: $(VENV)/.base $(BENCH)/.installed ## serving against its peers on this machine; ARGS="--quick" for a short look
+	@$(BIN)/python -m benchmarks serving $(ARGS)
+
 # uv keeps the pinned versions that still fit; `make lock ARGS=--upgrade` takes the newest.
 COMPILE = $(UV) pip compile --quiet --generate-hashes --universal --python-version 3.11 $(ARGS)
 lock: $(UV) ## pin the dependencies of pyproject.toml, with hashes, under requirements/
 	$(COMPILE) pyproject.toml -o requirements/base.txt
 	$(COMPILE) pyproject.toml --group dev -o requirements/dev.txt
 	$(COMPILE) --group bqemulator -o requirements/bqemulator.txt
+	$(COMPILE) --group bench -o requirements/bench.txt
 
 # --- Environments: made once, brought up to date when a file under requirements/ changed ------------------------------
 
@@ -73,4 +78,11 @@ $(BQEMULATOR)/.installed: requirements/bqemulator.txt $(UV)
 	@echo "Installing the BigQuery emulator into $(BQEMULATOR) …"
 	@$(UV) venv --quiet --allow-existing --python $(BIN)/python $(BQEMULATOR)
 	@$(UV) pip install --quiet --python $(BQEMULATOR)/bin/python --require-hashes -r requirements/bqemulator.txt
+	@touch $@
+
+# A benchmark's Python peers, apart from what is served.
+$(BENCH)/.installed: requirements/bench.txt $(UV)
+	@echo "Installing the benchmarks' Python peers into $(BENCH) …"
+	@$(UV) venv --quiet --allow-existing --python $(BIN)/python $(BENCH)
+	@$(UV) pip install --quiet --python $(BENCH)/bin/python --require-hashes -r requirements/bench.txt
 	@touch $@

@@ -1,0 +1,31 @@
+"""`python -m benchmarks NAME`: run a benchmark. `make bench-serving` is the usual way."""
+
+import signal
+import sys
+from contextlib import ExitStack
+
+import django
+
+from benchmarks.machine import Cores, TooFewCores
+from benchmarks.options import read_options
+from benchmarks.places import prepare
+from recsite.embedded import EmbeddedFailure
+
+if __name__ == "__main__":
+    options = read_options(sys.argv[1:])
+    # What was started is stopped, however this ends.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with ExitStack() as stack:
+        try:
+            cores = Cores.of_this_machine()
+            places = prepare(options.folder, cores, stack)
+        except (TooFewCores, EmbeddedFailure) as error:
+            sys.exit(str(error))
+        django.setup()
+        # Only now: it imports models.
+        from benchmarks.serving import run
+
+        try:
+            sys.exit(run(options, places, cores))
+        except KeyboardInterrupt:
+            sys.exit("Interrupted.")

@@ -1,0 +1,204 @@
+"""What else is measured of the lane: Ed25519 tokens, a second worker, overload, start and memory, a million answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice, repeat
+from statistics import median
+
+import jwt
+import msgspec
+import redis
+from django.conf import settings
+
+from benchmarks.contenders import lane_launch
+from benchmarks.load import HEAD_END, Exchange, ask_closed, ask_open
+from benchmarks.machine import memory_bytes, pinned
+from benchmarks.measuring import Bench, Checked
+from benchmarks.questions import Questions, Tokens
+from benchmarks.servers import Server, running
+from benchmarks.world import STUDIO, STUDIO_ISSUER, World
+from models_registry.publishing import build_tenant
+from recsite.embedded import free_port
+from serving.formats import snapshot
+from tenants.models import Tenant
+
+MILLION = 1_000_000
+MILLION_SECONDS = 180.0
+OVERLOAD = 3
+OVERLOAD_CONNECTIONS = 1_000
+# An answer that comes later than this is of no use to a player.
+USEFUL_SECONDS = 1.0
+TWO_WORKERS_CONNECTIONS = 128
+STUDIOS, MODELS_EACH = 100, 10
+STARTS = 3
+USES_OF_A_TOKEN = 10
+PYJWT_SECONDS = 1.0
+READY = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1" + HEAD_END
+
+
+@dataclass(frozen=True)
+class Extras:
+    """Measures the lane, one thing after the other.
+
+    Args:
+        bench: where and how long.
+        world: what is loaded.
+        questions: what to ask.
+    """
+
+    bench: Bench
+    world: World
+    questions: Questions
+
+    def million(self, server: Server, checked: Checked) -> dict[str, float]:
+        """Ask a lane until it has given a million answers, or for three minutes."""
+        deadline = time.monotonic() + MILLION_SECONDS
+        while checked.right < MILLION and not checked.errors and time.monotonic() < deadline:
+            exchanges = islice(self.questions.exchanges(server.port, Tokens.SHARED), MILLION - checked.right)
+            with pinned(self.bench.cores.rest):
+                checked.add(ask_closed(server.port, exchanges, connections=64, seconds=MILLION_SECONDS))
+        return {"right": checked.right, "errors": checked.errors}
+
+    def ed25519(self, server: Server, checked: Checked) -> dict[str, float]:
+        """Ask with tokens that the studio signed: each used once, then others each used ten times."""
+        verified_alone = self._pyjwt_rate()
+        # Enough for twice that rate and more; where they run out, the run ends early.
+        count = min(len(self.world.players) // 2, int(verified_alone * 3 * (self.bench.seconds + 1)))
+        once = self.questions.signed_by_studio(range(count))
+        outcome, first = self.bench.peak(server, iter(once))
+        checked.add(outcome)
+        often = self.questions.signed_by_studio(range(count, count + count // 4))
+        outcome, several = self.bench.peak(server, _several_times(often))
+        checked.add(outcome)
+        return {
+            "rate": first.rate,
+            "rate_used_ten_times": several.rate,
+            "pyjwt_rate": verified_alone,
+            "ratio": first.rate / verified_alone,
+            "ratio_used_ten_times": several.rate / verified_alone,
+        }
+
+    def workers(self, server: Server, checked: Checked) -> dict[str, float]:
+        """Ask one worker on its core, then two on two cores, where Valkey and the generator take their share.
+
+        How far two go beyond one is told by the CPU time of a request: two cores give as many requests as they have
+        time for, and the time that Valkey and the generator took would be the lane's on a machine with more cores.
+        """
+        outcome, one = self.bench.peak(server, self.questions.exchanges(server.port, Tokens.SHARED))
+        checked.add(outcome)
+        with self._lane(workers=2, cores=self.bench.cores.all) as both:
+            outcome, two = self.bench.peak(
+                both, self.questions.exchanges(both.port, Tokens.SHARED), connections=TWO_WORKERS_CONNECTIONS
+            )
+        checked.add(outcome)
+        return {
+            "rate_one": one.rate,
+            "rate_two": two.rate,
+            "cpu_us_one": one.cpu_us,
+            "cpu_us_two": two.cpu_us,
+            "lane_cores_two": two.server_share,
+            "other_cores_two": (two.asking_share or 0.0) + two.valkey_share,
+            "ratio": 2 * one.cpu_us / two.cpu_us,
+        }
+
+    def overload(self, server: Server, checked: Checked) -> dict[str, float]:
+        """Find the peak, then ask three times as much, on many connections, without waiting for slow answers."""
+        outcome, peak = self.bench.peak(server, self.questions.exchanges(server.port, Tokens.SHARED))
+        checked.add(outcome)
+        offered = OVERLOAD * peak.rate
+        with pinned(self.bench.cores.rest):
+            outcome = ask_open(
+                server.port,
+                self.questions.exchanges(server.port, Tokens.SHARED),
+                rate=offered,
+                connections=OVERLOAD_CONNECTIONS,
+                seconds=self.bench.seconds,
+                may_wait=False,
+            )
+        useful = sum(1 for latency in outcome.latencies_ns if latency <= USEFUL_SECONDS * 1e9)
+        # That some are refused is what this is about; that none is wrong or lost is counted.
+        checked.right += outcome.checked
+        checked.wrong += outcome.wrong
+        checked.broken += outcome.broken
+        return {
+            "peak": peak.rate,
+            "offered": offered,
+            "goodput": useful / outcome.seconds,
+            "refused": sum(outcome.statuses.values()) / outcome.seconds,
+            "unsent": outcome.unsent / outcome.seconds,
+            "p99_ms": outcome.percentile_ms(0.99) or 0.0,
+            "ratio": useful / outcome.seconds / peak.rate,
+        }
+
+    def start(self) -> dict[str, float]:
+        """Start a lane that knows a hundred studios with ten models each; look at its memory once it is ready."""
+        url = self.bench.places.valkey.url.removesuffix("/0") + "/1"
+        _publish_many(url)
+        seconds, memory = [], []
+        for _ in range(STARTS):
+            with self._lane(workers=1, cores=(self.bench.cores.server,), url=url, first_request=READY) as server:
+                seconds.append(server.seconds_to_ready)
+                memory.append(memory_bytes(server.processes) / 1e6)
+        return {"seconds": median(seconds), "memory_mb": median(memory), "studios": STUDIOS, "models": MODELS_EACH}
+
+    @contextmanager
+    def _lane(
+        self, *, workers: int, cores: tuple[int, ...], url: str | None = None, first_request: bytes | None = None
+    ) -> Iterator[Server]:
+        places, port = self.bench.places, free_port()
+        launch = lane_launch(places, port, 0, workers=workers, url=url)
+        log = places.logs / f"lane-{port}.log"
+        with running(launch, port, log, cores, first_request or self.questions.one()) as server:
+            yield server
+
+    def _pyjwt_rate(self) -> float:
+        """Give how many Ed25519 tokens a second PyJWT alone verifies on one core, claims included."""
+        signing = self.world.studio_signing
+        public_key = signing.private_key.public_key()
+        tokens = [signing.token(player) for player in self.world.players[:1000]]
+        with pinned((self.bench.cores.server,)):
+            began, done = time.perf_counter(), 0
+            while time.perf_counter() - began < PYJWT_SECONDS:
+                jwt.decode(
+                    tokens[done % len(tokens)],
+                    public_key,
+                    algorithms=["EdDSA"],
+                    audience=settings.TOKEN_AUDIENCE,
+                    issuer=STUDIO_ISSUER,
+                )
+                done += 1
+            return done / (time.perf_counter() - began)
+
+
+def _several_times(exchanges: list[Exchange]) -> Iterator[Exchange]:
+    """Give groups of a thousand requests, each group ten times over."""
+    groups = (exchanges[first : first + 1000] for first in range(0, len(exchanges), 1000))
+    return chain.from_iterable(chain.from_iterable(repeat(group, USES_OF_A_TOKEN)) for group in groups)
+
+
+def _publish_many(url: str) -> None:
+    """Publish studios made after the one there is, straight to Redis: how a lane takes them in is what is measured."""
+    like = build_tenant(Tenant.objects.get(slug=STUDIO))
+    key_id, private_key = snapshot.parse_private_key(settings.SNAPSHOT_PRIVATE_KEY or "")
+    now = int(time.time())
+    prefix = settings.REDIS_PREFIX
+    with redis.Redis.from_url(url) as client:
+        for number in range(STUDIOS):
+            models = tuple(
+                msgspec.structs.replace(like.models[index % len(like.models)], slug=f"model-{index}")
+                for index in range(MODELS_EACH)
+            )
+            credentials = tuple(
+                msgspec.structs.replace(credential, id=f"{credential.id}{number}", models=None)
+                for credential in like.credentials
+            )
+            tenant = msgspec.structs.replace(
+                like, id=f"studio{number}", slug=f"studio-{number}", models=models, credentials=credentials
+            )
+            document = snapshot.Snapshot(snapshot.FORMAT, now * 1000, now, tenant)
+            client.set(snapshot.snapshot_name(prefix, tenant.id), snapshot.sign_snapshot(document, key_id, private_key))
+            client.hset(snapshot.revisions_name(prefix), tenant.id, str(document.revision))

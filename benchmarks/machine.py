@@ -1,0 +1,144 @@
+"""The machine that a benchmark runs on: which cores do what, and what processes used of them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+class TooFewCores(RuntimeError):
+    """A benchmark needs one core for the server and another for everything else."""
+
+
+@dataclass(frozen=True)
+class Cores:
+    """Who runs where.
+
+    Attributes:
+        server: the one core of the server that is measured.
+        rest: the cores of Valkey and of whoever asks.
+    """
+
+    server: int
+    rest: tuple[int, ...]
+
+    @classmethod
+    def of_this_machine(cls) -> Cores:
+        """Give the first core that this process may use to the server, the others to the rest.
+
+        Raises:
+            TooFewCores: there is only one.
+        """
+        allowed = sorted(os.sched_getaffinity(0))
+        if len(allowed) < 2:
+            raise TooFewCores("A benchmark needs two cores: one for the server, one for Valkey and whoever asks.")
+        return cls(allowed[0], tuple(allowed[1:]))
+
+    @property
+    def all(self) -> tuple[int, ...]:
+        """Every core there is."""
+        return (self.server, *self.rest)
+
+    def in_words(self) -> str:
+        """Say who runs where."""
+        others = ", ".join(map(str, self.rest))
+        return (
+            f"the server under test has core {self.server} alone; "
+            f"Valkey and the load generator have {'core' if len(self.rest) == 1 else 'the cores'} {others}"
+        )
+
+
+@contextmanager
+def pinned(cores: tuple[int, ...]) -> Iterator[None]:
+    """Run this thread, and whatever it starts in the block, on these cores only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def describe() -> dict[str, str]:
+    """Give what a reader must know about this machine to compare figures with others'."""
+    return {
+        "processor": next(
+            (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+            platform.machine(),
+        ),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+# --- What processes use -----------------------------------------------------------------------------------------------
+
+
+def family(process_id: int) -> list[int]:
+    """Give a process and everything below it."""
+    found = [process_id]
+    for known in found:
+        for task in Path(f"/proc/{known}/task").glob("*"):
+            found.extend(int(child) for child in " ".join(_lines(task / "children")).split())
+    return found
+
+
+def cpu_seconds(process_ids: list[int]) -> float:
+    """Give how much CPU time, user and system, processes have used so far; to 10 ms."""
+    ticks = 0
+    for process_id in process_ids:
+        for line in _lines(f"/proc/{process_id}/stat"):
+            # The name, in parentheses, may hold anything.
+            fields = line.rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / _TICKS_PER_SECOND
+
+
+def memory_bytes(process_ids: list[int]) -> int:
+    """Give the memory processes hold; what several share is counted once (proportional set size)."""
+    kilobytes = 0
+    for process_id in process_ids:
+        for line in _lines(f"/proc/{process_id}/smaps_rollup"):
+            if line.startswith("Pss:"):
+                kilobytes += int(line.split()[1])
+    return kilobytes * 1024
+
+
+@dataclass(frozen=True)
+class Usage:
+    """CPU time of a server, of Valkey and of this process, at one moment or between two. In seconds."""
+
+    at: float
+    server: float
+    valkey: float
+    asking: float
+
+    @classmethod
+    def now(cls, server: list[int], valkey: list[int]) -> Usage:
+        """Read the clocks."""
+        return cls(time.perf_counter(), cpu_seconds(server), cpu_seconds(valkey), time.process_time())
+
+    def since(self, earlier: Usage) -> Usage:
+        """Give what was used since then."""
+        return Usage(
+            self.at - earlier.at,
+            self.server - earlier.server,
+            self.valkey - earlier.valkey,
+            self.asking - earlier.asking,
+        )
+
+
+def _lines(path: str | Path) -> list[str]:
+    """Give a file's lines; none where it is gone, as a process's are once it ended."""
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []

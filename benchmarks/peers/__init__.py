@@ -1,0 +1,1 @@
+"""The same endpoint as others would build it; one folder each."""
