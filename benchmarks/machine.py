@@ -102,6 +102,14 @@ def cpu_seconds(process_ids: list[int]) -> float:
     return ticks / _TICKS_PER_SECOND
 
 
+def _machine_cpu_seconds() -> float:
+    """Give how much CPU time the whole machine has used so far, with what its host took from it."""
+    user, nice, system, _idle, _waiting, interrupts, soft_interrupts, stolen = map(
+        int, _lines("/proc/stat")[0].split()[1:9]
+    )
+    return (user + nice + system + interrupts + soft_interrupts + stolen) / _TICKS_PER_SECOND
+
+
 def memory_bytes(process_ids: list[int]) -> int:
     """Give the memory processes hold; what several share is counted once (proportional set size)."""
     kilobytes = 0
@@ -114,17 +122,23 @@ def memory_bytes(process_ids: list[int]) -> int:
 
 @dataclass(frozen=True)
 class Usage:
-    """CPU time of a server, of Valkey and of this process, at one moment or between two. In seconds."""
+    """CPU time of a server, of Valkey, of this process and of the whole machine, at one moment or between two.
+
+    All in seconds.
+    """
 
     at: float
     server: float
     valkey: float
     asking: float
+    machine: float
 
     @classmethod
     def now(cls, server: list[int], valkey: list[int]) -> Usage:
         """Read the clocks."""
-        return cls(time.perf_counter(), cpu_seconds(server), cpu_seconds(valkey), time.process_time())
+        return cls(
+            time.perf_counter(), cpu_seconds(server), cpu_seconds(valkey), time.process_time(), _machine_cpu_seconds()
+        )
 
     def since(self, earlier: Usage) -> Usage:
         """Give what was used since then."""
@@ -133,6 +147,7 @@ class Usage:
             self.server - earlier.server,
             self.valkey - earlier.valkey,
             self.asking - earlier.asking,
+            self.machine - earlier.machine,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import subprocess
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from benchmarks.load import Exchange, Outcome, ask_closed, ask_open
@@ -18,6 +18,10 @@ CONNECTIONS = 64
 BUSY = 0.9
 
 
+class TooFewPlayers(RuntimeError):
+    """The tokens that may be used once each do not last for a run."""
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What one server did in one round, or the medians of several.
@@ -28,6 +32,7 @@ class Measurement:
         server_share: of one core that the server used at its peak.
         asking_share: of one core that the load generator used; None where that was another program.
         valkey_share: of one core that Valkey used.
+        others_share: of one core that anything else on this machine used, the host's theft included.
         half_rate: right answers a second when asked at half the peak.
         p50_ms: latency then, from when a request was due.
         p99_ms: as above.
@@ -38,6 +43,7 @@ class Measurement:
     server_share: float
     asking_share: float | None
     valkey_share: float
+    others_share: float | None = None
     half_rate: float | None = None
     p50_ms: float | None = None
     p99_ms: float | None = None
@@ -104,13 +110,17 @@ class Bench:
                 warm_up_seconds=self.warm_up_seconds,
                 on_start=lambda: begun.append(Usage.now(processes, valkey)),
             )
-            used = Usage.now(processes, valkey).since(begun[0])
+            ended = Usage.now(processes, valkey)
+        if not begun:
+            raise TooFewPlayers("Every player's own token was used within the warm-up: take more --players.")
+        used = ended.since(begun[0])
         return outcome, Measurement(
             rate=outcome.rate,
             cpu_us=used.server / max(1, len(outcome.latencies_ns)) * 1e6,
             server_share=used.server / used.at,
             asking_share=used.asking / used.at,
             valkey_share=used.valkey / used.at,
+            others_share=max(0.0, used.machine - used.server - used.asking - used.valkey) / used.at,
         )
 
     def steady(self, server: Server, exchanges: Iterable[Exchange], rate: float) -> Outcome:
@@ -131,16 +141,7 @@ class Bench:
         checked.add(outcome)
         half = self.steady(server, exchanges(), peak.rate / 2)
         checked.add(half)
-        return Measurement(
-            peak.rate,
-            peak.cpu_us,
-            peak.server_share,
-            peak.asking_share,
-            peak.valkey_share,
-            half.rate,
-            half.percentile_ms(0.5),
-            half.percentile_ms(0.99),
-        )
+        return replace(peak, half_rate=half.rate, p50_ms=half.percentile_ms(0.5), p99_ms=half.percentile_ms(0.99))
 
 
 def medians(rounds: list[Measurement]) -> Measurement:

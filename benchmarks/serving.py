@@ -13,7 +13,7 @@ from benchmarks.contenders import CONTENDERS, REDIS_BENCHMARK, Contender, NotRea
 from benchmarks.extras import Extras
 from benchmarks.load import Exchange, ask_closed
 from benchmarks.machine import Cores, describe, pinned
-from benchmarks.measuring import Bench, Measurement, medians, redis_benchmark
+from benchmarks.measuring import Bench, Measurement, TooFewPlayers, medians, redis_benchmark
 from benchmarks.options import Options
 from benchmarks.places import Places
 from benchmarks.questions import Questions, Tokens
@@ -38,7 +38,7 @@ def run(options: Options, places: Places, cores: Cores) -> int:
     """Run the benchmark; give the exit code: 1 where something did not work, whatever the figures are."""
     try:
         _Run(options, places, cores).go()
-    except (NotReady, WorldProblem, WrongAnswers) as error:
+    except (NotReady, WorldProblem, WrongAnswers, TooFewPlayers) as error:
         print(f"\n{error}\n(Logs: {places.logs})", flush=True)
         return 1
     return 0
@@ -129,6 +129,7 @@ class _Run:
                     f"  round {turn + 1}: {name}, {tokens}{', block cache' if has_cache else ''}: {found.rate:,.0f}/s, "
                     f"p99 {number(found.p99_ms, '.2f')} ms at half of that"
                 )
+        self.findings.rounds = dict(rounds)
         self.findings.rows = {case: medians(found) for case, found in rounds.items()}
 
     def _start(self, stack: ExitStack, contender: Contender, has_cache: bool, questions: Questions) -> Server:  # noqa: FBT001 - a case

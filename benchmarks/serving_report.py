@@ -16,6 +16,8 @@ from benchmarks.questions import Tokens
 from benchmarks.reporting import fill, number, stamp, table, write_json
 from benchmarks.targets import Case, Target, targets
 
+# What a quiet system uses by itself, measurements to 10 ms included.
+ALONE = 0.1
 DOCUMENT = ROOT / "docs" / "performance.md"
 _TITLES = {contender.name: contender.title for contender in CONTENDERS} | {REDIS_BENCHMARK: "redis-benchmark GET"}
 _LIMITS = {contender.name for contender in CONTENDERS if not contender.reads} | {REDIS_BENCHMARK}
@@ -27,13 +29,15 @@ class Findings:
     """Everything that a run found.
 
     Attributes:
-        rows: medians by case.
+        rounds: measurements by case.
+        rows: their medians.
         checked: answers by contender.
         extras: what else was measured of the lane, by part.
         left_out: why, by contender.
         loads: what the loader said.
     """
 
+    rounds: dict[Case, list[Measurement]] = field(default_factory=dict)
     rows: dict[Case, Measurement] = field(default_factory=dict)
     checked: dict[str, Checked] = field(default_factory=lambda: defaultdict(Checked))
     extras: dict[str, Mapping[str, float]] = field(default_factory=dict)
@@ -50,7 +54,7 @@ def report(findings: Findings, options: Options, places: Places, *, cores_in_wor
     parts = {
         "run": f"Run of {stamped['at']}, commit {stamped['commit']}: {options.players:,} players in each of two "
         f"versions; rounds: {options.rounds}, seconds a measurement: {options.seconds:g}, connections: {CONNECTIONS}. "
-        f"Machine: {of_machine}. Cores: {cores_in_words}.",
+        f"Machine: {of_machine}. Cores: {cores_in_words}. {_others(findings.rows)}",
         "contenders": _contenders(findings),
         "targets": _targets(reached),
         "lane": _lane(findings.extras),
@@ -71,6 +75,7 @@ def _figures(findings: Findings, options: Options, reached: list[Target]) -> dic
         "options": {**asdict(options), "folder": str(options.folder)},
         "rows": [
             {"contender": name, "tokens": tokens, "block_cache": has_cache, **asdict(row)}
+            | {"rates": [each.rate for each in findings.rounds[name, tokens, has_cache]]}
             for (name, tokens, has_cache), row in findings.rows.items()
         ],
         "lane": findings.extras,
@@ -127,6 +132,15 @@ def _line(case: Case, row: Measurement, go: Measurement | None, checked: Mapping
         number(row.valkey_share, ".0%"),
         number(checked[case[0]].errors) if case[0] in checked else "–",
     )
+
+
+def _others(rows: Mapping[Case, Measurement]) -> str:
+    """Say how much of the machine somebody else used meanwhile."""
+    shares = [row.others_share for row in rows.values() if row.others_share is not None]
+    if not shares:
+        return ""
+    words = f"Other processes used up to {max(shares):.0%} of a core while a contender was measured"
+    return f"{words}: the figures are lower than they would be alone." if max(shares) > ALONE else f"{words}."
 
 
 def _targets(reached: list[Target]) -> str:

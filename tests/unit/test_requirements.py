@@ -29,7 +29,7 @@ def _pins(name: str) -> dict[str, set[Version]]:
 
 @pytest.mark.parametrize(
     ("file", "wanted"),
-    [("base.txt", BASE), ("dev.txt", [*BASE, *GROUPS["dev"]]), ("bqemulator.txt", GROUPS["bqemulator"])],
+    [("base.txt", BASE), ("dev.txt", [*BASE, *GROUPS["dev"]]), ("bqemulator.txt", GROUPS["bqemulator"]), ("bench.txt", GROUPS["bench"])],
 )
 def test_requirements_file__each_dependency__is_pinned_within_its_range(file: str, wanted: list[str]) -> None:
     pins = _pins(file)
@@ -45,7 +45,7 @@ def test_dev_requirements__what_base_pins__is_pinned_the_same() -> None:
         assert dev.get(name) == versions, f"{name}: run `make lock`"
 
 
-@pytest.mark.parametrize("file", ["base.txt", "dev.txt", "bqemulator.txt", "uv.txt"])
+@pytest.mark.parametrize("file", ["base.txt", "dev.txt", "bqemulator.txt", "bench.txt", "uv.txt"])
 def test_requirements_file__each_pin__has_a_hash(file: str) -> None:
     text = (ROOT / "requirements" / file).read_text()
     pins = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
