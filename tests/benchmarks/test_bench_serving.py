@@ -20,8 +20,8 @@ def test_bench_serving__lane_and_a_limit__ends_with_checked_answers_and_figures(
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("a benchmark needs two cores")
     command = [sys.executable, "-m", "benchmarks", "serving", "--folder", str(tmp_path), "--players", "20000"]
-    command += ["--rounds", "1", "--seconds", "0.3", "--contenders", "lane,empty", "--parts", "table,start"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    command += ["--rounds", "1", "--seconds", "0.3", "--contenders", "lane,empty", "--parts", "table"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout
     assert "recsite lane: 1,000 answers are the generator's" in said
@@ -36,7 +36,6 @@ def test_bench_serving__lane_and_a_limit__ends_with_checked_answers_and_figures(
     }
     assert all(row["rate"] > 0 and row["cpu_us"] > 0 for row in figures["rows"])
     assert figures["answers"]["lane"]["right"] > 4_000
-    assert figures["lane"]["start"]["memory_mb"] > 0
     missing = {target["words"] for target in figures["targets"] if target["is_met"] is None}
     assert any("against Go" in words for words in missing)
 
