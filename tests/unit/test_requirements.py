@@ -29,7 +29,12 @@ def _pins(name: str) -> dict[str, set[Version]]:
 
 @pytest.mark.parametrize(
     ("file", "wanted"),
-    [("base.txt", BASE), ("dev.txt", [*BASE, *GROUPS["dev"]]), ("bqemulator.txt", GROUPS["bqemulator"]), ("bench.txt", GROUPS["bench"])],
+    [
+        ("base.txt", BASE),
+        ("dev.txt", [*BASE, *GROUPS["dev"]]),
+        ("bqemulator.txt", GROUPS["bqemulator"]),
+        ("bench.txt", GROUPS["bench"]),
+    ],
 )
 def test_requirements_file__each_dependency__is_pinned_within_its_range(file: str, wanted: list[str]) -> None:
     pins = _pins(file)
