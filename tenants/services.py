@@ -145,6 +145,23 @@ def tenant_end(*, tenant: Tenant, actor: User | None, reason: str) -> Tenant:
     return tenant
 
 
+def sources_sorted(places: Sequence[str]) -> dict[str, list[str]]:
+    """Give places that a studio may read as `tenant_create` takes them: each is a dataset, a gs:// folder or a folder.
+
+    Raises:
+        RuleBroken: one of them is none of these.
+    """
+    entries = [place.strip() for place in places if place.strip()]
+    buckets = [entry for entry in entries if entry.startswith("gs://")]
+    folders = [entry for entry in entries if entry.startswith("/")]
+    datasets = [entry for entry in entries if entry not in buckets and entry not in folders]
+    return {
+        "allowed_datasets": _check_datasets(datasets),
+        "allowed_gs_prefixes": _check_gs_prefixes(buckets),
+        "allowed_local_roots": _check_local_roots(folders),
+    }
+
+
 # --- People ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,210 @@
+"""`manage.py first_studio`: from an empty database to a sign-in and a studio."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError, connection, transaction
+from django.db.migrations.executor import MigrationExecutor
+from django.urls import reverse
+from django.utils.text import slugify
+
+from tenants.first_use import (
+    Beginning,
+    beginning,
+    check_new_staff,
+    check_password,
+    first_staff_create,
+    first_studio_create,
+)
+from tenants.models import Tenant, User
+from tenants.rules import RuleBroken, check_slug, check_text
+from tenants.services import sources_sorted
+
+T = TypeVar("T")
+PASSWORD_VARIABLE = "RECSITE_FIRST_PASSWORD"  # noqa: S105 - a variable's name
+
+
+class Command(BaseCommand):
+    """Makes the first person of platform staff and the first studio, where they are missing."""
+
+    help = (
+        "Make the first account of platform staff and the first studio. Asks for what it needs; with --no-input it "
+        f"takes options, and the password from {PASSWORD_VARIABLE}. Where both exist it changes nothing."
+    )
+    # A check may want the database, which this command is the one to prepare.
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """See Django."""
+        parser.add_argument("--username", help="whom platform staff signs in as (default: admin)")
+        parser.add_argument("--email", help="their e-mail address; may be left out")
+        parser.add_argument("--studio-name", help="what the studio is called")
+        parser.add_argument("--studio", help="its short name in addresses and tokens (default: made from the name)")
+        parser.add_argument(
+            "--source",
+            action="append",
+            help="where its tables may be read: project.dataset, gs://bucket/folder/ or /a/folder; may be repeated",
+        )
+        parser.add_argument("--no-input", action="store_true", help="ask nothing")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """See Django."""
+        self.asks = not options["no_input"]
+        self.options = options
+        self._prepare_database()
+        there = beginning()
+        if there.staff is not None and there.studio is not None:
+            self._say(f"Nothing to do: there is platform staff ({there.staff}) and a studio ({there.studio}) already.")
+            self._say_next(there.staff, there.studio)
+            return
+        if self.asks and not sys.stdin.isatty():
+            raise CommandError("Nobody can be asked here. Use --no-input with options; --help lists them.")
+        try:
+            staff, studio = self._make(there)
+        except RuleBroken as error:
+            raise CommandError(str(error)) from None
+        except (KeyboardInterrupt, EOFError):
+            raise CommandError("Stopped. Nothing was made.") from None
+        self._say_next(staff, studio)
+
+    # --- The database ------------------------------------------------------------------------------------------------
+
+    def _prepare_database(self) -> None:
+        """Make the tables where there are none; where there are older ones, leave that to `migrate`."""
+        if connection.vendor == "sqlite":
+            Path(str(connection.settings_dict["NAME"])).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            executor = MigrationExecutor(connection)
+            missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
+        except DatabaseError as error:
+            raise CommandError(f"The database does not answer: {error}. Is RECSITE_DATABASE_URL right?") from None
+        if missing and executor.loader.applied_migrations:
+            raise CommandError("The database is of an older release. Run this first: python manage.py migrate")
+        if missing:
+            self._say("The database is empty. Making its tables …")
+            call_command("migrate", verbosity=0, interactive=False)
+
+    # --- Asking and making -------------------------------------------------------------------------------------------
+
+    def _make(self, there: Beginning) -> tuple[User, Tenant]:
+        staff, studio = there.staff, there.studio
+        person = {} if staff is not None else self._person()
+        place = {} if studio is not None else self._studio()
+        with transaction.atomic():
+            if staff is None:
+                staff = first_staff_create(**person)
+            if studio is None:
+                studio = first_studio_create(staff=staff, **place)
+        if person:
+            self._say(f"Made platform staff “{staff}”.")
+        else:
+            self._say(f"Platform staff is there already: {staff}.")
+        if place:
+            read = ", ".join(place["places"]) or "nowhere yet; allow it places in the admin before the first load"
+            self._say(f"Made the studio “{studio}” ({studio.slug}), with {staff} as its admin. It may read: {read}.")
+        else:
+            self._say(f"A studio is there already: {studio} ({studio.slug}).")
+        return staff, studio
+
+    def _person(self) -> dict[str, Any]:
+        if self.asks:
+            self._say("The first account, with every right:")
+        username = self._ask("username", "  User name", "admin", lambda text: check_new_staff(text).username)
+        email = self._ask(
+            "email", "  E-mail (may be left empty)", "", lambda text: check_new_staff(username, text).email
+        )
+        account = check_new_staff(username, email)
+        password = os.environ.get(PASSWORD_VARIABLE, "")
+        if password or not self.asks:
+            if not password:
+                raise CommandError(f"There is no password: set {PASSWORD_VARIABLE}.")
+            check_password(password, account)
+        else:
+            password = self._ask_password(account)
+        return {"username": username, "email": email, "password": password}
+
+    def _studio(self) -> dict[str, Any]:
+        if self.asks:
+            self._say("The first studio:")
+        name = self._ask(
+            "studio_name",
+            "  Name",
+            None,
+            lambda text: check_text(text, field="name", what="The name", max_length=100),
+        )
+        slug = self._ask("studio", "  Short name, in addresses and tokens", slugify(name)[:50], check_slug)
+        given = self.options["source"]
+        if given is None and self.asks:
+            self._say("  Where may its tables be read? project.dataset, gs://bucket/folder/ or /a/folder;")
+            self._say("  several with spaces between; empty: nowhere yet.")
+            places: list[str] = self._until_right("  Places", "", lambda text: _places(text.split()))
+        else:
+            places = _places(given or [])
+        return {"slug": slug, "name": name, "places": places}
+
+    def _ask(self, option: str, words: str, default: str | None, check: Callable[[str], str]) -> str:
+        """Give an option's value, or what is typed, or the default; checked."""
+        given = self.options[option]
+        if given is not None or not self.asks:
+            if given is None and default is None:
+                raise CommandError(f"--{option.replace('_', '-')} is missing.")
+            return check(default or "" if given is None else given)
+        return self._until_right(words, default or "", check)
+
+    def _until_right(self, words: str, default: str, check: Callable[[str], T]) -> T:
+        while True:
+            typed = input(f"{words} [{default}]: " if default else f"{words}: ").strip() or default
+            try:
+                return check(typed)
+            except RuleBroken as error:
+                self._say(f"    {error}")
+
+    def _ask_password(self, account: User) -> str:
+        while True:
+            password = getpass.getpass("  Password (is not shown): ")
+            try:
+                check_password(password, account)
+            except RuleBroken as error:
+                self._say(f"    {error}")
+                continue
+            if getpass.getpass("  The same once more: ") == password:
+                return password
+            self._say("    The two are not the same.")
+
+    # --- Saying ------------------------------------------------------------------------------------------------------
+
+    def _say(self, words: str) -> None:
+        self.stdout.write(words)
+
+    def _say_next(self, staff: User, studio: Tenant) -> None:
+        self._say(
+            f"\nNext:\n"
+            f"  1. Start the processes, if they do not run yet: docs/production.md lists them.\n"
+            f"  2. Open {dashboard_address()}{reverse('models', args=[studio.slug])} and sign in as {staff}.\n"
+            f"  The page leads from there to a first answer: a model, a version, its load, a credential, a request."
+        )
+
+
+def _places(entries: list[str]) -> list[str]:
+    """Give the places, checked."""
+    return [place for places in sources_sorted(entries).values() for place in places]
+
+
+def dashboard_address() -> str:
+    """Give where the dashboard most likely is, as far as the settings say."""
+    if settings.CSRF_TRUSTED_ORIGINS:
+        return str(settings.CSRF_TRUSTED_ORIGINS[0]).rstrip("/")
+    scheme = "https" if settings.SECURE_SSL_REDIRECT else "http"
+    host = next((host for host in settings.ALLOWED_HOSTS if not host.startswith(("*", "."))), "localhost")
+    port = ":8000" if host in ("localhost", "127.0.0.1") else ""
+    return f"{scheme}://{host}{port}"
