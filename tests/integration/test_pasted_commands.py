@@ -57,7 +57,7 @@ def test_pasted_commands__of_a_new_credential_a_rotated_one_and_a_token__are_ans
         wait_for(port, "/healthz", dashboard, log, statuses=(200,))
         settings.SERVING_URL = f"http://127.0.0.1:{lane.port}"
         browser = signed_in(owner)
-        browser.defaults |= {"SERVER_NAME": "127.0.0.1", "SERVER_PORT": str(port)}
+        browser.defaults["HTTP_HOST"] = f"127.0.0.1:{port}"
         url = f"/studios/{studio.slug}"
 
         form = {"name": "Game", "reach": "all", "requests_per_second": "100", "burst": "100"}
