@@ -13,7 +13,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-reset test check format bench-serving lock
+.PHONY: help demo demo-reset test check format bench-pages bench-serving lock
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,9 @@ check: $(VENV)/.dev ## lint, types, import contracts, migrations, OpenAPI, deplo
 	$(TEST_ENV) $(BIN)/python manage.py makemigrations --check --dry-run
 	$(TEST_ENV) $(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null
 	$(TEST_ENV) RECSITE_HTTPS_ONLY=true $(BIN)/python manage.py check --deploy --fail-level WARNING
+
+bench-pages: $(VENV)/.base ## how long each page of the dashboard takes with a month of data of 50 studios
+	$(BIN)/python -m benchmarks.pages $(ARGS)
 
 format: $(VENV)/.dev ## put code and templates into the one form
 	$(BIN)/ruff check --fix .

@@ -37,7 +37,7 @@ from models_registry.models import (
     new_table_id,
 )
 from models_registry.rollouts.allocation import first_allocation, weights_of
-from tenants.models import AuditEntry, Credential, Membership, Role, Tenant, User, new_public_id
+from tenants.models import AuditEntry, AutomationToken, Credential, Membership, Role, Tenant, User, new_public_id
 
 FIELDS = [
     {"name": "offer_id", "type": "uint", "min": 0, "max": 4095},
@@ -111,6 +111,18 @@ def _credentials(amount: Amount, tenants: Sequence[Tenant], now: datetime) -> No
             secret_hash=hashlib.sha256(b"unknown").hexdigest(),
             secret_hint="rsk_…nown",  # noqa: S106  # the end of no secret
             last_used_at=now,
+        )
+        for tenant in tenants
+        for n in range(amount.credentials)
+    )
+    AutomationToken.objects.unscoped().bulk_create(
+        AutomationToken(
+            tenant=tenant,
+            public_id=new_public_id(),
+            name=f"Script {n}",
+            scopes=["read"],
+            token_hash=hashlib.sha256(f"{tenant.slug} {n}".encode()).hexdigest(),
+            token_hint="…nown",  # noqa: S106  # the end of no token
         )
         for tenant in tenants
         for n in range(amount.credentials)
@@ -198,9 +210,14 @@ def _rollouts(amount: Amount, models: Sequence[RecommendationModel], now: dateti
         ),
         batch_size=500,
     )
-    for revision in revisions:
-        revision.created_at = now - apart * (amount.changes - revision.number + 1)
-    RolloutRevision.objects.unscoped().bulk_update(revisions, ["created_at"], batch_size=500)
+    # Django writes the present time when it makes them.
+    times = [(now - apart * (amount.changes - revision.number + 1), revision.pk) for revision in revisions]
+    adapt = connection.ops.adapt_datetimefield_value
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "UPDATE models_registry_rolloutrevision SET created_at = %s WHERE id = %s",
+            [(adapt(at), pk) for at, pk in times],
+        )
 
 
 def _loads(amount: Amount, versions: Sequence[Version], now: datetime) -> None:
@@ -250,8 +267,7 @@ def _loads(amount: Amount, versions: Sequence[Version], now: datetime) -> None:
     for version in versions:
         version.previous_table, version.active_table = newest[version.pk][-2:]
         version.last_fence = version.active_fence = count
-    fields = ["previous_table", "active_table", "last_fence", "active_fence"]
-    Version.objects.unscoped().bulk_update(versions, fields, batch_size=500)
+        version.save(update_fields=["previous_table", "active_table", "last_fence", "active_fence"])
 
 
 def _traffic(amount: Amount, versions: Sequence[Version], now: datetime) -> None:

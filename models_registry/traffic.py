@@ -312,6 +312,11 @@ def collected_until() -> datetime | None:
     return TrafficPosition.objects.values_list("moved_at", flat=True).first()
 
 
+def gaps(since: datetime, until: datetime) -> list[TrafficGap]:
+    """Give the times between two instants of which counts were lost, oldest first. One query."""
+    return list(TrafficGap.objects.filter(ends_at__gt=since, starts_at__lt=until))
+
+
 # --- Propagation ----------------------------------------------------------------------------------------------------
 
 

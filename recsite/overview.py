@@ -11,9 +11,9 @@ from django.templatetags.static import static
 from django.urls import reverse
 from django.utils import timezone
 
-from models_registry.admin.columns import LOAD_COLOURS, is_stale, newest_weights
+from models_registry.admin.columns import LOAD_COLOURS, newest_weights
 from models_registry.models import RUNNING_STATES, Load, LoadState, RecommendationModel, RolloutRevision, Version
-from models_registry.selectors import data_at, weights_by_code
+from models_registry.selectors import data_at, is_late, weights_by_code
 from tenants.models import Credential, Tenant
 from tenants.staff import change_url
 
@@ -145,13 +145,14 @@ def _served() -> list[dict[str, Any]]:
         .defer("active_table__load__report", "active_table__load__source_location")
         .annotate(weights_bp=newest_weights("model"))
     )
+    now = timezone.now()
     lines = []
     for version in versions:
         weight_bp = weights_by_code(version.weights_bp or {}).get(version.code, 0)
         if not weight_bp:
             continue
         table = version.active_table
-        words = "not loaded" if table is None else "late" if is_stale(data_at(table)) else ""
+        words = "not loaded" if table is None else "late" if is_late(version, now) else ""
         lines.append(
             {
                 "version": version,

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from functools import reduce
 from typing import Any
 
 from django.db.models import F, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest
-from django.utils import timezone
 from unfold.contrib.filters.admin import DropdownFilter
 
 from models_registry.models import Layout, Load, LoadState, RecommendationModel, RolloutRevision, Version
-from models_registry.selectors import STALE_AFTER
 from tenants.staff import StaffAdmin
 
 LOAD_COLOURS = {
@@ -49,11 +46,6 @@ def data_time(table_path: str) -> Coalesce:
         F(f"{table_path}__load__started_at"),
         F(f"{table_path}__created_at"),
     )
-
-
-def is_stale(when: datetime | None) -> bool:
-    """Tell whether data of that instant is older than a day."""
-    return when is not None and timezone.now() - when > STALE_AFTER
 
 
 class NamedChoices(StaffAdmin):

@@ -10,14 +10,15 @@ from django.contrib import admin
 from django.db.models import Prefetch
 from django.http import HttpRequest
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminTextareaWidget
 
-from models_registry.admin.columns import ModelFilter, NamedChoices, is_stale, newest_weights
+from models_registry.admin.columns import ModelFilter, NamedChoices, newest_weights
 from models_registry.admin.rollouts import WeightPages
 from models_registry.models import Layout, RecommendationModel, Version
-from models_registry.selectors import data_at, weights_by_code
+from models_registry.selectors import data_at, is_late, weights_by_code
 from models_registry.services import default_set, layout_add, model_create, model_update
 from serving.formats.layouts import BadLayout
 from serving.formats.layouts import Layout as PackedLayout
@@ -275,7 +276,10 @@ class RecommendationModelAdmin(WeightPages):
         if len(tables) < len(served):
             return Label("missing", "not loaded")
         oldest = min(data_at(table) for table in tables)
-        return Label("stale" if is_stale(oldest) else "fresh", age(oldest).removesuffix(" ago"))
+        now = timezone.now()
+        return Label(
+            "stale" if any(is_late(version, now) for version in served) else "fresh", age(oldest).removesuffix(" ago")
+        )
 
     @display(description="Newest layout")
     def newest_layout(self, model: Any) -> str:

@@ -29,7 +29,7 @@ from models_registry.rollouts.services import (
     rollout_reweight,
     weights_bp_of,
 )
-from models_registry.selectors import ModelSummary, VersionState, history_of, model_summary, name_of
+from models_registry.selectors import VERSION_COLOURS, ModelSummary, VersionState, history_of, model_summary, name_of
 from models_registry.services import override_remove, override_set
 from tenants.rules import RuleBroken
 from tenants.staff import (
@@ -46,8 +46,6 @@ from tenants.staff import (
 from tenants.templatetags.words import age, number, percent, percent_number
 
 HISTORY_SHOWN = 20
-# Hold 4.5:1 under white text; the first codes of a model get different ones.
-COLOURS = ("#3b5bdb", "#b35c00", "#0b7d5b", "#a61e8a", "#5f5fa8", "#8a5a2b", "#1a6f8f", "#b02a37")
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def shares_of(weights_bp: Mapping[int, int], names: Mapping[int, str]) -> list[S
 
 
 def _share(code: int, names: Mapping[int, str], bp: int = 0) -> Share:
-    return Share(code, name_of(code, names), bp, COLOURS[code % len(COLOURS)])
+    return Share(code, name_of(code, names), bp, VERSION_COLOURS[code % len(VERSION_COLOURS)])
 
 
 class StaffWeightsForm(WeightsForm):

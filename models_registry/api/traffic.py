@@ -23,6 +23,7 @@ MAX_POINTS = 1000
 TRAFFIC = {
     "collected_until": "2026-11-01T10:00:07Z",
     "span_seconds": 3600,
+    "gaps": [{"starts_at": "2026-11-01T04:12:10Z", "ends_at": "2026-11-01T04:14:31Z"}],
     "versions": [
         {
             "version": "2026-10-c",
@@ -61,11 +62,21 @@ class VersionTrafficAnswer(Answer[Any]):
     points = PointAnswer(many=True, help_text="Every span of the time asked for; empty for a version not asked for.")
 
 
+class GapAnswer(Answer[Any]):
+    """A time of which counts were lost, so that its points may be too low."""
+
+    starts_at = serializers.DateTimeField()
+    ends_at = serializers.DateTimeField()
+
+
 class TrafficAnswer(Answer[Any]):
     """What a model's versions answered, as serving counted it."""
 
-    collected_until = serializers.DateTimeField(allow_null=True, help_text="Counts come in within seconds, in order.")
+    collected_until = serializers.DateTimeField(
+        allow_null=True, help_text="What was answered before that is counted; points after it are not known yet."
+    )
     span_seconds = serializers.IntegerField()
+    gaps = GapAnswer(many=True, help_text="Times, of those asked for, of which counts were lost; mostly none.")
     versions = VersionTrafficAnswer(many=True, help_text="By code.")
 
 
@@ -108,6 +119,7 @@ class ModelTraffic(StudioView):
         answer = {
             "collected_until": traffic.collected_until(),
             "span_seconds": int(span),
+            "gaps": traffic.gaps(since, until),
             "versions": _versions(row, span, since, until),
         }
         return Response(TrafficAnswer(answer).data)

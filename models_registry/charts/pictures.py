@@ -72,13 +72,13 @@ class TableRow:
 
 @dataclass(frozen=True)
 class ModelCharts:
-    """Everything that is shown of one model's traffic."""
+    """What is shown of one model's traffic. A small one has the answers alone."""
 
     traffic: ModelTraffic
     answers: Picture
-    shares: Picture
-    without_row: Picture | None
     rate: str
+    shares: Picture | None = None
+    without_row: Picture | None = None
 
 
 def model_charts(reading: Reading, traffic: ModelTraffic, zone: ZoneInfo, *, is_small: bool = False) -> ModelCharts:
@@ -88,18 +88,15 @@ def model_charts(reading: Reading, traffic: ModelTraffic, zone: ZoneInfo, *, is_
         reading: what `traffic` is from.
         traffic: of the model.
         zone: of the clock on the charts.
-        is_small: leave out what a small picture has no room for: what a column holds, and changes of the weights.
+        is_small: the answers alone, without what a small picture has no room for: what a column holds.
     """
     names = {total.code: total.name for total in traffic.versions}
     unit, seconds = _rate_unit(traffic.columns)
     shared = _Shared(reading, traffic, zone, names, is_small)
-    return ModelCharts(
-        traffic,
-        _answers(shared, unit, seconds),
-        _shares(shared),
-        _without_row(shared),
-        _rate(traffic.columns, unit, seconds),
-    )
+    answers, rate = _answers(shared, unit, seconds), _rate(traffic.columns, unit, seconds)
+    if is_small:
+        return ModelCharts(traffic, answers, rate)
+    return ModelCharts(traffic, answers, rate, _shares(shared), _without_row(shared))
 
 
 def table_rows(traffic: ModelTraffic, zone: ZoneInfo) -> list[TableRow]:

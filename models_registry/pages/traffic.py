@@ -23,7 +23,7 @@ def studio_traffic(request: StudioRequest) -> HttpResponse:
     """Give each model's answers over a period. Six queries on top of the gate's."""
     period = _period(request)
     summaries = models_of(request.studio.tenant)
-    reading = read(summaries, period)
+    reading = read(summaries, period, with_sources=False)
     zone = zone_of(request)
     charts = [model_charts(reading, reading.models[summary.model.pk], zone, is_small=True) for summary in summaries]
     has_traffic = any(chart.traffic.answers for chart in charts)

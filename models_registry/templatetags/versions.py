@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from django import template
 
 from models_registry.models import BASIS_POINTS
-from models_registry.selectors import ModelState, name_of
+from models_registry.selectors import VERSION_COLOURS, ModelState, name_of
 from tenants.templatetags.words import percent
 
 register = template.Library()
 
-COLOURS = 12
 # How wide a bar is at least where there is room, and on a phone, and what a letter takes: decides which label fits.
 WIDE_PX, NARROW_PX, LETTER_PX, PADDING_PX = 640, 300, 8.5, 22
 
@@ -58,7 +57,7 @@ class Segment:
 @register.filter
 def colour(code: int) -> str:
     """Give the class that carries a version's colour."""
-    return f"v{code % COLOURS}"
+    return f"v{code % len(VERSION_COLOURS)}"
 
 
 @register.filter

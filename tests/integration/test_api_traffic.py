@@ -12,7 +12,14 @@ from models_registry.models import RecommendationModel, TrafficSource, TrafficSp
 from models_registry.publishing import publish_tenant
 from models_registry.services import model_create, override_set, version_create
 from tenants.models import Tenant
-from tests.factories import DEFAULT_ANSWER, LAYOUT, CredentialFactory, CredentialUseFactory, TrafficFactory
+from tests.factories import (
+    DEFAULT_ANSWER,
+    LAYOUT,
+    CredentialFactory,
+    CredentialUseFactory,
+    TrafficFactory,
+    TrafficGapFactory,
+)
 from tests.integration.api_client import ApiClient
 
 pytestmark = pytest.mark.django_db
@@ -66,6 +73,27 @@ def test_traffic__read__has_every_version_its_share_and_points(versions: list[Ve
     assert [point["answers"] for point in a["points"] if point["answers"]] == [7]
     short = api.get("models/offers/traffic?span_seconds=300").body["versions"][0]["points"]
     assert sum(point["answers"] for point in short) == 40
+
+
+def test_traffic__counts_were_lost__names_the_time(versions: list[Version], api: ApiClient) -> None:
+    TrafficGapFactory.create(starts_at=hour(3), ends_at=hour(2))
+    TrafficGapFactory.create(starts_at=hour(50), ends_at=hour(49))
+
+    [gap] = api.get("models/offers/traffic").body["gaps"]
+
+    assert datetime.fromisoformat(gap["starts_at"]) == hour(3)
+    assert datetime.fromisoformat(gap["ends_at"]) == hour(2)
+
+
+def test_traffic__a_minute__is_a_span_too(versions: list[Version], api: ApiClient) -> None:
+    at = timezone.now().replace(second=0, microsecond=0) - timedelta(minutes=3)
+    TrafficFactory.create(version=versions[0], span=TrafficSpan.MINUTE, starts_at=at, answers=9)
+    since = (timezone.now() - timedelta(minutes=10)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    points = api.get(f"models/offers/traffic?span_seconds=60&since={since}").body["versions"][0]["points"]
+
+    assert [point["answers"] for point in points if point["answers"]] == [9]
+    assert len(points) in (10, 11, 12)
 
 
 @pytest.mark.parametrize(
