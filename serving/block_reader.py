@@ -15,6 +15,7 @@ import asyncio
 import logging
 import random
 import ssl
+import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -38,18 +39,24 @@ LAST_CHANCE_SECONDS = 0.002
 # What an entry of the cache takes besides its name and block: two objects and a link in the dictionary.
 _ENTRY_BYTES = 220
 
-_PING = b"*1\r\n$4\r\nPING\r\n"
+_PING = "*1\r\n$4\r\nPING\r\n"
 
 
 class NotConnected(Exception):
     """A connection that could not be made or set up."""
 
 
-class BlockReader(Protocol):
-    """Where the lane gets blocks from."""
+Then = Callable[[list[Block]], None]
 
-    async def read(self, names: Sequence[str]) -> Sequence[Block]:
-        """Give the blocks of these Redis keys, in order: None for a missing one, UNAVAILABLE for one not read."""
+
+class BlockReader(Protocol):
+    """Where the lane gets blocks from. For the event loop's thread."""
+
+    def read(self, names: Sequence[str], then: Then) -> None:
+        """Call `then` once, now or later in this thread, with the blocks of these Redis keys, in order.
+
+        None stands for a missing one, UNAVAILABLE for one that could not be read.
+        """
         ...
 
 
@@ -86,9 +93,9 @@ class Address(NamedTuple):
             host if tls is not None else None,
         )
 
-    def greeting(self) -> list[bytes]:
+    def greeting(self) -> list[str]:
         """Give the commands a new connection begins with; the last of them is a PING."""
-        commands: list[bytes] = []
+        commands: list[str] = []
         if self.password is not None:
             commands.append(_command("AUTH", *([self.username] if self.username else []), self.password))
         if self.database:
@@ -108,9 +115,12 @@ def _tls_context(options: dict[str, Any]) -> ssl.SSLContext:
     return context
 
 
-def _command(*parts: str) -> bytes:
-    encoded = [part.encode() for part in parts]
-    return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in encoded)
+def _command(*parts: str) -> str:
+    return f"*{len(parts)}\r\n" + "".join(f"${len(part.encode())}\r\n{part}\r\n" for part in parts)
+
+
+def _forget(replies: list[Any]) -> None:
+    """Do nothing with the reply to a heartbeat: that it came is all."""
 
 
 # --- One connection -------------------------------------------------------------------------------------------------
@@ -119,10 +129,10 @@ def _command(*parts: str) -> bytes:
 class _Read:
     """Replies somebody waits for, in the order they were asked for."""
 
-    __slots__ = ("deadline", "future", "missing", "replies")
+    __slots__ = ("deadline", "missing", "replies", "then")
 
-    def __init__(self, future: asyncio.Future[list[Any]], count: int, deadline: float) -> None:
-        self.future = future
+    def __init__(self, then: Callable[[list[Any]], None], count: int, deadline: float) -> None:
+        self.then = then
         self.missing = count
         self.replies: list[Any] = []
         self.deadline = deadline
@@ -152,27 +162,27 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader()
         self._waiting: deque[_Read] = deque()
-        self._commands: list[bytes] = []
+        self._commands: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
         self._on_last_chance: _Read | None = None
 
-    def ask(self, commands: Sequence[bytes], deadline_seconds: float | None = None) -> asyncio.Future[list[Any]]:
-        """Send commands with whatever else this turn of the loop sends; give the future of their replies.
+    def ask(
+        self, commands: Sequence[str], then: Callable[[list[Any]], None], deadline_seconds: float | None = None
+    ) -> None:
+        """Send commands with whatever else this turn of the loop sends; call `then` once with their replies.
 
-        The future never fails: a reply that does not come is UNAVAILABLE.
+        A reply that does not come is UNAVAILABLE.
         """
-        future: asyncio.Future[list[Any]] = self._loop.create_future()
         if self.is_lost:
-            future.set_result([UNAVAILABLE] * len(commands))
-            return future
+            then([UNAVAILABLE] * len(commands))
+            return
         if not self._commands:
             self._loop.call_soon(self._flush)
         self._commands.extend(commands)
         seconds = self._deadline_seconds if deadline_seconds is None else deadline_seconds
-        self._waiting.append(_Read(future, len(commands), time.monotonic() + seconds))
+        self._waiting.append(_Read(then, len(commands), time.monotonic() + seconds))
         if self._timer is None:
             self._timer = self._loop.call_later(seconds, self._check_deadline)
-        return future
 
     def lose(self, *, is_timeout: bool = False) -> None:
         """Close this connection for good; everything that waits for a reply is told that there will be none."""
@@ -184,11 +194,10 @@ class _Connection(asyncio.Protocol):
             self._timer.cancel()
         if self._transport is not None:
             self._transport.abort()
-        for read in self._waiting:
-            if not read.future.done():
-                read.future.set_result(read.replies + [UNAVAILABLE] * read.missing)
-        self._waiting.clear()
         self._on_lost()
+        while self._waiting:
+            read = self._waiting.popleft()
+            read.then(read.replies + [UNAVAILABLE] * read.missing)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio."""
@@ -208,25 +217,27 @@ class _Connection(asyncio.Protocol):
         if self.is_lost:
             return
         waiting = self._waiting
+        next_reply = self._reader.gets
         try:
             self._reader.feed(data)
-            while (reply := self._reader.gets()) is not False:
+            while (reply := next_reply()) is not False:
+                if not waiting:
+                    self.lose()  # more than was asked for
+                    return
                 read = waiting[0]
                 read.replies.append(reply)
                 read.missing -= 1
                 if not read.missing:
                     waiting.popleft()
-                    if not read.future.done():
-                        read.future.set_result(read.replies)
-        except (hiredis.ProtocolError, IndexError):
-            # Not what Redis says, or more than was asked for: nothing on this connection can be believed.
-            self.lose()
+                    read.then(read.replies)
+        except hiredis.ProtocolError:
+            self.lose()  # nothing on this connection can be believed
 
     def _flush(self) -> None:
         commands, self._commands = self._commands, []
         if not self.is_lost and self._transport is not None:
             self._numbers.redis_batches += 1
-            self._transport.write(b"".join(commands))
+            self._transport.write("".join(commands).encode())
 
     def _check_deadline(self) -> None:
         """Look at the oldest read alone: replies come in order, so the others cannot come before its."""
@@ -280,27 +291,28 @@ class NodeReader:
         if self._connection is not None:
             self._connection.lose()
 
-    async def read(self, names: Sequence[str]) -> Sequence[Block]:
-        """Give the blocks; see `BlockReader`. Answers by its deadline whatever Redis does, and raises nothing."""
+    def read(self, names: Sequence[str], then: Then) -> None:
+        """See `BlockReader`. Answers by its deadline whatever Redis does, and raises nothing."""
         connection = self._connection
         self._numbers.redis_reads += len(names)
         if connection is None:
             self._numbers.redis_errors += len(names)
-            return [UNAVAILABLE] * len(names)
-        try:
-            replies = await connection.ask([b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(n), n.encode()) for n in names])
-        except asyncio.CancelledError:
-            connection.lose()
-            raise
-        for index, reply in enumerate(replies):
-            if reply.__class__ is not bytes and reply is not None:
-                # LOADING or another error, or none came. What is no block is not read as one.
-                replies[index] = UNAVAILABLE
-                if reply is UNAVAILABLE and connection.has_timed_out:
-                    self._numbers.redis_timeouts += 1
-                else:
-                    self._numbers.redis_errors += 1
-        return replies
+            then([UNAVAILABLE] * len(names))
+            return
+
+        def checked(replies: list[Any]) -> None:
+            for index, reply in enumerate(replies):
+                if reply.__class__ is not bytes and reply is not None:
+                    # LOADING or another error, or none came. What is no block is not read as one.
+                    replies[index] = UNAVAILABLE
+                    if reply is UNAVAILABLE and connection.has_timed_out:
+                        self._numbers.redis_timeouts += 1
+                    else:
+                        self._numbers.redis_errors += 1
+            then(replies)
+
+        # The names of blocks are ASCII, so that their length in characters is that in bytes.
+        connection.ask([f"*2\r\n$3\r\nGET\r\n${len(name)}\r\n{name}\r\n" for name in names], checked)
 
     async def _keep_connected(self, loop: asyncio.AbstractEventLoop) -> None:
         backoff_seconds = FIRST_BACKOFF_SECONDS
@@ -342,8 +354,10 @@ class NodeReader:
                 _, connection = await loop.create_connection(
                     make, address.host, address.port, ssl=address.tls, server_hostname=address.server_hostname
                 )
+            greeted: asyncio.Future[list[Any]] = loop.create_future()
+            connection.ask(address.greeting(), greeted.set_result, CONNECT_SECONDS)
             try:
-                replies = await connection.ask(address.greeting(), CONNECT_SECONDS)
+                replies = await asyncio.shield(greeted)
             except asyncio.CancelledError:
                 connection.lose()
                 raise
@@ -363,7 +377,7 @@ class NodeReader:
                     await self._lost.wait()
             except TimeoutError:
                 has_lasted = True
-                connection.ask([_PING])
+                connection.ask([_PING], _forget)
         return has_lasted
 
     def _on_lost(self) -> None:
@@ -375,7 +389,7 @@ class NodeReader:
 
 
 class BlockCache:
-    """Whole blocks by Redis key, the least recently used dropped first.
+    """Whole blocks by Redis key, the least recently used dropped first. For several threads.
 
     A table never changes and its id is never used again, so that an entry can grow old but not wrong.
 
@@ -387,29 +401,37 @@ class BlockCache:
         self.size_bytes = 0
         self._capacity_bytes = capacity_bytes
         self._blocks: OrderedDict[str, bytes] = OrderedDict()
+        self._changing = threading.Lock()
 
     def get(self, name: str) -> bytes | None:
-        """Give a block if it is here."""
+        """Give a block if it is here. Takes no lock: another thread may drop it meanwhile, and that does no harm."""
         block = self._blocks.get(name)
         if block is not None:
-            self._blocks.move_to_end(name)
+            try:
+                self._blocks.move_to_end(name)
+            except KeyError:
+                return None
         return block
 
     def put(self, name: str, block: bytes) -> None:
         """Keep a block."""
         size = len(name) + len(block) + _ENTRY_BYTES
-        if size > self._capacity_bytes or name in self._blocks:
+        if size > self._capacity_bytes:
             return
-        self._blocks[name] = block
-        self.size_bytes += size
-        while self.size_bytes > self._capacity_bytes:
-            self._forget(*self._blocks.popitem(last=False))
+        with self._changing:
+            if name in self._blocks:
+                return
+            self._blocks[name] = block
+            self.size_bytes += size
+            while self.size_bytes > self._capacity_bytes:
+                self._forget(*self._blocks.popitem(last=False))
 
     def drop(self, name: str) -> None:
         """Forget a block, one that turned out to be damaged."""
-        block = self._blocks.pop(name, None)
-        if block is not None:
-            self._forget(name, block)
+        with self._changing:
+            block = self._blocks.pop(name, None)
+            if block is not None:
+                self._forget(name, block)
 
     def _forget(self, name: str, block: bytes) -> None:
         self.size_bytes -= len(name) + len(block) + _ENTRY_BYTES
@@ -429,17 +451,22 @@ class CachedReader:
         self._cache = cache
         self._numbers = numbers
 
-    async def read(self, names: Sequence[str]) -> Sequence[Block]:
-        """Give the blocks; see `BlockReader`."""
+    def read(self, names: Sequence[str], then: Then) -> None:
+        """See `BlockReader`."""
         blocks: list[Block] = [self._cache.get(name) for name in names]
         missing = [name for name, block in zip(names, blocks, strict=True) if block is None]
         self._numbers.block_cache_hits += len(names) - len(missing)
         if not missing:
-            return blocks
-        arrived = iter(await self._reader.read(missing))
-        for index, name in enumerate(names):
-            if blocks[index] is None:
-                block = blocks[index] = next(arrived)
-                if isinstance(block, bytes):
-                    self._cache.put(name, block)
-        return blocks
+            then(blocks)
+            return
+
+        def arrived(read: list[Block]) -> None:
+            rest = iter(read)
+            for index, name in enumerate(names):
+                if blocks[index] is None:
+                    block = blocks[index] = next(rest)
+                    if isinstance(block, bytes):
+                        self._cache.put(name, block)
+            then(blocks)
+
+        self._reader.read(missing, arrived)

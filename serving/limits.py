@@ -18,15 +18,22 @@ class Bucket:
         """Tell whether the other has the same rate and burst."""
         return (self.rate, self.burst) == (other.rate, other.burst)
 
-    def wait_seconds(self, cost: int, now: float) -> float:
-        """Give how long until `cost` tokens are there: 0.0 if they are. Takes nothing."""
+    def take(self, cost: int, now: float) -> float:
+        """Take `cost` tokens and give 0.0; or, if they are not there, take none and give the seconds until they are."""
+        tokens = self._tokens
         elapsed = now - self._at
         # A clock set back must neither fill nor freeze the bucket.
         if elapsed > 0:
-            self._tokens = min(self.burst, self._tokens + elapsed * self.rate)
+            tokens += elapsed * self.rate
+            if tokens > self.burst:
+                tokens = float(self.burst)
         self._at = now
-        return 0.0 if self._tokens >= cost else (cost - self._tokens) / self.rate
+        if tokens >= cost:
+            self._tokens = tokens - cost
+            return 0.0
+        self._tokens = tokens
+        return (cost - tokens) / self.rate
 
-    def take(self, cost: int) -> None:
-        """Take tokens that `wait_seconds` has just found to be there."""
-        self._tokens -= cost
+    def give_back(self, cost: int) -> None:
+        """Put back what was taken for a request that another bucket refused."""
+        self._tokens += cost

@@ -109,8 +109,8 @@ class Reading(msgspec.Struct):
 class Numbers:
     """What one process counts. Adding to it costs tens of nanoseconds and takes no lock.
 
-    Attributes are the metrics' names without prefix and suffix. A thread may lose another's addition; where many
-    threads add, as in the DRF door, hold a lock around `observe`.
+    Attributes are the metrics' names without prefix and suffix. A thread may lose another's addition: give each its own
+    by `for_another_thread`, or hold a lock around `observe`, as the DRF door does.
     """
 
     def __init__(self) -> None:
@@ -128,6 +128,21 @@ class Numbers:
         self.gauges: dict[str, float] = {}
         self._buckets = Reading().buckets
         self._seconds = 0.0
+        self._others: list[Numbers] = []
+
+    def for_another_thread(self) -> Numbers:
+        """Give numbers for another thread to add to; they are part of what these give."""
+        other = Numbers()
+        self._others.append(other)
+        return other
+
+    def exposures_so_far(self) -> dict[Exposure, int]:
+        """Give the counts of exposures, of all threads."""
+        total = dict(self.exposures)
+        for other in self._others:
+            for exposure, count in tuple(other.exposures.items()):
+                total[exposure] = total.get(exposure, 0) + count
+        return total
 
     def observe(self, response: Response, seconds: float) -> None:
         """Count an answer that took this long."""
@@ -165,7 +180,8 @@ class Numbers:
         }
         for name, value in self.gauges.items():
             values[name] = {(): value}
-        return Reading(values, list(self._buckets), self._seconds)
+        own = Reading(values, list(self._buckets), self._seconds)
+        return combined([own, *(other.reading() for other in self._others)]) if self._others else own
 
 
 # --- Several processes as one ---------------------------------------------------------------------------------------

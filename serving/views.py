@@ -139,7 +139,7 @@ def answer(request: HttpRequest) -> HttpResponse:
         finally:
             _capacity.release()
     with _counting:
-        parts.observe(response, time.perf_counter() - started)
+        parts.observe(response, time.perf_counter() - started, parts.numbers)
     return _sent(response)
 
 

@@ -6,13 +6,17 @@ questions, from any thread.
 
 from __future__ import annotations
 
+import re
+from collections import OrderedDict
 from typing import Any
 
 import jwt
 import msgspec
+from cryptography.hazmat.primitives.hmac import HMAC
 
 from serving.formats import snapshot as published
-from serving.formats.keys import SLOTS
+from serving.formats.json_records import JsonRecords
+from serving.formats.keys import SLOTS, digest
 from serving.formats.layouts import Layout
 from serving.formats.tokens import (
     MAX_TOKEN_BYTES,
@@ -23,40 +27,93 @@ from serving.formats.tokens import (
     check_with_pyjwt,
     derive_key,
     header_segment,
+    hmac_of,
     unverified_kid,
 )
+from serving.http import BITS, Exposure, Source
 from serving.limits import Bucket
 
 # Verified tokens kept: about 1 KB each.
 MAX_VERIFIED_TOKENS = 65_536
+# What is the same in a query string and in what it says.
+_PLAIN = re.compile(r"[A-Za-z0-9_.~-]+")
+_SOURCES: tuple[Source, ...] = ("table", "default", "fallback", "none")
 
 
 class Outdated(ValueError):
     """A snapshot that is older than the one already here."""
 
 
+class PreparedTable:
+    """A table of a version; `id` is "" for what stands in for one where it was never loaded.
+
+    Attributes:
+        shift: by how much to shift the first 64 bits of a key's digest for the number of its block.
+        tag_seeds: what an ETag holds besides its key, as an integer of 48 bits: of a row in JSON and in bits, of the
+            default in JSON and in bits.
+    """
+
+    __slots__ = ("id", "shift", "tag_seeds")
+
+    def __init__(self, table: published.Table | None, version: published.Version, model: published.Model) -> None:
+        self.id = "" if table is None else table.id
+        self.shift = 64 - (0 if table is None else table.block_bits)
+        self.tag_seeds = tuple(
+            int.from_bytes(
+                digest(
+                    msgspec.msgpack.encode((form, origin, self.id, version.name, version.layout_revision, version.code))
+                )[:6],
+                "big",
+            )
+            for origin in ("", f"default {model.default_revision}")
+            for form in ("", BITS)
+        )
+
+
 class PreparedVersion:
     """A version with everything that does not change from request to request worked out."""
 
-    __slots__ = ("active", "code", "default_bits", "default_json", "json_head", "layout", "name", "prefix", "previous")
+    __slots__ = (
+        "active",
+        "cache_controls",
+        "code",
+        "default_bits",
+        "default_json",
+        "exposures",
+        "json_head",
+        "layout",
+        "name",
+        "prefix",
+        "previous",
+        "records",
+    )
 
-    def __init__(self, version: published.Version, model: published.Model, layout: Layout) -> None:
-        layout_revision = version.layout_revision
+    def __init__(
+        self,
+        version: published.Version,
+        model: published.Model,
+        tenant_slug: str,
+        records: JsonRecords,
+        cache_controls: list[tuple[str, str]],
+    ) -> None:
         self.name = version.name
         self.code = version.code
-        self.layout = layout
-        self.active = version.active
-        self.previous = version.previous
-        names = msgspec.json.encode({"model": model.slug, "version": version.name})
-        self.json_head = names[:-1] + b',"recommendation":'
-        # What stands before a bit-packed payload, and before the key in what an ETag is the hash of.
-        self.prefix = bytes([layout_revision, version.code])
+        self.layout = records.layout
+        self.records = records
+        self.cache_controls = cache_controls
+        self.active = PreparedTable(version.active, version, model)
+        self.previous = PreparedTable(version.previous, version, model) if version.previous else None
+        self.exposures = {source: (Exposure(tenant_slug, model.slug, version.name, source),) for source in _SOURCES}
+        names = msgspec.json.encode({"model": model.slug, "version": version.name}).decode()
+        self.json_head = names[:-1] + ',"recommendation":'
+        # What stands before a bit-packed payload.
+        self.prefix = bytes([version.layout_revision, version.code])
         self.default_bits: bytes | None = None
         self.default_json: bytes | None = None
         if model.default is not None:
-            payload = layout.pack(model.default)
+            payload = self.layout.pack(model.default)
             self.default_bits = self.prefix + payload
-            self.default_json = self.json_head + msgspec.json.encode(layout.unpack(payload)) + b"}"
+            self.default_json = f"{self.json_head}{self.records.text(payload)}}}".encode()
 
 
 class PreparedModel:
@@ -64,9 +121,7 @@ class PreparedModel:
 
     __slots__ = (
         "allocation",
-        "default_revision",
         "key_fields",
-        "max_client_age_seconds",
         "overrides",
         "parameters",
         "salt",
@@ -75,29 +130,38 @@ class PreparedModel:
         "versions",
     )
 
-    def __init__(self, model: published.Model) -> None:
+    def __init__(self, model: published.Model, tenant_slug: str) -> None:
         if len(model.allocation) != SLOTS:
             raise published.BadSnapshot(f"the allocation of {model.slug} has {len(model.allocation)} slots")
         self.slug = model.slug
         self.key_fields = model.key_fields
         self.parameters = frozenset((*model.key_fields, "model", "unit"))
         self.unit_field = model.unit_field
-        self.default_revision = model.default_revision
-        self.max_client_age_seconds = model.max_client_age_seconds
         self.salt = model.salt
         self.allocation = model.allocation
         self.overrides = model.overrides
-        layouts = {layout.revision: Layout.parse(layout.fields) for layout in model.layouts}
+        records = {layout.revision: JsonRecords(Layout.parse(layout.fields)) for layout in model.layouts}
         for version in model.versions:
-            if version.layout_revision not in layouts:
+            if version.layout_revision not in records:
                 raise published.BadSnapshot(f"{model.slug} has no layout revision {version.layout_revision}")
+        cache_controls = _cache_controls(model.max_client_age_seconds)
         self.versions = {
-            version.code: PreparedVersion(version, model, layouts[version.layout_revision])
+            version.code: PreparedVersion(version, model, tenant_slug, records[version.layout_revision], cache_controls)
             for version in model.versions
         }
         unknown = (set(model.allocation) | set(model.overrides.values())) - self.versions.keys()
         if unknown:
             raise published.BadSnapshot(f"{model.slug} gives players version code {min(unknown)}, which it has not")
+
+
+def _cache_controls(max_client_age_seconds: int) -> list[tuple[str, str]]:
+    """Give the header for each value of a digest's last byte.
+
+    Ten per cent either way, fixed for a key, so that the players of one load do not all come back at once.
+    """
+    ages = [max(1, max_client_age_seconds * (900 + byte * 200 // 255) // 1000) for byte in range(256)]
+    headers = {age: ("cache-control", f"private, max-age={age}") for age in set(ages)}
+    return [headers[age] for age in ages]
 
 
 class PreparedCredential:
@@ -106,7 +170,7 @@ class PreparedCredential:
     __slots__ = ("bucket", "is_live", "keys", "models", "public_key", "published", "tenant_id")
 
     def __init__(
-        self, credential: published.Credential, tenant_id: str, keys: dict[bytes, tuple[bytes, int | None]]
+        self, credential: published.Credential, tenant_id: str, keys: dict[bytes, tuple[HMAC, int | None]]
     ) -> None:
         self.published = credential
         self.tenant_id = tenant_id
@@ -124,9 +188,26 @@ class PreparedCredential:
 
 
 class PreparedTenant:
-    """A tenant at its newest revision."""
+    """A tenant at its newest revision.
 
-    __slots__ = ("bucket", "credentials", "id", "is_ended", "issued_at", "models", "revision", "slug")
+    Attributes:
+        by_query: the model by the usual query string of players, whose key is in their token: `model=SLUG`.
+        by_query_head: the same of servers, up to the key: `model=SLUG&FIELD`, then `=` and a key. Both only for models
+            with one key field that is also the unit field.
+    """
+
+    __slots__ = (
+        "bucket",
+        "by_query",
+        "by_query_head",
+        "credentials",
+        "id",
+        "is_ended",
+        "issued_at",
+        "models",
+        "revision",
+        "slug",
+    )
 
     def __init__(self, snapshot: published.Snapshot) -> None:
         tenant = snapshot.tenant
@@ -135,20 +216,37 @@ class PreparedTenant:
         self.is_ended = tenant.is_ended
         self.revision = snapshot.revision
         self.issued_at = snapshot.issued_at
-        self.models = {model.slug: PreparedModel(model) for model in tenant.models}
+        self.models = {model.slug: PreparedModel(model, tenant.slug) for model in tenant.models}
+        self.by_query: dict[str, PreparedModel] = {}
+        self.by_query_head: dict[str, PreparedModel] = {}
+        for model in self.models.values():
+            field = model.unit_field
+            if (
+                field is not None
+                and model.key_fields == (field,)
+                and field not in ("model", "unit")
+                and _PLAIN.fullmatch(field)
+                and _PLAIN.fullmatch(model.slug)
+            ):
+                self.by_query[f"model={model.slug}"] = model
+                self.by_query_head[f"model={model.slug}&{field}"] = model
         self.credentials: dict[str, PreparedCredential] = {}
         self.bucket = Bucket(tenant.requests_per_second, tenant.burst)
 
 
 class Caller:
-    """Who a good token says is asking."""
+    """Who a good token says is asking.
 
-    __slots__ = ("claims", "credential", "header")
+    Attributes:
+        good_until: Unix seconds; from then on the token is looked at anew.
+    """
 
-    def __init__(self, credential: PreparedCredential, claims: Claims, header: bytes | None) -> None:
+    __slots__ = ("claims", "credential", "good_until")
+
+    def __init__(self, credential: PreparedCredential, claims: Claims, good_until: int) -> None:
         self.credential = credential
         self.claims = claims
-        self.header = header
+        self.good_until = good_until
 
 
 class World:
@@ -170,7 +268,7 @@ class World:
         self._audience = audience
         self._by_header: dict[bytes, PreparedCredential] = {}
         self._by_kid: dict[str, PreparedCredential] = {}
-        self._verified: dict[bytes, Caller] = {}
+        self._verified: OrderedDict[bytes, Caller] = OrderedDict()
 
     def put(self, snapshot: published.Snapshot) -> None:
         """Take a tenant's newer snapshot in the place of the one before. All of it is prepared before any of it shows.
@@ -214,7 +312,7 @@ class World:
         """
         known = self._verified.get(token)
         if known is not None:
-            if known.credential.is_live and now < known.claims.expires_at and self._header_lives(known, now):
+            if known.credential.is_live and now < known.good_until:
                 return known
             self._verified.pop(token, None)
         if len(token) > MAX_TOKEN_BYTES:
@@ -222,16 +320,16 @@ class World:
         if token.count(b".") != 2:
             raise BadToken("not three segments")
         caller = self._verify(token, now)
-        if len(self._verified) >= MAX_VERIFIED_TOKENS:
-            # The oldest go first; they are also the likeliest to have expired.
-            for oldest in list(self._verified)[: MAX_VERIFIED_TOKENS // 8]:
-                self._verified.pop(oldest, None)
         self._verified[token] = caller
+        if len(self._verified) > MAX_VERIFIED_TOKENS:
+            # The oldest goes first; it is also the likeliest to have expired.
+            self._verified.popitem(last=False)
         return caller
 
     def _verify(self, token: bytes, now: float) -> Caller:
         header = token[: token.index(b".")]
         credential = self._by_header.get(header)
+        until: int | None = None
         if credential is not None:
             key, until = credential.keys[header]
             if until is not None and now >= until:
@@ -242,7 +340,6 @@ class World:
             credential = self._by_kid.get(kid)
             if credential is None or credential.public_key is None:
                 raise BadToken("no credential signs tokens with this header")
-            header = b""
             payload = check_with_pyjwt(token, credential.public_key, credential.published.algorithm)
         claims = check_claims(
             payload,
@@ -251,23 +348,17 @@ class World:
             issuer=credential.published.issuer,
             tenant_slug=self.tenants[credential.tenant_id].slug,
         )
-        return Caller(credential, claims, header or None)
-
-    def _header_lives(self, caller: Caller, now: float) -> bool:
-        if caller.header is None:
-            return True
-        until = caller.credential.keys[caller.header][1]
-        return until is None or now < until
+        return Caller(credential, claims, claims.expires_at if until is None else min(until, claims.expires_at))
 
     def _prepare(self, credential: published.Credential, tenant_id: str) -> PreparedCredential:
-        keys: dict[bytes, tuple[bytes, int | None]] = {}
+        keys: dict[bytes, tuple[HMAC, int | None]] = {}
         for accepted in credential.accepted:
             master_key = self._master_keys.get(accepted.master_key_id)
             # A lane that was not given this master key yet refuses its tokens, and serves everybody else.
             if master_key is not None:
                 header = header_segment(credential.id, accepted.generation, accepted.master_key_id)
                 key = derive_key(master_key, accepted.master_key_id, credential.id, accepted.generation)
-                keys[header] = (key, accepted.until)
+                keys[header] = (hmac_of(key), accepted.until)
         return PreparedCredential(credential, tenant_id, keys)
 
     def _forget(self, credential: PreparedCredential) -> None:

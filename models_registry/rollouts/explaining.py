@@ -23,7 +23,7 @@ from serving.formats import snapshot
 from serving.formats.keys import SEPARATOR, BadKey, canonical_key, digest, slot
 from serving.formats.tokens import is_unit
 from serving.http import Response, Source
-from serving.world import PreparedModel, PreparedTenant
+from serving.world import PreparedModel
 from tenants.rules import RuleBroken
 
 
@@ -156,11 +156,8 @@ def _canonical(values: list[str]) -> bytes:
 
 def _answer(content: snapshot.Tenant, model: snapshot.Model, code: int, values: list[str]) -> Answer | None:
     """Let the engine look the key up, block by block; None if Redis stopped answering."""
-    own = msgspec.structs.replace(content, models=(), credentials=())
-    tenant = PreparedTenant(snapshot.Snapshot(snapshot.FORMAT, 0, 0, own))
-    prepared = PreparedModel(model)
-    version = prepared.versions[code]
-    lookup = Lookup(tenant, prepared, version, digest(_canonical(values)), settings.REDIS_PREFIX)
+    version = PreparedModel(model, content.slug).versions[code]
+    lookup = Lookup(version, digest(_canonical(values)), settings.REDIS_PREFIX)
     step: Response | Lookup = lookup.start()
     while not isinstance(step, Response):
         try:

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 
 from serving.formats.keys import FINGERPRINT_BYTES
 
+_last_offset = struct.Struct(">I").unpack_from
+_two_offsets = struct.Struct(">2I").unpack_from
+
 
 class DamagedBlock(ValueError):
     """A value that is not a block of this layout: treated as lost data, never as “not in the table”."""
@@ -54,18 +57,16 @@ def find_payload(block: bytes, fingerprint: bytes, payload_width: int | None) ->
 
     if len(block) < 6:
         raise DamagedBlock("shorter than an empty block")
-    count = int.from_bytes(block[:2], "big")
+    count = block[0] << 8 | block[1]
     offsets_at = 2 + count * FINGERPRINT_BYTES
     payloads_at = offsets_at + 4 * (count + 1)
-    if len(block) < payloads_at or len(block) != payloads_at + int.from_bytes(
-        block[payloads_at - 4 : payloads_at], "big"
-    ):
+    if len(block) < payloads_at or len(block) != payloads_at + _last_offset(block, payloads_at - 4)[0]:
         raise DamagedBlock("length does not match its offsets")
     index = _index(block, fingerprint, 2, count)
     if index is None:
         return None
     at = offsets_at + 4 * index
-    start, end = struct.unpack_from(">2I", block, at)
+    start, end = _two_offsets(block, at)
     return block[payloads_at + start : payloads_at + end]
 
 

@@ -1,7 +1,15 @@
 """Canonical keys, where a key's row lies in a table, and which slot a unit falls into."""
 
-import hashlib
 from collections.abc import Iterable
+
+# Python's own MD5. OpenSSL's, which `hashlib` gives, takes 0.6 µs more to set up, and a request takes two.
+try:
+    from _md5 import md5  # type: ignore[import-not-found]  # typeshed does not describe it
+except ImportError:
+    from functools import partial
+    from hashlib import md5 as _md5
+
+    md5 = partial(_md5, usedforsecurity=False)
 
 SEPARATOR = "\x1f"
 MAX_KEY_BYTES = 256
@@ -39,7 +47,8 @@ def canonical_key(values: Iterable[str]) -> bytes:
 
 def digest(key: bytes) -> bytes:
     """Give the 16 bytes that place a canonical key."""
-    return hashlib.md5(key, usedforsecurity=False).digest()
+    hashed: bytes = md5(key).digest()
+    return hashed
 
 
 def locate(key_digest: bytes, block_bits: int) -> tuple[int, bytes]:
@@ -67,5 +76,5 @@ def lost_tables_name(prefix: str) -> str:
 
 def slot(salt: str, unit: str) -> int:
     """Give the slot (0 … 9,999) that a unit hashes to in the phase with this salt."""
-    hexdigest = hashlib.md5(f"{salt}:{unit}".encode(), usedforsecurity=False).hexdigest()
-    return int(hexdigest[:15], 16) % SLOTS
+    # The first 15 of its hexadecimal digits, as `int(hexdigest[:15], 16)` would read them.
+    return (int.from_bytes(md5(f"{salt}:{unit}".encode()).digest()[:8], "big") >> 4) % SLOTS

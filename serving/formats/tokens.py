@@ -14,6 +14,7 @@ from typing import Any
 import jwt
 import msgspec
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from serving.formats.encoding import base64url_decode, base64url_encode
@@ -82,18 +83,22 @@ def header_segment(credential_id: str, generation: int, master_key_id: str) -> b
 # --- Checking -------------------------------------------------------------------------------------------------------
 
 
-def check_hs256(token: bytes, header_length: int, key: bytes) -> dict[str, Any]:
+def hmac_of(key: bytes) -> HMAC:
+    """Give what `check_hs256` takes: a copy of it costs half of what setting up a new one does."""
+    return HMAC(key, SHA256())
+
+
+def check_hs256(token: bytes, header_length: int, key: HMAC) -> dict[str, Any]:
     """Check the signature of a token whose header was found to be this service's own; give its payload, unchecked.
 
     Raises:
         BadToken: the signature does not fit, or the payload is no JSON object.
     """
     signed, _, signature = token.rpartition(b".")
-    try:
-        given = base64url_decode(signature)
-    except ValueError:
-        raise BadToken("signature is not base64url") from None
-    if not hmac.compare_digest(hmac.digest(key, signed, "sha256"), given):
+    own = key.copy()
+    own.update(signed)
+    # Compared as they are spelled: what is not canonical base64url cannot be equal.
+    if not hmac.compare_digest(base64url_encode(own.finalize()).encode(), signature):
         raise BadToken("signature does not fit")
     try:
         payload = msgspec.json.decode(base64url_decode(signed[header_length + 1 :]))

@@ -55,7 +55,7 @@ def check(token: str, credential: Credential, generation: int) -> tokens.Claims:
     header = tokens.header_segment(credential.client_id, generation, master_key_id)
     assert token.encode().startswith(header + b".")
     key = tokens.derive_key(master_key, master_key_id, credential.client_id, generation)
-    payload = tokens.check_hs256(token.encode(), len(header), key)
+    payload = tokens.check_hs256(token.encode(), len(header), tokens.hmac_of(key))
     return tokens.check_claims(
         payload,
         now=time.time(),
@@ -354,7 +354,7 @@ def test_mint_token__previous_generation__is_signed_with_its_key_and_ends_with_i
 def check_with_other_key(token: str, credential: Credential) -> None:
     master_key_id, master_key = next(iter(tokens.parse_master_keys(settings.TOKEN_MASTER_KEYS).items()))
     key = tokens.derive_key(master_key, master_key_id, credential.client_id, 2)
-    tokens.check_hs256(token.encode(), token.index("."), key)
+    tokens.check_hs256(token.encode(), token.index("."), tokens.hmac_of(key))
 
 
 def test_mint_token__generation_that_is_gone__is_refused(studio: Tenant) -> None:

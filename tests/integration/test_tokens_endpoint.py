@@ -64,7 +64,7 @@ def claims_of(answer: Any, credential: Credential, generation: int = 1) -> token
     assert token.startswith(header + b".")
     key = tokens.derive_key(master_key, master_key_id, credential.client_id, generation)
     return tokens.check_claims(
-        tokens.check_hs256(token, len(header), key),
+        tokens.check_hs256(token, len(header), tokens.hmac_of(key)),
         now=time.time(),
         audience=settings.TOKEN_AUDIENCE,
         issuer=settings.TOKEN_ISSUER,

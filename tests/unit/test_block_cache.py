@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.block_reader import BlockCache, CachedReader
+from serving.block_reader import BlockCache, CachedReader, Then
 from serving.engine import UNAVAILABLE, Block
 from serving.metrics import Numbers
 
@@ -20,9 +19,16 @@ class Redis:
         self.blocks = blocks
         self.asked: list[str] = []
 
-    async def read(self, names: Sequence[str]) -> Sequence[Block]:
+    def read(self, names: Sequence[str], then: Then) -> None:
         self.asked.extend(names)
-        return [self.blocks.get(name) for name in names]
+        then([self.blocks.get(name) for name in names])
+
+
+def read(reader: CachedReader, *names: str) -> list[Block]:
+    given: list[list[Block]] = []
+    reader.read(names, given.append)
+    (blocks,) = given
+    return blocks
 
 
 def test_cache__over_its_capacity__forgets_the_least_recently_used() -> None:
@@ -71,16 +77,13 @@ def test_reader__asks_redis_only_for_what_is_not_here_and_keeps_the_order() -> N
     redis, numbers = Redis({name: name.encode() for name in "abcd"}), Numbers()
     reader = CachedReader(redis, BlockCache(10_000), numbers)
 
-    async def read() -> None:
-        assert await reader.read(["b", "d"]) == [b"b", b"d"]
-        redis.asked.clear()
-        assert await reader.read(["a", "b", "c", "d", "a"]) == [b"a", b"b", b"c", b"d", b"a"]
-        assert redis.asked == ["a", "c", "a"]
-        redis.asked.clear()
-        assert await reader.read(["a"]) == [b"a"]
-        assert redis.asked == []
-
-    asyncio.run(read())
+    assert read(reader, "b", "d") == [b"b", b"d"]
+    redis.asked.clear()
+    assert read(reader, "a", "b", "c", "d", "a") == [b"a", b"b", b"c", b"d", b"a"]
+    assert redis.asked == ["a", "c", "a"]
+    redis.asked.clear()
+    assert read(reader, "a") == [b"a"]
+    assert redis.asked == []
     assert numbers.block_cache_hits == 3
 
 
@@ -88,9 +91,6 @@ def test_reader__what_was_missing_or_not_read__is_asked_for_again() -> None:
     redis = Redis({"away": UNAVAILABLE})
     reader = CachedReader(redis, BlockCache(10_000), Numbers())
 
-    async def read() -> None:
-        assert await reader.read(["away", "lost"]) == [UNAVAILABLE, None]
-        redis.blocks.update(away=b"1", lost=b"2")
-        assert await reader.read(["away", "lost"]) == [b"1", b"2"]
-
-    asyncio.run(read())
+    assert read(reader, "away", "lost") == [UNAVAILABLE, None]
+    redis.blocks.update(away=b"1", lost=b"2")
+    assert read(reader, "away", "lost") == [b"1", b"2"]

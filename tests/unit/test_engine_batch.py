@@ -224,6 +224,16 @@ def test_limit__n_keys_cost_n_and_a_refused_batch_costs_nothing() -> None:
     assert [answer(get("player_id=a"), served, store).status for _ in range(4)] == [503, 503, 503, 429]
 
 
+def test_limit__more_keys_than_the_burst_can_ever_hold__400_and_not_429_for_ever() -> None:
+    store = Store()
+    for own, shared in ((3, 9), (9, 3)):
+        credentials = (credential(rate=1, burst=own),)
+        served = world(tenant(model(version(table())), credentials=credentials, rate=1, burst=shared))
+        refused = answer(post(batch(*[{"player_id": "p1"}] * 4)), served, store)
+        assert (refused.status, refused.code) == (400, "batch_too_large")
+        assert "at most 3 keys" in refused.body.decode()
+
+
 def test_limit__a_body_that_cannot_be_read_costs_one() -> None:
     store = Store()
     served = world(tenant(model(), credentials=(credential(rate=1, burst=2),)))

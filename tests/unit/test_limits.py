@@ -10,10 +10,7 @@ from serving.limits import Bucket
 
 
 def take(bucket: Bucket, cost: int, now: float) -> bool:
-    if bucket.wait_seconds(cost, now) > 0:
-        return False
-    bucket.take(cost)
-    return True
+    return bucket.take(cost, now) == 0.0
 
 
 def test_bucket__begins_full_and_refills_at_its_rate() -> None:
@@ -25,11 +22,18 @@ def test_bucket__begins_full_and_refills_at_its_rate() -> None:
 
 def test_wait__is_how_long_until_the_cost_is_there() -> None:
     bucket = Bucket(rate=4, burst=8)
-    bucket.wait_seconds(8, 50.0)
-    bucket.take(8)
-    assert bucket.wait_seconds(2, 50.0) == pytest.approx(0.5)
-    assert bucket.wait_seconds(2, 50.25) == pytest.approx(0.25)
-    assert bucket.wait_seconds(2, 50.5) == 0.0
+    assert bucket.take(8, 50.0) == 0.0
+    assert bucket.take(2, 50.0) == pytest.approx(0.5)
+    assert bucket.take(2, 50.25) == pytest.approx(0.25)
+    assert bucket.take(2, 50.5) == 0.0
+
+
+def test_given_back__is_there_again() -> None:
+    bucket = Bucket(rate=1, burst=3)
+    assert take(bucket, 3, 50.0)
+    bucket.give_back(2)
+    assert take(bucket, 2, 50.0)
+    assert not take(bucket, 1, 50.0)
 
 
 def test_clock_set_back__neither_fills_nor_freezes() -> None:

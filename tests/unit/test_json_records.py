@@ -1,0 +1,60 @@
+"""Payloads as JSON without the record in between: the same bytes as by way of the record, the same refusals."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.formats.json_records import MOST_TEXTS, JsonRecords
+from serving.formats.layouts import DamagedPayload, Layout
+from tests.unit.format_strategies import layouts, records_of
+
+WIDE = Layout.parse([{"name": "x%s", "type": "decimal", "min": 0, "max": "99.99", "step": "0.01"}])
+
+
+layouts_with_records = layouts().flatmap(lambda layout: st.tuples(st.just(layout), records_of(layout)))
+
+
+def by_way_of_the_record(layout: Layout, payload: bytes) -> str | None:
+    try:
+        return msgspec.json.encode(layout.unpack(payload)).decode()
+    except DamagedPayload:
+        return None
+
+
+def directly(records: JsonRecords, payload: bytes) -> str | None:
+    try:
+        return records.text(payload)
+    except DamagedPayload:
+        return None
+
+
+@given(layouts_with_records)
+def test_any_record__the_same_bytes(drawn: tuple[Layout, dict[str, object]]) -> None:
+    layout, record = drawn
+    payload = layout.pack(record)
+    assert directly(JsonRecords(layout), payload) == by_way_of_the_record(layout, payload)
+
+
+@given(layouts(), st.binary(max_size=40))
+def test_any_bytes__the_same_bytes_or_the_same_refusal(layout: Layout, payload: bytes) -> None:
+    if layout.payload_width is not None:
+        payload = payload[: layout.payload_width].ljust(layout.payload_width, b"\x00")
+    assert directly(JsonRecords(layout), payload) == by_way_of_the_record(layout, payload)
+
+
+def test_texts__more_than_are_kept__still_right() -> None:
+    records = JsonRecords(WIDE)
+    for _ in range(2):
+        for number in range(0, 9_999, 5):
+            payload = WIDE.pack({"x%s": number / 100})
+            assert records.text(payload) == by_way_of_the_record(WIDE, payload)
+    assert MOST_TEXTS < 2_000
+
+
+@pytest.mark.parametrize("payload", [b"\xff\xff", b"\x9c\x40"])
+def test_beyond_the_maximum__refused(payload: bytes) -> None:
+    with pytest.raises(DamagedPayload):
+        JsonRecords(WIDE).text(payload)
