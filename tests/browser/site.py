@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -81,6 +82,7 @@ class Site:
     lane_url: str
     folder: Path
     stage: subprocess.Popen[str]
+    worker: subprocess.Popen[bytes]
     studios: int = field(default=0)
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
@@ -105,6 +107,15 @@ class Site:
         folder = self.folder / slug
         folder.mkdir()
         return Studio(self, slug, folder, **self.ask("make_studio", slug=slug, folder=str(folder)))
+
+    @contextmanager
+    def worker_paused(self) -> Iterator[None]:
+        """Have the worker take no load within the block."""
+        self.worker.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.worker.send_signal(signal.SIGCONT)
 
     def recommendations(self, token: str, players: Iterable[int]) -> list[dict[str, Any]]:
         """Ask the lane what players get: an answer each, with its status and its version."""
@@ -165,7 +176,7 @@ def start_site(folder: Path) -> Iterator[Site]:
                 stderr=errors,
             )
         )
-        site = Site(url, lane_url, folder, stage)
+        site = Site(url, lane_url, folder, stage, started["worker"])
         site.answer()
         wait_for(dashboard_port, "/healthz", started["dashboard"], folder / "dashboard.log", statuses=(200,))
         wait_for(lane_port, "/healthz", started["lane"], folder / "lane.log", statuses=(200,))

@@ -27,7 +27,7 @@ from django.utils import timezone  # noqa: E402
 from models_registry.loading.running import run_load  # noqa: E402
 from models_registry.models import RecommendationModel, TrafficSource, TrafficSpan, Version  # noqa: E402
 from models_registry.rollouts.services import rollout_reweight  # noqa: E402
-from models_registry.services import load_request, model_create, override_set, version_create  # noqa: E402
+from models_registry.services import load_request, model_create, model_update, override_set, version_create  # noqa: E402
 from tenants.automation import automation_token_issue  # noqa: E402
 from tenants.credentials import credential_issue  # noqa: E402
 from tenants.models import Role, Tenant, User  # noqa: E402
@@ -71,6 +71,8 @@ def make_model(slug: str, folder: str, weights: dict[str, int]) -> Json:
         default_answer=DEFAULT_ANSWER,
         actor=admin,
     )
+    # Every player gets the same offer here, so that a new offer is a new distribution.
+    model_update(model=model, max_psi=1000, actor=admin)
     for number, name in enumerate(weights):
         path = Path(folder) / f"{name}.parquet"
         write_rows(str(path), number)

@@ -4,9 +4,10 @@ that fail or leave the site, pages wider than the window.
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Response
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Request, Response
 
 from tests.browser.site import Site
 
@@ -93,3 +94,13 @@ def is_wider_than_its_window(page: Page) -> bool:
     """Tell whether a page scrolls sideways."""
     wider: bool = page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
     return wider
+
+
+def weight(page: Page, version: str) -> Locator:
+    """Give the field of a version's weight on the rollout page."""
+    return page.get_by_role("spinbutton", name=re.compile(rf"\b{version}\b"))
+
+
+def said(page: Page) -> Locator:
+    """Give what a page says was done."""
+    return page.locator(".messages")

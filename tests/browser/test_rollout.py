@@ -7,44 +7,9 @@ import re
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from tests.browser.served import await_share
 from tests.browser.site import Studio
-from tests.browser.tabs import Tabs
-from tests.lane_process import eventually
-
-# What is promised after Save. A machine under load is given more; a failure says what was promised.
-PROMISED_SECONDS = 2
-PATIENCE_SECONDS = 20
-PLAYERS_ASKED = 100
-
-
-def weight(page: Page, version: str) -> Locator:
-    return page.get_by_role("spinbutton", name=re.compile(rf"\b{version}\b"))
-
-
-def said(page: Page) -> Locator:
-    return page.locator(".messages")
-
-
-def share_served(studio: Studio, token: str, version: str) -> float:
-    """Give which share of players the lane gives a version."""
-    answers = studio.site.recommendations(token, range(PLAYERS_ASKED))
-    return [answer.get("version") for answer in answers].count(version) / len(answers)
-
-
-def await_share(studio: Studio, token: str, version: str, low: float, high: float = 1.0) -> None:
-    """Wait until a version's share of the lane's answers lies between two shares."""
-
-    def is_served() -> bool:
-        return low <= share_served(studio, token, version) <= high
-
-    try:
-        eventually(is_served, seconds=PATIENCE_SECONDS)
-    except AssertionError:
-        share = share_served(studio, token, version)
-        pytest.fail(
-            f"What is saved is served within {PROMISED_SECONDS} s, says the product. {PATIENCE_SECONDS} s after it was "
-            f"saved, {share:.0%} of players get “{version}”, not {low:.0%} to {high:.0%}."
-        )
+from tests.browser.tabs import Tabs, said, weight
 
 
 def test_weights__changed_and_saved__say_their_effect_are_served_and_can_be_gone_back_from(

@@ -1,0 +1,84 @@
+"""A new version from its first form to players, a load that a check stops, and the way back to an earlier table."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.sync_api import expect
+
+from tests.browser.served import await_offer, await_share
+from tests.browser.site import Site, Studio
+from tests.browser.tabs import Tabs, said, weight
+
+ROWS = 50_000
+
+
+def test_new_version__loaded_with_its_progress__can_be_given_players(tabs: Tabs, site: Site, offers: Studio) -> None:
+    location = offers.write_rows("c.parquet", offer_id=3, players=ROWS)
+    token = offers.token()
+    page = tabs.open(f"{offers.model_path}/new-version", offers.sessions["product_manager"])
+    page.get_by_label("Name").fill("c")
+    page.get_by_label("Which rows").fill(str(location))
+    page.get_by_label("Load it at once").uncheck()
+    page.get_by_role("button", name="Add the version").click()
+    expect(said(page)).to_contain_text("Made the version c.")
+
+    page.goto(f"{offers.model_path}/versions/c")
+    with site.worker_paused():
+        page.get_by_role("button", name="Load now").click()
+        expect(page.locator("#progress")).to_contain_text("Waiting for a worker")
+        expect(page.get_by_role("list", name="Steps of the load").locator("[aria-current=step]")).to_have_text("Queued")
+    # The page notices by itself what the worker does.
+    expect(page.get_by_role("main")).to_contain_text("Its table is served: 50,000 rows")
+    expect(page.get_by_role("list", name="Steps of the load")).to_contain_text("Active (done)")
+
+    page.goto(offers.model_path)
+    for name, percent in (("a", "0"), ("b", "0"), ("c", "100")):
+        weight(page, name).fill(percent)
+    expect(page.locator("#effect")).to_contain_text("100 % of players change version")
+    page.get_by_role("button", name="Save weights").click()
+    expect(said(page)).to_contain_text("Saved as revision 3")
+    await_share(offers, token, "c", 1)
+    await_offer(offers, token, 3)
+
+
+def test_rejected_load__explains_itself_and_changes_nothing(tabs: Tabs, studio: Studio) -> None:
+    studio.make_model(a=10_000)
+    token = studio.token()
+    studio.write_rows("a.parquet", offer_id=5000)
+    page = tabs.open(f"{studio.model_path}/versions/a", studio.sessions["product_manager"])
+    page.get_by_role("button", name="Load now").click()
+
+    problem = page.get_by_role("alert")
+    expect(problem).to_contain_text("Column offer_id, row 1 (key p000000): 5000 is not within 0 … 4095")
+    expect(problem).to_contain_text("Players notice nothing")
+    sample = page.get_by_role("table", name=re.compile("^Rows that fail")).get_by_role("row").nth(1)
+    expect(sample).to_contain_text("p000000")
+    await_offer(studio, token, 0)
+    page.goto(f"{studio.model_path}/versions/a")
+    expect(page.get_by_role("main")).to_contain_text("The newest load was rejected")
+
+    # The source is put right, and the load tried again from its own page.
+    studio.write_rows("a.parquet", offer_id=7)
+    page.get_by_role("link", name="See what was found").click()
+    page.get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("main")).to_contain_text("Its table is served: 1,000 rows")
+    await_offer(studio, token, 7)
+
+
+def test_roll_back__to_the_previous_table__is_served(tabs: Tabs, studio: Studio) -> None:
+    studio.make_model(a=10_000)
+    token = studio.token()
+    studio.write_rows("a.parquet", offer_id=9)
+    page = tabs.open(f"{studio.model_path}/versions/a", studio.sessions["product_manager"])
+    page.get_by_role("button", name="Load now").click()
+    expect(page.get_by_role("main")).to_contain_text("Its table is served")
+    await_offer(studio, token, 9)
+
+    page.goto(f"{studio.model_path}/versions/a")
+    page.get_by_role("link", name="Roll back to the previous table").click()
+    page.get_by_role("dialog").get_by_label("Why").fill("Everybody got offer 9")
+    page.get_by_role("dialog").get_by_role("button", name="Serve that table").click()
+
+    expect(said(page)).to_be_visible()
+    await_offer(studio, token, 0)
