@@ -48,6 +48,8 @@ REFUSED: dict[str, tuple[dict[str, dict[str, Any]], dict[tuple[str, str], dict[s
     "viewer": ({**FORMS_OF_MANAGERS, **FORMS_OF_ADMINS}, {**OPERATIONS_OF_MANAGERS, **OPERATIONS_OF_ADMINS}),
     "product_manager": (FORMS_OF_ADMINS, OPERATIONS_OF_ADMINS),
 }
+# What everybody in the studio may open, to read it.
+READABLE = (f"/models/{MODEL}/testers", f"/models/{MODEL}/settings")
 OFFERED_TO_MANAGERS = re.compile(
     "^(Save weights|Switch off|Go back to this|Start a new phase|Add a version|Load now|Roll back)"
 )
