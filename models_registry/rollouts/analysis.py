@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import string
 from collections.abc import Iterable, Mapping
 from string import Template
 
@@ -11,6 +11,8 @@ from models_registry.selectors import name_of
 from serving.formats.keys import SEPARATOR, SLOTS
 from tenants.templatetags.dashboard import exact
 
+# One for each version that has slots; beyond the plain ones (a model with so many is yet to be seen) accented ones.
+_LETTERS = string.ascii_letters + string.digits + "".join(map(chr, range(0x100, 0x200)))
 _QUERY = Template("""\
 -- Who belongs to which version of $model: revision $revision of the weights, phase $phase.
 -- It holds since $since: count only what happened after that.
@@ -23,10 +25,10 @@ slots AS (
   FROM units
 ),
 allocation AS (
-  SELECT slot, CASE code
+  SELECT place AS slot, CASE letter
     $cases
     END AS version
-  FROM UNNEST(TO_CODE_POINTS(FROM_BASE64($codes))) AS code WITH OFFSET AS slot
+  FROM UNNEST(SPLIT($letters, '')) AS letter WITH OFFSET AS place
 )
 SELECT slots.*, allocation.version
 FROM slots JOIN allocation ON allocation.slot = slots.slot
@@ -51,23 +53,24 @@ def assignment_query(
     fields = [model.unit_field] if model.unit_field else list(model.key_fields)
     parts = [f"CAST({field} AS STRING)" for field in fields]
     codes = bytes(rollout.allocation)
-    cases = [f"WHEN {code} THEN {_text(name_of(code, names))}" for code in sorted(set(codes))]
+    letters = dict(zip(sorted(set(codes)), _LETTERS, strict=False))
+    cases = [f"WHEN {_text(letter)} THEN {_text(name_of(code, names))}" for code, letter in letters.items()]
     without = ", ".join(_text(unit) for unit in testers)
     query = _QUERY.substitute(
         model=model.slug,
         revision=rollout.number,
         phase=rollout.phase,
         since=exact(rollout.created_at),
-        unit=parts[0] if len(parts) == 1 else f"CONCAT({f', {_text(SEPARATOR)}, '.join(parts)})",
+        unit=parts[0] if len(parts) == 1 else f"CONCAT({f', CHR({ord(SEPARATOR)}), '.join(parts)})",
         salt=_text(rollout.salt),
         slots=SLOTS,
         cases="\n    ".join(cases),
-        codes=_text(base64.b64encode(codes).decode()),
+        letters=_text("".join(letters[code] for code in codes)),
     )
     return query + (_WITHOUT_TESTERS.substitute(testers=without) if without else "")
 
 
 def _text(value: str) -> str:
-    """Give a text as BigQuery's SQL."""
-    escaped = "".join(f"\\x{ord(c):02x}" if c < " " else f"\\{c}" if c in "\\'" else c for c in value)
+    """Give a text as BigQuery's SQL. None of these texts holds a control character."""
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
