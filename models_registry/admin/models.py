@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import Any, ClassVar, NoReturn
 
 from django import forms
@@ -132,6 +133,9 @@ class NewModelForm(ServiceForm):
         return model_create(actor=self.actor, **self.cleaned_data)
 
 
+LOAD_LIMITS = ("row_count_change", "coverage", "psi")
+
+
 class ModelForm(ServiceForm):
     """What may be changed on a model that exists."""
 
@@ -154,6 +158,23 @@ class ModelForm(ServiceForm):
         help_text="Percent. A load whose row count differs by more from the last one is rejected.",
     )
 
+    coverage = forms.DecimalField(
+        label="Keys that must still be there",
+        min_value=0,
+        max_value=100,
+        decimal_places=1,
+        widget=UnfoldAdminDecimalFieldWidget({"step": "0.1"}),
+        help_text="Percent of the keys that are served. A load that has fewer of them is rejected.",
+    )
+    psi = forms.DecimalField(
+        label="Distributions may differ by",
+        min_value=Decimal("0.01"),
+        max_value=1000,
+        decimal_places=2,
+        widget=UnfoldAdminDecimalFieldWidget({"step": "0.01"}),
+        help_text="Population stability index of a field against what is served; 0.25 is usual. Above it: rejected.",
+    )
+
     class Meta:
         model = RecommendationModel
         fields: ClassVar = ["name"]
@@ -162,6 +183,8 @@ class ModelForm(ServiceForm):
         super().__init__(*args, **kwargs)
         if "row_count_change" in self.fields:
             self.initial["row_count_change"] = round(100 * self.instance.max_row_count_change, 1)
+            self.initial["coverage"] = round(100 * self.instance.min_coverage, 1)
+            self.initial["psi"] = round(self.instance.max_psi, 2)
             self.initial["default_answer"] = self.instance.default_answer
             self.initial["max_client_age_seconds"] = self.instance.max_client_age_seconds
 
@@ -174,6 +197,8 @@ class ModelForm(ServiceForm):
             name=data["name"],
             max_client_age_seconds=data["max_client_age_seconds"],
             max_row_count_change=float(data["row_count_change"] / 100),
+            min_coverage=float(data["coverage"] / 100),
+            max_psi=float(data["psi"]),
         )
         return default_set(model=model, default_answer=data["default_answer"], actor=self.actor)
 
@@ -198,7 +223,7 @@ class RecommendationModelAdmin(WeightPages):
         ("What it answers", {"fields": ("layout", "default_answer", "max_client_age_seconds")}),
     )
     fieldsets = (
-        (None, {"fields": ("name", "default_answer", "max_client_age_seconds", "row_count_change")}),
+        (None, {"fields": ("name", "default_answer", "max_client_age_seconds", *LOAD_LIMITS)}),
         ("Fixed", {"fields": ("studio", "short_name", "keys", "unit", "newest_layout")}),
     )
 

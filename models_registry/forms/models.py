@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import Any
 
 from django import forms
@@ -112,12 +113,29 @@ class ModelSettingsForm(DashboardForm):
         decimal_places=1,
         help_text="Compared with the rows that are served; 30 is usual. A stopped load can be let through.",
     )
+    min_coverage = forms.DecimalField(
+        label="A load is stopped if it has less than this many percent of the players that are served",
+        min_value=0,
+        max_value=100,
+        max_digits=4,
+        decimal_places=1,
+        help_text="50 is usual; 0 turns it off. It finds keys that are suddenly written in another way.",
+    )
+    max_psi = forms.DecimalField(
+        label="A load is stopped if a field’s values are spread too differently",
+        min_value=Decimal("0.01"),
+        max_value=1000,
+        max_digits=6,
+        decimal_places=2,
+        help_text="Measured by the population stability index (PSI) against what is served: below 0.1 hardly differs, "
+        "above 0.25 differs a lot. 0.25 is usual.",
+    )
 
     @property
     def values(self) -> dict[str, Any]:
         """The values as the service takes them. Only when the form is valid."""
-        change = float(self.cleaned_data["max_row_count_change"] / 100)
-        return {**self.cleaned_data, "max_row_count_change": change}
+        percents = {name: float(self.cleaned_data[name] / 100) for name in ("max_row_count_change", "min_coverage")}
+        return {**self.cleaned_data, **percents, "max_psi": float(self.cleaned_data["max_psi"])}
 
 
 class DefaultForm(DashboardForm):

@@ -84,6 +84,8 @@ def model_settings(request: StudioRequest, model: RecommendationModel) -> HttpRe
                 "name": model.name,
                 "max_client_age_seconds": model.max_client_age_seconds,
                 "max_row_count_change": round(100 * model.max_row_count_change, 1),
+                "min_coverage": round(100 * model.min_coverage, 1),
+                "max_psi": round(model.max_psi, 2),
             }
         ),
         "default": DefaultForm(initial={"default_answer": model.default_answer}),

@@ -273,11 +273,12 @@ def test_model__changed__by_the_services(signed_in: Client, studio: Tenant) -> N
     url = reverse("admin:models_registry_recommendationmodel_change", args=[model.pk])
     page = signed_in.get(url)
     assert page.context["adminform"].form["row_count_change"].value() == 30.0
-    data = {"name": "Renamed", "default_answer": "", "max_client_age_seconds": "5", "row_count_change": "12.5"}
+    limits = {"row_count_change": "12.5", "coverage": "80", "psi": "0.1"}
+    data = {"name": "Renamed", "default_answer": "", "max_client_age_seconds": "5", **limits}
     assert signed_in.post(url, data).status_code == 302
     model.refresh_from_db()
     assert (model.name, model.default_answer, model.max_client_age_seconds) == ("Renamed", None, 5)
-    assert model.max_row_count_change == 0.125
+    assert (model.max_row_count_change, model.min_coverage, model.max_psi) == (0.125, 0.8, 0.1)
     assert actions(studio) == ["model.update", "model.set_default"]
     bad = signed_in.post(url, {**data, "default_answer": '{"offer_id": 1}'})
     assert "does not fit the layout" in errors_of(bad)["default_answer"][0]

@@ -252,17 +252,26 @@ def test_layout_editor__last_row__stays(teammate: User, studio: Tenant) -> None:
 
 def test_settings__name_and_limits__are_saved(teammate: User, studio: Tenant) -> None:
     offers, client = make_offers(studio), signed_in(teammate)
-    form = {"part": "basics", "name": "Shop", "max_client_age_seconds": "30", "max_row_count_change": "12.5"}
+    limits = {"max_row_count_change": "12.5", "min_coverage": "80", "max_psi": "0.1"}
+    form = {"part": "basics", "name": "Shop", "max_client_age_seconds": "30", **limits}
     assert post(client, f"{offers.url}/settings", form).location == f"{offers.url}/settings"
     offers.model.refresh_from_db()
     assert (offers.model.name, offers.model.max_client_age_seconds) == ("Shop", 30)
-    assert offers.model.max_row_count_change == 0.125
+    model = offers.model
+    assert (model.max_row_count_change, model.min_coverage, model.max_psi) == (0.125, 0.8, 0.1)
     assert field_value(get(client, f"{offers.url}/settings").html, "max_row_count_change") == "12.5"
 
 
 def test_settings__value_that_will_not_do__stays_typed_and_changes_nothing(teammate: User, studio: Tenant) -> None:
     offers = make_offers(studio)
-    form = {"part": "basics", "name": "", "max_client_age_seconds": "99999", "max_row_count_change": "30"}
+    form = {
+        "part": "basics",
+        "name": "",
+        "max_client_age_seconds": "99999",
+        "max_row_count_change": "30",
+        "min_coverage": "50",
+        "max_psi": "0.25",
+    }
     answer = post(signed_in(teammate), f"{offers.url}/settings", form)
     assert answer.status == 422
     assert field_value(answer.html, "max_client_age_seconds") == "99999"

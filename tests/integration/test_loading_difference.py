@@ -11,6 +11,8 @@ import pyarrow as pa
 import pytest
 import redis
 from django.conf import settings as project_settings
+from django.test import Client
+from django.urls import reverse
 from pytest_django import Settings
 
 from models_registry.loading import comparisons, difference
@@ -212,3 +214,19 @@ def test_coverage__half_of_the_keys_and_as_many_new_ones__the_models_limit_decid
     scene.model.min_coverage = 0.4
     scene.model.save()
     assert scene.load().state == LoadState.ACTIVE
+
+
+# --- On the admin's page ----------------------------------------------------------------------------------------------
+
+
+def test_admin__a_load_with_a_difference__shows_it_with_the_distributions(tmp_path: Path, admin_client: Client) -> None:
+    scene = scene_of(tmp_path)
+    scene.load(columns(range(300)))
+    load = scene.load(columns(range(7, 400)))
+    page = admin_client.get(reverse("admin:models_registry_load_change", args=[load.pk])).content.decode()
+    assert "What it changed" in page
+    assert "<dt>Added</dt><dd>100</dd>" in page
+    assert "<dt>Removed</dt><dd>7</dd>" in page
+    assert "How the values of 6 fields are spread" in page
+    assert "population stability index" in page
+    assert "Compare" in page

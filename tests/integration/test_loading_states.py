@@ -385,11 +385,11 @@ def test_call__an_error_in_the_other_thread__raised_here() -> None:
 # --- The command ------------------------------------------------------------------------------------------------------
 
 
-def command(name: str) -> tuple[str, str]:
+def command(*arguments: str) -> tuple[str, str]:
     """Run `manage.py load`; give what it printed, and its last word if that is an error."""
     out = io.StringIO()
     try:
-        call_command("load", name, stdout=out, no_color=True)
+        call_command("load", *arguments, stdout=out, no_color=True)
     except CommandError as error:
         return out.getvalue(), str(error)
     return out.getvalue(), ""
@@ -417,6 +417,46 @@ def test_load_command__a_rejected_load__every_failed_check_and_what_to_do(scene:
         "200 like it. One more check failed.\n"
         "The table loaded before, of 200 rows, goes on being served. Mend the source, then load again."
     )
+
+
+def test_load_command__a_dry_run__prints_the_report_and_writes_nothing(scene: Scene, valkey: redis.Redis) -> None:
+    command("red-fox/offers/a")
+    before = all_blocks(valkey)
+    scene.write(columns(range(10, 220), score=[0.5] * 210))
+    printed, error = command("red-fox/offers/a", "--dry-run")
+
+    assert error == ""
+    lines = printed.splitlines()
+    assert "  ok  row count: 210 rows, 5.0 % more than the 200 now active" in lines
+    assert "  ok  coverage: 95.0 % of the keys that are served are in the source" in lines
+    assert "Distributions, in 210 rows; before → now" in lines
+    assert "  segment (enum, population stability index 0.000)" in lines
+    assert "    loyal   50.0 % →  50.0 % ██████████" in lines
+    assert "Difference from the served table" in lines
+    added = next(line for line in lines if line.startswith("  added                 20   for example p2"))
+    assert len(added.partition("example ")[2].split(", ")) == 5
+    assert "  removed               10" in lines
+    assert "  unchanged            190" in lines
+    assert "  Left out, because neither key nor layout has them: score." in lines
+    assert any(line.startswith("  compare ") and line.endswith(" rows/s") for line in lines)
+    assert lines[-2:] == [
+        "red-fox/offers/a: all checks of 210 rows passed.",
+        "Nothing was written. Load it by the same command without --dry-run.",
+    ]
+    assert all_blocks(valkey) == before
+
+
+def test_load_command__a_dry_run_that_is_rejected__shows_the_rows_and_fails(scene: Scene, valkey: redis.Redis) -> None:
+    printed, error = command("red-fox/offers/a", "--dry-run")
+    assert "Difference" not in printed
+    scene.write(columns(range(200), offer_id=[9999] * 200))
+    printed, error = command("red-fox/offers/a", "--dry-run")
+    lines = printed.splitlines()
+    reason = "column offer_id, row 1 (key p0): 9999 is not within 0 … 4095; 200 like it"
+    at = lines.index(f"  BAD offer_id: values: {reason}")
+    assert lines[at + 1] == "        row 1, key p0: 9999"
+    assert "rejected by a check. Column offer_id, row 1 (key p0)" in error
+    assert "Also:" not in printed
 
 
 def test_load_command__a_failed_first_load__the_default_goes_on(scene: Scene, valkey: redis.Redis) -> None:
