@@ -134,18 +134,19 @@ def ask_open(
         due = began = clock()
         idle = deque(run.connections.values())
         while run.goes_on(now := clock()):
-            while due <= now and (idle or not may_wait):
-                if idle:
-                    send(idle.popleft(), due)
-                elif run.is_counting:
-                    run.outcome.unsent += 1
+            while due <= now and idle:
+                send(idle.popleft(), due)
                 number += 1
                 due = began + int(number * interval_ns)
-            is_due_next = bool(idle) or not may_wait
-            if is_due_next and (wait_ns := due - clock()) > 0:
+            if due <= now and not may_wait:
+                missed = int((now - due) / interval_ns) + 1
+                run.outcome.unsent += missed if run.is_counting else 0
+                number += missed
+                due = began + int(number * interval_ns)
+            if idle and (wait_ns := due - clock()) > 0:
                 # Waiting in epoll itself would be exact to a millisecond only.
                 select.select([run.epoll], [], [], min(wait_ns / 1e9, _WAIT_SECONDS))
-            for descriptor, _ in run.epoll.poll(0 if is_due_next else _WAIT_SECONDS, _EVENTS_AT_ONCE):
+            for descriptor, _ in run.epoll.poll(0 if idle else _WAIT_SECONDS, _EVENTS_AT_ONCE):
                 free = receive(run.connections[descriptor])
                 if free is not None:
                     idle.append(free)
