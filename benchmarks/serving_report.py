@@ -161,7 +161,7 @@ def _lane(extras: Mapping[str, Mapping[str, float]]) -> str:
     sentences = {
         "ed25519": "Ed25519 tokens: {rate:,.0f} requests/s with tokens used once, {rate_used_ten_times:,.0f} with each "
         "used ten times. On the same core PyJWT alone verifies {pyjwt_rate:,.0f} such tokens a second ({ratio:.2f} × "
-        "and {ratio_used_ten_times:.2f} ×), and the signature alone, without anything around it, {signature_rate:,.0f}.",
+        "and {ratio_used_ten_times:.2f} ×), and the bare signature {signature_rate:,.0f} times.",
         "workers": "Workers: one on its core {rate_one:,.0f} requests/s at {cpu_us_one:.1f} CPU µs each; two on both "
         "cores {rate_two:,.0f} at {cpu_us_two:.1f}, with {lane_cores_two:.2f} cores, as the generator and Valkey took "
         "{other_cores_two:.2f}. With two cores to themselves: {ratio:.2f} × one.",
