@@ -31,6 +31,7 @@ from models_registry.services import load_request, model_create, model_update, o
 from tenants.automation import automation_token_issue  # noqa: E402
 from tenants.credentials import credential_issue  # noqa: E402
 from tenants.models import Role, Tenant, User  # noqa: E402
+from tenants.people import member_add, password_link  # noqa: E402
 from tenants.services import member_set, tenant_create  # noqa: E402
 from tests.browser.site import MODEL, PLAYERS  # noqa: E402
 from tests.factories import DEFAULT_ANSWER, LAYOUT, PASSWORD_HASH, TrafficFactory  # noqa: E402
@@ -128,6 +129,13 @@ def _five_minutes(moment: datetime) -> datetime:
     return moment.replace(minute=moment.minute - moment.minute % 5)
 
 
+def make_link(slug: str) -> Json:
+    """Add somebody new to a studio; give the path of the link with which they set a password."""
+    tenant = Tenant.objects.get(slug=slug)
+    person = member_add(tenant=tenant, who=f"new@{slug}.example", role=Role.VIEWER, actor=None).membership.user
+    return {"path": password_link(tenant=tenant, user=person, actor=None).path}
+
+
 def make_person(username: str, is_staff: bool = False) -> Json:
     """Make somebody who belongs to no studio."""
     person = _person(username, is_staff=is_staff)
@@ -145,7 +153,7 @@ def _session(person: User) -> str:
 
 
 COMMANDS: dict[str, Callable[..., Json]] = {
-    command.__name__: command for command in (make_studio, make_model, write_rows, add_history, make_person)
+    command.__name__: command for command in (make_studio, make_model, write_rows, add_history, make_link, make_person)
 }
 
 

@@ -166,17 +166,46 @@ def test_page__after_something_was_done_on_it__is_accessible(
     check(page)
 
 
-def test_pages__outside_of_studios__are_accessible(tabs: Tabs, scene: Scene) -> None:
-    everybody = {
-        "/sign-in": None,
-        "/sign-in?next=/admin/": scene.nobody,
-        "/": scene.nobody,
-        "/api/": scene.full.sessions["studio_admin"],
-        "/admin/": scene.staff,
-    }
-    for path, session in everybody.items():
-        check(tabs.open(path, session))
-    check(tabs.open("/", scene.staff))
+# Addresses that are neither a studio's, nor the admin's, nor operations of the API: who looks at them, or why nobody.
+OUTSIDE: dict[str, str] = {
+    "home": "staff",
+    "sign-in": "",
+    "password": "nobody",
+    "set-password": "",
+    "api-reference": "nobody",
+}
+NO_PAGES_OUTSIDE = {
+    "sign-out": "it takes a POST alone",
+    "api-schema": "a document for programs",
+    "api-nothing-here": "a 404 for programs",
+    "recommendations": "for games",
+    "^v1/": "a 404 for games",
+    "healthz": "for what watches over the process",
+    "readyz": "for what watches over the process",
+    "prometheus-django-metrics": "for Prometheus",
+}
+
+
+def test_addresses__outside_of_studios__are_known() -> None:
+    elsewhere = ("studios/<", "admin/", "api/v1/")
+    known = {name for name, path, _ in routes(get_resolver()) if not path.startswith(elsewhere)}
+    assert known == OUTSIDE.keys() | NO_PAGES_OUTSIDE.keys()
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_page__outside_of_studios__is_accessible(tabs: Tabs, scene: Scene, name: str) -> None:
+    made = {"set-password": lambda: scene.full.site.ask("make_link", slug=scene.full.slug)["path"]}
+    path = made.get(name, lambda: reverse(name))()
+    session = {"": None, "nobody": scene.nobody, "staff": scene.staff}[OUTSIDE[name]]
+    page = tabs.open(path, session)
+    expect(page.get_by_role("heading", level=1)).to_have_count(1)
+    check(page)
+
+
+def test_pages__of_somebody_without_a_studio_and_of_staff__are_accessible(tabs: Tabs, scene: Scene) -> None:
+    check(tabs.open("/", scene.nobody))
+    check(tabs.open("/sign-in?next=/admin/", scene.nobody))
+    check(tabs.open("/admin/", scene.staff))
 
 
 def test_pages__of_errors__are_accessible(tabs: Tabs, scene: Scene) -> None:
