@@ -5,8 +5,6 @@ import os
 import sys
 from pathlib import Path
 
-from django.core.management import execute_from_command_line
-
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "recsite.settings")
     if sys.argv[1:2] == ["demo"]:
@@ -17,4 +15,12 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["check_formats"]:
         # It checks the code, not an installation: any settings will do, also where there are none yet.
         os.environ.setdefault("RECSITE_ENV_FILE", str(Path(__file__).resolve().parent / "tests" / "test.env"))
-    execute_from_command_line(sys.argv)
+    if sys.argv[1:2] == ["lane"]:
+        # It uses settings and nothing else of Django's: setting up the other applications would take most of its start.
+        from serving.management.commands.lane import run
+
+        run(sys.argv)
+    else:
+        from django.core.management import execute_from_command_line
+
+        execute_from_command_line(sys.argv)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
+from functools import lru_cache
 from typing import Any
 
 import jwt
@@ -154,6 +155,7 @@ class PreparedModel:
             raise published.BadSnapshot(f"{model.slug} gives players version code {min(unknown)}, which it has not")
 
 
+@lru_cache(maxsize=1024)
 def _cache_controls(max_client_age_seconds: int) -> list[tuple[str, str]]:
     """Give the header for each value of a digest's last byte.
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils.log import configure_logging
 from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes, SSLProtocols
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
@@ -116,6 +117,12 @@ class Command(BaseCommand):
                 self.stdout.write(f"The lane serves at {addresses}")
                 self.stdout.flush()
                 return
+
+
+def run(arguments: list[str]) -> None:
+    """Run the command as `manage.py` does, without Django's applications: that starts in a third of the time."""
+    configure_logging(settings.LOGGING_CONFIG, settings.LOGGING)
+    Command().run_from_argv(arguments)
 
 
 def _check(host: str, port: int, metrics_port: int, certificate: Path | None, key: Path | None) -> None:
