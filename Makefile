@@ -13,7 +13,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-reset test check format bench-pages bench-serving lock
+.PHONY: help demo demo-reset test check format screenshots bench-pages bench-serving lock
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,6 +39,9 @@ check: $(VENV)/.dev ## lint, types, import contracts, migrations, OpenAPI, deplo
 
 bench-pages: $(VENV)/.base ## how long each page of the dashboard takes with a month of data of 50 studios
 	$(BIN)/python -m benchmarks.pages $(ARGS)
+
+screenshots: $(VENV)/.dev ## make the README's pictures anew, with Chromium and a demo of their own
+	@PYTHONPATH=. $(BIN)/python docs/screenshots.py
 
 format: $(VENV)/.dev ## put code and templates into the one form
 	$(BIN)/ruff check --fix .

@@ -20,8 +20,8 @@ WITHOUT_ROW = {
     TrafficSource.FALLBACK: "fallback",
     TrafficSource.NONE: "nothing",
 }
-# How rates are said: the unit in which the highest has at least two digits, if any has.
-RATE_UNITS = (("second", 1.0), ("minute", 60.0), ("hour", 3600.0))
+# How rates are said: in the first unit in which the highest is at least this.
+RATE_UNITS = (("second", 1.0, 10), ("minute", 60.0, 1), ("hour", 3600.0, 0))
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _answers(shared: _Shared, unit: str, seconds: float) -> Picture:
     ]
     top = drawing.round_top(max((sum(step.values.values()) for step in steps if step.values), default=0.0))
     spots = [
-        f"{number(column.answers)} answers" + _list(names, column.by_version) if column.is_known else "not known"
+        _answers_words(column.answers) + _list(names, column.by_version) if column.is_known else "not known"
         for column in columns
     ]
     return shared.picture(
@@ -334,7 +334,7 @@ def _without_row(shared: _Shared) -> Picture | None:
 
 def _rate_unit(columns: Sequence[Column]) -> tuple[str, float]:
     highest = max((column.answers / column.seconds for column in columns if column.is_known), default=0.0)
-    return next(((unit, seconds) for unit, seconds in RATE_UNITS if highest * seconds >= 10), RATE_UNITS[1])
+    return next((unit, seconds) for unit, seconds, least in RATE_UNITS if highest * seconds >= least)
 
 
 def _rate(columns: Sequence[Column], unit: str, seconds: float) -> str:
@@ -344,7 +344,7 @@ def _rate(columns: Sequence[Column], unit: str, seconds: float) -> str:
         return ""
     over = sum(column.seconds for column in known)
     per_unit = seconds * sum(column.answers for column in known) / over
-    words = number(per_unit) if per_unit >= 10 or not per_unit else f"{per_unit:.1f}"
+    words = number(per_unit) if per_unit >= 10 or not per_unit else f"{per_unit:.2g}"
     return f"{words} answers per {unit}"
 
 
@@ -354,7 +354,11 @@ def _in_words(shared: _Shared, top: float, unit: str) -> str:
         return "No answers in this time."
     shares = ", ".join(f"{total.name} {share(total.share)}" for total in traffic.versions if total.share is not None)
     gaps = " There are gaps: part of this time is not known." if traffic.has_gaps else ""
-    return f"{number(traffic.answers)} answers: {shares}. The axis ends at {drawing.compact(top)} per {unit}.{gaps}"
+    return f"{_answers_words(traffic.answers)}: {shares}. The axis ends at {drawing.compact(top)} per {unit}.{gaps}"
+
+
+def _answers_words(count: int) -> str:
+    return "1 answer" if count == 1 else f"{number(count)} answers"
 
 
 def _list(names: Mapping[int, str], by_version: Mapping[int, int]) -> str:

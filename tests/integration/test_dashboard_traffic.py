@@ -136,6 +136,24 @@ def test_charts__known_minutes__are_drawn_at_their_rate(offers: Offers) -> None:
     assert picture.spots[1].words == "20 Nov, 11:02 to 11:03: 1,500 answers (2026-11-a 1,200, 2026-11-b 300)"
 
 
+@pytest.mark.parametrize(
+    ("count", "unit", "rate"),
+    [
+        (1200, "second", "20 answers per second"),
+        (30, "minute", "30 answers per minute"),
+        (0, "hour", "0 answers per hour"),
+    ],
+)
+def test_charts__rates__are_said_in_a_unit_that_fits(offers: Offers, count: int, unit: str, rate: str) -> None:
+    counted(NOW - 0.5 * MINUTE)
+    answers(offers.a, 1.5 * MINUTE, count)
+    answers(offers.a, 2.5 * MINUTE, count)
+    reading = read([model_summary(offers.model)], HOUR, now=NOW)
+    charts = model_charts(reading, reading.models[offers.model.pk], UTC_ZONE)
+    assert charts.answers.unit == f"answers per {unit}"
+    assert charts.rate == rate
+
+
 # --- What is not known ----------------------------------------------------------------------------------------------
 
 
