@@ -34,6 +34,7 @@ SAMPLE_BYTES = 32 * 2**20
 # Below this an index says more about luck than about the values.
 MIN_ROWS = 200
 VALUE_BINS = 20
+NEW_BINS = 5
 NUMBER_BINS = 10
 # Chance exceeds this many standard deviations of a normal variable once in ten thousand times.
 CHANCE_Z = 3.719
@@ -251,11 +252,24 @@ def measure(
             for aspect in choices:
                 was = before.get((aspect.name, aspect.kind))
                 if was is not None:
-                    uppers = tuple(was["uppers"]) if "uppers" in was else None
-                    bins = Bins(tuple(was.get("values", ())), uppers)
-                    shift = Shift(aspect, bins, aspect.count(bins), list(was["counts"]), was["rows"])
+                    bins, counts_before = _bins_of_before(was, aspect)
+                    shift = Shift(aspect, bins, aspect.count(bins), counts_before, was["rows"])
             shifts.append(shift)
     return shifts, to_keep
+
+
+def _bins_of_before(was: Mapping[str, Any], aspect: Aspect) -> tuple[Bins, list[int]]:
+    """Give the bins of before and what was in them; new values get bins too where surely there were none."""
+    counts = list(was["counts"])
+    if "uppers" in was:
+        return Bins(uppers=tuple(was["uppers"])), counts
+    known, others = dict(zip(was["values"], counts, strict=False)), counts[len(was["values"]) :]
+    if not others[0]:
+        # So that a report says what took a value's place, and not only that something did.
+        new = [value for value in aspect.choose_bins().values if value not in known]
+        known |= dict.fromkeys(new[:NEW_BINS], 0)
+    values = list(known) if isinstance(aspect.values, pa.Array) else sorted(known)
+    return Bins(values=tuple(values)), [*(known[value] for value in values), *others]
 
 
 def _to_keep(aspect: Aspect, bins: Bins, counts: list[int]) -> dict[str, Any]:

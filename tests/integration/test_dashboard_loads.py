@@ -208,7 +208,7 @@ def test_load__rejected_for_its_rows__is_explained(scene: Scene) -> None:
     load = scene.load(columns(range(300), offer_id=[5_000] * 7 + [1] * 293))
     answer = get(person(scene, Role.STUDIO_ADMIN), page_of(load))
     assert "Players notice nothing: the table from before goes on being served." in answer.text
-    assert "✕ Offer_id: values" in answer.text
+    assert "✕ offer_id: values" in answer.text
     assert "Row Key Value 1 p0 5000 2 p1 5000" in answer.text
     assert "5 of 7 are shown." in answer.text
     assert "Try again" in answer.text

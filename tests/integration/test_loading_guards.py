@@ -257,7 +257,7 @@ def test_distributions__rows_that_are_wrong_by_themselves__no_second_complaint(s
     scene.load(columns(range(1000)))
     load = scene.load(columns(range(1000), segment=["gone"] * 1000))
     assert failed(load) == ["segment: values"]
-    assert fields(load)["segment", "enum"]["bins"][-1]["label"] == "anything else"
+    assert fields(load)["segment", "enum"]["bins"][-1]["label"] == "gone"
 
 
 def test_distributions__after_going_back__are_held_against_the_table_that_is_served(scene: Scene) -> None:

@@ -45,7 +45,7 @@ def test_measure__an_enum__each_value_has_a_bin_and_nul_is_spelled_out() -> None
     assert shares(ENUM, ["a", "a", "b", "c\0"], ["a", "b", "b", "b"]) == {
         "b": (0.25, 0.75),
         "a": (0.5, 0.25),
-        "anything else": (0.25, 0.0),
+        "c\\u0000": (0.25, 0.0),
     }
     assert shares(ENUM, ["c\0"]) == {"c\\u0000": (1.0, None)}
     assert "\0" not in str(spread(ENUM, ["c\0"])[1])
@@ -54,12 +54,28 @@ def test_measure__an_enum__each_value_has_a_bin_and_nul_is_spelled_out() -> None
 def test_measure__a_bool_that_may_be_absent__three_bins() -> None:
     of = layout(type="bool", optional=True)
     found = shares(of, [True, None, False, True], [True, True, None, None])
-    assert found == {"true": (0.5, 0.5), "anything else": (0.25, 0.0), "absent": (0.25, 0.5)}
+    assert found == {"true": (0.5, 0.5), "false": (0.25, 0.0), "absent": (0.25, 0.5)}
 
 
 def test_measure__few_numbers__each_has_a_bin() -> None:
     found = shares(UINT, [1, 5, 5, 9], [1, 5, 1, 1])
-    assert found == {"1": (0.25, 0.75), "5": (0.5, 0.25), "anything else": (0.25, 0.0)}
+    assert found == {"1": (0.25, 0.75), "5": (0.5, 0.25), "9": (0.25, 0.0)}
+
+
+def test_measure__numbers_that_are_new__stand_in_their_order_and_at_most_five_of_them() -> None:
+    assert list(shares(UINT, [3, 4, 9], [4, 9])) == ["3", "4", "9"]
+    found = shares(UINT, [1, 2, 3, 4, 5, 6, 7, 8], [20])
+    assert list(found) == ["1", "2", "3", "4", "5", "20", "anything else"]
+    assert found["anything else"] == (0.375, 0.0)
+
+
+def test_measure__more_values_before_than_bins__what_was_among_them_is_not_claimed_to_be_new() -> None:
+    of = layout(type="string", max_bytes=9)
+    before = [f"t{n:02}" for n in range(30) for _ in range(30 - n)]
+    found = shares(of, ["t29"] * 10, before)
+    assert found["anything else"][0] == 1.0
+    assert found["anything else"][1] is not None
+    assert found["anything else"][1] > 0
 
 
 def test_measure__many_numbers__in_tenths_of_the_rows_before() -> None:
