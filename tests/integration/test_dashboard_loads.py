@@ -262,6 +262,8 @@ def test_load__dry_run__says_that_nothing_changed(scene: Scene) -> None:
     assert "Dry run 2 of a Checked" in answer.text
     assert "Every check passed. This was a dry run: nothing was written" in answer.text
     assert ">Load now</button>" in answer.html
+    assert "What a load would change Added 10 Removed 0 Changed 0 Unchanged 300" in answer.text
+    assert "Estimated" not in answer.text
 
 
 def test_load__dry_run_that_failed__is_run_dry_again(scene: Scene) -> None:
@@ -281,12 +283,15 @@ def test_load__difference__is_shown_with_keys(client: Client, offers: Offers, lo
         "changed": 40,
         "unchanged": 900_000,
         "samples": {"added": ["p1", "p2"], "changed": ["p3"]},
+        "is_estimate": True,
+        "share_compared": 0.125,
     }
     load = factories.LoadFactory.create(
         version=offers.b, state=LoadState.CHECKED, is_dry_run=True, report={"difference": difference}
     )
     text = get(client, f"{loads}/{load.pk}").text
-    assert "What a load would change Added 1,200 Removed 3 Changed 40 Unchanged 900,000" in text
+    assert "Estimated from 12.5 % of the rows; a dry run counts all of them." in text
+    assert "Added 1,200 Removed 3 Changed 40 Unchanged 900,000" in text
     assert "Added, for example: p1 , p2 Changed, for example: p3" in text
 
 
