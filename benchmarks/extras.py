@@ -16,7 +16,7 @@ from django.conf import settings
 
 from benchmarks.contenders import lane_launch
 from benchmarks.load import HEAD_END, Exchange, ask_closed, ask_open
-from benchmarks.machine import Usage, memory_bytes, pinned
+from benchmarks.machine import Usage, memory_bytes, pin, pinned
 from benchmarks.measuring import Bench, Checked
 from benchmarks.questions import Questions, Tokens
 from benchmarks.servers import Server, running
@@ -33,7 +33,8 @@ OVERLOAD = 3
 OVERLOAD_CONNECTIONS = 1_000
 # An answer that comes later than this is of no use to a player.
 USEFUL_SECONDS = 1.0
-TWO_WORKERS_CONNECTIONS = 256
+TWO_WORKERS_CONNECTIONS = 128
+SECOND_WORKER_SECONDS = 3.0
 STUDIOS, MODELS_EACH = 100, 10
 STARTS = 3
 USES_OF_A_TOKEN = 10
@@ -85,7 +86,7 @@ class Extras:
         }
 
     def workers(self, server: Server, checked: Checked) -> dict[str, float]:
-        """Ask one worker on its core, then two on two cores, where Valkey and the generator take their share.
+        """Ask one worker on its core, then two with a core each, of one of which Valkey and the generator take a share.
 
         How far two go beyond one is told by the CPU time of a request: two cores give as many requests as they have
         time for, and the time that Valkey and the generator took would be the lane's on a machine with more cores.
@@ -98,6 +99,11 @@ class Extras:
         # The better of two, since the first may have been a young process.
         one = min(ones, key=lambda measured: measured.cpu_us)
         with self._lane(workers=2, cores=self.bench.cores.all) as both:
+            # The first one answers as soon as it is there.
+            time.sleep(SECOND_WORKER_SECONDS)
+            # The newest processes: those above are the command's own.
+            for worker, core in zip(both.processes[-2:], self.bench.cores.all, strict=False):
+                pin(worker, core)
             outcome, two = self.bench.peak(
                 both, self.questions.exchanges(both.port, Tokens.SHARED), connections=TWO_WORKERS_CONNECTIONS
             )

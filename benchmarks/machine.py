@@ -91,6 +91,12 @@ def family(process_id: int) -> list[int]:
     return found
 
 
+def pin(process_id: int, core: int) -> None:
+    """Keep all threads of a running process on one core."""
+    for task in Path(f"/proc/{process_id}/task").iterdir():
+        os.sched_setaffinity(int(task.name), {core})
+
+
 def cpu_seconds(process_ids: list[int]) -> float:
     """Give how much CPU time, user and system, processes have used so far; to 10 ms."""
     ticks = 0

@@ -162,9 +162,9 @@ def _lane(extras: Mapping[str, Mapping[str, float]]) -> str:
         "ed25519": "Ed25519 tokens: {rate:,.0f} requests/s with tokens used once, {rate_used_ten_times:,.0f} with each "
         "used ten times. On the same core PyJWT alone verifies {pyjwt_rate:,.0f} such tokens a second ({ratio:.2f} × "
         "and {ratio_used_ten_times:.2f} ×), and the bare signature {signature_rate:,.0f} times.",
-        "workers": "Workers: one on its core {rate_one:,.0f} requests/s at {cpu_us_one:.1f} CPU µs each; two on both "
-        "cores {rate_two:,.0f} at {cpu_us_two:.1f}, with {lane_cores_two:.2f} cores, as the generator and Valkey took "
-        "{other_cores_two:.2f}. With two cores to themselves: {ratio:.2f} × one.",
+        "workers": "Workers: one on its core {rate_one:,.0f} requests/s at {cpu_us_one:.1f} CPU µs each; two with a "
+        "core each {rate_two:,.0f} at {cpu_us_two:.1f}, with {lane_cores_two:.2f} cores, as the generator and Valkey "
+        "took {other_cores_two:.2f}. With two cores to themselves: {ratio:.2f} × one.",
         "overload": "Overload: the peak is {peak:,.0f} requests/s. Of {offered:,.0f}/s offered on a thousand "
         "connections {goodput:,.0f}/s were answered rightly within a second (p99 {p99_ms:.0f} ms), {refused:,.0f}/s "
         "refused with 503, {unsent:,.0f}/s found no connection free. The lane used {lane_share:.0%} of its core then, "
