@@ -36,7 +36,7 @@ from serving.http import (
     Response,
 )
 from serving.lane_server import answer_in_place
-from serving.metrics import WorkerFile
+from serving.metrics import Numbers, WorkerFile
 
 logger = logging.getLogger(__name__)
 
@@ -177,8 +177,7 @@ class Lane:
             self._note(error)
             response = NO_ANSWER
         if response is not None:
-            send(transport, response)
-            self._serving.observe(response, time.perf_counter() - started, self._front_numbers)
+            self._end(response, transport, started, self._front_numbers)
 
     def _answer_now(self, scope: Scope, transport: Transport, started: float) -> Response | None:
         """Give the answer, or None if it takes a block that is not here."""
@@ -254,10 +253,16 @@ class Lane:
         self._answered += 1
         for lost in response.lost:
             self._cache.drop(lost.name)
-        send(transport, response)
-        self._serving.observe(response, time.perf_counter() - started, self._serving.numbers)
+        self._end(response, transport, started, self._serving.numbers)
 
     # --- In either --------------------------------------------------------------------------------------------------
+
+    def _end(self, response: Response, transport: Transport, started: float, numbers: Numbers) -> None:
+        try:
+            send(transport, response)
+            self._serving.observe(response, time.perf_counter() - started, numbers)
+        except Exception as error:  # noqa: BLE001  # neither thread could do anything with it
+            self._note(error)
 
     def _elsewhere(self, path: str) -> Response:
         if path == "/healthz":
