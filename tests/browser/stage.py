@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,7 +26,7 @@ from django.test import Client  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from models_registry.loading.running import run_load  # noqa: E402
-from models_registry.models import RecommendationModel, TrafficSource, TrafficSpan, Version  # noqa: E402
+from models_registry.models import Load, RecommendationModel, TrafficSource, TrafficSpan, Version  # noqa: E402
 from models_registry.rollouts.services import rollout_reweight  # noqa: E402
 from models_registry.services import load_request, model_create, model_update, override_set, version_create  # noqa: E402
 from tenants.automation import automation_token_issue  # noqa: E402
@@ -78,7 +79,7 @@ def make_model(slug: str, folder: str, weights: dict[str, int]) -> Json:
         path = Path(folder) / f"{name}.parquet"
         write_rows(str(path), number)
         version = version_create(model=model, name=name, source_kind="parquet", source_location=str(path), actor=admin)
-        run_load(load_request(version=version, actor=admin).pk)
+        _load(version, admin)
     if len(weights) > 1:
         weights_bp = {code: weights[name] for code, name in enumerate(weights)}
         rollout_reweight(model=model, weights_bp=weights_bp, actor=admin, reason="A first split")
@@ -96,6 +97,16 @@ def write_rows(path: str, offer_id: int, players: int = PLAYERS) -> Json:
     return {}
 
 
+def _load(version: Version, admin: User) -> Load:
+    """Load a version, here or in the site's worker, whichever takes it first; give the load once it has ended."""
+    load = load_request(version=version, actor=admin)
+    run_load(load.pk)
+    while load.finished_at is None:
+        time.sleep(0.05)
+        load.refresh_from_db()
+    return load
+
+
 def add_history(slug: str) -> Json:
     """Give the studio's model a tester, traffic, a kept table and a rejected load; give the names of the last two."""
     tenant = Tenant.objects.get(slug=slug)
@@ -104,11 +115,10 @@ def add_history(slug: str) -> Json:
     versions = list(Version.objects.for_tenant(tenant).filter(model=model))
     override_set(model=model, unit="tester-7", version=versions[0], actor=admin, note="Mara's phone")
     version = versions[1]
-    run_load(load_request(version=version, actor=admin).pk)
+    _load(version, admin)
     path = version.source.location
     write_rows(path, offer_id=5000)
-    rejected = load_request(version=version, actor=admin)
-    run_load(rejected.pk)
+    rejected = _load(version, admin)
     write_rows(path, offer_id=1)
     version.refresh_from_db()
     kept = version.previous_table
