@@ -288,6 +288,9 @@ class Load(TenantOwned):
     rows_read = models.PositiveBigIntegerField(default=0)
     rows_written = models.PositiveBigIntegerField(default=0)
     rows_expected = models.PositiveBigIntegerField(null=True, help_text="When the source says it beforehand.")
+    scratch_table = models.CharField(
+        max_length=400, blank=True, default="", editable=False, help_text="Where a large source waits in parts."
+    )
     report = models.JSONField(default=dict, blank=True)
     problem = models.TextField(blank=True, default="", help_text="One clear sentence, when rejected or failed.")
 
@@ -337,6 +340,45 @@ class Load(TenantOwned):
 
     def __str__(self) -> str:
         return f"{self.version} load {self.fence}"
+
+
+class RangeState(models.TextChoices):
+    """The life of a range of a large load."""
+
+    WAITING = "waiting", "Waiting"
+    RUNNING = "running", "Running"
+    DONE = "done", "Written"
+
+
+class LoadRange(TenantOwned):
+    """A part of a large load that any worker may take: the keys whose digests begin with some of 1,024 values."""
+
+    tenant_path = "load__version__model__tenant"
+
+    load = models.ForeignKey(Load, on_delete=models.CASCADE, related_name="ranges")
+    first_partition = models.PositiveSmallIntegerField()
+    end_partition = models.PositiveSmallIntegerField()
+    state = models.CharField(max_length=10, choices=RangeState.choices, default=RangeState.WAITING)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    heartbeat_at = models.DateTimeField()
+    rows_written = models.PositiveBigIntegerField(default=0)
+    size_bytes = models.PositiveBigIntegerField(default=0)
+    report = models.JSONField(default=dict, blank=True)
+
+    objects = TenantOwnedManager()
+
+    class Meta:
+        ordering: ClassVar = ["load", "first_partition"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["load", "first_partition"], name="load_range_unique_in_load"),
+            models.CheckConstraint(
+                condition=Q(first_partition__lt=F("end_partition"), end_partition__lte=1024), name="load_range_bounds"
+            ),
+            models.CheckConstraint(condition=Q(state__in=RangeState.values), name="load_range_state_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.load} range {self.first_partition}–{self.end_partition - 1}"
 
 
 class TableState(models.TextChoices):

@@ -267,12 +267,15 @@ BIGQUERY_STORAGE_ENDPOINT = ENV.bigquery_storage_endpoint
 GCS_ENDPOINT = ENV.gcs_endpoint
 LOAD_WORKSPACE_DIR = ENV.var_dir / "loads"
 LOAD_MEMORY_MB = ENV.load_memory_mb
+LOAD_SPLIT_ROWS = ENV.load_split_rows
 LOAD_TIME_LIMIT = timedelta(seconds=ENV.load_time_limit_seconds)
 
 CELERY_BROKER_URL = ENV.broker_url or ENV.redis_url
 # Loads have a queue of their own, so that what takes a moment (publishing, sweeping, schedules) waits behind none.
 CELERY_TASK_QUEUES = (Queue("celery"), Queue("loads"))
-CELERY_TASK_ROUTES = {"loading.run": {"queue": "loads"}}
+CELERY_TASK_ROUTES = {
+    name: {"queue": "loads"} for name in ("loading.run", "loading.run_range", "loading.finish_ranges")
+}
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True

@@ -178,6 +178,16 @@ class LoadFactory(DjangoModelFactory[registry.Load]):
     )
 
 
+class LoadRangeFactory(DjangoModelFactory[registry.LoadRange]):
+    class Meta:
+        model = registry.LoadRange
+
+    load = factory.SubFactory(LoadFactory, state=registry.LoadState.WRITING)
+    first_partition = 0
+    end_partition = 64
+    heartbeat_at = SOME_TIME
+
+
 class TableFactory(DjangoModelFactory[registry.Table]):
     """A whole table, not yet active."""
 

@@ -14,7 +14,7 @@ from unfold.decorators import display
 
 from models_registry.admin.columns import LOAD_COLOURS, ModelFilter
 from models_registry.loads import progress_of
-from models_registry.models import Load, LoadState, Table, TableState
+from models_registry.models import Load, LoadRange, LoadState, Table, TableState
 from tenants.staff import Label, ReadOnlyAdmin, StudioFilter, link_to
 from tenants.templatetags.words import age, duration, megabytes, number, percent_number
 
@@ -154,6 +154,43 @@ class LoadAdmin(ReadOnlyAdmin):
             "progress_url": reverse("admin:models_registry_load_progress", args=[load.pk]),
             "version_url": reverse("admin:models_registry_version_change", args=[load.version_id]),
         }
+
+
+@admin.register(LoadRange)
+class LoadRangeAdmin(ReadOnlyAdmin):
+    """The ranges of large loads, which any worker takes."""
+
+    studio_path, model_path = "load__version__model__tenant", "load__version__model"
+    list_display = ("part", "load_link", "studio", "state", "attempts", "rows", "heartbeat_at")
+    list_filter = (StudioFilter, ModelFilter, ("state", ChoicesDropdownFilter))
+    list_select_related = ("load__version__model__tenant",)
+    search_fields = ("load__version__name", "load__version__model__slug", "load__version__model__tenant__name")
+    ordering = ("-load", "first_partition")
+    fields = ("part", "load_link", "state", "attempts", "rows", "size", "heartbeat_at")
+
+    @display(description="Partitions", ordering="first_partition")
+    def part(self, part: Any) -> str:
+        """Say which of the 1,024 partitions it is."""
+        return f"{part.first_partition} to {part.end_partition - 1}"
+
+    @display(description="Load", ordering="load")
+    def load_link(self, part: Any) -> str:
+        """Lead to its load."""
+        return link_to(part.load)
+
+    @display(description="Rows", ordering="rows_written")
+    def rows(self, part: Any) -> str:
+        """Give the rows written so far."""
+        return number(part.rows_written)
+
+    @display(description="Size", ordering="size_bytes")
+    def size(self, part: Any) -> str:
+        """Give its bytes in Redis."""
+        return megabytes(part.size_bytes)
+
+    def audit_subject(self, obj: Any) -> str:
+        """Give what the audit trail calls its version."""
+        return f"version {obj.load.version.model.slug}/{obj.load.version.name}"
 
 
 def is_kept(table: Table) -> bool:

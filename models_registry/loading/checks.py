@@ -153,7 +153,7 @@ def check_rows(staging: Staging, schema: pa.Schema, expected: Expected, beat: Ca
     ]
     return [
         _check_any_rows(staging.rows),
-        _check_row_count(staging.rows, expected),
+        check_row_count(staging.rows, expected),
         *judged[: len(key_rules)],
         *([_check_duplicates(staging, beat)] if staging.key_fields else []),
         *judged[len(key_rules) :],
@@ -164,7 +164,8 @@ def _check_any_rows(rows: int) -> Check:
     return Check("rows", rows > 0, 0, f"{rows:,} rows" if rows else "the source has no rows")
 
 
-def _check_row_count(rows: int, expected: Expected) -> Check:
+def check_row_count(rows: int, expected: Expected) -> Check:
+    """Compare how many rows there are with the served table."""
     if not expected.active_rows:
         return Check("row count", passed=True, count=0, words="no table is active yet", may_be_waived=True)
     change = (rows - expected.active_rows) / expected.active_rows

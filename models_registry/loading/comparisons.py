@@ -68,9 +68,9 @@ def blocks_to_compare(served: Table, rows: int, *, is_dry_run: bool) -> int:
 
 
 def difference_report(
-    difference: Difference, served: Table, staging: Staging, beat: Callable[[], None]
+    difference: Difference, served: Table, staging: Staging, beat: Callable[[], None], *, rows: int
 ) -> dict[str, Any]:
-    """Give what the report says: the rows of the whole tables, also where they are estimated from a part of them."""
+    """Give what the report says: of the `rows` of the whole load, also where it is estimated from a part of them."""
     found = {
         "added": difference.added,
         "removed": difference.removed,
@@ -80,11 +80,11 @@ def difference_report(
     blocks = 1 << served.block_bits
     if difference.blocks < blocks:
         # Shares are what a part tells; of both tables the sizes are known.
-        kept = min(round(difference.coverage * served.row_count), staging.rows)
+        kept = min(round(difference.coverage * served.row_count), rows)
         compared = difference.changed + difference.unchanged
         changed = round(kept * difference.changed / compared) if compared else 0
         found = {
-            "added": staging.rows - kept,
+            "added": rows - kept,
             "removed": served.row_count - kept,
             "changed": changed,
             "unchanged": kept - changed,

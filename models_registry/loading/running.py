@@ -27,7 +27,15 @@ from django.utils import timezone
 from models_registry.loading import tables
 from models_registry.loading.activation import activate
 from models_registry.loading.background import BEAT_SECONDS, call
-from models_registry.loading.checks import Check, Expected, Sample, check_columns, check_rows, problem_of
+from models_registry.loading.checks import (
+    Check,
+    Expected,
+    Sample,
+    check_columns,
+    check_row_count,
+    check_rows,
+    problem_of,
+)
 from models_registry.loading.columns import shortened, shown
 from models_registry.loading.comparisons import (
     blocks_to_compare,
@@ -41,9 +49,10 @@ from models_registry.loading.pacing import Pacer
 from models_registry.loading.placing import RefusedRow, packed_in_order
 from models_registry.loading.pulse import Overtaken, Progress, Pulse, Superseded, TookTooLong
 from models_registry.loading.sources import Confinement, Extract, SourceProblem, open_source
+from models_registry.loading.splitting import HandedOver, Rejected, new_table, split
 from models_registry.loading.staging import InvalidText, Staging
 from models_registry.loading.tables import TableProblem
-from models_registry.models import Load, LoadState, Table, TableState, new_table_id
+from models_registry.models import Load, LoadState, Table, TableState
 from models_registry.redis_clients import loading_client
 from models_registry.services import failed_checks
 from serving.formats.keys import block_bits_for
@@ -57,10 +66,6 @@ MAX_RUNS = 2
 ROWS_LOOKED_UP = 200
 # A run ends itself somewhat before the worker would kill it, so that it can say why.
 TIME_LIMIT_SHARE = 0.9
-
-
-class Rejected(Exception):
-    """A check failed."""
 
 
 def run_load(load_id: int, *, listener: Callable[[Progress], None] | None = None) -> None:
@@ -95,7 +100,7 @@ def claim(load_id: int) -> Load | None:
         problem = (
             f"The worker that ran this load was lost {MAX_RUNS} times (killed, or out of memory); not tried again."
         )
-        _end(Pulse(load, time_limit=settings.LOAD_TIME_LIMIT, listener=None), LoadState.FAILED, problem, {})
+        end(Pulse(load, time_limit=settings.LOAD_TIME_LIMIT, listener=None), LoadState.FAILED, problem, {})
         return None
     return load
 
@@ -103,23 +108,25 @@ def claim(load_id: int) -> Load | None:
 def run_claimed(load: Load, *, listener: Callable[[Progress], None] | None = None) -> None:
     """Run a load that `claim` gave."""
     pulse = Pulse(load, time_limit=settings.LOAD_TIME_LIMIT * TIME_LIMIT_SHARE, listener=listener)
-    run = _Run(pulse)
+    run = Run(pulse)
     try:
         with run.workspace() as folder:
             run.go(folder)
         log.info("load.done load=%s rows=%s", load.pk, pulse.rows_written)
+    except HandedOver:
+        log.info("load.split load=%s", load.pk)
     except Overtaken:
         log.warning("load.overtaken load=%s attempt=%s", load.pk, load.attempts)
     except KeyboardInterrupt:
-        _end(pulse, LoadState.FAILED, "It was interrupted from the keyboard.", run.report)
+        end(pulse, LoadState.FAILED, "It was interrupted from the keyboard.", run.report)
         raise
-    except Exception as error:  # noqa: BLE001 - whatever it is, the load must say so; `_verdict` logs it
-        _end(pulse, *_verdict(error, load), run.report)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the load must say so; `verdict` logs it
+        end(pulse, *verdict(error, load), run.report)
     finally:
         run.drop_unless_active()
 
 
-def _verdict(error: Exception, load: Load) -> tuple[LoadState, str]:
+def verdict(error: Exception, load: Load) -> tuple[LoadState, str]:
     """Give how an error ends a load, and the sentence for it."""
     if isinstance(error, Rejected):
         return LoadState.REJECTED, str(error)
@@ -142,7 +149,7 @@ def _verdict(error: Exception, load: Load) -> tuple[LoadState, str]:
     return LoadState.FAILED, words
 
 
-def _end(pulse: Pulse, state: LoadState, problem: str, report: dict[str, Any]) -> None:
+def end(pulse: Pulse, state: LoadState, problem: str, report: dict[str, Any]) -> None:
     """Write down how a load ended."""
     try:
         pulse.enter(state, problem=problem, report=report, finished_at=timezone.now())
@@ -152,7 +159,7 @@ def _end(pulse: Pulse, state: LoadState, problem: str, report: dict[str, Any]) -
         log.info("load.ended load=%s state=%s problem=%s", pulse.load.pk, state, problem)
 
 
-class _Run:
+class Run:
     """The stages of one run.
 
     Attributes:
@@ -169,10 +176,15 @@ class _Run:
         self._checks: list[Check] = []
         self._schema = pa.schema([])
 
+    @property
+    def folder_name(self) -> str:
+        """The name of this run's own folder; the sweep knows by it whose it is."""
+        return f"{self.load.pk}-{self.load.attempts}"
+
     @contextmanager
     def workspace(self) -> Iterator[Path]:
         """Give a folder of this run's own, and leave nothing of it."""
-        folder = settings.LOAD_WORKSPACE_DIR / f"{self.load.pk}-{self.load.attempts}"
+        folder = settings.LOAD_WORKSPACE_DIR / self.folder_name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
@@ -184,16 +196,7 @@ class _Run:
         """Go through all stages."""
         layout = self._layout()
         active = self.load.version.active_table
-        expected = Expected(
-            key_fields=tuple(self.model.key_fields),
-            layout=layout,
-            active_rows=active.row_count if active else None,
-            max_row_count_change=self.model.max_row_count_change,
-            max_psi=self.model.max_psi,
-            min_coverage=self.model.min_coverage,
-            distribution=active.load.report.get("distribution", {}).get("fields", ()) if active else (),
-            waived=frozenset(failed_checks(self.load.accepts) if self.load.accepts else ()),
-        )
+        expected = self._expected(layout, active)
         with self._extracted(expected, folder) as staging:
             self._check(staging, expected, active)
             if self.load.is_dry_run:
@@ -204,6 +207,18 @@ class _Run:
         activate(self.pulse, table, report=self.report)
         self.table = None
         self.pulse.tell(LoadState.ACTIVE)
+
+    def _expected(self, layout: Layout, active: Table | None) -> Expected:
+        return Expected(
+            key_fields=tuple(self.model.key_fields),
+            layout=layout,
+            active_rows=active.row_count if active else None,
+            max_row_count_change=self.model.max_row_count_change,
+            max_psi=self.model.max_psi,
+            min_coverage=self.model.min_coverage,
+            distribution=active.load.report.get("distribution", {}).get("fields", ()) if active else (),
+            waived=frozenset(failed_checks(self.load.accepts) if self.load.accepts else ()),
+        )
 
     def _layout(self) -> Layout:
         try:
@@ -238,11 +253,34 @@ class _Run:
                 check, usable = check_columns(extract.schema, expected)
                 self._note_columns(extract, expected)
                 self._found(check)
+                self._split_if_large(extract, expected)
                 staging = stack.enter_context(
                     Staging(folder, columns=usable, key_fields=expected.key_fields, memory_mb=settings.LOAD_MEMORY_MB)
                 )
                 self._fill(staging, extract, close)
             yield staging
+
+    def _split_if_large(self, extract: Extract, expected: Expected) -> None:
+        """Have a source that is too large for one worker cut into ranges for all of them; this run then is over.
+
+        Raises:
+            HandedOver: that was done.
+            Rejected: it has not the right columns, or not the right number of rows.
+        """
+        partition = extract.partition
+        is_large = (extract.rows_expected or 0) >= settings.LOAD_SPLIT_ROWS
+        if partition is None or not is_large or self.load.is_dry_run:
+            return
+        if problem := self._problem():
+            raise Rejected(problem)
+        scratch = call(lambda: partition(expected.key_fields, self._labels()), self.pulse.beat)
+        self._found(check_row_count(scratch.rows, expected))
+        self._drop_earlier_attempt()
+        split(self.pulse, scratch, report=self.report, problem=self._problem())
+
+    def _labels(self) -> dict[str, str]:
+        tenant = self.model.tenant.slug
+        return {"recsite_studio": tenant, "recsite_model": self.model.slug, "recsite_load": str(self.load.pk)}
 
     def _source(self, expected: Expected) -> AbstractContextManager[Extract]:
         tenant, load = self.model.tenant, self.load
@@ -251,8 +289,8 @@ class _Run:
             gs_prefixes=tuple(tenant.allowed_gs_prefixes),
             local_roots=tuple(tenant.allowed_local_roots),
         )
-        labels = {"recsite_studio": tenant.slug, "recsite_model": self.model.slug, "recsite_load": str(load.pk)}
-        return open_source(load.source_kind, load.source_location, confinement, expected.columns, labels=labels)
+        place = (load.source_kind, load.source_location)
+        return open_source(*place, confinement, expected.columns, labels=self._labels())
 
     def _fill(self, staging: Staging, extract: Extract, close: Callable[[], None]) -> None:
         filling = staging.fill(extract.schema, extract.batches, self.pulse.beat, cancel=close)
@@ -297,7 +335,7 @@ class _Run:
 
     def _compare(self, staging: Staging, expected: Expected, served: Table) -> None:
         """Find the difference from the served table. That it cannot be read is no fault of this load."""
-        end_block = blocks_to_compare(served, staging.rows, is_dry_run=self.load.is_dry_run)
+        end_block = self._blocks_to_compare(served, staging.rows)
         place = (self.client, settings.REDIS_PREFIX, served)
         with self._stage("compare") as stage:
             stage["rows"] = 0
@@ -309,8 +347,16 @@ class _Run:
                 self.report["notes"].append(f"Not compared row by row with the served table: {shown(error)}")
                 return
             stage["rows"] = found.rows
-            self.report["difference"] = difference_report(found, served, staging, self.pulse.beat)
+            self.report["difference"] = difference_report(
+                found, served, staging, self.pulse.beat, rows=self._rows_of_whole(staging)
+            )
         self._found(check_coverage(found, expected))
+
+    def _rows_of_whole(self, staging: Staging) -> int:
+        return staging.rows
+
+    def _blocks_to_compare(self, served: Table, rows: int) -> int:
+        return blocks_to_compare(served, rows, is_dry_run=self.load.is_dry_run)
 
     def _found(self, check: Check) -> None:
         self._checks.append(check)
@@ -330,17 +376,7 @@ class _Run:
         self._drop_earlier_attempt()
         with transaction.atomic():
             self.pulse.enter(LoadState.WRITING, report=self.report)
-            values = {
-                "version": self.load.version,
-                "table_id": new_table_id(),
-                "state": TableState.WRITING,
-                "block_bits": block_bits,
-                "row_count": staging.rows,
-                "size_bytes": 0,
-                "created_at": timezone.now(),
-            }
-            # One row a load: an earlier attempt's blocks are gone by now, and its row is used again.
-            self.table, _ = Table.objects.unscoped().update_or_create(load=self.load, defaults=values)
+            self.table = new_table(self.load, staging.rows, block_bits)
         lengths: list[int] = []
         with self._stage("write"):
             try:
@@ -374,8 +410,10 @@ class _Run:
         if earlier is not None:
             tables.drop_table(self.client, settings.REDIS_PREFIX, earlier.table_id, earlier.block_bits)
 
-    def _cuts(self, staging: Staging, layout: Layout, block_bits: int) -> Iterator[Cut]:
-        cutter = BlockCutter(layout.payload_width, 0, 1 << block_bits)
+    def _cuts(
+        self, staging: Staging, layout: Layout, block_bits: int, *, first: int = 0, end: int | None = None
+    ) -> Iterator[Cut]:
+        cutter = BlockCutter(layout.payload_width, first, 1 << block_bits if end is None else end)
         with closing(packed_in_order(staging, layout, block_bits, self.pulse.beat)) as batches:
             for rows in batches:
                 yield cutter.add(rows.blocks, rows.fingerprints, rows.payloads)

@@ -73,19 +73,19 @@ def write_blocks(
         pipe.wait_for_replicas()
 
 
-def read_lengths(client: Client, prefix: str, table_id: str, blocks: int) -> Iterator[int]:
-    """Give the length in bytes of every block as Redis has it, 0 for one that it has not."""
+def read_lengths(client: Client, prefix: str, table_id: str, blocks: int, *, start: int = 0) -> Iterator[int]:
+    """Give the length in bytes of so many blocks from `start` on as Redis has them, 0 for one that it has not."""
     if isinstance(client, RedisCluster):
-        for first in range(0, blocks, COMMANDS_PER_SEND):
+        for first in range(start, start + blocks, COMMANDS_PER_SEND):
             pipeline = cast(Any, client).pipeline()
-            for number in range(first, min(first + COMMANDS_PER_SEND, blocks)):
+            for number in range(first, min(first + COMMANDS_PER_SEND, start + blocks)):
                 pipeline.strlen(block_name(prefix, table_id, number))
             yield from cast(list[int], pipeline.execute())
         return
     head = block_name(prefix, table_id, 0)[:-1].encode()
     replies: list[Any] = []
     with _Pipe(client, replies) as pipe:
-        for number in range(blocks):
+        for number in range(start, start + blocks):
             name = b"%b%x" % (head, number)
             pipe.send(b"*2\r\n$6\r\nSTRLEN\r\n$%d\r\n%b\r\n" % (len(name), name))
             yield from replies
@@ -131,15 +131,15 @@ def _whole(blocks: list[bytes | None], first: int) -> list[bytes]:
 
 
 def verify_lengths(
-    client: Client, prefix: str, table_id: str, lengths: Sequence[int], beat: Callable[[], None]
+    client: Client, prefix: str, table_id: str, lengths: Sequence[int], beat: Callable[[], None], *, start: int = 0
 ) -> None:
-    """Read back how long every block is.
+    """Read back how long every block from `start` on is.
 
     Raises:
         TableProblem: a block is missing or of another length than was written.
     """
-    found = read_lengths(client, prefix, table_id, len(lengths))
-    for number, (length, wanted) in enumerate(zip(found, lengths, strict=True)):
+    found = read_lengths(client, prefix, table_id, len(lengths), start=start)
+    for number, (length, wanted) in enumerate(zip(found, lengths, strict=True), start=start):
         if length != wanted:
             what = f"holds {length:,} bytes instead of {wanted:,}" if length else "is missing"
             raise TableProblem(f"Redis lost part of what was written: block {number:x} {what}.")
@@ -195,11 +195,15 @@ def drop_table(client: Client, prefix: str, table_id: str, block_bits: int) -> N
     Raises:
         redis.RedisError: Redis is away; calling again goes on.
     """
-    blocks = 1 << block_bits
-    for first in range(0, blocks, NAMES_PER_COMMAND):
+    drop_blocks(client, prefix, table_id, range(1 << block_bits))
+
+
+def drop_blocks(client: Client, prefix: str, table_id: str, numbers: Sequence[int]) -> None:
+    """UNLINK some blocks of a table. As `drop_table`."""
+    for start in range(0, len(numbers), NAMES_PER_COMMAND):
         began = time.monotonic()
-        end = min(first + NAMES_PER_COMMAND, blocks)
-        _of_many(client, "UNLINK", [block_name(prefix, table_id, number) for number in range(first, end)])
+        names = [block_name(prefix, table_id, number) for number in numbers[start : start + NAMES_PER_COMMAND]]
+        _of_many(client, "UNLINK", names)
         # Redis has at least as long for others.
         time.sleep(time.monotonic() - began)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from celery import shared_task
 from django.utils import timezone
 
-from models_registry.loading import repair, upkeep
+from models_registry.loading import ranges, repair, upkeep
 from models_registry.loading.pacing import yield_to_others
 from models_registry.loading.running import run_load
 
@@ -17,6 +17,19 @@ def run(load_id: int) -> None:
     """Run a queued load. Its time limit is the worker's own (RECSITE_LOAD_TIME_LIMIT_SECONDS)."""
     yield_to_others()
     run_load(load_id)
+
+
+@shared_task(name="loading.run_range")
+def run_range(range_id: int) -> None:
+    """Run a range of a large load that waits."""
+    yield_to_others()
+    ranges.run_range(range_id)
+
+
+@shared_task(name="loading.finish_ranges")
+def finish_ranges(load_id: int) -> None:
+    """Verify and activate a large load whose ranges are all written."""
+    ranges.finish(load_id)
 
 
 @shared_task(name="loading.repair", time_limit=120)

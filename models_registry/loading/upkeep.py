@@ -19,8 +19,18 @@ from django.conf import settings
 from django.db.models import Max, Q
 
 from models_registry.loading.pulse import ALIVE_STATES
+from models_registry.loading.splitting import FINISH_TASK, RANGE_TASK, drop_scratch, enqueue, finish_if_done
 from models_registry.loading.tables import drop_table
-from models_registry.models import RUNNING_STATES, Load, LoadState, Table, TableState, Version
+from models_registry.models import (
+    RUNNING_STATES,
+    Load,
+    LoadRange,
+    LoadState,
+    RangeState,
+    Table,
+    TableState,
+    Version,
+)
 from models_registry.redis_clients import loading_client
 from models_registry.services import load_enqueue
 from serving.formats.snapshot import BadSnapshot, open_snapshot, parse_public_keys, snapshot_name
@@ -34,6 +44,8 @@ STALE_AFTER = timedelta(seconds=60)
 FORGOTTEN_AFTER = timedelta(minutes=5)
 # Lanes learn of a new snapshot within seconds; until then they may read a table that was served before it.
 DROP_AFTER = timedelta(seconds=60)
+# A load in many hands has no run of its own to be missed.
+_SPLIT = ~Q(scratch_table="") & Q(state__in=[LoadState.WRITING, LoadState.VERIFYING])
 
 
 def sweep(now: datetime, enqueue_drop: Callable[[int], object]) -> Counter[str]:
@@ -50,6 +62,10 @@ def sweep(now: datetime, enqueue_drop: Callable[[int], object]) -> Counter[str]:
         done["loads queued again"] += _queue_again(load, now)
     for load in _forgotten_loads(now):
         done["loads handed over again"] += _queue_again(load, now)
+    for part in _lost_ranges(now):
+        done["ranges handed over again"] += _wait_again(part, now)
+    for load in _split_loads():
+        done["split loads gone on with"] += _go_on(load, now)
     orphaned = Table.objects.unscoped().filter(state=TableState.WRITING).exclude(load__state__in=RUNNING_STATES)
     done["tables orphaned"] = orphaned.update(state=TableState.DROPPING)
     for table in Table.objects.unscoped().filter(state=TableState.DROPPING).select_related("version__model__tenant"):
@@ -67,7 +83,7 @@ def sweep(now: datetime, enqueue_drop: Callable[[int], object]) -> Counter[str]:
 
 
 def _stale_loads(now: datetime) -> Iterator[Load]:
-    running = Load.objects.unscoped().filter(state__in=ALIVE_STATES)
+    running = Load.objects.unscoped().filter(state__in=ALIVE_STATES).exclude(_SPLIT)
     yield from running.filter(Q(heartbeat_at__lt=now - STALE_AFTER) | Q(heartbeat_at=None)).iterator()
 
 
@@ -87,6 +103,50 @@ def _queue_again(load: Load, now: datetime) -> bool:
     log.warning("load.queued_again load=%s state=%s attempts=%s", load.pk, load.state, load.attempts)
     load_enqueue(load.pk)
     return True
+
+
+# --- Ranges of large loads -------------------------------------------------------------------------------------------
+
+
+def _lost_ranges(now: datetime) -> Iterator[LoadRange]:
+    """Give the ranges whose worker is gone, and those that nobody began for long: their message may be lost."""
+    lost = Q(state=RangeState.RUNNING, heartbeat_at__lt=now - STALE_AFTER)
+    forgotten = Q(state=RangeState.WAITING, heartbeat_at__lt=now - FORGOTTEN_AFTER)
+    yield from LoadRange.objects.unscoped().filter(lost | forgotten, load__state=LoadState.WRITING).iterator()
+
+
+def _wait_again(part: LoadRange, now: datetime) -> bool:
+    unchanged = LoadRange.objects.unscoped().filter(
+        pk=part.pk, state=part.state, attempts=part.attempts, heartbeat_at=part.heartbeat_at
+    )
+    if not unchanged.update(state=RangeState.WAITING, heartbeat_at=now, rows_written=0):
+        return False
+    enqueue(RANGE_TASK, part.pk)
+    return True
+
+
+def _split_loads() -> Iterator[Load]:
+    yield from Load.objects.unscoped().exclude(scratch_table="").iterator()
+
+
+def _go_on(load: Load, now: datetime) -> bool:
+    """Do what is next for a load that was split, if whoever should have done it is gone."""
+    unchanged = Load.objects.unscoped().filter(pk=load.pk, state=load.state, attempts=load.attempts)
+    if load.state not in RUNNING_STATES:
+        drop_scratch(load.scratch_table)
+        return True
+    if load.state in (LoadState.WRITING, LoadState.VERIFYING) and load.started_at is not None:
+        if now - load.started_at > settings.LOAD_TIME_LIMIT:
+            minutes = settings.LOAD_TIME_LIMIT.total_seconds() / 60
+            problem = f"It had not ended after {minutes:,.0f} minutes, the longest a load may take."
+            return bool(unchanged.update(state=LoadState.FAILED, problem=problem, finished_at=now))
+        if load.state == LoadState.WRITING:
+            return finish_if_done(load)
+        if load.heartbeat_at is None or load.heartbeat_at < now - STALE_AFTER:
+            unchanged.update(heartbeat_at=now)
+            enqueue(FINISH_TASK, load.pk)
+            return True
+    return False
 
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
@@ -151,9 +211,11 @@ def _removed_folders() -> Iterator[Path]:
     if not workspace.is_dir():
         return
     for folder in sorted(workspace.iterdir()):
-        load_id, _, attempt = folder.name.partition("-")
-        if not (load_id.isdecimal() and attempt.isdecimal()):
+        # Of a load and an attempt, or of a range of it besides.
+        numbers = folder.name.split("-")
+        if len(numbers) not in {2, 4} or not all(number.isdecimal() for number in numbers):
             continue
+        load_id, attempt = numbers[:2]
         running = Load.objects.unscoped().filter(pk=int(load_id), attempts=int(attempt), state__in=ALIVE_STATES)
         if not running.exists():
             shutil.rmtree(folder, ignore_errors=True)

@@ -22,7 +22,7 @@ from tests import factories
 pytestmark = pytest.mark.django_db
 
 READ_ONLY = {
-    *("auditentry", "automationtoken", "source", "schedule", "load", "table", "rolloutrevision"),
+    *("auditentry", "automationtoken", "source", "schedule", "load", "loadrange", "table", "rolloutrevision"),
     *("periodictask", "accessattempt", "accesslog"),
 }
 ADDED = {"tenant", "user", "membership", "credential", "recommendationmodel", "layout", "version", "override"}
@@ -127,6 +127,7 @@ def make_rows(number: int) -> dict[str, Model]:
             "source": factories.SourceFactory.create(version=version),
             "schedule": factories.ScheduleFactory.create(version=version),
             "load": rejected,
+            "loadrange": factories.LoadRangeFactory.create(load__version=version),
             "table": table,
             "rolloutrevision": factories.RolloutRevisionFactory.create(model=model),
             "override": factories.OverrideFactory.create(version=version),

@@ -20,6 +20,7 @@ from tests.factories import (
     IdempotencyRecordFactory,
     LayoutFactory,
     LoadFactory,
+    LoadRangeFactory,
     MembershipFactory,
     ModelFactory,
     OverrideFactory,
@@ -121,6 +122,10 @@ BROKEN: list[tuple[str, Callable[[], object]]] = [
     ("schedule_next_run_if_enabled", lambda: ScheduleFactory.create(next_run_at=None)),
     ("version_id", again(ScheduleFactory, "version")),
     ("load_one_for_a_scheduled_time", again(LoadFactory, "version", "scheduled_for", scheduled_for=SOME_TIME)),
+    ("load_range_unique_in_load", again(LoadRangeFactory, "load", "first_partition")),
+    ("load_range_bounds", lambda: LoadRangeFactory.create(first_partition=64)),
+    ("load_range_bounds", lambda: LoadRangeFactory.create(end_partition=1025)),
+    ("load_range_state_known", lambda: LoadRangeFactory.create(state="asleep")),
     ("load_rate_limit_positive", lambda: LoadFactory.create(rows_per_second_limit=0)),
     ("load_fence_unique_in_version", again(LoadFactory, "version", "fence")),
     # A state that is not known is not an end either; PostgreSQL names whichever it checks first.

@@ -186,13 +186,13 @@ def test_run_load__redis_away_while_writing__fails_and_a_sweep_drops_what_was_wr
 
 def test_run_load__redis_is_full__fails_and_leaves_nothing_but_the_old_table(scene: Scene, valkey: redis.Redis) -> None:
     good = scene.load()
+    scene.version.model.max_row_count_change = scene.version.model.max_psi = 1000
+    scene.version.model.save()
     used = int(valkey.info("memory")["used_memory"])
     valkey.config_set("maxmemory", used + 200_000)
     try:
         load = scene.load(columns(range(240), title=[None] * 240))
         assert load.state == LoadState.ACTIVE, "so little still fits"
-        scene.version.model.max_row_count_change = scene.version.model.max_psi = 1000
-        scene.version.model.save()
         load = scene.load(columns(range(20_000)))
         assert load.state == LoadState.FAILED
         assert "Redis did not take the table" in load.problem

@@ -5,13 +5,23 @@ The only package that imports Google's client.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from django.conf import settings
 
 from models_registry.loading.sources import parquet
-from models_registry.loading.sources.port import Confinement, Extract, SourceProblem
+from models_registry.loading.sources.port import PARTITIONS, Confinement, Extract, Scratch, SourceProblem
 
-__all__ = ["Confinement", "Extract", "SourceProblem", "open_source"]
+__all__ = [
+    "PARTITIONS",
+    "Confinement",
+    "Extract",
+    "Scratch",
+    "SourceProblem",
+    "drop_partitions",
+    "open_partitions",
+    "open_source",
+]
 
 
 @contextmanager
@@ -41,11 +51,45 @@ def open_source(
         yield extract
 
 
+@contextmanager
+def open_partitions(scratch: str, first: int, end: int, wanted: Sequence[str]) -> Iterator[Extract]:
+    """Open a range of partitions of the copy that `Extract.partition` made.
+
+    Raises:
+        SourceProblem: it is not there, or cannot be reached; also while it is read.
+    """
+    from models_registry.loading.sources import bigquery  # noqa: PLC0415 - see `_bigquery`
+
+    endpoints, limits = _bigquery_settings()
+    with bigquery.open_partitions(scratch, first, end, wanted, endpoints=endpoints, limits=limits) as extract:
+        yield extract
+
+
+def drop_partitions(scratch: str) -> None:
+    """Drop such a copy; one that is gone does no harm.
+
+    Raises:
+        SourceProblem: BigQuery has no use for the credentials.
+    """
+    from models_registry.loading.sources import bigquery  # noqa: PLC0415 - see `_bigquery`
+
+    bigquery.drop_partitions(scratch, endpoints=_bigquery_settings()[0])
+
+
 def _bigquery(
     kind: str, location: str, confinement: Confinement, wanted: Sequence[str], labels: Mapping[str, str]
 ) -> AbstractContextManager[Extract]:
     # Google's client takes a second to import, which a process that never reads BigQuery need not spend.
-    from models_registry.loading.sources import bigquery, bigquery_clients  # noqa: PLC0415
+    from models_registry.loading.sources import bigquery  # noqa: PLC0415
+
+    endpoints, limits = _bigquery_settings()
+    if kind == "bigquery_table":
+        return bigquery.open_table(location, confinement, wanted, endpoints=endpoints, limits=limits)
+    return bigquery.open_query(location, confinement, wanted, endpoints=endpoints, limits=limits, labels=labels)
+
+
+def _bigquery_settings() -> tuple[Any, Any]:
+    from models_registry.loading.sources import bigquery, bigquery_clients  # noqa: PLC0415 - as above
 
     endpoints = bigquery_clients.Endpoints(
         settings.BIGQUERY_PROJECT, settings.BIGQUERY_API_ENDPOINT, settings.BIGQUERY_STORAGE_ENDPOINT
@@ -53,6 +97,4 @@ def _bigquery(
     limits = bigquery.Limits(
         settings.LOAD_TIME_LIMIT, settings.BIGQUERY_MAX_BYTES_BILLED, settings.BIGQUERY_SCRATCH_DATASET
     )
-    if kind == "bigquery_table":
-        return bigquery.open_table(location, confinement, wanted, endpoints=endpoints, limits=limits)
-    return bigquery.open_query(location, confinement, wanted, endpoints=endpoints, limits=limits, labels=labels)
+    return endpoints, limits

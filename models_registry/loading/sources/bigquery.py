@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pyarrow as pa
 from google.api_core.exceptions import NotFound
@@ -27,12 +28,13 @@ from models_registry.loading.sources.bigquery_clients import (
 )
 from models_registry.loading.sources.bigquery_rows import SessionRows, open_session
 from models_registry.loading.sources.confinement import Referenced, TableName
-from models_registry.loading.sources.port import Confinement, Extract, SourceProblem
+from models_registry.loading.sources.port import PARTITIONS, Confinement, Extract, Scratch, SourceProblem
 
 log = logging.getLogger(__name__)
 
 # A result that a killed worker left behind is gone after this; a load is far shorter.
 SCRATCH_LIFETIME = timedelta(hours=24)
+PARTITION_COLUMN = "recsite_partition"
 UNREADABLE_TYPES = frozenset({"RECORD", "STRUCT", "RANGE", "INTERVAL", "GEOGRAPHY"})
 
 
@@ -146,7 +148,68 @@ def _rows(
             rows_expected=session.estimated_row_count or table.num_rows,
             snapshot_at=snapshot_at or read_at,
             extra_columns=extra,
+            partition=partial(_partition, clients, table, columns, limits, snapshot_at),
         )
+
+
+# --- In parts, by many workers ----------------------------------------------------------------------------------------
+
+
+def _partition(
+    clients: Clients,
+    table: bigquery.Table,
+    columns: Sequence[bigquery.SchemaField],
+    limits: Limits,
+    snapshot_at: datetime | None,
+    key_fields: Sequence[str],
+    labels: Mapping[str, str],
+) -> Scratch:
+    """Have BigQuery copy the columns into a table partitioned by the first 10 bits of each row's digest."""
+    tags = {_label(key): _label(value) for key, value in labels.items()}
+    location = table.location or "US"
+    result = _scratch_table(clients, location, limits, tags)
+    key = ", CODE_POINTS_TO_STRING([31]), ".join(f"CAST(`{field}` AS STRING)" for field in key_fields)
+    digest = f"CAST(CONCAT('0x', SUBSTR(TO_HEX(MD5(CONCAT({key}))), 1, 3)) AS INT64) >> 2"
+    at = f" FOR SYSTEM_TIME AS OF TIMESTAMP '{snapshot_at.isoformat(sep=' ')}'" if snapshot_at is not None else ""
+    # A row without a key has no digest; it must be read all the same, to be refused.
+    chosen = ", ".join([*(f"`{field.name}`" for field in columns), f"IFNULL({digest}, 0) AS {PARTITION_COLUMN}"])
+    query = f"SELECT {chosen} FROM `{table.project}.{table.dataset_id}.{table.table_id}`{at}"  # noqa: S608 - names that BigQuery gave
+    partitioned = f"PARTITION BY RANGE_BUCKET({PARTITION_COLUMN}, GENERATE_ARRAY(0, {PARTITIONS}, 1))\n"
+    _run_into(clients, result, query, location=location, limits=limits, tags=tags, partitioned=partitioned)
+    with explained("the partitioned copy"):
+        copy = clients.rest.get_table(str(result), retry=REST_RETRY, timeout=REST_TIMEOUT_SECONDS)
+    return Scratch(str(result), copy.num_rows)
+
+
+@contextmanager
+def open_partitions(
+    scratch: str, first: int, end: int, wanted: Sequence[str], *, endpoints: Endpoints, limits: Limits
+) -> Iterator[Extract]:
+    """Open the rows of some partitions of a copy, and of no others."""
+    name = TableName(*scratch.split("."))
+    with connect(endpoints, name.project) as clients:
+        with explained("the partitioned copy"):
+            table = clients.rest.get_table(scratch, retry=REST_RETRY, timeout=REST_TIMEOUT_SECONDS)
+        session = open_session(
+            clients.storage,
+            name,
+            [field.name for field in table.schema if field.name in set(wanted)],
+            payer=clients.rest.project,
+            snapshot_at=None,
+            rows=f"{PARTITION_COLUMN} >= {first} AND {PARTITION_COLUMN} < {end}",
+        )
+        rows = SessionRows(
+            clients.storage, session, what="the partitioned copy", limit_seconds=limits.time.total_seconds()
+        )
+        with closing(rows):
+            yield Extract(rows.schema, iter(rows), None, None, ())
+
+
+def drop_partitions(scratch: str, *, endpoints: Endpoints) -> None:
+    """Drop a copy. Where that fails it expires by itself."""
+    name = TableName(*scratch.split("."))
+    with connect(endpoints, name.project) as clients:
+        _drop(clients, name)
 
 
 def referenced_by(job: bigquery.QueryJob, *, apart_from: TableName | None = None) -> Referenced:
@@ -190,13 +253,20 @@ def _scratch_table(clients: Clients, location: str, limits: Limits, tags: Mappin
 
 
 def _run_into(
-    clients: Clients, result: TableName, query: str, *, location: str, limits: Limits, tags: Mapping[str, str]
+    clients: Clients,
+    result: TableName,
+    query: str,
+    *,
+    location: str,
+    limits: Limits,
+    tags: Mapping[str, str],
+    partitioned: str = "",
 ) -> bigquery.QueryJob:
     """Run a query that has been found to be one SELECT, its rows becoming a table; give the finished job."""
     expires_at = (datetime.now(UTC) + SCRATCH_LIFETIME).strftime("%Y-%m-%d %H:%M:%S+00:00")
     table_labels = ", ".join(f'("{key}", "{value}")' for key, value in tags.items())
     statement = (
-        f"CREATE TABLE `{result}`\n"
+        f"CREATE TABLE `{result}`\n{partitioned}"
         f'OPTIONS (expiration_timestamp = TIMESTAMP "{expires_at}", labels = [{table_labels}])\n'
         # The new line ends a comment on the query's last line.
         f"AS\n{query.strip().rstrip(';')}\n"

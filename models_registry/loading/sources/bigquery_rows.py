@@ -27,7 +27,13 @@ WAIT_SECONDS = 0.2
 
 
 def open_session(
-    client: BigQueryReadClient, table: TableName, columns: Sequence[str], *, payer: str, snapshot_at: datetime | None
+    client: BigQueryReadClient,
+    table: TableName,
+    columns: Sequence[str],
+    *,
+    payer: str,
+    snapshot_at: datetime | None,
+    rows: str = "",
 ) -> ReadSession:
     """Open a table for reading.
 
@@ -37,11 +43,12 @@ def open_session(
         columns: at least one column.
         payer: the project that is billed.
         snapshot_at: the instant whose rows are wanted; None: now.
+        rows: a condition that the wanted rows meet; empty: all.
     """
     session = ReadSession(
         table=f"projects/{table.project}/datasets/{table.dataset}/tables/{table.table}",
         data_format=DataFormat.ARROW,
-        read_options=ReadSession.TableReadOptions(selected_fields=list(columns)),
+        read_options=ReadSession.TableReadOptions(selected_fields=list(columns), row_restriction=rows),
     )
     if snapshot_at is not None:
         session.table_modifiers = ReadSession.TableModifiers(snapshot_time=snapshot_at)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -22,6 +22,23 @@ class Confinement:
     local_roots: tuple[str, ...]
 
 
+# Into so many parts a large source is cut, by the first 10 bits of its keys' digests.
+PARTITIONS = 1024
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A copy of a source's wanted columns that can be read in parts, each a range of the keys' digests.
+
+    Attributes:
+        table: project.dataset.table.
+        rows: how many it has.
+    """
+
+    table: str
+    rows: int
+
+
 @dataclass(frozen=True)
 class Extract:
     """A source that has been opened: its rows come as Arrow batches, a bounded number of them in memory at a time.
@@ -35,3 +52,5 @@ class Extract:
     rows_expected: int | None
     snapshot_at: datetime | None
     extra_columns: tuple[str, ...]
+    # Makes the copy, given the key fields and a job's labels; None for a source that is read by one worker.
+    partition: Callable[[Sequence[str], Mapping[str, str]], Scratch] | None = None
