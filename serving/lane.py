@@ -321,7 +321,7 @@ def _let_threads_finish() -> None:
     """Keep a thread of this process that wakes up from interrupting the one that works.
 
     What one thread hands to another, it hands over request by request; on one core each of them would cost two
-    changes of threads. So they hand over all they have. Measured: 0.8 times the CPU time per request, half the p99.
+    changes of threads. So they hand over all they have. Measured: 0.8 times the CPU time per request.
     """
     if hasattr(os, "SCHED_BATCH"):  # Linux
         with contextlib.suppress(OSError):  # a container may forbid it

@@ -31,7 +31,7 @@ class BadToken(ValueError):
     """A token that is not accepted. Why is for a debug log, never for the caller."""
 
 
-class Claims(msgspec.Struct, frozen=True):
+class Claims(msgspec.Struct, frozen=True, gc=False):
     """What a good token says. Times are Unix seconds.
 
     Attributes:
