@@ -1,4 +1,4 @@
-"""A real Celery worker in a process of its own, and this process's Celery pointed at a broker."""
+"""A real Celery worker and a real beat in processes of their own, and this process's Celery pointed at a broker."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from pathlib import Path
 
 from celery import current_app
 from django.db import connection
+from django_celery_beat.models import IntervalSchedule, PeriodicTask
 from kombu import pools
 
 from tests.doors.processes import environment, running
+
+CELERY = (sys.executable, "-m", "celery", "-A", "recsite")
 
 
 def point_celery_at(url: str) -> str:
@@ -27,8 +30,8 @@ def point_celery_at(url: str) -> str:
 @contextmanager
 def celery_worker(redis_url: str, var_dir: Path, **env: str) -> Iterator[Path]:
     """Run a worker on the tests' own database until the block ends; gives its log."""
-    own = environment(redis_url, var_dir, RECSITE_DATABASE_URL=f"sqlite:///{connection.settings_dict['NAME']}", **env)
-    arguments = [sys.executable, "-m", "celery", "-A", "recsite", "worker", "--concurrency", "1", "--loglevel", "INFO"]
+    own = environment(redis_url, var_dir, RECSITE_DATABASE_URL=_database_url(), **env)
+    arguments = [*CELERY, "worker", "--concurrency", "1", "--loglevel", "INFO"]
     before = point_celery_at(redis_url)
     log = var_dir / "worker.log"
     try:
@@ -36,3 +39,30 @@ def celery_worker(redis_url: str, var_dir: Path, **env: str) -> Iterator[Path]:
             yield log
     finally:
         point_celery_at(before)
+
+
+@contextmanager
+def celery_beat(redis_url: str, var_dir: Path, **env: str) -> Iterator[Path]:
+    """Run a beat on the tests' own database until the block ends; gives its log. It looks for work every second."""
+    own = environment(redis_url, var_dir, RECSITE_DATABASE_URL=_database_url(), **env)
+    arguments = [*CELERY, "beat", "--max-interval", "1", "--pidfile", "", "--loglevel", "INFO"]
+    log = var_dir / "beat.log"
+    with running(arguments, own, log):
+        yield log
+
+
+def beat_every_second(task: str) -> bool:
+    """Have every beat that runs send one of its tasks once a second, as staff may in the admin; say whether it has it.
+
+    A beat writes what it must run into the database when it starts.
+    """
+    entry = PeriodicTask.objects.filter(name=task).first()
+    if entry is None:
+        return False
+    entry.interval, _ = IntervalSchedule.objects.get_or_create(every=1, period=IntervalSchedule.SECONDS)
+    entry.save()
+    return True
+
+
+def _database_url() -> str:
+    return f"sqlite:///{connection.settings_dict['NAME']}"

@@ -10,6 +10,7 @@ import redis
 
 from recsite.embedded import EmbeddedValkey
 from tests.doors.scene import Scene
+from tests.faults.valve import Valve
 
 
 @pytest.fixture
@@ -18,6 +19,14 @@ def server(tmp_path: Path) -> Iterator[EmbeddedValkey]:
     valkey = EmbeddedValkey(tmp_path / "valkey", options=("--save", "", "--appendonly", "no")).start()
     yield valkey
     valkey.stop()
+
+
+@pytest.fixture
+def valve(server: EmbeddedValkey) -> Iterator[Valve]:
+    """Give a way to that server that may be closed."""
+    made = Valve(server.port)
+    yield made
+    made.end()
 
 
 @pytest.fixture

@@ -1,11 +1,9 @@
-"""A real Celery worker killed half way through writing a table: the old one goes on, the load ends well, no orphans."""
+"""A real Celery worker killed at any stage of a load: the old table goes on, the load ends well, no orphans."""
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +20,7 @@ from models_registry.models import Load, LoadState, Table, TableState, Version
 from models_registry.services import load_enqueue, load_request
 from recsite.embedded import EmbeddedValkey
 from tests.celery_worker import celery_worker
+from tests.faults.valve import Valve
 from tests.lane_process import descendants, eventually, is_running, stop
 from tests.loading_scene import Scene, all_blocks, answer, blocks_of, columns, row
 
@@ -29,71 +28,12 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 ROWS = 6000
 ENOUGH_BYTES = 60_000
-
-
-class Valve:
-    """Hands bytes on to a server until some number of them went through; then holds them until it is cut."""
-
-    def __init__(self, port: int) -> None:
-        self._server_port = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._is_open = threading.Event()
-        self._left = 0
-        self._is_open.set()
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def close_after(self, size_bytes: int) -> None:
-        """Hold what comes after some more bytes."""
-        self._left = size_bytes
-        self._is_open.clear()
-
-    def cut(self) -> None:
-        """Let what is held never arrive, as when its sender's machine is gone; let everything later through."""
-        self._is_open.set()
-
-    def end(self) -> None:
-        """Listen no more."""
-        self.cut()
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection(("127.0.0.1", self._server_port))
-            threading.Thread(target=self._pump, args=(client, server, self._hold), daemon=True).start()
-            threading.Thread(target=self._pump, args=(server, client, len), daemon=True).start()
-
-    def _hold(self, data: bytes) -> None:
-        if self._is_open.is_set():
-            return
-        self._left -= len(data)
-        if self._left < 0:
-            self._is_open.wait(60)
-            raise ConnectionAbortedError
-
-    @staticmethod
-    def _pump(source: socket.socket, target: socket.socket, before: Callable[[bytes], object]) -> None:
-        try:
-            while data := source.recv(16_384):
-                before(data)
-                target.sendall(data)
-        except OSError:
-            pass
-        finally:
-            source.close()
-            target.close()
-
-
-@pytest.fixture
-def valve(server: EmbeddedValkey) -> Iterator[Valve]:
-    made = Valve(server.port)
-    yield made
-    made.end()
+# How a load is held in a state: what it sends to Redis there arrives no more.
+HOLDS: dict[str, Callable[[Valve], None]] = {
+    LoadState.CHECKING: lambda valve: valve.close_at("GET"),
+    LoadState.WRITING: lambda valve: valve.close_after(ENOUGH_BYTES),
+    LoadState.VERIFYING: lambda valve: valve.close_at("STRLEN"),
+}
 
 
 @pytest.fixture
@@ -141,10 +81,10 @@ def active_table(scene: Scene) -> Table | None:
     return Version.objects.unscoped().get(pk=scene.version.pk).active_table
 
 
-def killed_half_way(
-    scene: Scene, server: EmbeddedValkey, valve: Valve, client: redis.Redis, kill: Callable[[int], Any], var_dir: Path
+def killed(
+    state: str, scene: Scene, server: EmbeddedValkey, valve: Valve, kill: Callable[[int], Any], var_dir: Path
 ) -> tuple[Load, Table]:
-    """Load once; begin a second load, kill what runs it when part of its blocks are there; give both."""
+    """Load once; begin a second load, kill what runs it while it is in a state; give that load and the old table."""
     with worker(server, valve, var_dir) as process_id:
         scene.write(columns(range(300)))
         good = load_request(version=scene.version, actor=None)
@@ -153,11 +93,10 @@ def killed_half_way(
         assert old is not None
 
         scene.write(columns(range(ROWS)))
-        valve.close_after(ENOUGH_BYTES)
+        HOLDS[state](valve)
         load = load_request(version=scene.version, actor=None)
-        eventually(lambda: state_of(load) == LoadState.WRITING or None, seconds=60)
-        written = 2**old.block_bits
-        eventually(lambda: all_blocks(client) > written or None)
+        eventually(lambda: valve.is_holding, seconds=60)
+        assert state_of(load) == state
         kill(process_id)
         valve.cut()
     return load, old
@@ -176,8 +115,10 @@ def kill_whole(process_id: int) -> None:
     eventually(lambda: not any(is_running(pid) for pid in everyone) or None)
 
 
+@pytest.mark.parametrize("state", HOLDS)
 @pytest.mark.parametrize("kill", [kill_child, kill_whole], ids=["its child", "all of it"])
-def test_worker__killed_while_writing__the_old_table_goes_on_and_the_next_run_leaves_no_orphan(
+def test_worker__killed_at_work__the_old_table_goes_on_and_the_next_run_leaves_no_orphan(
+    state: str,
     kill: Callable[[int], Any],
     studio_scene: Scene,
     server: EmbeddedValkey,
@@ -186,14 +127,20 @@ def test_worker__killed_while_writing__the_old_table_goes_on_and_the_next_run_le
     tmp_path: Path,
 ) -> None:
     scene = studio_scene
-    load, old = killed_half_way(scene, server, valve, client, kill, tmp_path)
+    load, old = killed(state, scene, server, valve, kill, tmp_path)
 
-    # Half a table is in Redis, and nothing of it shows.
-    assert state_of(load) == LoadState.WRITING
+    # None of a table is in Redis, half of it or all, and nothing of it shows.
+    assert state_of(load) == state
     assert active_table(scene) == old
     assert answer(client, scene, old, "p7") == {k: v for k, v in row(7).items() if k != "player_id"}
-    half = Table.objects.unscoped().get(load=load)
-    assert 0 < blocks_of(client, half.table_id) < 2**half.block_bits
+    half = Table.objects.unscoped().filter(load=load).first()
+    if half is None:
+        assert state == LoadState.CHECKING
+        assert all_blocks(client) == blocks_of(client, old.table_id)
+    else:
+        is_whole = state == LoadState.VERIFYING
+        assert 0 < blocks_of(client, half.table_id) < 2**half.block_bits + is_whole
+        assert not is_whole or blocks_of(client, half.table_id) == 2**half.block_bits
 
     # Once it has been silent for long enough it is queued again, and a worker that lives runs it.
     upkeep.sweep(timezone.now() + STALE_AFTER, lambda _: None)
@@ -205,7 +152,7 @@ def test_worker__killed_while_writing__the_old_table_goes_on_and_the_next_run_le
     table = active_table(scene)
     assert table == done.table
     assert table is not None
-    assert table.table_id != half.table_id
+    assert half is None or table.table_id != half.table_id
     assert answer(client, scene, table, f"p{ROWS - 1}") is not None
     assert all_blocks(client) == blocks_of(client, old.table_id) + blocks_of(client, table.table_id)
 
@@ -214,7 +161,7 @@ def test_worker__killed_and_the_load_given_up__its_half_table_is_swept_away(
     studio_scene: Scene, server: EmbeddedValkey, valve: Valve, client: redis.Redis, tmp_path: Path
 ) -> None:
     scene = studio_scene
-    load, old = killed_half_way(scene, server, valve, client, kill_whole, tmp_path)
+    load, old = killed(LoadState.WRITING, scene, server, valve, kill_whole, tmp_path)
     Load.objects.unscoped().filter(pk=load.pk).update(attempts=2)
 
     now = timezone.now() + STALE_AFTER
