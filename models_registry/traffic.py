@@ -30,6 +30,7 @@ from models_registry.models import (
     Version,
 )
 from models_registry.redis_clients import publishing_client
+from serving.redis_clients import Client
 from serving.reporting import FIELD, TrafficBatch, applied_name, processes_name, traffic_name
 from tenants.models import Credential, Tenant
 
@@ -87,11 +88,13 @@ def collect() -> int:
         total += len(batches)
 
 
-def _past_what_was_lost(client: redis.Redis, name: str, position: TrafficPosition) -> str:
+def _past_what_was_lost(client: Client, name: str, position: TrafficPosition) -> str:
     """Note the time of which counts were lost since the last run, if any; give the entry to go on after."""
     try:
         stream: Any = client.xinfo_stream(name)
-    except redis.ResponseError:
+    except redis.ResponseError as error:
+        if "no such key" not in str(error):
+            raise  # a cluster that is down has lost nothing yet
         stream = {}  # there is none, yet or any more
     newest: str = stream.get("last-generated-id", b"0-0").decode()
     if _order(newest) < _order(position.entry_id):
@@ -363,7 +366,7 @@ def propagation(tenant: Tenant, *, now: datetime | None = None) -> Propagation |
     return Propagation(len(living), len(current), seconds)
 
 
-def _forget(client: redis.Redis, tenant: Tenant, processes: list[bytes]) -> None:
+def _forget(client: Client, tenant: Tenant, processes: list[bytes]) -> None:
     try:
         client.hdel(processes_name(settings.REDIS_PREFIX), *processes)
         client.hdel(applied_name(settings.REDIS_PREFIX, tenant.public_id), *processes)

@@ -6,9 +6,12 @@ writes, so that every other command finds the demo by itself. Variables win over
 
 import os
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from serving.redis_url import Place
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -33,7 +36,9 @@ class Environment(BaseSettings):
 
     var_dir: Path = BASE_DIR / "var"
     database_url: str = f"sqlite:///{BASE_DIR / 'var' / 'recsite.sqlite3'}"
-    # One Redis does for everything; broker and cache can each be given one of their own.
+    # One Redis does for everything; broker and cache can each be given one of their own, and must be where the tables
+    # are behind Sentinel or in a cluster. Forms: redis://, rediss://, unix://, for the tables and the cache also
+    # redis+sentinel://host:port,host:port/service/database, for the tables redis+cluster://host:port,host:port.
     redis_url: str = "redis://127.0.0.1:6379/0"
     broker_url: str | None = None
     cache_url: str | None = None
@@ -71,3 +76,32 @@ class Environment(BaseSettings):
     # A BigQuery source with at least so many rows is cut into ranges, which all workers of the queue share.
     load_split_rows: int = Field(default=20_000_000, ge=1000)
     load_time_limit_seconds: int = Field(default=3 * 3600, ge=60)
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_a_place(cls, url: str) -> str:
+        Place.parse(url)
+        return url
+
+    @field_validator("broker_url")
+    @classmethod
+    def _is_no_place_of_ours(cls, url: str | None) -> str | None:
+        if url is not None and url.startswith("redis+"):
+            raise ValueError("Celery's broker is one Redis (redis://, rediss://) or another broker that Celery knows")
+        return url
+
+    @field_validator("cache_url")
+    @classmethod
+    def _is_a_cache(cls, url: str | None) -> str | None:
+        if url is not None and Place.parse(url).kind == "cluster":
+            raise ValueError("the cache is one Redis (redis://, rediss://), or one behind Sentinel (redis+sentinel://)")
+        return url
+
+    @model_validator(mode="after")
+    def _has_a_broker(self) -> Self:
+        kind = Place.parse(self.redis_url).kind
+        if kind != "one" and self.broker_url is None:
+            raise ValueError("RECSITE_BROKER_URL is needed: the broker is neither behind Sentinel nor in a cluster")
+        if kind == "cluster" and self.cache_url is None:
+            raise ValueError("RECSITE_CACHE_URL is needed: the cache is in no cluster")
+        return self

@@ -16,7 +16,10 @@ from recsite.environment import BASE_DIR, Environment, environment_file
 try:
     ENV = Environment(_env_file=environment_file())  # type: ignore[call-arg]  # pydantic-settings' own argument
 except ValidationError as error:
-    problems = "; ".join(f"RECSITE_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+    # Rules across variables name theirs themselves.
+    problems = "; ".join(
+        ": ".join([*(f"RECSITE_{name}".upper() for name in e["loc"]), e["msg"]]) for e in error.errors()
+    )
     raise ImproperlyConfigured(
         f"{problems}. Run `make demo` for a working set-up on this machine, or see the README for one of your own."
     ) from None
@@ -139,6 +142,7 @@ def _redis_cache(url: str, *, timeout_seconds: float) -> dict[str, Any]:
         "LOCATION": url,
         "KEY_PREFIX": ENV.redis_prefix,
         "OPTIONS": {
+            "CONNECTION_FACTORY": "serving.redis_clients.TablesConnectionFactory",
             "SERIALIZER": "django_redis.serializers.json.JSONSerializer",
             "SOCKET_TIMEOUT": timeout_seconds,
             "SOCKET_CONNECT_TIMEOUT": timeout_seconds,

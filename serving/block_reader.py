@@ -5,8 +5,7 @@ time-out, a cancelled read, a malformed reply) is closed and never used again; a
 While there is no connection that has answered a PING, a read fails at once; a new connection is tried for in the
 background, without end.
 
-A Redis of several nodes needs a `NodeReader` per node and a map from block to node in front of them; nothing here
-assumes that there is one only.
+A Redis of several nodes has a `NodeReader` per node, and a map from block to node before them: `serving.topology`.
 """
 
 from __future__ import annotations
@@ -313,6 +312,17 @@ class NodeReader:
 
         # The names of blocks are ASCII, so that their length in characters is that in bytes.
         connection.ask([f"*2\r\n$3\r\nGET\r\n${len(name)}\r\n{name}\r\n" for name in names], checked)
+
+    def ask(self, commands: Sequence[str], then: Callable[[list[Any], bool], None]) -> None:
+        """Call `then` once with the replies, errors among them, and whether the connection was lost by a time-out.
+
+        A reply that does not come is UNAVAILABLE.
+        """
+        connection = self._connection
+        if connection is None:
+            then([UNAVAILABLE] * len(commands), False)  # noqa: FBT003  # what `then` takes
+        else:
+            connection.ask(commands, lambda replies: then(replies, connection.has_timed_out))
 
     async def _keep_connected(self, loop: asyncio.AbstractEventLoop) -> None:
         backoff_seconds = FIRST_BACKOFF_SECONDS

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 from django.conf import settings
 
-from serving.block_reader import Address, BlockCache, BlockReader, CachedReader, NodeReader
+from serving.block_reader import BlockCache, BlockReader, CachedReader
 from serving.configuration import Serving, assemble
 from serving.engine import BatchLookup, Block, Lookup, begin
 from serving.http import (
@@ -37,6 +37,7 @@ from serving.http import (
 )
 from serving.lane_server import answer_in_place
 from serving.metrics import Numbers, WorkerFile
+from serving.topology import reader_for
 
 logger = logging.getLogger(__name__)
 
@@ -117,14 +118,16 @@ class Lane:
         self._serving: Serving = assemble("lane")
         numbers = self._serving.numbers
         self._front_numbers = numbers.for_another_thread()
-        self._node = NodeReader(
-            Address.parse(settings.TABLES_REDIS_URL),
+        self._blocks = reader_for(
+            settings.TABLES_REDIS_URL,
             deadline_seconds=settings.SERVING_DEADLINE_MS / 1000,
             numbers=numbers,
         )
         self._cache = BlockCache(options.block_cache_mb * 1024 * 1024)
         self._has_cache = options.block_cache_mb > 0
-        self._reader: BlockReader = CachedReader(self._node, self._cache, numbers) if self._has_cache else self._node
+        self._reader: BlockReader = (
+            CachedReader(self._blocks, self._cache, numbers) if self._has_cache else self._blocks
+        )
         self._file = WorkerFile(options.numbers_directory)
         self._ticking: asyncio.Task[None] | None = None
         self._error_logged_at = 0.0
@@ -144,7 +147,7 @@ class Lane:
         self._loop = loop
         _let_threads_finish()
         self._serving.start()
-        self._node.start(loop)
+        self._blocks.start(loop)
         self._ticking = loop.create_task(self._tick())
         answer_in_place(self.handle)
 
@@ -153,7 +156,7 @@ class Lane:
         self._serving.watch.end()
         if self._ticking is not None:
             self._ticking.cancel()
-        self._node.close()
+        self._blocks.close()
         self._leave_numbers()
 
     # --- In granian's thread ----------------------------------------------------------------------------------------
@@ -292,7 +295,7 @@ class Lane:
     def _leave_numbers(self) -> None:
         gauges = self._serving.numbers.gauges
         gauges["recsite_requests_in_flight"] = self._passed_on - self._answered
-        gauges["recsite_redis_connected"] = int(self._node.is_connected)
+        gauges["recsite_redis_connected"] = int(self._blocks.is_connected)
         gauges["recsite_block_cache_bytes"] = self._cache.size_bytes
         self._file.write(self._serving.reading())
 

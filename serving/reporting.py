@@ -19,10 +19,10 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 import msgspec
-import redis
 
 from serving.http import Exposure
 from serving.metrics import Numbers
+from serving.redis_clients import Client
 from serving.world import World
 
 TRAFFIC_EVERY_SECONDS = 5.0
@@ -74,7 +74,7 @@ class Reporter:
         numbers: whose exposures are.
     """
 
-    def __init__(self, kind: str, client: redis.Redis, prefix: str, world: World, numbers: Numbers) -> None:
+    def __init__(self, kind: str, client: Client, prefix: str, world: World, numbers: Numbers) -> None:
         self.process = f"{kind}:{socket.gethostname()}:{os.getpid()}"
         self._client = client
         self._prefix = prefix

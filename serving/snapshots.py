@@ -19,8 +19,6 @@ from pathlib import Path
 
 import redis
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from serving.formats.keys import lost_tables_name
 from serving.formats.snapshot import (
@@ -32,6 +30,7 @@ from serving.formats.snapshot import (
     snapshot_name,
 )
 from serving.metrics import Numbers
+from serving.redis_clients import Client, connect
 from serving.reporting import Reporter
 from serving.world import World
 
@@ -201,7 +200,7 @@ class SnapshotWatch(threading.Thread):
     """
 
     def __init__(
-        self, keeper: SnapshotKeeper, reporter: Reporter, client: redis.Redis, prefix: str, poll_seconds: float
+        self, keeper: SnapshotKeeper, reporter: Reporter, client: Client, prefix: str, poll_seconds: float
     ) -> None:
         super().__init__(name="snapshot-watch", daemon=True)
         self._keeper = keeper
@@ -303,12 +302,6 @@ class SnapshotWatch(threading.Thread):
             logger.warning("table.lost_not_reported tables=%d error=%s", len(tables), type(error).__name__)
 
 
-def watch_client(url: str, *, timeout_seconds: float = 1.0) -> redis.Redis:
+def watch_client(url: str, *, timeout_seconds: float = 1.0) -> Client:
     """Give a client for the watch: every command bounded in time, none tried twice."""
-    return redis.Redis.from_url(
-        url,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-    )
+    return connect(url, timeout_seconds=timeout_seconds, connect_timeout_seconds=timeout_seconds)

@@ -16,6 +16,7 @@ from models_registry.models import Load, Table, Version
 from serving.formats.blocks import find_payload
 from serving.formats.keys import block_name, canonical_key, digest, locate
 from serving.formats.layouts import Layout
+from serving.redis_clients import Client
 from tenants.models import Tenant
 from tests import factories
 
@@ -98,7 +99,7 @@ def _array(values: Any) -> pa.Array:
     return values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values)
 
 
-def answer(client: redis.Redis, scene: Scene, table: Table, *key: str) -> dict[str, Any] | None:
+def answer(client: Client, scene: Scene, table: Table, *key: str) -> dict[str, Any] | None:
     """Look a key up as serving does."""
     number, fingerprint = locate(digest(canonical_key(key)), table.block_bits)
     block: Any = client.get(block_name(settings.REDIS_PREFIX, table.table_id, number))

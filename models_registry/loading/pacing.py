@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-from models_registry.loading.tables import Client
+from serving.redis_clients import Client
 
 # Between two looks at Redis; a look costs it some microseconds.
 LOOK_SECONDS = 0.01

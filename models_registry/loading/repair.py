@@ -19,11 +19,12 @@ from django.db import transaction
 from django.db.models import F, Max, Q
 from redis.cluster import RedisCluster
 
-from models_registry.loading.tables import Client, count_missing, read_lengths
+from models_registry.loading.tables import count_missing, read_lengths
 from models_registry.models import RUNNING_STATES, Load, LoadState, Table, TableState
 from models_registry.redis_clients import loading_client
 from models_registry.services import load_request
 from serving.formats.keys import lost_tables_name
+from serving.redis_clients import Client
 from tenants import audit
 from tenants.rules import RuleBroken
 from tenants.services import lock_tenant

@@ -12,14 +12,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Self, cast
 
 import redis
-from redis.cluster import RedisCluster
+from redis.cluster import ClusterNode, RedisCluster
 
 from models_registry.loading.cutting import Cut
 from serving.formats.blocks import DamagedBlock, find_payload
 from serving.formats.keys import block_name, canonical_key, digest, locate
 from serving.formats.layouts import DamagedPayload, Layout
-
-Client = redis.Redis | RedisCluster
+from serving.redis_clients import Client
 
 COMMANDS_PER_SEND = 512
 BYTES_PER_SEND = 2**20
@@ -235,6 +234,31 @@ def _write_to_cluster(
             pipeline.execute()
             after_send(len(lengths))
         yield len(lengths)
+    for primary in client.get_primaries():
+        _await_replicas(client, primary)
+
+
+def _await_replicas(client: RedisCluster, primary: ClusterNode) -> None:
+    """Wait until every replica of a node has what the node was sent so far, through whatever connection."""
+    before: Any = client.info("replication", target_nodes=primary)
+    until = time.monotonic() + REPLICA_TIMEOUT_MS / 1000
+    while True:
+        info: Any = client.info("replication", target_nodes=primary)
+        replicas = [info[f"slave{number}"] for number in range(info["connected_slaves"])]
+        online = [replica for replica in replicas if replica["state"] == "online"]
+        reached = sum(replica["offset"] >= before["master_repl_offset"] for replica in online)
+        if reached == len(online):
+            return
+        if time.monotonic() > until:
+            raise _too_few(reached, len(online))
+        time.sleep(0.05)
+
+
+def _too_few(reached: int, replicas: int) -> TableProblem:
+    return TableProblem(
+        f"Only {reached} of {replicas} replicas of Redis confirmed the table within "
+        f"{REPLICA_TIMEOUT_MS // 1000} seconds."
+    )
 
 
 class _Pipe:
@@ -296,10 +320,7 @@ class _Pipe:
         self._connection.send_command("WAIT", replicas, REPLICA_TIMEOUT_MS, check_health=False)
         reached = int(self._connection.read_response(timeout=REPLICA_TIMEOUT_MS / 1000 + 5))
         if reached < replicas:
-            raise TableProblem(
-                f"Only {reached} of {replicas} replicas of Redis confirmed the table within "
-                f"{REPLICA_TIMEOUT_MS // 1000} seconds."
-            )
+            raise _too_few(reached, replicas)
 
     def _flush(self) -> None:
         if not self._waiting:

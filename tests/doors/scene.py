@@ -9,7 +9,6 @@ import time
 from typing import Any
 
 import jwt
-import redis
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from django.conf import settings
@@ -19,6 +18,7 @@ from serving.formats.blocks import encode_block
 from serving.formats.keys import block_bits_for, block_name, canonical_key, digest, locate
 from serving.formats.layouts import Layout
 from serving.formats.tokens import derive_key, header_parameters, parse_master_keys
+from serving.redis_clients import Client
 
 PLAYERS = 400
 OFFER_LAYOUT: list[dict[str, Any]] = [
@@ -66,7 +66,7 @@ class Scene:
         client: the Redis both doors read.
     """
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: Client) -> None:
         self.client = client
         self.now = int(time.time())
         self.revision = self.now * 1000

@@ -24,7 +24,6 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from prometheus_client import CollectorRegistry, start_http_server
 
-from serving.block_reader import Address
 from serving.configuration import assemble
 from serving.lane import Options, application
 from serving.lane_server import LaneServer
@@ -141,7 +140,6 @@ def _check(host: str, port: int, metrics_port: int, certificate: Path | None, ke
             raise CommandError(f"{certificate} and {key} do not serve: {error}.") from None
     try:
         assemble("lane")
-        Address.parse(settings.TABLES_REDIS_URL)
     except ValueError as error:
         raise CommandError(f"The settings do not do: {error}") from None
     for taken in (port, metrics_port):

@@ -1,0 +1,223 @@
+"""The lane on a real cluster and behind real Sentinels, while slots move and servers end."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.conf import settings as project_settings
+from redis.crc import key_slot
+
+from models_registry import redis_clients
+from models_registry.loading import tables
+from recsite.embedded import EmbeddedValkey
+from serving.formats.keys import block_name
+from serving.redis_clients import Client, connect
+from tests.doors.scene import PLAYERS, Scene, offer
+from tests.lane_process import LaneProcess, eventually, start_lane
+from tests.loading_scene import Scene as LoadingScene
+from tests.loading_scene import answer, columns, row
+from tests.redis_parts import ClusterOfThree, Watched, ask, cluster_of_three, is_master, watched
+
+if TYPE_CHECKING:
+    from pytest_django.fixtures import Settings
+
+ELSEWHERE = {"RECSITE_BROKER_URL": "redis://127.0.0.1:1/0", "RECSITE_CACHE_URL": "redis://127.0.0.1:1/0"}
+# After another server was promoted.
+MOST_FALLBACK_SECONDS = 5.0
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterOfThree]:
+    with cluster_of_three(tmp_path_factory.mktemp("cluster")) as running:
+        yield running
+
+
+@contextmanager
+def client_of(url: str) -> Iterator[Client]:
+    client = connect(url, timeout_seconds=5, connect_timeout_seconds=2)
+    yield client
+    client.close()
+
+
+@contextmanager
+def lane_on(url: str, folder: Path) -> Iterator[tuple[LaneProcess, Scene]]:
+    """Start a lane without a cache, with tables and snapshots written through redis-py."""
+    with client_of(url) as client:
+        scene = Scene(client)
+        scene.write_all()
+        with start_lane(url, folder, "--block-cache-mb", "0", **ELSEWHERE) as lane:
+            eventually(lambda: lane.offer(scene).header("Recommendation-Source") is None)
+            yield lane, scene
+
+
+class Load:
+    """Players who ask without end; every answer is held against what the tables say.
+
+    Attributes:
+        seen: how often each kind of answer came: `right`, `fallback`, or a problem in words.
+        last_fallback_at: `time.monotonic` of the last answer that was a fallback.
+    """
+
+    def __init__(self, lane: LaneProcess, scene: Scene) -> None:
+        self.seen: Counter[str] = Counter()
+        self.last_fallback_at = 0.0
+        self._lane = lane
+        self._scene = scene
+        self._is_ending = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(first,)) for first in (0, 1)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_ending.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def _run(self, first: int) -> None:
+        number = first
+        while not self._is_ending.is_set():
+            number = (number + 2) % PLAYERS
+            try:
+                kind = self._ask(number)
+            except Exception as error:  # noqa: BLE001  # the test looks at what was seen
+                kind = f"{type(error).__name__}: {error}"
+            self.seen[kind] += 1
+            if kind == "fallback":
+                self.last_fallback_at = time.monotonic()
+
+    def _ask(self, number: int) -> str:
+        response = self._lane.offer(self._scene, number)
+        if response.status != 200:
+            return f"status {response.status}"
+        source = response.header("Recommendation-Source")
+        if source is not None:
+            return source
+        body: dict[str, Any] = json.loads(response.body)
+        is_right = body["recommendation"] == offer("aurora", body["version"], number)
+        return "right" if is_right else f"wrong: {body}"
+
+
+def blocks(table_id: str) -> list[str]:
+    return [block_name(project_settings.REDIS_PREFIX, table_id, number) for number in range(8)]
+
+
+# --- Cluster --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+def test_cluster__a_load__writes_to_every_node_and_drops_from_every_node(
+    cluster: ClusterOfThree, tmp_path: Path, settings: Settings
+) -> None:
+    settings.TABLES_REDIS_URL = cluster.url
+    scene = LoadingScene(tmp_path)
+    load = scene.load(columns(range(2_000)))
+    assert load.state == "active", load.problem
+    client = redis_clients.loading_client()
+    assert answer(client, scene, load.table, "p7") == {k: v for k, v in row(7).items() if k != "player_id"}
+    names = [block_name(settings.REDIS_PREFIX, load.table.table_id, n) for n in range(1 << load.table.block_bits)]
+    assert len({key_slot(name.encode()) * 3 // 16_384 for name in names}) == 3
+    assert sum(bool(client.exists(name)) for name in names) == len(names)
+    tables.drop_table(client, settings.REDIS_PREFIX, load.table.table_id, load.table.block_bits)
+    assert not any(client.exists(name) for name in names)
+
+
+def test_cluster__slots_move_under_load__no_wrong_answer_and_no_fallback(
+    cluster: ClusterOfThree, tmp_path: Path
+) -> None:
+    with lane_on(cluster.url, tmp_path) as (lane, scene), Load(lane, scene) as load:
+        moved = 0
+        for name in [*blocks("tab-a"), *blocks("tab-b")]:
+            slot = key_slot(name.encode())
+            source = next(node for node in cluster.masters if ask(node, "CLUSTER", "COUNTKEYSINSLOT", slot))
+            target = cluster.masters[(cluster.masters.index(source) + 1) % 3]
+            # A while without, a while with the key on the other side.
+            moved += cluster.move_slot(slot, source, target, pause=lambda: time.sleep(0.15))
+        time.sleep(0.5)
+    assert moved >= 16
+    assert set(load.seen) == {"right"}, load.seen
+    assert load.seen["right"] > 200
+
+
+def test_cluster__asked_to_fail_over__answers_from_the_promoted_replica(
+    cluster: ClusterOfThree, tmp_path: Path
+) -> None:
+    with lane_on(cluster.url, tmp_path) as (lane, scene), Load(lane, scene) as load:
+        ask(cluster.replicas[1], "CLUSTER", "FAILOVER")
+        promoted_at = promoted(cluster.replicas[1])
+        time.sleep(3)
+        right = load.seen["right"]
+        eventually(lambda: load.seen["right"] > right + 50)
+    assert set(load.seen) <= {"right", "fallback"}, load.seen
+    assert load.last_fallback_at - promoted_at <= MOST_FALLBACK_SECONDS
+    cluster.masters[1], cluster.replicas[1] = cluster.replicas[1], cluster.masters[1]
+
+
+def test_cluster__a_master_is_killed__falls_back_until_its_replica_is_promoted(
+    cluster: ClusterOfThree, tmp_path: Path
+) -> None:
+    held = {key_slot(name.encode()) for name in [*blocks("tab-a"), *blocks("tab-b")]}
+    with lane_on(cluster.url, tmp_path) as (lane, scene), Load(lane, scene) as load:
+        index = next(
+            n for n, node in enumerate(cluster.masters) if any(ask(node, "CLUSTER", "COUNTKEYSINSLOT", s) for s in held)
+        )
+        victim, heir = cluster.masters[index], cluster.replicas[index]
+        kill(victim)
+        eventually(lambda: load.seen["fallback"])
+        promoted_at = promoted(heir)
+        time.sleep(MOST_FALLBACK_SECONDS)
+        right = load.seen["right"]
+        eventually(lambda: load.seen["right"] > right + 50)
+        eventually(lambda: lane.metrics()["recsite_redis_connected"] == 1)
+    assert set(load.seen) == {"right", "fallback"}, load.seen
+    assert load.last_fallback_at - promoted_at <= MOST_FALLBACK_SECONDS
+
+
+# --- Sentinel -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sentinels(tmp_path: Path) -> Iterator[Watched]:
+    with watched(tmp_path / "watched") as running:
+        yield running
+
+
+def test_sentinel__the_master_is_killed__goes_on_with_the_promoted_one(sentinels: Watched, tmp_path: Path) -> None:
+    with lane_on(sentinels.url, tmp_path) as (lane, scene), Load(lane, scene) as load:
+        kill(sentinels.master)
+        eventually(lambda: load.seen["fallback"])
+        promoted_at = promoted(sentinels.replica)
+        time.sleep(MOST_FALLBACK_SECONDS)
+        right = load.seen["right"]
+        eventually(lambda: load.seen["right"] > right + 50)
+        # What is published from now on arrives as well.
+        scene.revision += 1_000_000
+        eventually(lambda: published(scene))
+    assert set(load.seen) == {"right", "fallback"}, load.seen
+    assert load.last_fallback_at - promoted_at <= MOST_FALLBACK_SECONDS
+
+
+def published(scene: Scene) -> bool:
+    scene.publish()
+    return True
+
+
+def kill(server: EmbeddedValkey) -> None:
+    assert server.process is not None
+    server.process.kill()
+    server.process.wait()
+
+
+def promoted(server: EmbeddedValkey) -> float:
+    eventually(lambda: is_master(server), seconds=20)
+    return time.monotonic()
