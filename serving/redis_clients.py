@@ -64,7 +64,9 @@ class Cluster(RedisCluster):
         self._hosts = hosts
         self._options = options
         self._is_made = False
-        self._making = threading.Lock()
+        # Making it sends commands, which come by here again.
+        self._making = threading.RLock()
+        self._is_being_made = False
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """See redis-py."""
@@ -105,13 +107,21 @@ class Cluster(RedisCluster):
         try:
             if not self._is_made:
                 with self._making:
-                    if not self._is_made:
-                        nodes = [ClusterNode(host, port) for host, port in self._hosts]
-                        super().__init__(startup_nodes=nodes, **self._options)
-                        self._is_made = True
+                    self._make()
             yield
         except RedisClusterException as error:
             raise redis.ConnectionError(str(error)) from error
+
+    def _make(self) -> None:
+        if self._is_made or self._is_being_made:
+            return
+        self._is_being_made = True
+        try:
+            nodes = [ClusterNode(host, port) for host, port in self._hosts]
+            super().__init__(startup_nodes=nodes, **self._options)
+            self._is_made = True
+        finally:
+            self._is_being_made = False
 
 
 class TablesConnectionFactory(ConnectionFactory):

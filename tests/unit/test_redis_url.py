@@ -1,0 +1,82 @@
+"""The forms of a Redis URL: what each says, and which are refused, without repeating a password."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from recsite.environment import Environment
+from serving.redis_url import Place
+
+CLUSTER = "redis+cluster://one:7000,two:7001"
+SENTINEL = "redis+sentinel://one,two:7001/tables"
+
+
+def environment(**values: Any) -> Environment:
+    """Give settings that are whole but for the values under test, from no file."""
+    needed = {"secret_key": "x" * 32, "token_master_keys": "k1:x", "snapshot_public_keys": "s1:x"}
+    return Environment(_env_file=None, **needed, **values)  # type: ignore[call-arg]  # pydantic-settings' own argument
+
+
+@pytest.mark.parametrize("url", ["redis://localhost:6379/2", "rediss://u:p@localhost/0", "unix:///run/redis.sock"])
+def test_place__one_server__is_left_to_redis_py(url: str) -> None:
+    assert Place.parse(url) == Place("one", url)
+
+
+def test_place__sentinel__hosts_service_database_and_login() -> None:
+    url = "redis+sentinel://lane:p%40ss@one:5000,two,[::1]:5001/tables/3"
+    hosts = (("one", 5000), ("two", 26_379), ("::1", 5001))
+    assert Place.parse(url) == Place("sentinel", url, hosts, "lane", "p@ss", "tables", 3)
+
+
+def test_place__cluster__hosts_and_login() -> None:
+    url = "redis+cluster://:secret@one:7000,two"
+    assert Place.parse(url) == Place("cluster", url, (("one", 7000), ("two", 6379)), None, "secret")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://one:1",
+        "redis://one:1,two:2",
+        "rediss+cluster://one:1",
+        "redis+cluster://",
+        "redis+cluster://one:7000,",
+        "redis+cluster://one:x",
+        "redis+cluster://one:7000/1",
+        "redis+cluster://one:7000?ssl=true",
+        "redis+sentinel://one:1",
+        "redis+sentinel://one:1/tables/x",
+        "redis+sentinel://one:1/tables/0/1",
+        "redis+cluster://user:hunter2/x@one:7000",
+    ],
+)
+def test_place__no_such_form__refused_without_the_password(url: str) -> None:
+    with pytest.raises(ValueError) as refused:  # noqa: PT011  # its message is looked at
+        Place.parse(url)
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"redis_url": SENTINEL}, "RECSITE_BROKER_URL is needed"),
+        ({"redis_url": CLUSTER, "broker_url": "redis://b"}, "RECSITE_CACHE_URL is needed"),
+        ({"redis_url": CLUSTER, "broker_url": CLUSTER}, "broker is one Redis"),
+        ({"redis_url": CLUSTER, "broker_url": "redis://b", "cache_url": CLUSTER}, "the cache is one Redis"),
+    ],
+)
+def test_environment__what_a_part_cannot_use__refused(
+    values: dict[str, str], problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("BROKER_URL", "CACHE_URL", "REDIS_URL"):
+        monkeypatch.delenv(f"RECSITE_{name}", raising=False)
+    with pytest.raises(ValidationError, match=problem):
+        environment(**values)
+
+
+def test_environment__cluster_with_a_broker_and_a_cache__taken() -> None:
+    taken = environment(redis_url=CLUSTER, broker_url="redis://b", cache_url=SENTINEL)
+    assert taken.redis_url == CLUSTER
