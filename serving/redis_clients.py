@@ -71,14 +71,14 @@ class Cluster(RedisCluster):
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """See redis-py."""
         with self._used():
-            return super().execute_command(*args, **options)
+            return self._typed.execute_command(*args, **options)
 
     def pipeline(self, transaction: bool | None = None, shard_hint: Any = None) -> Any:  # noqa: FBT001  # redis-py's
         """See redis-py; without a transaction, which would need all keys in one slot."""
         if transaction:
             raise ValueError("a cluster has no transactions over several keys")
         with self._used():
-            pipeline: Any = super().pipeline(None, shard_hint)
+            pipeline: Any = self._typed.pipeline(None, shard_hint)
         execute: Callable[..., Any] = pipeline.execute
 
         def translated(*arguments: Any, **keywords: Any) -> Any:
@@ -91,7 +91,7 @@ class Cluster(RedisCluster):
     def pubsub(self, *arguments: Any, **options: Any) -> Any:
         """See redis-py."""
         with self._used():
-            return super().pubsub(*arguments, **options)
+            return self._typed.pubsub(*arguments, **options)
 
     def ping(self, **_: Any) -> bool:
         """Ask every node that can be written to; a replica that is away holds nothing up."""
@@ -101,6 +101,11 @@ class Cluster(RedisCluster):
         """See redis-py."""
         if self._is_made:
             super().close()
+
+    @property
+    def _typed(self) -> Any:
+        """redis-py's own methods, whose types are missing."""
+        return super()
 
     @contextmanager
     def _used(self) -> Iterator[None]:
@@ -124,7 +129,7 @@ class Cluster(RedisCluster):
             self._is_being_made = False
 
 
-class TablesConnectionFactory(ConnectionFactory):
+class TablesConnectionFactory(ConnectionFactory):  # type: ignore[misc]  # untyped for mypy
     """django-redis' way to a connection, for every kind of Redis: the others as `connect` has it."""
 
     def connect(self, url: str) -> Any:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import redis
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -259,7 +260,8 @@ class SnapshotWatch(threading.Thread):
 
     def _listen(self) -> None:
         """Look whenever something is announced or a look is due, until the connection for announcements fails."""
-        announcements = self._client.pubsub(ignore_subscribe_messages=True)
+        client: Any = self._client  # redis-py's types are missing for a cluster
+        announcements = client.pubsub(ignore_subscribe_messages=True)
         try:
             announcements.subscribe(announcements_name(self._prefix))
             while not self._is_ending.is_set():

@@ -16,7 +16,7 @@ import logging
 import random
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import hiredis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
@@ -367,7 +367,7 @@ class ClusterReader:
             primary = holders[0]
             node = nodes.get(primary.name)
             if node is None:
-                node = nodes[primary.name] = self._node(cast(str, primary.host), int(primary.port))
+                node = nodes[primary.name] = self._node(primary.host, int(primary.port))
             owners[slot] = node
         until = time.monotonic() + GRACE_SECONDS
         is_new = set(nodes.values()) - self._owning

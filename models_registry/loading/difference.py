@@ -25,6 +25,7 @@ from models_registry.models import Table
 from serving.formats.blocks import DamagedBlock
 from serving.formats.keys import FINGERPRINT_BYTES
 from serving.formats.layouts import Layout
+from serving.redis_clients import Client
 
 MAX_SAMPLES = 5
 CHUNK_BYTES = 4 * 2**20
@@ -72,7 +73,7 @@ class Difference:
 def find_difference(
     staging: Staging,
     layout: Layout,
-    client: tables.Client,
+    client: Client,
     prefix: str,
     served: Table,
     beat: Callable[[], None],

@@ -16,11 +16,12 @@ from redis.cluster import RedisCluster
 
 from models_registry.loading import tables
 from models_registry.loading.cutting import Cut
-from models_registry.loading.tables import Client, TableProblem
+from models_registry.loading.tables import TableProblem
 from recsite.embedded import EmbeddedValkey, free_port
 from serving.formats.blocks import encode_block
 from serving.formats.keys import block_name, canonical_key, digest, locate
 from serving.formats.layouts import Layout
+from serving.redis_clients import Client
 from tests.certificates import write_certificate
 from tests.lane_process import eventually
 

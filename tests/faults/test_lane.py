@@ -11,13 +11,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import redis
 from django.conf import settings
 
 from recsite.embedded import EmbeddedValkey
 from serving.formats import snapshot as published
 from serving.formats.keys import lost_tables_name
 from serving.http import BITS
+from serving.redis_clients import Client
 from tests.certificates import write_certificate
 from tests.doors.raw_http import RawConnection, RawResponse, request
 from tests.doors.scene import OFFER_DEFAULT, Scene, offer, player
@@ -181,7 +181,7 @@ def put(scene: Scene, tenant: published.Tenant, *, is_announced: bool) -> None:
     place(scene.client, tenant.id, published.sign_snapshot(snapshot, key_id, key), scene.revision)
 
 
-def place(client: redis.Redis, tenant_id: str, envelope: bytes, revision: int) -> None:
+def place(client: Client, tenant_id: str, envelope: bytes, revision: int) -> None:
     prefix = settings.REDIS_PREFIX
     client.set(published.snapshot_name(prefix, tenant_id), envelope)
     client.hset(published.revisions_name(prefix), tenant_id, str(revision))

@@ -29,7 +29,10 @@ from tests.redis_parts import ClusterOfThree, Watched, ask, cluster_of_three, is
 if TYPE_CHECKING:
     from pytest_django.fixtures import Settings
 
-ELSEWHERE = {"RECSITE_BROKER_URL": "redis://127.0.0.1:1/0", "RECSITE_CACHE_URL": "redis://127.0.0.1:1/0"}
+ELSEWHERE: dict[str, Any] = {
+    "RECSITE_BROKER_URL": "redis://127.0.0.1:1/0",
+    "RECSITE_CACHE_URL": "redis://127.0.0.1:1/0",
+}
 # After another server was promoted.
 MOST_FALLBACK_SECONDS = 5.0
 
@@ -54,7 +57,7 @@ def lane_on(url: str, folder: Path) -> Iterator[tuple[LaneProcess, Scene]]:
         scene = Scene(client)
         scene.write_all()
         with start_lane(url, folder, "--block-cache-mb", "0", **ELSEWHERE) as lane:
-            eventually(lambda: lane.offer(scene).header("Recommendation-Source") is None)
+            eventually(lambda: lane.offer(scene).header("recommendation-source") is None)
             yield lane, scene
 
 
@@ -100,7 +103,7 @@ class Load:
         response = self._lane.offer(self._scene, number)
         if response.status != 200:
             return f"status {response.status}"
-        source = response.header("Recommendation-Source")
+        source = response.header("recommendation-source")
         if source is not None:
             return source
         body: dict[str, Any] = json.loads(response.body)

@@ -16,7 +16,7 @@ SENTINEL = "redis+sentinel://one,two:7001/tables"
 
 def environment(**values: Any) -> Environment:
     """Give settings that are whole but for the values under test, from no file."""
-    needed = {"secret_key": "x" * 32, "token_master_keys": "k1:x", "snapshot_public_keys": "s1:x"}
+    needed: dict[str, Any] = {"secret_key": "x" * 32, "token_master_keys": "k1:x", "snapshot_public_keys": "s1:x"}
     return Environment(_env_file=None, **needed, **values)  # type: ignore[call-arg]  # pydantic-settings' own argument
 
 
