@@ -287,6 +287,10 @@ CELERY_TASK_TIME_LIMIT = ENV.load_time_limit_seconds
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+# However long the broker is away: workers and beat look for it again, at last every 30 s, and never give up.
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+# A load that runs needs no broker; its message, delivered again, finds nothing to do.
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     # A task unacknowledged for this long is delivered again, so it must outlast the longest load.
     "visibility_timeout": ENV.load_time_limit_seconds + 600,
