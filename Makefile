@@ -13,7 +13,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-reset test check format screenshots bench-pages bench-serving lock
+.PHONY: help demo demo-reset test check format screenshots bench-pages bench-serving bench-loading lock
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,9 @@ format: $(VENV)/.dev ## put code and templates into the one form
 
 bench-serving: $(VENV)/.base $(BENCH)/.installed ## serving against its peers on this machine; ARGS="--quick" for a short look
 	@$(BIN)/python -m benchmarks serving $(ARGS)
+
+bench-loading: $(VENV)/.base ## loading against one key per row on this machine; ARGS="--quick" for a short look
+	@$(BIN)/python -m benchmarks loading $(ARGS)
 
 # uv keeps the pinned versions that still fit; `make lock ARGS=--upgrade` takes the newest.
 COMPILE = $(UV) pip compile --quiet --generate-hashes --universal --python-version 3.11 $(ARGS)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME`: run a benchmark. `make bench-serving` is the usual way."""
+"""`python -m benchmarks NAME`: run a benchmark. `make bench-serving` and `make bench-loading` are the usual ways."""
 
 import signal
 import sys
@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import django
 
 from benchmarks.machine import Cores, TooFewCores
-from benchmarks.options import read_options
+from benchmarks.options import LoadingOptions, read_options
 from benchmarks.places import prepare
 from recsite.embedded import EmbeddedFailure
 
@@ -18,14 +18,18 @@ if __name__ == "__main__":
     with ExitStack() as stack:
         try:
             cores = Cores.of_this_machine()
-            places = prepare(options.folder, cores, stack)
+            # A load has the whole machine, and so has Valkey.
+            shared = Cores(cores.server, cores.all) if isinstance(options, LoadingOptions) else cores
+            places = prepare(options.folder, shared, stack)
         except (TooFewCores, EmbeddedFailure) as error:
             sys.exit(str(error))
         django.setup()
         # Only now: it imports models.
-        from benchmarks.serving import run
+        from benchmarks import loading, serving
 
         try:
-            sys.exit(run(options, places, cores))
+            if isinstance(options, LoadingOptions):
+                sys.exit(loading.run(options, places, cores))
+            sys.exit(serving.run(options, places, cores))
         except KeyboardInterrupt:
             sys.exit("Interrupted.")

@@ -12,6 +12,7 @@ from benchmarks.contenders import CONTENDERS, REDIS_BENCHMARK
 from recsite.environment import BASE_DIR
 
 PARTS = ("table", "million", "ed25519", "workers", "overload", "start")
+LOADING_PARTS = ("peers", "large", "serving")
 NAMES = (*(contender.name for contender in CONTENDERS), REDIS_BENCHMARK)
 QUICK = {"players": 100_000, "rounds": 1, "seconds": 1.0}
 FULL = {"players": 1_000_000, "rounds": 3, "seconds": 4.0}
@@ -40,7 +41,30 @@ class Options:
     folder: Path
 
 
-def read_options(arguments: Sequence[str]) -> Options:
+@dataclass(frozen=True)
+class LoadingOptions:
+    """What a run of `loading` is to do.
+
+    Attributes:
+        rows: of the tables that peers load too.
+        large_rows: of those that only the loader loads.
+        rounds: how often everyone takes a turn with the smaller tables.
+        seconds: for which a lane is asked while nothing is loaded.
+        parts: which figures.
+        write_docs: whether to put the figures into docs/performance.md.
+        folder: where everything lies.
+    """
+
+    rows: int
+    large_rows: int
+    rounds: int
+    seconds: float
+    parts: tuple[str, ...]
+    write_docs: bool
+    folder: Path
+
+
+def read_options(arguments: Sequence[str]) -> Options | LoadingOptions:
     """Read the command line; ends the process with a sentence where it will not do."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Benchmarks on this machine.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -67,7 +91,10 @@ def read_options(arguments: Sequence[str]) -> Options:
         default=BASE_DIR / "var" / "bench-serving",
         help="for data, logs, results (default: var/bench-serving)",
     )
+    _add_loading(commands)
     given = parser.parse_args(arguments)
+    if given.command == "loading":
+        return _loading(given)
     preset = QUICK if given.quick else FULL
     return Options(
         players=given.players or int(preset["players"]),
@@ -75,6 +102,48 @@ def read_options(arguments: Sequence[str]) -> Options:
         seconds=given.seconds or preset["seconds"],
         contenders=given.contenders,
         parts=given.parts,
+        write_docs=given.write_docs,
+        folder=given.folder.resolve(),
+    )
+
+
+def _add_loading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    loading = commands.add_parser(
+        "loading",
+        help="loading against one key per row",
+        description="Start Valkey, make tables, load them with the real loader and as one key per row in turns, and "
+        "serve meanwhile. About eight minutes with what is set by default. Parts that are left out keep the figures of "
+        "the run before.",
+    )
+    loading.add_argument("--quick", action="store_true", help="one round, and without the large tables")
+    loading.add_argument(
+        "--rows", type=_whole(1_000, 5_000_000), default=2_000_000, help="that peers load too (default: 2,000,000)"
+    )
+    loading.add_argument(
+        "--large-rows",
+        type=_whole(1_000, 50_000_000),
+        default=20_000_000,
+        help="that only the loader loads (default: 20,000,000)",
+    )
+    loading.add_argument("--rounds", type=_whole(1, 20), help="turns of each contender (default: 3)")
+    loading.add_argument("--seconds", type=_seconds, default=6.0, help="a lane is asked while idle (default: 6)")
+    loading.add_argument("--parts", type=_some_of(LOADING_PARTS), help=f"of: {','.join(LOADING_PARTS)}")
+    loading.add_argument("--write-docs", action="store_true", help="put the figures into docs/performance.md")
+    loading.add_argument(
+        "--folder",
+        type=Path,
+        default=BASE_DIR / "var" / "bench-loading",
+        help="for data, logs, results (default: var/bench-loading)",
+    )
+
+
+def _loading(given: argparse.Namespace) -> LoadingOptions:
+    return LoadingOptions(
+        rows=given.rows,
+        large_rows=given.large_rows,
+        rounds=given.rounds or (1 if given.quick else 3),
+        seconds=given.seconds,
+        parts=given.parts or (("peers", "serving") if given.quick else LOADING_PARTS),
         write_docs=given.write_docs,
         folder=given.folder.resolve(),
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.options import FULL, PARTS, QUICK, read_options
+from benchmarks.options import FULL, PARTS, QUICK, Options, read_options
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,13 +42,16 @@ def test_bench_serving__lane_and_a_limit__ends_with_checked_answers_and_figures(
 
 def test_options__quick__is_one_short_round_of_everything() -> None:
     options = read_options(["serving", "--quick"])
+    assert isinstance(options, Options)
     assert (options.players, options.rounds, options.seconds) == (QUICK["players"], 1, QUICK["seconds"])
     assert options.parts == PARTS
     assert not options.write_docs
 
 
 def test_options__none__are_at_least_three_rounds() -> None:
-    assert read_options(["serving"]).rounds == FULL["rounds"] >= 3
+    options = read_options(["serving"])
+    assert isinstance(options, Options)
+    assert options.rounds == FULL["rounds"] >= 3
 
 
 @pytest.mark.parametrize(

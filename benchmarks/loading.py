@@ -1,0 +1,305 @@
+"""`make bench-loading`: Parquet to served by the real loader, against one key per row; serving meanwhile; dropping."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import takewhile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import redis
+from django.core.management import call_command
+
+from benchmarks.contenders import CONTENDERS, NotReady
+from benchmarks.load import ask_open
+from benchmarks.loading_data import FIELDS, KINDS, Kind, ended, make_models, make_version, parquet_of, queue_load
+from benchmarks.loading_peers import PEERS, prepare
+from benchmarks.loading_report import PEERS_PART, SERVING_PART, Part, report
+from benchmarks.machine import Cores, describe, pinned
+from benchmarks.measuring import CONNECTIONS, Checked
+from benchmarks.options import LoadingOptions
+from benchmarks.places import ROOT, Places
+from benchmarks.questions import Questions, Tokens
+from benchmarks.reporting import stamp
+from benchmarks.servers import running
+from benchmarks.world import WorldProblem, make_world
+from models_registry.models import RecommendationModel, Version
+from recsite.embedded import free_port
+
+# A quarter or less of what one lane can do: loads are felt as latency, not as a lower peak.
+REQUESTS_PER_SECOND = 2_000
+PLAYERS_SERVED = 100_000
+Figures = dict[str, Any]
+
+
+class StepFailed(RuntimeError):
+    """A process of the benchmark ended badly; the message holds what it said."""
+
+
+def run(options: LoadingOptions, places: Places, cores: Cores) -> int:
+    """Run the benchmark; give the exit code: 1 where something did not work, whatever the figures are."""
+    try:
+        _Run(options, places, cores).go()
+    except (NotReady, WorldProblem, StepFailed) as error:
+        print(f"\n{error}\n(Logs: {places.logs})", flush=True)
+        return 1
+    finally:
+        shutil.rmtree(places.data, ignore_errors=True)
+    return 0
+
+
+class _Run:
+    def __init__(self, options: LoadingOptions, places: Places, cores: Cores) -> None:
+        self.options = options
+        self.places = places
+        self.cores = cores
+        self.client = redis.Redis(port=places.valkey.port)
+        self.models: dict[str, RecommendationModel] = {}
+
+    def go(self) -> None:
+        """Prepare, measure, report."""
+        _say(f"On this machine: {', '.join(f'{name} {value}' for name, value in describe().items())}.")
+        call_command("migrate", verbosity=0, interactive=False)
+        self.models = make_models(self.places.data)
+        parts: dict[str, Callable[[], Figures]] = {
+            PEERS_PART: self._compare,
+            "large": self._large,
+            SERVING_PART: self._serve,
+        }
+        found = {}
+        for name in self.options.parts:
+            figures = parts[name]()
+            found[name] = Part(stamp=stamp(), machine=describe(), figures=figures)
+        report(found, self.places.folder / "loading.json", write_docs=self.options.write_docs)
+
+    # --- The table ----------------------------------------------------------------------------------------------------
+
+    def _compare(self) -> Figures:
+        """Measure loader and peers in turns."""
+        rows = self.options.rows
+        _say(f"Making two tables of {rows:,} rows …")
+        paths = {kind.name: parquet_of(self.places.data, kind, rows) for kind in KINDS}
+        commands = self.places.data / "commands.resp"
+        prepare(paths[FIELDS.name], commands)
+        rounds: dict[str, list[Figures]] = {}
+        for turn in range(self.options.rounds):
+            for kind in KINDS:
+                for name, figures in self._load_twice(kind, paths[kind.name], rows).items():
+                    rounds.setdefault(name, []).append(figures)
+                    _say(f"  round {turn + 1}: {name}: {figures['rate']:,.0f} rows/s")
+            for name in PEERS:
+                source = commands if name == "raw" else paths[FIELDS.name]
+                figures = self._peer(name, source, rows)
+                rounds.setdefault(PEERS[name], []).append(figures)
+                _say(f"  round {turn + 1}: {PEERS[name]}: {figures['rate']:,.0f} rows/s")
+        commands.unlink()
+        return {
+            "rows": rows,
+            "rounds": self.options.rounds,
+            "table": {name: _medians(figures) for name, figures in rounds.items()},
+            "rates": {name: [each["rate"] for each in figures] for name, figures in rounds.items()},
+        }
+
+    def _large(self) -> Figures:
+        """Measure the loader alone, once, with the large tables."""
+        rows = self.options.large_rows
+        table: Figures = {}
+        for kind in KINDS:
+            _say(f"Making a table of {rows:,} rows …")
+            path = parquet_of(self.places.data, kind, rows)
+            for name, figures in self._load_twice(kind, path, rows).items():
+                table[name] = figures
+                _say(f"  {name}: {figures['rate']:,.0f} rows/s")
+            path.unlink()
+        return {"rows": rows, "rounds": 1, "table": table}
+
+    def _load_twice(self, kind: Kind, path: Path, rows: int) -> dict[str, Figures]:
+        """Load a table that is the version's first, and once more, when there is one to compare it with."""
+        self.client.flushall()
+        version = make_version(self.models[kind.name], path)
+        first = self._load(version, rows)
+        again = self._load(version, rows)
+        return {f"recsite, {kind.title}, first load": first, f"recsite, {kind.title}, loaded again": again}
+
+    def _load(self, version: Version, rows: int) -> Figures:
+        before = self._used_memory()
+        load_id = queue_load(version)
+        with _process("benchmarks.loading_worker") as worker:
+            said = worker.go(f"load {load_id}")
+        load, table = ended(load_id)
+        if load.rows_written != rows or load.finished_at is None or load.started_at is None:
+            raise WorldProblem(f"A load of {rows:,} rows wrote {load.rows_written:,}")
+        seconds = (load.finished_at - load.started_at).total_seconds()
+        figures = {
+            "rate": rows / seconds,
+            "seconds": seconds,
+            "bytes_per_row": (self._used_memory() - before) / rows,
+            "peak_bytes": said["peak_bytes"],
+            "stages": {stage["name"]: stage["seconds"] for stage in load.report["stages"]},
+        }
+        earlier = version.tables.exclude(pk=table.pk).order_by("-pk").first()
+        return figures | (self._drop(earlier.table_id, earlier.block_bits) if earlier is not None else {})
+
+    def _drop(self, table_id: str, block_bits: int) -> Figures:
+        """Drop a table while somebody looks how long Valkey takes to answer; and what Valkey itself says."""
+        self.client.config_set("slowlog-log-slower-than", 100)
+        self.client.slowlog_reset()
+        port = str(self.places.valkey.port)
+        with _process("benchmarks.loading_worker") as worker, _process("benchmarks.stalls", port) as looking:
+            said = worker.go(f"drop {table_id} {block_bits}")
+            stalls = looking.go("")
+        slow = [entry["duration"] for entry in self.client.slowlog_get(128) if b"UNLINK" in entry["command"]]
+        return {
+            "drop_seconds": said["seconds"],
+            "stall_ms": stalls["longest_ms"],
+            "stalls_over_5_ms": stalls["over_5_ms"],
+            "looks": stalls["looks"],
+            "longest_unlink_ms": max(slow, default=100) / 1e3,
+        }
+
+    def _peer(self, name: str, source: Path, rows: int) -> Figures:
+        self.client.flushall()
+        before = self._used_memory()
+        with _process("benchmarks.loading_peers", name, str(source), str(self.places.valkey.port)) as peer:
+            said = peer.go("")
+        if self.client.dbsize() != rows:
+            raise StepFailed(f"{PEERS[name]} wrote {self.client.dbsize():,} keys instead of {rows:,}")
+        figures = {
+            "rate": rows / said["seconds"],
+            "seconds": said["seconds"],
+            "bytes_per_row": (self._used_memory() - before) / rows,
+            "peak_bytes": said["peak_bytes"],
+        }
+        self.client.flushall()
+        return figures
+
+    def _used_memory(self) -> int:
+        return int(self.client.info("memory")["used_memory"])
+
+    # --- Serving meanwhile --------------------------------------------------------------------------------------------
+
+    def _serve(self) -> Figures:
+        """Ask a lane at a fixed rate, in turns with nothing else to do and while a table is loaded."""
+        self.client.flushall()
+        rows = self.options.rows
+        path = parquet_of(self.places.data, FIELDS, rows)
+        _say("Serving while a table is loaded …")
+        world = make_world(self.places, min(PLAYERS_SERVED, rows))
+        questions = Questions(world)
+        port = free_port()
+        launch = CONTENDERS[0].launch(self.places, port, 0)
+        checked, turns = Checked(), []
+        version = make_version(self.models[FIELDS.name], path)
+        with running(launch, port, self.places.logs / "lane.log", (self.cores.server,), questions.one()):
+            for turn in range(self.options.rounds):
+                idle = self._ask(questions, port, checked, lambda: True, self.options.seconds)
+                load_id = queue_load(version)
+                with _process("benchmarks.loading_worker") as worker:
+                    worker.begin(f"load {load_id}")
+                    busy = self._ask(questions, port, checked, worker.is_at_work, 120.0)
+                    worker.end()
+                load, _ = ended(load_id)
+                assert load.finished_at is not None
+                assert load.started_at is not None
+                rate = rows / (load.finished_at - load.started_at).total_seconds()
+                turns.append({"idle": idle, "busy": busy, "rate": rate})
+                _say(
+                    f"  round {turn + 1}: p99 {idle['p99_ms']:.2f} ms idle, {busy['p99_ms']:.2f} ms while {rate:,.0f} "
+                    "rows/s were loaded"
+                )
+        return {
+            "rows": rows,
+            "rounds": self.options.rounds,
+            "requests_per_second": REQUESTS_PER_SECOND,
+            "idle": _medians([each["idle"] for each in turns]),
+            "busy": _medians([each["busy"] for each in turns]),
+            "rate": median(each["rate"] for each in turns),
+            "right": checked.right,
+            "errors": checked.errors,
+            "examples": list(checked.examples),
+        }
+
+    def _ask(
+        self, questions: Questions, port: int, checked: Checked, goes_on: Callable[[], bool], seconds: float
+    ) -> Figures:
+        """Ask at the fixed rate for so long, or until it goes on no more."""
+        exchanges = takewhile(lambda _: goes_on(), questions.exchanges(port, Tokens.SHARED))
+        with pinned(self.cores.rest):
+            outcome = ask_open(port, exchanges, rate=REQUESTS_PER_SECOND, connections=CONNECTIONS, seconds=seconds)
+        checked.add(outcome)
+        p50, p99 = outcome.percentile_ms(0.5), outcome.percentile_ms(0.99)
+        if p50 is None or p99 is None:
+            raise StepFailed(f"The lane answered nothing rightly: {'; '.join(outcome.examples)}")
+        return {"p50_ms": p50, "p99_ms": p99, "longest_ms": outcome.latencies_ns[-1] / 1e6, "seconds": outcome.seconds}
+
+
+class _Process:
+    """A process of the benchmark that waits for a line and says what it found."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def begin(self, line: str) -> None:
+        """Have it begin."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.close()
+
+    def is_at_work(self) -> bool:
+        """Tell whether it has not ended."""
+        return self._process.poll() is None
+
+    def end(self) -> Figures:
+        """Wait for its end; give what it found.
+
+        Raises:
+            StepFailed: it ended badly.
+        """
+        assert self._process.stdout is not None
+        said = self._process.stdout.read()
+        if self._process.wait() != 0:
+            raise StepFailed(f"{self._process.args!r} ended with {self._process.returncode}: {said}")
+        found: Figures = json.loads(said)
+        return found
+
+    def go(self, line: str) -> Figures:
+        """Have it begin, and wait for its end."""
+        self.begin(line)
+        return self.end()
+
+
+@contextmanager
+def _process(module: str, *arguments: str) -> Iterator[_Process]:
+    """Start a process of the benchmark, and wait until it is ready."""
+    command = [sys.executable, "-m", module, *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        said = process.stdout.readline()
+        if said != "ready\n":
+            raise StepFailed(f"{module} did not start: {said}")
+        yield _Process(process)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def _medians(rounds: list[Figures]) -> Figures:
+    """Give the median of each figure, also of those one level below."""
+    return {
+        name: _medians([each[name] for each in rounds if name in each])
+        if isinstance(value, dict)
+        else median(each[name] for each in rounds if name in each)
+        for name, value in rounds[0].items()
+    }
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

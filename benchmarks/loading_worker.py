@@ -1,0 +1,46 @@
+"""A process that loads or drops one table when it is told to: `python -m benchmarks.loading_worker`.
+
+It says `ready` when everything is imported, reads one line, `load ID` or `drop TABLE_ID BLOCK_BITS`, does that just as
+a Celery worker would, and prints how long it took and the most memory that it ever held.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import django
+from django.conf import settings
+
+
+def peak_memory_bytes() -> int:
+    """Give the most memory this process ever held (VmHWM of Linux)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("Linux does not say how much memory was used")
+
+
+def main() -> None:
+    """Do what the line says."""
+    django.setup()
+    # Only now: they import models.
+    from models_registry.loading.tables import drop_table  # noqa: PLC0415
+    from models_registry.loading.tasks import run  # noqa: PLC0415
+    from models_registry.redis_clients import loading_client  # noqa: PLC0415
+
+    print("ready", flush=True)
+    what, *arguments = sys.stdin.readline().split()
+    began = time.perf_counter()
+    if what == "load":
+        # The task itself: it gives way to others first, and then calls `run_load`.
+        run(int(arguments[0]))
+    else:
+        drop_table(loading_client(), settings.REDIS_PREFIX, arguments[0], int(arguments[1]))
+    print(json.dumps({"seconds": time.perf_counter() - began, "peak_bytes": peak_memory_bytes()}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
