@@ -194,7 +194,8 @@ class _Run:
         questions = Questions(world)
         port = free_port()
         launch = CONTENDERS[0].launch(self.places, port, 0)
-        checked, turns = Checked(), []
+        checked = Checked()
+        turns: list[Figures] = []
         version = make_version(self.models[FIELDS.name], path)
         with running(launch, port, self.places.logs / "lane.log", (self.cores.server,), questions.one()):
             for turn in range(self.options.rounds):

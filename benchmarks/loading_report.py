@@ -152,7 +152,8 @@ def _serving(figures: Figures) -> str:
     examples = f" For example: {'; '.join(figures['examples'])}" if figures["examples"] else ""
     return (
         f"{table(('', 'p50 ms', 'p99 ms', 'longest ms'), lines)}\n\n"
-        f"A lane was asked {figures['requests_per_second']:,} times a second; the load went on at {figures['rate']:,.0f} rows/s meanwhile. "
+        f"A lane was asked {figures['requests_per_second']:,} times a second; "
+        f"the load went on at {figures['rate']:,.0f} rows/s meanwhile. "
         f"{figures['right']:,} answers were right, {figures['errors']:,} were not.{examples}"
     )
 
