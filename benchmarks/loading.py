@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from benchmarks.load import ask_open
 from benchmarks.loading_data import FIELDS, KINDS, Kind, ended, make_models, make_version, parquet_of, queue_load
 from benchmarks.loading_peers import PEERS, prepare
 from benchmarks.loading_report import PEERS_PART, SERVING_PART, Part, report
-from benchmarks.machine import Cores, describe, pinned
+from benchmarks.machine import Cores, Usage, describe, pinned
 from benchmarks.measuring import CONNECTIONS, Checked
 from benchmarks.options import LoadingOptions
 from benchmarks.places import ROOT, Places
@@ -74,9 +75,19 @@ class _Run:
         }
         found = {}
         for name in self.options.parts:
+            before, children_before = self._usage()
             figures = parts[name]()
+            now, children_now = self._usage()
+            used = now.since(before)
+            others = used.machine - used.asking - used.valkey - (children_now - children_before)
+            figures["others_share"] = max(0.0, others) / used.at
             found[name] = Part(stamp=stamp(), machine=describe(), figures=figures)
         report(found, self.places.folder / "loading.json", write_docs=self.options.write_docs)
+
+    def _usage(self) -> tuple[Usage, float]:
+        """Give what was used so far, and what those processes used that this one started and that ended."""
+        times = os.times()
+        return Usage.now([], self.places.valkey_processes), times.children_user + times.children_system
 
     # --- The table ----------------------------------------------------------------------------------------------------
 
@@ -202,7 +213,7 @@ class _Run:
                 idle = self._ask(questions, port, checked, lambda: True, self.options.seconds)
                 load_id = queue_load(version)
                 with _process("benchmarks.loading_worker") as worker:
-                    worker.begin(f"load {load_id}")
+                    worker.begin(f"task {load_id}")
                     busy = self._ask(questions, port, checked, worker.is_at_work, 120.0)
                     worker.end()
                 load, _ = ended(load_id)

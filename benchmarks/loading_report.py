@@ -18,6 +18,8 @@ DOCUMENT = ROOT / "docs" / "performance.md"
 PEERS_PART, LARGE_PART, SERVING_PART = "peers", "large", "serving"
 Figures = Mapping[str, Any]
 
+# What a quiet system uses by itself.
+ALONE = 0.1
 _HEAD = ("", "rows/s", "seconds", "bytes/row", "peak MB", "drop s", "stall ms", "UNLINK ms")
 _STAGES = ("extract", "check", "compare", "write", "verify")
 _MOST_PEAK_BYTES = 1.5e9
@@ -117,7 +119,8 @@ def _text(name: str, part: Part) -> str:
     }[name]
     head = (
         f"{title} ({figures['rows']:,} rows; rounds: {figures['rounds']}). Run of {part.stamp['at']}, "
-        f"commit {part.stamp['commit']}. Machine: {of_machine}."
+        f"commit {part.stamp['commit']}. Machine: {of_machine}. Other processes used {figures['others_share']:.0%} of a core "
+        "meanwhile" + (": the figures are worse than they would be alone." if figures["others_share"] > ALONE else ".")
     )
     return f"{head}\n\n{_serving(figures) if name == SERVING_PART else _loads(figures['table'])}"
 
