@@ -119,10 +119,14 @@ def _text(name: str, part: Part) -> str:
     }[name]
     head = (
         f"{title} ({figures['rows']:,} rows; rounds: {figures['rounds']}). Run of {part.stamp['at']}, "
-        f"commit {part.stamp['commit']}. Machine: {of_machine}. Other processes used {figures['others_share']:.0%} of a core "
-        "meanwhile" + (": the figures are worse than they would be alone." if figures["others_share"] > ALONE else ".")
+        f"commit {part.stamp['commit']}. Machine: {of_machine}. {_others(figures['others_share'])}"
     )
     return f"{head}\n\n{_serving(figures) if name == SERVING_PART else _loads(figures['table'])}"
+
+
+def _others(share: float) -> str:
+    words = f"Other processes used {share:.0%} of a core meanwhile"
+    return f"{words}: the figures are worse than they would be alone." if share > ALONE else f"{words}."
 
 
 def _loads(rows: Mapping[str, Figures]) -> str:
