@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import takewhile
@@ -27,7 +28,7 @@ from benchmarks.measuring import CONNECTIONS, Checked
 from benchmarks.options import LoadingOptions
 from benchmarks.places import ROOT, Places
 from benchmarks.questions import Questions, Tokens
-from benchmarks.reporting import stamp
+from benchmarks.reporting import number, stamp
 from benchmarks.servers import running
 from benchmarks.world import WorldProblem, make_world
 from models_registry.models import RecommendationModel, Version
@@ -126,13 +127,17 @@ class _Run:
             path = parquet_of(self.places.data, kind, rows)
             for name, figures in self._load_twice(kind, path, rows).items():
                 table[name] = figures
-                _say(f"  {name}: {figures['rate']:,.0f} rows/s")
+                peak, drop, stall = figures["peak_bytes"], figures.get("drop_seconds"), figures.get("stall_ms")
+                _say(
+                    f"  {name}: {figures['rate']:,.0f} rows/s, {figures['bytes_per_row']:.1f} bytes/row, peak "
+                    f"{peak / 1e6:,.0f} MB; dropped in {number(drop, '.1f')} s, stall {number(stall, '.1f')} ms"
+                )
             path.unlink()
         return {"rows": rows, "rounds": 1, "table": table}
 
     def _load_twice(self, kind: Kind, path: Path, rows: int) -> dict[str, Figures]:
         """Load a table that is the version's first, and once more, when there is one to compare it with."""
-        self.client.flushall()
+        self._empty()
         version = make_version(self.models[kind.name], path)
         first = self._load(version, rows)
         again = self._load(version, rows)
@@ -175,7 +180,7 @@ class _Run:
         }
 
     def _peer(self, name: str, source: Path, rows: int) -> Figures:
-        self.client.flushall()
+        self._empty()
         before = self._used_memory()
         with _process("benchmarks.loading_peers", name, str(source), str(self.places.valkey.port)) as peer:
             said = peer.go("")
@@ -187,8 +192,14 @@ class _Run:
             "bytes_per_row": (self._used_memory() - before) / rows,
             "peak_bytes": said["peak_bytes"],
         }
-        self.client.flushall()
+        self._empty()
         return figures
+
+    def _empty(self) -> None:
+        """Remove all keys; wait until their memory is free, which Valkey does in the background."""
+        self.client.flushall()
+        while int(self.client.info("memory")["lazyfree_pending_objects"]):
+            time.sleep(0.05)
 
     def _used_memory(self) -> int:
         return int(self.client.info("memory")["used_memory"])
@@ -197,7 +208,7 @@ class _Run:
 
     def _serve(self) -> Figures:
         """Ask a lane at a fixed rate, in turns with nothing else to do and while a table is loaded."""
-        self.client.flushall()
+        self._empty()
         rows = self.options.rows
         path = parquet_of(self.places.data, FIELDS, rows)
         _say("Serving while a table is loaded …")
