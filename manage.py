@@ -21,6 +21,11 @@ if __name__ == "__main__":
 
         run(sys.argv)
     else:
+        from django.core.exceptions import ImproperlyConfigured
         from django.core.management import execute_from_command_line
 
-        execute_from_command_line(sys.argv)
+        try:
+            execute_from_command_line(sys.argv)
+        except ImproperlyConfigured as error:
+            # It is for whoever runs this: which setting, and where to read on. Where it was noticed helps nobody.
+            sys.exit(str(error))

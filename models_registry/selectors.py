@@ -180,6 +180,7 @@ class FirstSteps:
     Attributes:
         model: the model that the next step is about; None before there is one.
         version: its first version.
+        without_players: a loaded version with no weight, where no version that has one is loaded; else None.
         has_asked: serving has counted a request; that a token was given out does not do.
     """
 
@@ -190,6 +191,7 @@ class FirstSteps:
     has_asked: bool
     model: RecommendationModel | None = None
     version: Version | None = None
+    without_players: Version | None = None
     credential: Credential | None = None
 
     @property
@@ -354,13 +356,15 @@ def first_steps(tenant: Tenant, models: Iterable[ModelSummary]) -> FirstSteps:
     credentials = Credential.objects.for_tenant(tenant).filter(revoked_at=None)
     credential = credentials.order_by(F("last_used_at").desc(nulls_last=True), "-created_at").first()
     version = furthest.versions[0].version if furthest and furthest.versions else None
+    loaded = [state for summary in summaries for state in summary.versions if state.table]
     return FirstSteps(
         has_model=furthest is not None,
         has_version=version is not None,
-        has_table=any(state.table for summary in summaries for state in summary.versions),
+        has_table=bool(loaded),
         has_credential=credential is not None,
         has_asked=CredentialUse.objects.for_tenant(tenant).exists(),
         model=furthest.model if furthest else None,
         version=version,
+        without_players=None if any(state.weight_bp for state in loaded) or not loaded else loaded[0].version,
         credential=credential,
     )

@@ -21,7 +21,7 @@ except ValidationError as error:
         ": ".join([*(f"RECSITE_{name}".upper() for name in e["loc"]), e["msg"]]) for e in error.errors()
     )
     raise ImproperlyConfigured(
-        f"{problems}. Run `make demo` for a working set-up on this machine, or see the README for one of your own."
+        f"{problems}. Run `make demo` for a working set-up on this machine; docs/production.md is about your own."
     ) from None
 
 DEBUG = ENV.debug

@@ -211,6 +211,7 @@ def test_load__rejected_for_its_rows__is_explained(scene: Scene) -> None:
     assert "✕ offer_id: values" in answer.text
     assert "Row Key Value 1 p0 5000 2 p1 5000" in answer.text
     assert "5 of 7 are shown." in answer.text
+    assert "If the rows are right and the model expects something else" in answer.text
     assert "Try again" in answer.text
     assert "Activate anyway" not in answer.text
     url = f"{page_of(load)}/activate-anyway"
@@ -232,6 +233,8 @@ def test_load__too_few_rows__is_activated_anyway_by_an_admin(scene: Scene) -> No
     load = scene.load(columns(range(100)))
     manager = get(person(scene, Role.PRODUCT_MANAGER), page_of(load))
     assert "a studio admin can activate them anyway" in manager.text
+    assert "the model expects something else" not in manager.text
+    assert "What it would have changed" in manager.text
     assert "/activate-anyway" not in manager.html
     admin = person(scene, Role.STUDIO_ADMIN)
     assert f'href="{page_of(load)}/activate-anyway"' in get(admin, page_of(load)).html

@@ -147,6 +147,21 @@ def test_first_steps__tick_what_is_done_and_lead_to_the_next(teammate: User, stu
     assert "first answer" not in get(client, url).text
 
 
+def test_first_steps__only_a_version_without_weight_is_loaded__asks_for_its_weight(
+    teammate: User, studio: Tenant
+) -> None:
+    first = factories.VersionFactory.create(model__tenant=studio, model__slug="pets", name="v1")
+    factories.RolloutRevisionFactory.create(model=first.model)
+    second = factories.VersionFactory.create(model=first.model, name="v2", code=first.code + 1)
+    give_table(second)
+    client, url = signed_in(teammate), f"/studios/{studio.slug}/models"
+    answer = get(client, url)
+    assert "v2 of pets is loaded but has no players" in answer.text
+    assert f'<a href="{url}/pets">Give it a weight</a>' in answer.html
+    give_table(first)
+    assert "has no players" not in get(client, url).text
+
+
 # --- A new model ------------------------------------------------------------------------------------------------------
 
 
@@ -400,7 +415,12 @@ def test_new_version__says_what_the_studio_may_read(teammate: User, studio: Tena
     client = signed_in(teammate)
     assert "gs://studio-tables/out/" in get(client, f"{offers.url}/new-version").text
     Tenant.objects.update(allowed_datasets=[], allowed_gs_prefixes=[], allowed_local_roots=[])
-    assert "may not read anything yet" in get(client, f"{offers.url}/new-version").text
+    answer = get(client, f"{offers.url}/new-version")
+    assert "may not read anything yet. Platform staff can allow it" in answer.text
+    assert "/admin/" not in answer.html
+    staff = signed_in(factories.UserFactory.create(is_staff=True))
+    for page in ("new-version", "versions/2026-11-b/source"):
+        assert f'href="/admin/tenants/tenant/{studio.pk}/change/"' in get(staff, f"{offers.url}/{page}").html
 
 
 def test_load_now__queues_a_load(teammate: User, studio: Tenant) -> None:

@@ -205,3 +205,18 @@ def test_first_studio__nobody_to_ask_or_an_older_database__says_what_to_do(tmp_p
     assert "Run this first: python manage.py migrate" in said(*COMMAND)
     away = "postgres://x:y@127.0.0.1:1/recsite"
     assert "The database does not answer" in said(*COMMAND, RECSITE_DATABASE_URL=away)
+
+
+def test_command_line__no_settings__says_which_and_where_they_are_told_without_a_traceback(tmp_path: Path) -> None:
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("RECSITE_")}
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "manage.py"), "first_studio"],
+        env={**variables, "RECSITE_ENV_FILE": str(tmp_path / "none.env")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "RECSITE_SECRET_KEY: Field required" in ended.stderr
+    assert "docs/production.md" in ended.stderr
+    assert "Traceback" not in ended.stderr
