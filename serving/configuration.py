@@ -13,6 +13,7 @@ from serving.formats.tokens import parse_master_keys
 from serving.http import NOT_READY, READY, Response
 from serving.metrics import Numbers, Reading
 from serving.reporting import Reporter
+from serving.sharing import LimitSharing
 from serving.snapshots import SnapshotKeeper, SnapshotWatch, watch_client
 from serving.world import World
 
@@ -29,7 +30,8 @@ class Serving(NamedTuple):
     def start(self) -> None:
         """Learn what can be learnt at once, from files and from Redis (bounded in time), then keep watching."""
         self.keeper.load_files()
-        self.watch.poll()
+        if self.watch.poll():
+            self.watch.share_limits()
         self.watch.start()
 
     def readiness(self) -> Response:
@@ -51,11 +53,12 @@ class Serving(NamedTuple):
         return self.numbers.reading()
 
 
-def assemble(kind: Literal["lane", "door"]) -> Serving:
+def assemble(kind: Literal["lane", "door"], *, siblings: int = 1) -> Serving:
     """Give the parts, not started: no socket is opened, no file is read, no thread runs.
 
     Args:
         kind: what this process is called in its reports.
+        siblings: processes of the same command that share its limits, with this one.
 
     Raises:
         ValueError: a key in the settings is malformed.
@@ -67,6 +70,7 @@ def assemble(kind: Literal["lane", "door"]) -> Serving:
     )
     client, prefix = watch_client(settings.TABLES_REDIS_URL), settings.REDIS_PREFIX
     reporter = Reporter(kind, client, prefix, world, numbers)
-    watch = SnapshotWatch(keeper, reporter, client, prefix, settings.SNAPSHOT_POLL_SECONDS)
+    sharing = LimitSharing(reporter.process, client, prefix, world, siblings=siblings)
+    watch = SnapshotWatch(keeper, reporter, sharing, client, prefix, settings.SNAPSHOT_POLL_SECONDS)
     own = Settings(settings.REDIS_PREFIX, settings.SNAPSHOT_MAX_AGE.total_seconds())
     return Serving(own, world, numbers, keeper, watch)

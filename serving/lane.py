@@ -54,11 +54,13 @@ class Options(NamedTuple):
         block_cache_mb: most memory for blocks in each worker; 0 for none.
         numbers_directory: where workers leave their numbers.
         parent_process_id: the command's; a worker does not outlive it.
+        workers: how many there are.
     """
 
     block_cache_mb: int
     numbers_directory: Path
     parent_process_id: int
+    workers: int
 
 
 class Headers(Protocol):
@@ -115,7 +117,7 @@ class Lane:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._capacity: int = settings.SERVING_CAPACITY
-        self._serving: Serving = assemble("lane")
+        self._serving: Serving = assemble("lane", siblings=options.workers)
         numbers = self._serving.numbers
         self._front_numbers = numbers.for_another_thread()
         self._blocks = reader_for(

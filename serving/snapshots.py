@@ -33,6 +33,7 @@ from serving.formats.snapshot import (
 from serving.metrics import Numbers
 from serving.redis_clients import Client, connect
 from serving.reporting import Reporter
+from serving.sharing import LimitSharing
 from serving.world import World
 
 logger = logging.getLogger(__name__)
@@ -190,22 +191,30 @@ class SnapshotWatch(threading.Thread):
     """Asks Redis for newer snapshots every so often, and at once when one is announced. Tries again for ever.
 
     Its connections are its own: what it does, and what Redis does to it, holds no answer up. In passing it reports
-    the tables of which blocks were found lost, and what its reporter has to say.
+    the tables of which blocks were found lost, what its reporter has to say, and shares limits with other processes.
 
     Args:
         keeper: gets what is found.
         reporter: is asked to report after each look.
+        sharing: is asked to share limits, also between two looks.
         client: as `watch_client` makes it.
         prefix: of the Redis keys.
         poll_seconds: time between two looks at the map of revisions.
     """
 
     def __init__(
-        self, keeper: SnapshotKeeper, reporter: Reporter, client: Client, prefix: str, poll_seconds: float
+        self,
+        keeper: SnapshotKeeper,
+        reporter: Reporter,
+        sharing: LimitSharing,
+        client: Client,
+        prefix: str,
+        poll_seconds: float,
     ) -> None:
         super().__init__(name="snapshot-watch", daemon=True)
         self._keeper = keeper
         self._reporter = reporter
+        self._sharing = sharing
         self._client = client
         self._prefix = prefix
         self._poll_seconds = poll_seconds
@@ -233,6 +242,11 @@ class SnapshotWatch(threading.Thread):
         """Give the time since Redis last answered, or since the start if it never did."""
         return time.monotonic() - self._polled_at
 
+    def share_limits(self) -> None:
+        """Share limits with other processes if that is due; Redis away, this process keeps the shares it has."""
+        with contextlib.suppress(redis.RedisError, OSError):
+            self._sharing.exchange_if_due()
+
     def report_lost(self, table_ids: Iterable[str]) -> None:
         """Note tables of which blocks are lost; Redis is told with the next look, for the control plane to repair."""
         if len(self._lost) < _MAX_REMEMBERED:
@@ -244,6 +258,7 @@ class SnapshotWatch(threading.Thread):
         with contextlib.suppress(redis.RedisError, OSError):
             if self.is_alive():
                 self.join(_END_SECONDS)
+            self._sharing.end()
             self._reporter.send_traffic()
 
     def run(self) -> None:
@@ -272,6 +287,7 @@ class SnapshotWatch(threading.Thread):
 
     def _turn(self) -> None:
         self.poll()
+        self.share_limits()
         if self._lost:
             self._tell_lost()
         with contextlib.suppress(redis.RedisError, OSError):  # it keeps what it could not send
@@ -283,6 +299,7 @@ class SnapshotWatch(threading.Thread):
         while (left := until - time.monotonic()) > 0 and not self._is_ending.is_set():
             if announcements.get_message(timeout=min(left, _NOTICE_SECONDS)) is not None:
                 return
+            self.share_limits()
 
     def _fetch(self) -> None:
         revisions: dict[bytes, bytes] = self._client.hgetall(revisions_name(self._prefix))  # type: ignore[assignment]  # redis-py types both of its clients at once

@@ -261,11 +261,13 @@ class World:
     Attributes:
         tenants: by id.
         uses: requests so far by credential id; a batch counts once.
+        first_share: of its limit that a bucket begins with, as other processes have the rest.
     """
 
     def __init__(self, master_keys: dict[str, bytes], audience: str) -> None:
         self.tenants: dict[str, PreparedTenant] = {}
         self.uses: dict[str, int] = {}
+        self.first_share = 1.0
         self._master_keys = master_keys
         self._audience = audience
         self._by_header: dict[bytes, PreparedCredential] = {}
@@ -292,6 +294,8 @@ class World:
             )
         if before is not None and before.bucket.is_like(tenant.bucket):
             tenant.bucket = before.bucket
+        else:
+            tenant.bucket.allot(self.first_share)
         # In this order no request of another thread meets a credential without its tenant, or a gap between secrets.
         self.tenants[tenant.id] = tenant
         for prepared in tenant.credentials.values():
@@ -301,6 +305,15 @@ class World:
         for credential_id, prepared in known.items():
             if tenant.credentials.get(credential_id) is not prepared:
                 self._forget(prepared)
+
+    def buckets(self) -> dict[str, Bucket]:
+        """Give every bucket by a name that is the same in all processes."""
+        named: dict[str, Bucket] = {}
+        for tenant in tuple(self.tenants.values()):
+            named[f"t:{tenant.id}"] = tenant.bucket
+            for credential_id, credential in tenant.credentials.items():
+                named[f"c:{credential_id}"] = credential.bucket
+        return named
 
     def caller(self, token: bytes, now: float) -> Caller:
         """Give who a token speaks for.
@@ -361,7 +374,9 @@ class World:
                 header = header_segment(credential.id, accepted.generation, accepted.master_key_id)
                 key = derive_key(master_key, accepted.master_key_id, credential.id, accepted.generation)
                 keys[header] = (hmac_of(key), accepted.until)
-        return PreparedCredential(credential, tenant_id, keys)
+        prepared = PreparedCredential(credential, tenant_id, keys)
+        prepared.bucket.allot(self.first_share)
+        return prepared
 
     def _forget(self, credential: PreparedCredential) -> None:
         credential.is_live = False

@@ -15,6 +15,7 @@ from serving.formats.keys import lost_tables_name
 from serving.formats.snapshot import announcements_name, revisions_name, snapshot_name
 from serving.metrics import Numbers
 from serving.reporting import Reporter, processes_name
+from serving.sharing import LimitSharing
 from serving.snapshots import SnapshotKeeper, SnapshotWatch, watch_client
 from serving.world import World
 from tests.serving_world import AUDIENCE, MASTER_KEYS, PREFIX, TRUSTED, credential, envelope, tenant
@@ -32,7 +33,8 @@ class Watched:
         client = watch_client(url, timeout_seconds=0.3)
         self.keeper = SnapshotKeeper(self.world, TRUSTED, directory, self.numbers)
         reporter = Reporter("lane", client, PREFIX, self.world, self.numbers)
-        self.watch = SnapshotWatch(self.keeper, reporter, client, PREFIX, poll_seconds)
+        sharing = LimitSharing(reporter.process, client, PREFIX, self.world, siblings=1)
+        self.watch = SnapshotWatch(self.keeper, reporter, sharing, client, PREFIX, poll_seconds)
 
     def revisions(self) -> dict[str, int]:
         return {known.id: known.revision for known in tuple(self.world.tenants.values())}

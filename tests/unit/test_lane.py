@@ -62,7 +62,7 @@ class Transport:
 @pytest.fixture
 def application(tmp_path: Path) -> Lane:
     """Give a lane that was not started: it knows nobody, and has no Redis."""
-    return Lane(Options(0, tmp_path, os.getppid()))
+    return Lane(Options(0, tmp_path, os.getppid(), 1))
 
 
 @dataclass

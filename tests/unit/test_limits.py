@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.limits import Bucket
+from serving.limits import EVEN_PART, HEADROOM, Bucket, share
 
 
 def take(bucket: Bucket, cost: int, now: float) -> bool:
@@ -57,3 +57,113 @@ def test_any_arrivals__no_more_than_rate_and_burst_allow(
         now += pause
         accepted += cost if take(bucket, cost, now) else 0
         assert accepted <= burst + rate * (now - 1000.0) + 1e-6
+
+
+# --- Shares ---------------------------------------------------------------------------------------------------------
+
+
+def test_share__nothing_known__an_equal_part() -> None:
+    assert share(0, 0, 4) == 0.25
+    assert share(0, 0, 1) == 1.0
+
+
+def test_share__alone__the_whole() -> None:
+    assert share(12.5, 12.5, 1) == pytest.approx(1.0)
+
+
+@given(demands=st.lists(st.just(0.0) | st.floats(0.01, 1e6), min_size=1, max_size=40))
+def test_shares__any_demands__sum_to_one_with_a_floor_each(demands: list[float]) -> None:
+    shares = [share(demand, sum(demands), len(demands)) for demand in demands]
+    assert sum(shares) == pytest.approx(1.0)
+    assert min(shares) >= EVEN_PART / len(demands) - 1e-12
+
+
+@given(
+    demands=st.lists(st.just(0.0) | st.floats(0.01, 200), min_size=2, max_size=8),
+    limit=st.floats(1, 1000),
+)
+def test_rate__demand_within_the_limit_however_it_is_spread__is_not_refused(demands: list[float], limit: float) -> None:
+    total = sum(demands)
+    if not 0 < total <= limit:
+        return
+    for demand in demands:
+        granted = limit * min(1.0, HEADROOM * share(demand, total, len(demands)))
+        # 0.95 × 1.05 is a quarter of a per cent short of one; the burst has room for that.
+        assert granted >= demand * 0.997
+
+
+def test_allotted__half_of_both__begins_and_refills_to_half() -> None:
+    bucket = Bucket(rate=100, burst=20)
+    bucket.allot(0.5)
+    assert sum(take(bucket, 1, 100.0) for _ in range(30)) == 10
+    assert sum(take(bucket, 1, 100.1) for _ in range(30)) == 5
+    assert sum(take(bucket, 1, 1000.0) for _ in range(30)) == 10
+
+
+def test_allotted__less_counts_at_once_and_more_when_said_twice() -> None:
+    bucket = Bucket(rate=100, burst=20)
+    bucket.allot(0.25)
+    assert sum(take(bucket, 1, 100.0) for _ in range(30)) == 5
+    bucket.allot(1.0)
+    assert sum(take(bucket, 1, 200.0) for _ in range(30)) == 5
+    bucket.allot(1.0)
+    assert sum(take(bucket, 1, 200.0) for _ in range(30)) == 0
+    assert sum(take(bucket, 1, 300.0) for _ in range(30)) == 20
+
+
+def test_cost_above_the_share_of_the_burst__is_taken_when_full_and_owed() -> None:
+    bucket = Bucket(rate=10, burst=40)
+    bucket.allot(0.25)
+    assert take(bucket, 40, 100.0)
+    assert not take(bucket, 1, 100.0)
+    # 30 are owed, and the 31st flows in at a quarter of the rate and the headroom.
+    assert bucket.take(1, 100.0) == pytest.approx(31 / (10 * 0.25 * HEADROOM))
+    assert not take(bucket, 41, 1000.0)
+
+
+def test_share_below_one_token__single_requests_still_pass() -> None:
+    bucket = Bucket(rate=1, burst=1)
+    bucket.allot(0.125)
+    assert take(bucket, 1, 100.0)
+    assert not take(bucket, 1, 101.0)
+    assert take(bucket, 1, 110.0)
+
+
+def test_demand__counts_the_refused_too_and_is_soon_forgotten() -> None:
+    bucket = Bucket(rate=1, burst=1)
+    for _ in range(100):
+        bucket.take(1, 100.0)
+    assert bucket.measure(0.5) == pytest.approx(100)
+    for _ in range(20):
+        demand = bucket.measure(0.5)
+    assert demand == 0.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    phases=st.lists(st.integers(0, 49), min_size=2, max_size=6),
+    spreads=st.lists(st.lists(st.integers(0, 20), min_size=6, max_size=6), min_size=1, max_size=4),
+    burst=st.integers(20, 2000),
+)
+def test_processes__exchanging_at_times_of_their_own__keep_the_limit_together(
+    phases: list[int], spreads: list[list[int]], burst: int
+) -> None:
+    """Twenty seconds in steps of 10 ms; each spread of demand, in requests a step, holds for a part of them."""
+    limit, steps = 200, 2000
+    buckets = [Bucket(limit, burst) for _ in phases]
+    board = [0.0] * len(buckets)
+    for bucket in buckets:
+        bucket.allot(1 / len(buckets))
+    accepted = [0]
+    for step in range(steps):
+        now = 1000 + step / 100
+        spread = spreads[step * len(spreads) // steps]
+        granted = 0
+        for number, bucket in enumerate(buckets):
+            granted += sum(take(bucket, 1, now) for _ in range(spread[number]))
+            if step % 50 == phases[number]:
+                board[number] = bucket.measure(0.5)
+                bucket.allot(share(board[number], sum(board), len(buckets)))
+        accepted.append(accepted[-1] + granted)
+    worst = max(accepted[end] - accepted[end - 1000] for end in range(1000, steps + 1))
+    assert worst <= 1.1 * limit * 10 + burst

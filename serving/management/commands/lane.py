@@ -66,7 +66,7 @@ class Command(BaseCommand):
         # Workers start from nothing: without what this process has loaded, and without its threads.
         multiprocessing.set_start_method("spawn", force=True)
         directory = _numbers_directory()
-        lane = Options(options["block_cache_mb"], directory, os.getpid())
+        lane = Options(options["block_cache_mb"], directory, os.getpid(), options["workers"])
         server = LaneServer(
             partial(has_written, directory),
             target="serving.lane",
