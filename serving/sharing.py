@@ -8,7 +8,7 @@ times the limit then, all buckets together hold no more than the burst, and a sh
 any T seconds no more is accepted than `1.05 × limit × T + burst`. Knowledge differs for a moment when demand moves or a
 process comes. A smaller share therefore counts at once and a greater one an exchange later, and demand is smoothed; a
 process that comes has at most the share of an equal among those it found, until the others have given way a second
-later. Besides, each process may owe the rest of one request or batch that is more than its share of the burst (`Bucket`):
+later. Besides, each may owe the rest of one request or batch that is more than its share of the burst (`Bucket`):
 for batches nearly as large as the burst, sent to all processes at once, that is another burst for each.
 
 Redis away: shares stay as they were, and what becomes new meanwhile gets that of an equal. A process that says nothing
