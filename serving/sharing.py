@@ -91,7 +91,7 @@ class LimitSharing:
         # At the first exchange no time has passed in which a demand could have been measured.
         own = {name: d for name, bucket in buckets.items() if (d := bucket.measure(max(seconds, 0.1)))}
         pipeline = self._client.pipeline(transaction=False)
-        pipeline.hset(self._name, self._process, msgspec.msgpack.encode(Said(next(self._numbers), own)))  # type: ignore[arg-type]  # bytes are as good
+        pipeline.hset(self._name, self._process, msgspec.msgpack.encode(Said(next(self._numbers), own)))
         if self._silent:
             pipeline.hdel(self._name, *self._silent)
         pipeline.hgetall(self._name)

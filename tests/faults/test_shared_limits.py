@@ -14,6 +14,7 @@ from django.conf import settings
 
 from recsite.embedded import EmbeddedValkey
 from serving.limits import Bucket
+from serving.redis_clients import Client
 from serving.sharing import LimitSharing, Said, demand_name
 from serving.snapshots import watch_client
 from serving.world import World
@@ -27,8 +28,8 @@ FLOOD_SECONDS = 11.0
 CONNECTIONS = 6
 
 
-def processes_heard(client: redis.Redis) -> int:
-    return int(client.hlen(demand_name(settings.REDIS_PREFIX)))  # type: ignore[arg-type]  # redis-py types both of its clients at once
+def processes_heard(client: Client) -> int:
+    return int(client.hlen(demand_name(settings.REDIS_PREFIX)))
 
 
 def publish_limits(scene: Scene) -> dict[str, bytes]:
@@ -179,7 +180,7 @@ def test_process_gone__the_others_have_its_share(server: EmbeddedValkey) -> None
 
 def test_entry_that_no_longer_changes__counts_for_a_few_seconds_and_goes(server: EmbeddedValkey) -> None:
     one = Process("a", server)
-    one.client.hset(demand_name(PREFIX), "killed", msgspec.msgpack.encode(Said(1, {})))  # type: ignore[arg-type]  # bytes are as good
+    one.client.hset(demand_name(PREFIX), "killed", msgspec.msgpack.encode(Said(1, {})))
     one.exchange()
     one.exchange()
     assert one.grants() == 50
@@ -197,7 +198,7 @@ def test_entry_nobody_understands__a_process_all_the_same(server: EmbeddedValkey
     one.client.hset(
         demand_name(PREFIX),
         "boasting",
-        msgspec.msgpack.encode(Said(1, {"c:cr_one": float("inf")})),  # type: ignore[arg-type]  # bytes are as good
+        msgspec.msgpack.encode(Said(1, {"c:cr_one": float("inf")})),
     )
     one.exchange()
     one.exchange()
