@@ -51,6 +51,13 @@ def scratch_tables(bigquery: BigQuery) -> list[str]:
     return [table.table_id for table in bigquery.client.list_tables(f"{PROJECT}.recsite_scratch_us")]
 
 
+@pytest.fixture(autouse=True)
+def no_scratch_tables(bigquery: BigQuery) -> None:
+    """Drop what other tests left: those of loads that are cut off leave a table for BigQuery's own expiry."""
+    for table_id in scratch_tables(bigquery):
+        bigquery.client.delete_table(f"{PROJECT}.recsite_scratch_us.{table_id}")
+
+
 # --- What is asked --------------------------------------------------------------------------------------------------
 
 
