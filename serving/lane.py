@@ -13,6 +13,7 @@ import os
 import signal
 import time
 import traceback
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -139,7 +140,8 @@ class Lane:
         self._answered = 0
         self._posts: set[asyncio.Task[None]] = set()
         # What waits for the event loop's next turn: all of it goes to Redis as one write.
-        self._lookups: list[_Waiting] = []
+        self._lookups: deque[_Waiting] = deque()
+        self._is_reading_due = False
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Get ready before the first connection is accepted."""
@@ -207,15 +209,18 @@ class Lane:
     def _pass_on_lookup(self, waiting: _Waiting) -> None:
         self._passed_on += 1
         self._lookups.append(waiting)
-        if len(self._lookups) == 1:
+        if not self._is_reading_due:
+            self._is_reading_due = True
             assert self._loop is not None  # noqa: S101  # as above
             self._loop.call_soon_threadsafe(self._read_lookups)
 
     # --- In the event loop's ----------------------------------------------------------------------------------------
 
     def _read_lookups(self) -> None:
-        lookups, self._lookups = self._lookups, []
-        for waiting in lookups:
+        # First, so that what the other thread appends from here on asks for another turn: none is left behind.
+        self._is_reading_due = False
+        for _ in range(len(self._lookups)):
+            waiting = self._lookups.popleft()
             self._reader.read(waiting.step.names, waiting)
 
     def _begin_post(self, scope: Scope, transport: Transport, started: float) -> None:
