@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from pytest_django import Settings
 
 from recsite.embedded import EmbeddedValkey
 from tests.doors.scene import Scene
@@ -19,6 +20,14 @@ def server(tmp_path: Path) -> Iterator[EmbeddedValkey]:
     valkey = EmbeddedValkey(tmp_path / "valkey", options=("--save", "", "--appendonly", "no")).start()
     yield valkey
     valkey.stop()
+
+
+@pytest.fixture
+def client(server: EmbeddedValkey, settings: Settings) -> Iterator[redis.Redis]:
+    """Give a connection to that server, which is where tables are in this test."""
+    settings.TABLES_REDIS_URL = server.url
+    with redis.Redis.from_url(server.url) as connection:
+        yield connection
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -26,13 +25,6 @@ from tests.loading_scene import Scene, all_blocks, answer, blocks_of, columns, r
 pytestmark = pytest.mark.django_db(transaction=True)
 
 ROWS = 300
-
-
-@pytest.fixture
-def client(server: EmbeddedValkey, settings: Settings) -> Iterator[redis.Redis]:
-    settings.TABLES_REDIS_URL = server.url
-    with redis.Redis.from_url(server.url) as connection:
-        yield connection
 
 
 @pytest.fixture

@@ -37,13 +37,6 @@ HOLDS: dict[str, Callable[[Valve], None]] = {
 
 
 @pytest.fixture
-def client(server: EmbeddedValkey, settings: Settings) -> Iterator[redis.Redis]:
-    settings.TABLES_REDIS_URL = server.url
-    with redis.Redis.from_url(server.url) as connection:
-        yield connection
-
-
-@pytest.fixture
 def studio_scene(tmp_path: Path, settings: Settings) -> Scene:
     settings.LOAD_WORKSPACE_DIR = tmp_path / "loads"
     made = Scene(tmp_path)

@@ -31,13 +31,6 @@ DEFAULT = {"offer_id": 1, "discount": 0.05, "segment": "new", "items": [], "titl
 
 
 @pytest.fixture
-def client(server: EmbeddedValkey, settings: Settings) -> Iterator[redis.Redis]:
-    settings.TABLES_REDIS_URL = server.url
-    with redis.Redis.from_url(server.url) as connection:
-        yield connection
-
-
-@pytest.fixture
 def studio_scene(tmp_path: Path, settings: Settings, client: redis.Redis) -> Scene:
     settings.LOAD_WORKSPACE_DIR = tmp_path / "loads"
     made = Scene(tmp_path)
