@@ -38,12 +38,6 @@ class Serving(NamedTuple):
         """Give the answer of /readyz."""
         return READY if self.keeper.is_ready(time.time(), self.settings.snapshot_max_age_seconds) else NOT_READY
 
-    def observe(self, response: Response, seconds: float, numbers: Numbers) -> None:
-        """Count an answer that took this long in these numbers, and report the tables whose blocks it found lost."""
-        numbers.observe(response, seconds)
-        if response.lost:
-            self.watch.report_lost(block.table_id for block in response.lost)
-
     def reading(self) -> Reading:
         """Give the numbers as they stand, gauges included."""
         gauges = self.numbers.gauges

@@ -9,6 +9,7 @@ Pure: both doors do nothing but bring a request here, read the blocks it asks fo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import NamedTuple
@@ -16,7 +17,15 @@ from typing import NamedTuple
 import msgspec
 
 from serving.formats.blocks import DamagedBlock, find_payload
-from serving.formats.keys import MAX_KEY_BYTES, BadKey, block_name, canonical_key, digest, slot
+from serving.formats.keys import (
+    FINGERPRINT_BYTES,
+    MAX_KEY_BYTES,
+    BadKey,
+    block_name,
+    canonical_key,
+    digest,
+    slot,
+)
 from serving.formats.layouts import DamagedPayload
 from serving.formats.tokens import BadToken, is_unit
 from serving.http import (
@@ -49,8 +58,12 @@ from serving.world import Caller, PreparedModel, PreparedTable, PreparedTenant, 
 
 MAX_BATCH = 500
 
+# A key as it stands in a query string where it is the same there and in what it says.
+_USUAL_KEY = re.compile(rf"[ !-$'-*,-~]{{1,{MAX_KEY_BYTES}}}").fullmatch
 _VARY = ("vary", "Accept, Authorization")
 _NO_STORE = ("cache-control", "no-store")
+# The bits of a fingerprint, once the two bytes after it are shifted out of the digest.
+_FINGERPRINT = 2 ** (8 * FINGERPRINT_BYTES) - 1
 _JSON = ("content-type", JSON)
 _BITS = ("content-type", BITS)
 
@@ -82,7 +95,8 @@ def begin(request: Request, world: World, now: float, settings: Settings) -> Res
         now: Unix seconds.
         settings: of this process.
     """
-    if request.method not in ("GET", "POST"):
+    method = request.method
+    if method not in ("GET", "POST"):
         return METHOD_NOT_ALLOWED
     authorization = request.authorization
     if authorization is None or authorization[:7].lower() != "bearer ":
@@ -92,13 +106,14 @@ def begin(request: Request, world: World, now: float, settings: Settings) -> Res
     except (BadToken, UnicodeEncodeError):
         # A server that knows nobody cannot tell a bad token from a good one.
         return UNAUTHORIZED if world.tenants else NOT_READY
-    credential_id = caller.credential.published.id
-    world.uses[credential_id] = world.uses.get(credential_id, 0) + 1
-    tenant = world.tenants[caller.credential.tenant_id]
+    credential = caller.credential
+    uses = world.uses
+    uses[credential.id] = uses.get(credential.id, 0) + 1
+    tenant = world.tenants[credential.tenant_id]
     if now - tenant.issued_at > settings.snapshot_max_age_seconds:
         return NOT_READY
     try:
-        if request.method == "GET":
+        if method == "GET":
             _charge(caller, tenant, 1, now)
             return _begin_one(request, caller, tenant, settings)
         return _begin_batch(request, caller, tenant, now, settings)
@@ -119,10 +134,11 @@ def _charge(caller: Caller, tenant: PreparedTenant, cost: int, now: float) -> No
 
 
 def _begin_one(request: Request, caller: Caller, tenant: PreparedTenant, settings: Settings) -> Response | Lookup:
-    is_bits = wants_bits(request.accept)
+    accept = request.accept
+    is_bits = accept is not None and wants_bits(accept)
     if is_bits is None:
         raise Refused(NOT_ACCEPTABLE)
-    lookup = _usual_lookup(request.query, caller, tenant, settings)
+    lookup = _usual_lookup(request.query, caller, settings)
     if lookup is None:
         parameters = parse_query(request.query)
         model = _model(parameters.get("model"), caller, tenant)
@@ -135,21 +151,23 @@ def _begin_one(request: Request, caller: Caller, tenant: PreparedTenant, setting
     return lookup.start()
 
 
-def _usual_lookup(query: str, caller: Caller, tenant: PreparedTenant, settings: Settings) -> Lookup | None:
-    """Give the look-up of a query string of the usual shape (see `PreparedTenant`), None of any other.
+def _usual_lookup(query: str, caller: Caller, settings: Settings) -> Lookup | None:
+    """Give the look-up of a query string of the usual shape (see `PreparedCredential`), None of any other.
 
     What follows in `_begin_one` would find the same for it, in four times the time.
     """
-    value = caller.claims.subject
+    claims = caller.claims
+    value = claims.subject
     if value is not None:
-        model = tenant.by_query.get(query)
+        model = caller.credential.by_query.get(query)
     else:
         head, _, value = query.rpartition("=")
-        if not (value.isascii() and value.isprintable() and value) or "%" in value or "+" in value or "&" in value:
+        model = caller.credential.by_query_head.get(head)
+        if _USUAL_KEY(value) is None:
             return None
-        model = tenant.by_query_head.get(head)
-    if model is None or len(value) > MAX_KEY_BYTES or not _may_ask(caller, model.slug):
+    if model is None or (claims.models is not None and model.slug not in claims.models):
         return None
+    # A unit of a token is a key too: it is held to the same bounds.
     return _lookup_of(model, value.encode(), value, settings)
 
 
@@ -204,7 +222,7 @@ def _lookup_of(model: PreparedModel, key: bytes, unit: str, settings: Settings) 
     code = model.overrides.get(unit) if model.overrides else None
     if code is None:
         code = model.allocation[slot(model.salt, unit)]
-    return Lookup(model.versions[code], digest(key), settings.redis_prefix)
+    return Lookup(model.versions[code], int.from_bytes(digest(key), "big"), settings.redis_prefix)
 
 
 class Lookup:
@@ -225,7 +243,7 @@ class Lookup:
         "wants_bits",
     )
 
-    def __init__(self, version: PreparedVersion, key_digest: bytes, prefix: str) -> None:
+    def __init__(self, version: PreparedVersion, key_digest: int, prefix: str) -> None:
         self._version = version
         self._digest = key_digest
         self._prefix = prefix
@@ -251,17 +269,19 @@ class Lookup:
     def resume(self, blocks: Sequence[Block]) -> Response | Lookup:
         """Give the next step once the block named in `names` was read (or could not be)."""
         step = self._resume(blocks[0])
-        return step if self._lost is None or isinstance(step, Lookup) else step._replace(lost=self._lost)
+        if self._lost is None or isinstance(step, Lookup):
+            return step
+        return msgspec.structs.replace(step, lost=self._lost)
 
     def _resume(self, block: Block) -> Response | Lookup:
         if isinstance(block, Unavailable):
             return self._fallback()
         if block is not None:
             try:
-                payload = find_payload(block, self._digest[8:14], self._version.layout.payload_width)
-                if payload is None:
-                    return self._default()
-                return self._found(payload)
+                version = self._version
+                fingerprint = (self._digest >> 16 & _FINGERPRINT).to_bytes(FINGERPRINT_BYTES, "big")
+                payload = find_payload(block, fingerprint, version.payload_width)
+                return self._default() if payload is None else self._found(payload)
             except (DamagedBlock, DamagedPayload):
                 pass  # as good as lost
         self._lost = [*(self._lost or ()), LostBlock(self.names[0], self._table.id)]
@@ -273,7 +293,7 @@ class Lookup:
 
     def _read_from(self, table: PreparedTable) -> None:
         self._table = table
-        self.names = [block_name(self._prefix, table.id, int.from_bytes(self._digest[:8], "big") >> table.shift)]
+        self.names = [block_name(self._prefix, table.id, self._digest >> table.shift)]
 
     def _found(self, payload: bytes) -> Response:
         version = self._version
@@ -293,21 +313,22 @@ class Lookup:
         body = version.default_bits if self.wants_bits else version.default_json
         exposures = version.exposures["fallback"]
         if body is None:
-            return NO_ANSWER._replace(exposures=exposures)
+            return msgspec.structs.replace(NO_ANSWER, exposures=exposures)
         headers = [_BITS if self.wants_bits else _JSON, _NO_STORE, _VARY, ("recommendation-source", "fallback")]
         return Response(200, headers, body, "", exposures)
 
     def _answer(self, body: bytes, tag: str, source: Source) -> Response:
+        version = self._version
         headers = self._cacheable(tag)
         if self.if_none_match is not None and matches_tag(self.if_none_match, tag):
-            return Response(304, headers, b"", "", self._version.exposures[source])
+            return Response(304, headers, b"", "", version.exposures[source])
         headers.append(_BITS if self.wants_bits else _JSON)
         if source == "default":
             headers.append(("recommendation-source", "default"))
-        return Response(200, headers, body, "", self._version.exposures[source])
+        return Response(200, headers, body, "", version.exposures[source])
 
     def _cacheable(self, tag: str) -> list[tuple[str, str]]:
-        return [("etag", tag), self._version.cache_controls[self._digest[15]], _VARY]
+        return [("etag", tag), self._version.cache_controls[self._digest & 255], _VARY]
 
     def _tag(self) -> str:
         return self._tag_of(self._table.tag_seeds[self.wants_bits])
@@ -316,7 +337,7 @@ class Lookup:
         return self._tag_of(self._table.tag_seeds[2 + self.wants_bits])
 
     def _tag_of(self, seed: int) -> str:
-        return f'"{int.from_bytes(self._digest[8:14], "big") ^ seed:012x}"'
+        return f'"{self._digest >> 16 & _FINGERPRINT ^ seed:012x}"'
 
 
 # --- Many keys at once ----------------------------------------------------------------------------------------------

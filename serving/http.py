@@ -17,7 +17,7 @@ MAX_BODY_BYTES = 1_048_576
 Source = Literal["table", "default", "fallback", "none"]
 
 
-class Request(NamedTuple):
+class Request(msgspec.Struct, gc=False):
     """What of an HTTP request the engine looks at. Header values are None where the header is absent."""
 
     method: str
@@ -45,8 +45,11 @@ class LostBlock(NamedTuple):
     table_id: str
 
 
-class Response(NamedTuple):
-    """What a door sends. `code` is the stable code of an error, "" otherwise; what follows is for counting alone."""
+class Response(msgspec.Struct, gc=False):
+    """What a door sends. `code` is the stable code of an error, "" otherwise; what follows is for counting alone.
+
+    Many are shared by requests: nobody changes one.
+    """
 
     status: int
     headers: list[tuple[str, str]]

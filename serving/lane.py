@@ -67,6 +67,10 @@ class Options(NamedTuple):
 class Headers(Protocol):
     """A request's headers, as granian gives them."""
 
+    def __contains__(self, name: str) -> bool:
+        """Tell whether a header is there."""
+        ...
+
     def get_all(self, name: str) -> list[str]:
         """Give every value of a header."""
         ...
@@ -119,7 +123,8 @@ class Lane:
         self._options = options
         self._capacity: int = settings.SERVING_CAPACITY
         self._serving: Serving = assemble("lane", siblings=options.workers)
-        numbers = self._serving.numbers
+        self._world, self._settings = self._serving.world, self._serving.settings
+        self._numbers = numbers = self._serving.numbers
         self._front_numbers = numbers.for_another_thread()
         self._blocks = reader_for(
             settings.TABLES_REDIS_URL,
@@ -173,23 +178,23 @@ class Lane:
             if scope.path != PATH:
                 send(transport, self._elsewhere(scope.path))
                 return
+            method = scope.method
             if self._passed_on - self._answered >= self._capacity:
                 response: Response | None = OVER_CAPACITY
-            elif scope.method == "POST":
+            elif method == "POST":
                 response = None
                 self._pass_on(self._begin_post, scope, transport, started)
             else:
-                response = self._answer_now(scope, transport, started)
+                response = self._answer_now(_request(scope, method), transport, started)
         except Exception as error:  # noqa: BLE001  # a defect must not become a 500 or a hang
             self._note(error)
             response = NO_ANSWER
         if response is not None:
             self._end(response, transport, started, self._front_numbers)
 
-    def _answer_now(self, scope: Scope, transport: Transport, started: float) -> Response | None:
+    def _answer_now(self, request: Request, transport: Transport, started: float) -> Response | None:
         """Give the answer, or None if it takes a block that is not here."""
-        serving = self._serving
-        step = begin(_request(scope), serving.world, time.time(), serving.settings)
+        step = begin(request, self._world, time.time(), self._settings)
         while not isinstance(step, Response):
             block = self._cache.get(step.names[0]) if self._has_cache else None
             if block is None:
@@ -197,8 +202,6 @@ class Lane:
                 return None
             self._front_numbers.block_cache_hits += 1
             step = step.resume([block])
-        for lost in step.lost:
-            self._cache.drop(lost.name)
         return step
 
     def _pass_on(self, call: Callable[..., None], *arguments: object) -> None:
@@ -231,9 +234,9 @@ class Lane:
 
     async def _post(self, scope: Scope, transport: Transport, started: float) -> None:
         try:
-            request = _request(scope)._replace(body=await _body(scope.headers, transport))
-            serving = self._serving
-            step = begin(request, serving.world, time.time(), serving.settings)
+            request = _request(scope, "POST")
+            request.body = await _body(scope.headers, transport)
+            step = begin(request, self._world, time.time(), self._settings)
         except Refused as refused:
             step = refused.response
         except Exception as error:  # noqa: BLE001  # as in `handle`
@@ -261,16 +264,18 @@ class Lane:
     def finish(self, response: Response, transport: Transport, started: float) -> None:
         """Send what the event loop has found out."""
         self._answered += 1
-        for lost in response.lost:
-            self._cache.drop(lost.name)
-        self._end(response, transport, started, self._serving.numbers)
+        self._end(response, transport, started, self._numbers)
 
     # --- In either --------------------------------------------------------------------------------------------------
 
     def _end(self, response: Response, transport: Transport, started: float, numbers: Numbers) -> None:
         try:
             send(transport, response)
-            self._serving.observe(response, time.perf_counter() - started, numbers)
+            numbers.observe(response, time.perf_counter() - started)
+            if response.lost:
+                for lost in response.lost:
+                    self._cache.drop(lost.name)
+                self._serving.watch.report_lost(lost.table_id for lost in response.lost)
         except Exception as error:  # noqa: BLE001  # neither thread could do anything with it
             self._note(error)
 
@@ -283,7 +288,7 @@ class Lane:
 
     def _note(self, error: Exception) -> None:
         """Log where an unexpected error came from, at most once a second; its text could name a player."""
-        self._serving.numbers.unexpected_errors += 1
+        self._numbers.unexpected_errors += 1
         now = time.monotonic()
         if now - self._error_logged_at >= 1:
             self._error_logged_at = now
@@ -300,7 +305,7 @@ class Lane:
             await asyncio.sleep(TICK_SECONDS)
 
     def _leave_numbers(self) -> None:
-        gauges = self._serving.numbers.gauges
+        gauges = self._numbers.gauges
         gauges["recsite_requests_in_flight"] = self._passed_on - self._answered
         gauges["recsite_redis_connected"] = int(self._blocks.is_connected)
         gauges["recsite_block_cache_bytes"] = self._cache.size_bytes
@@ -346,29 +351,22 @@ def send(transport: Transport, response: Response) -> None:
         transport.response_empty(response.status, [*response.headers, _SERVER])
 
 
-def _request(scope: Scope) -> Request:
+def _request(scope: Scope, method: str) -> Request:
     """Give the request as the engine takes it, but for its body: the same from here as from Django behind WSGI."""
     headers = scope.headers
     query = scope.query_string
     if not query.isascii():
         query = query.encode().decode("latin-1")  # as WSGI has it
-    content_types = headers.get_all("content-type")
+    # What is there several times is joined by commas, as WSGI has it.
     return Request(
-        scope.method,
+        method,
         query,
-        _joined(headers.get_all("authorization")),
-        _joined(headers.get_all("accept")),
-        _joined(headers.get_all("if-none-match")),
-        content_types[0] if content_types else None,
+        ",".join(headers.get_all("authorization")) if "authorization" in headers else None,
+        ",".join(headers.get_all("accept")) if "accept" in headers else None,
+        ",".join(headers.get_all("if-none-match")) if "if-none-match" in headers else None,
+        headers.get_all("content-type")[0] if "content-type" in headers else None,
         b"",
     )
-
-
-def _joined(values: list[str]) -> str | None:
-    """Give a header's value as WSGI has it: what is there several times is joined by commas."""
-    if len(values) == 1:
-        return values[0]
-    return ",".join(values) if values else None
 
 
 async def _body(headers: Headers, transport: Transport) -> bytes:

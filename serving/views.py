@@ -139,7 +139,9 @@ def answer(request: HttpRequest) -> HttpResponse:
         finally:
             _capacity.release()
     with _counting:
-        parts.observe(response, time.perf_counter() - started, parts.numbers)
+        parts.numbers.observe(response, time.perf_counter() - started)
+        if response.lost:
+            parts.watch.report_lost(block.table_id for block in response.lost)
     return _sent(response)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -49,7 +50,7 @@ class PreparedTable:
     """A table of a version; `id` is "" for what stands in for one where it was never loaded.
 
     Attributes:
-        shift: by how much to shift the first 64 bits of a key's digest for the number of its block.
+        shift: by how much to shift a key's digest, as an integer of 128 bits, for the number of its block.
         tag_seeds: what an ETag holds besides its key, as an integer of 48 bits: of a row in JSON and in bits, of the
             default in JSON and in bits.
     """
@@ -58,7 +59,7 @@ class PreparedTable:
 
     def __init__(self, table: published.Table | None, version: published.Version, model: published.Model) -> None:
         self.id = "" if table is None else table.id
-        self.shift = 64 - (0 if table is None else table.block_bits)
+        self.shift = 128 - (0 if table is None else table.block_bits)
         self.tag_seeds = tuple(
             int.from_bytes(
                 digest(
@@ -84,6 +85,7 @@ class PreparedVersion:
         "json_head",
         "layout",
         "name",
+        "payload_width",
         "prefix",
         "previous",
         "records",
@@ -100,6 +102,7 @@ class PreparedVersion:
         self.name = version.name
         self.code = version.code
         self.layout = records.layout
+        self.payload_width = self.layout.payload_width
         self.records = records
         self.cache_controls = cache_controls
         self.active = PreparedTable(version.active, version, model)
@@ -167,18 +170,40 @@ def _cache_controls(max_client_age_seconds: int) -> list[tuple[str, str]]:
 
 
 class PreparedCredential:
-    """A credential as requests need it. `is_live` falls to False when a newer snapshot changes or drops it."""
+    """A credential as requests need it.
 
-    __slots__ = ("bucket", "is_live", "keys", "models", "public_key", "published", "tenant_id")
+    Attributes:
+        is_live: falls to False when a newer snapshot changes or drops it.
+        by_query: the model by the usual query string of players, whose key is in their token: `model=SLUG`, or nothing
+            where the credential is for one model only.
+        by_query_head: the same of servers, up to the key: `model=SLUG&FIELD` or `FIELD`, then `=` and a key. Both only
+            for models with one key field that is also the unit field.
+    """
+
+    __slots__ = (
+        "bucket",
+        "by_query",
+        "by_query_head",
+        "id",
+        "is_live",
+        "keys",
+        "models",
+        "public_key",
+        "published",
+        "tenant_id",
+    )
 
     def __init__(
         self, credential: published.Credential, tenant_id: str, keys: dict[bytes, tuple[HMAC, int | None]]
     ) -> None:
         self.published = credential
+        self.id = credential.id
         self.tenant_id = tenant_id
         self.models = None if credential.models is None else frozenset(credential.models)
         self.bucket = Bucket(credential.requests_per_second, credential.burst)
         self.is_live = True
+        self.by_query: dict[str, PreparedModel] = {}
+        self.by_query_head: dict[str, PreparedModel] = {}
         self.keys = keys
         self.public_key: Any = None
         if credential.algorithm != "HS256":
@@ -188,20 +213,31 @@ class PreparedCredential:
             except (jwt.PyJWTError, ValueError, TypeError) as error:
                 raise published.BadSnapshot(f"the public key of {credential.id} is none: {error}") from None
 
+    def know(self, models: Mapping[str, PreparedModel]) -> None:
+        """Work out which of its tenant's models the usual query strings mean."""
+        mine = [model for slug, model in models.items() if self.models is None or slug in self.models]
+        by_query: dict[str, PreparedModel] = {}
+        by_query_head: dict[str, PreparedModel] = {}
+        for model in mine:
+            field = model.unit_field
+            if (
+                field is not None
+                and model.key_fields == (field,)
+                and field not in ("model", "unit")
+                and _PLAIN.fullmatch(field)
+                and _PLAIN.fullmatch(model.slug)
+            ):
+                by_query[f"model={model.slug}"] = by_query_head[f"model={model.slug}&{field}"] = model
+                if len(mine) == 1:
+                    by_query[""] = by_query_head[field] = model
+        self.by_query, self.by_query_head = by_query, by_query_head
+
 
 class PreparedTenant:
-    """A tenant at its newest revision.
-
-    Attributes:
-        by_query: the model by the usual query string of players, whose key is in their token: `model=SLUG`.
-        by_query_head: the same of servers, up to the key: `model=SLUG&FIELD`, then `=` and a key. Both only for models
-            with one key field that is also the unit field.
-    """
+    """A tenant at its newest revision."""
 
     __slots__ = (
         "bucket",
-        "by_query",
-        "by_query_head",
         "credentials",
         "id",
         "is_ended",
@@ -219,19 +255,6 @@ class PreparedTenant:
         self.revision = snapshot.revision
         self.issued_at = snapshot.issued_at
         self.models = {model.slug: PreparedModel(model, tenant.slug) for model in tenant.models}
-        self.by_query: dict[str, PreparedModel] = {}
-        self.by_query_head: dict[str, PreparedModel] = {}
-        for model in self.models.values():
-            field = model.unit_field
-            if (
-                field is not None
-                and model.key_fields == (field,)
-                and field not in ("model", "unit")
-                and _PLAIN.fullmatch(field)
-                and _PLAIN.fullmatch(model.slug)
-            ):
-                self.by_query[f"model={model.slug}"] = model
-                self.by_query_head[f"model={model.slug}&{field}"] = model
         self.credentials: dict[str, PreparedCredential] = {}
         self.bucket = Bucket(tenant.requests_per_second, tenant.burst)
 
@@ -299,6 +322,7 @@ class World:
         # In this order no request of another thread meets a credential without its tenant, or a gap between secrets.
         self.tenants[tenant.id] = tenant
         for prepared in tenant.credentials.values():
+            prepared.know(tenant.models)
             self._by_kid[prepared.published.id] = prepared
             for header in prepared.keys:
                 self._by_header[header] = prepared

@@ -49,7 +49,7 @@ def find_payload(block: bytes, fingerprint: bytes, payload_width: int | None) ->
         count, remainder = divmod(len(block), FINGERPRINT_BYTES + payload_width)
         if remainder:
             raise DamagedBlock("length is not a whole number of rows")
-        index = _index(block, fingerprint, 0, count)
+        index = _index(block, fingerprint, 0, count * FINGERPRINT_BYTES)
         if index is None:
             return None
         start = count * FINGERPRINT_BYTES + index * payload_width
@@ -62,24 +62,21 @@ def find_payload(block: bytes, fingerprint: bytes, payload_width: int | None) ->
     payloads_at = offsets_at + 4 * (count + 1)
     if len(block) < payloads_at or len(block) != payloads_at + _last_offset(block, payloads_at - 4)[0]:
         raise DamagedBlock("length does not match its offsets")
-    index = _index(block, fingerprint, 2, count)
+    index = _index(block, fingerprint, 2, offsets_at)
     if index is None:
         return None
-    at = offsets_at + 4 * index
-    start, end = _two_offsets(block, at)
+    start, end = _two_offsets(block, offsets_at + 4 * index)
     return block[payloads_at + start : payloads_at + end]
 
 
-def _index(block: bytes, fingerprint: bytes, start: int, count: int) -> int | None:
-    """Give the row number of a fingerprint in the run of `count` that begins at `start`.
+def _index(block: bytes, fingerprint: bytes, start: int, end: int) -> int | None:
+    """Give the row number of a fingerprint in the run of them from `start` to `end`.
 
     A scan in C beats a bisection in Python at 64 rows; a hit that straddles two fingerprints is passed over.
     """
-    end = start + count * FINGERPRINT_BYTES
     at = block.find(fingerprint, start, end)
     while at >= 0:
-        index, misaligned = divmod(at - start, FINGERPRINT_BYTES)
-        if not misaligned:
-            return index
+        if not (at - start) % FINGERPRINT_BYTES:
+            return (at - start) // FINGERPRINT_BYTES
         at = block.find(fingerprint, at + 1, end)
     return None

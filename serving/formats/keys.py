@@ -77,4 +77,4 @@ def lost_tables_name(prefix: str) -> str:
 def slot(salt: str, unit: str) -> int:
     """Give the slot (0 … 9,999) that a unit hashes to in the phase with this salt."""
     # The first 15 of its hexadecimal digits, as `int(hexdigest[:15], 16)` would read them.
-    return (int.from_bytes(md5(f"{salt}:{unit}".encode()).digest()[:8], "big") >> 4) % SLOTS
+    return (int.from_bytes(md5(f"{salt}:{unit}".encode()).digest(), "big") >> 68) % SLOTS

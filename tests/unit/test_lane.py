@@ -21,6 +21,9 @@ class Headers:
     def __init__(self, *pairs: tuple[str, str]) -> None:
         self.pairs = pairs
 
+    def __contains__(self, name: str) -> bool:
+        return any(given == name for given, _ in self.pairs)
+
     def get_all(self, name: str) -> list[str]:
         return [value for given, value in self.pairs if given == name]
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from django.conf import settings
 from prometheus_client import CollectorRegistry, generate_latest
@@ -38,7 +39,7 @@ def test_observe__status_exposures_latency_and_losses() -> None:
     numbers = Numbers()
     for _ in range(3):
         numbers.observe(FOUND, 0.0004)
-    numbers.observe(FOUND._replace(lost=[LostBlock("recsite:t:x:0", "x")] * 2), 0.04)
+    numbers.observe(msgspec.structs.replace(FOUND, lost=[LostBlock("recsite:t:x:0", "x")] * 2), 0.04)
     numbers.observe(UNAUTHORIZED, 7.0)
     numbers.refuse_snapshot("outdated")
     series = shown(numbers.reading())
@@ -58,7 +59,7 @@ def test_observe__status_exposures_latency_and_losses() -> None:
 
 def test_label_values__that_need_it_are_escaped() -> None:
     numbers = Numbers()
-    numbers.observe(FOUND._replace(exposures=(Exposure("a", "b", 'say "hi"\n\\', "table"),)), 0.001)
+    numbers.observe(msgspec.structs.replace(FOUND, exposures=(Exposure("a", "b", 'say "hi"\n\\', "table"),)), 0.001)
     text = "".join(shown(numbers.reading()))
     assert r"say \"hi\"\n\\" in text
 
