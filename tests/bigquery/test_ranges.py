@@ -313,7 +313,7 @@ def test_sweep__messages_of_a_split_load_are_lost__it_is_gone_on_with_from_where
 ) -> None:
     put(scene, bigquery, columns(ROWS), "forgotten")
     load = begun(scene)
-    later = timezone.now() + upkeep.FORGOTTEN_AFTER
+    later = timezone.now() + upkeep.UNDERWAY_FOR
     assert upkeep.sweep(later, print) == {"ranges handed over again": len(parts(load))}
     for part in parts(load):
         ranges.run_range(part.pk)
