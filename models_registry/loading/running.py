@@ -139,7 +139,9 @@ def verdict(error: Exception, load: Load) -> tuple[LoadState, str]:
         return LoadState.FAILED, f"It had not ended after {minutes:,.0f} minutes, the longest a load may take."
     log.error("load.broke load=%s", load.pk, exc_info=error)
     if isinstance(error, redis.RedisError):
-        return LoadState.FAILED, f"Redis did not take the table: {shown(error)}."
+        is_full = isinstance(error, redis.OutOfMemoryError)
+        reason = "its memory is full (maxmemory)" if is_full else shown(error)
+        return LoadState.FAILED, f"Redis did not take the table: {reason}."
     if isinstance(error, duckdb.OutOfMemoryException | MemoryError):
         words = "The rows need more memory than a load may have (RECSITE_LOAD_MEMORY_MB), or more disk to spill to."
         return LoadState.FAILED, words

@@ -196,7 +196,7 @@ def test_run_load__redis_is_full__fails_and_leaves_nothing_but_the_old_table(sce
         assert load.state == LoadState.ACTIVE, "so little still fits"
         load = scene.load(columns(range(20_000)))
         assert load.state == LoadState.FAILED
-        assert "Redis did not take the table" in load.problem
+        assert load.problem == "Redis did not take the table: its memory is full (maxmemory)."
     finally:
         valkey.config_set("maxmemory", 0)
     version = Version.objects.unscoped().get(pk=scene.version.pk)
