@@ -4,13 +4,13 @@ import os
 
 from celery import Celery
 from kombu.transport.redis import Transport
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import ResponseError
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "recsite.settings")
 
-# A worker that is handed a message while the broker's memory is full would end, as kombu cannot note there who has it.
-# So it takes that for a broker that is away, and looks for it again. A message lost on the way the sweep gives again.
-Transport.connection_errors += (OutOfMemoryError,)
+# A worker would end where the broker is there and refuses: its memory is full, or it is a replica after a fail-over. So
+# that counts as a broker that is away, and is looked for again. What was lost on the way the sweep hands over again.
+Transport.connection_errors += (ResponseError,)
 
 app = Celery("recsite")
 app.config_from_object("django.conf:settings", namespace="CELERY")

@@ -218,18 +218,17 @@ def test_worker__a_task_delivered_twice__runs_once(
     assert Table.objects.unscoped().filter(version=scene.version).count() == 2
 
 
-def test_redis_is_full__broker_and_tables_in_it__loads_fail_and_clean_up_and_the_worker_goes_on(
+def test_redis_is_full__of_a_table_that_does_not_fit__the_load_fails_and_the_next_one_loads(
     studio_scene: Scene, server: EmbeddedValkey, valve: Valve, cloud: Valve, client: redis.Redis, tmp_path: Path
 ) -> None:
     scene = studio_scene
-    with worker(server, valve, cloud, tmp_path) as process_id:
+    with worker(server, valve, cloud, tmp_path):
         scene.write(columns(range(300)))
         good = load_request(version=scene.version, actor=None)
         assert eventually(lambda: ended(good), seconds=60).state == LoadState.ACTIVE
         old = active_table(scene)
         assert old is not None
 
-        # A table that does not fit.
         client.config_set("maxmemory", int(client.info("memory")["used_memory"]) + 400_000)
         scene.write(columns(range(30_000)))
         large = load_request(version=scene.version, actor=None)
@@ -239,25 +238,44 @@ def test_redis_is_full__broker_and_tables_in_it__loads_fail_and_clean_up_and_the
         assert active_table(scene) == old
         eventually(lambda: all_blocks(client) == blocks_of(client, old.table_id))
 
-        # A message that the worker can't note down, because there is no memory at all.
         scene.write(columns(range(400)))
+        small = load_request(version=scene.version, actor=None)
+        assert eventually(lambda: ended(small), seconds=60).state == LoadState.ACTIVE
+
+
+REFUSALS: dict[str, tuple[Callable[[redis.Redis], object], Callable[[redis.Redis], object]]] = {
+    "its memory is full": (lambda it: it.config_set("maxmemory", 1), lambda it: it.config_set("maxmemory", 0)),
+    "it is a replica": (lambda it: it.replicaof("127.0.0.1", "1"), lambda it: it.replicaof("NO", "ONE")),
+}
+
+
+@pytest.mark.parametrize(("refuse", "take_again"), REFUSALS.values(), ids=REFUSALS)
+def test_broker__refuses_while_a_message_waits__the_worker_goes_on_and_the_load_is_found(
+    refuse: Callable[[redis.Redis], object],
+    take_again: Callable[[redis.Redis], object],
+    studio_scene: Scene,
+    server: EmbeddedValkey,
+    valve: Valve,
+    cloud: Valve,
+    client: redis.Redis,
+    tmp_path: Path,
+) -> None:
+    scene = studio_scene
+    scene.write(columns(range(300)))
+    log = tmp_path / "worker.log"
+    with worker(server, valve, cloud, tmp_path) as process_id:
         os.kill(process_id, signal.SIGSTOP)
-        client.config_set("maxmemory", 0)
         waits = load_request(version=scene.version, actor=None)
-        client.config_set("maxmemory", 1)
+        refuse(client)
         os.kill(process_id, signal.SIGCONT)
-        log = tmp_path / "worker.log"
         eventually(lambda: "onnection to broker lost" in log.read_text(errors="replace"), seconds=60)
         assert is_running(process_id)
-        client.config_set("maxmemory", 0)
-        now = waits.created_at
+        take_again(client)
 
         def swept_and_ended() -> Load | None:
-            upkeep.sweep(now + upkeep.UNDERWAY_FOR * 2, lambda _: None)
+            upkeep.sweep(timezone.now() + upkeep.UNDERWAY_FOR, lambda _: None)
             return ended(waits)
 
-        assert eventually(swept_and_ended, seconds=60).state == LoadState.ACTIVE
-    table = active_table(scene)
-    assert table is not None
-    assert (table.row_count, table.load_id) == (400, waits.pk)
-    assert all_blocks(client) == blocks_of(client, old.table_id) + blocks_of(client, table.table_id)
+        done = eventually(swept_and_ended, seconds=60)
+    assert (done.state, done.attempts) == (LoadState.ACTIVE, 1)
+    assert all_blocks(client) == blocks_of(client, done.table.table_id)
