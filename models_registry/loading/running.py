@@ -63,6 +63,7 @@ log = logging.getLogger(__name__)
 
 # A load whose run was lost this often is not begun again: it may be what kills the worker.
 MAX_RUNS = 2
+BEGUN_AGAIN = "The worker that ran this load before was lost (killed, or out of memory), so it was begun again."
 ROWS_LOOKED_UP = 200
 # A run ends itself somewhat before the worker would kill it, so that it can say why.
 TIME_LIMIT_SHARE = 0.9
@@ -173,7 +174,8 @@ class Run:
         self.load = pulse.load
         self.model = self.load.version.model
         self.client = loading_client()
-        self.report: dict[str, Any] = {"checks": [], "notes": [], "stages": []}
+        notes = [BEGUN_AGAIN] if self.load.attempts > 1 else []
+        self.report: dict[str, Any] = {"checks": [], "notes": notes, "stages": []}
         self.table: Table | None = None
         self._checks: list[Check] = []
         self._schema = pa.schema([])

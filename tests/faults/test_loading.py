@@ -173,6 +173,7 @@ def test_worker__killed_at_work__the_old_table_goes_on_and_the_next_run_leaves_n
         load_enqueue(load.pk)
         done = eventually(lambda: ended(load), seconds=60)
     assert (done.state, done.attempts, done.problem) == (LoadState.ACTIVE, 2, "")
+    assert done.report["notes"][0].startswith("The worker that ran this load before was lost")
     table = active_table(scene)
     assert table == done.table
     assert table is not None
