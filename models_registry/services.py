@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from celery import current_app
 from django.db import transaction
 from django.db.models import F
-from kombu.exceptions import OperationalError as BrokerDown
 
+from models_registry.broker import hand_over
 from models_registry.models import (
     MAX_CODE,
     RUNNING_STATES,
@@ -434,12 +433,7 @@ def _why(load: Load) -> str:
 
 def load_enqueue(load_id: int) -> bool:
     """Hand a queued load to the workers; say whether the broker took it. A second delivery does nothing twice."""
-    try:
-        current_app.send_task(LOAD_TASK, args=[load_id], retry_policy={"max_retries": 1, "interval_start": 0.1})
-    except (BrokerDown, OSError) as error:
-        log.warning("load.not_enqueued load=%s problem=%s", load_id, error)
-        return False
-    return True
+    return hand_over(LOAD_TASK, load_id)
 
 
 def table_roll_back(*, version: Version, actor: User | None, reason: str, table: Table | None = None) -> Version:

@@ -3,8 +3,15 @@
 import os
 
 from celery import Celery
+from kombu.transport.redis import Transport
+from redis.exceptions import ResponseError
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "recsite.settings")
+
+# A worker would end where the broker is there and refuses: its memory is full, or it is a replica after a fail-over. So
+# that counts as a broker that is away, and is looked for again. What was lost on the way the sweep hands over again.
+Transport.connection_errors += (ResponseError,)
+
 app = Celery("recsite")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(["models_registry.loading", "models_registry", "tenants"])

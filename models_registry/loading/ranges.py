@@ -22,6 +22,7 @@ from django.conf import settings
 from django.db.models import F, Sum
 from django.utils import timezone
 
+from models_registry.broker import hand_over
 from models_registry.loading import tables
 from models_registry.loading.activation import activate
 from models_registry.loading.checks import Expected, check_rows
@@ -31,7 +32,7 @@ from models_registry.loading.placing import RefusedRow
 from models_registry.loading.pulse import Overtaken, Pulse, Superseded, TookTooLong
 from models_registry.loading.running import ROWS_LOOKED_UP, TIME_LIMIT_SHARE, Run, end, verdict
 from models_registry.loading.sources import PARTITIONS, Extract, open_partitions
-from models_registry.loading.splitting import RANGE_TASK, Rejected, drop_scratch, enqueue, finish_if_done
+from models_registry.loading.splitting import RANGE_TASK, Rejected, drop_scratch, finish_if_done
 from models_registry.loading.staging import Staging
 from models_registry.loading.tables import TableProblem
 from models_registry.models import RUNNING_STATES, Load, LoadRange, LoadState, RangeState, Table
@@ -107,7 +108,7 @@ def run_range(range_id: int) -> None:
         log.exception("range.failed range=%s attempt=%s", part.pk, part.attempts)
         mine = LoadRange.objects.unscoped().filter(pk=part.pk, attempts=part.attempts, state=RangeState.RUNNING)
         if mine.update(state=RangeState.WAITING, heartbeat_at=timezone.now(), rows_written=0):
-            enqueue(RANGE_TASK, part.pk, in_seconds=RETRY_SECONDS)
+            hand_over(RANGE_TASK, part.pk, in_seconds=RETRY_SECONDS)
     else:
         log.info("range.done range=%s rows=%s", part.pk, pulse.rows_written)
         finish_if_done(part.load)

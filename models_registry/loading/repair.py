@@ -8,7 +8,6 @@ other: it reads what the source holds by now, and its checks may reject that.
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import cast
@@ -31,9 +30,11 @@ from tenants.services import lock_tenant
 
 log = logging.getLogger(__name__)
 
-# Of all tables together at each look. A table of a quarter of a million rows has 4,096 blocks.
-BLOCKS_LOOKED_FOR = 50_000
-MOST_OF_ONE_TABLE = 4_096
+# How often beat has this run. Looks that follow one another look for the next blocks of a table.
+LOOK_SECONDS = 10
+# Of all served tables together at each look, so that three looks see every block of some 10 million rows. Of a table
+# that is only kept, a tenth of what a served one gets.
+BLOCKS_LOOKED_FOR = 100_000
 FEWEST_OF_ONE_TABLE = 16
 # A repair that ended badly is tried again after twice as long each time.
 FIRST_PAUSE = timedelta(seconds=30)
@@ -52,9 +53,12 @@ def repair_all(now: datetime) -> list[Load]:
         reported = _reported(client)
         tables = list(_kept_tables())
         is_short = _is_short(client, tables)
+        of_served = BLOCKS_LOOKED_FOR // max(1, sum(map(_is_served, tables)))
         for table in tables:
             is_suspect = is_short or table.lost_at is not None or table.table_id in reported
-            _note(table, now, is_lost=_is_damaged(client, table, _share(len(tables)), is_suspect=is_suspect))
+            share = max(FEWEST_OF_ONE_TABLE, of_served if _is_served(table) else of_served // 10)
+            numbers = range(1 << table.block_bits) if is_suspect else _window(table, share, now)
+            _note(table, now, is_lost=_is_damaged(client, table, numbers, is_suspect=is_suspect))
         if reported:
             client.srem(lost_tables_name(settings.REDIS_PREFIX), *reported)
     except redis.RedisError as error:
@@ -86,20 +90,23 @@ def _is_short(client: Client, tables: Sequence[Table]) -> bool:
     return client.dbsize() < wanted
 
 
-def _share(tables: int) -> int:
-    return max(FEWEST_OF_ONE_TABLE, min(MOST_OF_ONE_TABLE, BLOCKS_LOOKED_FOR // max(1, tables)))
+def _is_served(table: Table) -> bool:
+    return table.version.active_table_id == table.pk
 
 
-def _is_damaged(client: Client, table: Table, share: int, *, is_suspect: bool) -> bool:
-    """Look for some of a table's blocks; for all of them, and how long they are together, where there is a doubt."""
+def _window(table: Table, share: int, now: datetime) -> list[int]:
+    """Give the numbers of the blocks that are looked for now, so many at most."""
     blocks = 1 << table.block_bits
+    start = int(now.timestamp()) // LOOK_SECONDS * share
+    return [number % blocks for number in range(start, start + min(share, blocks))]
+
+
+def _is_damaged(client: Client, table: Table, numbers: Sequence[int], *, is_suspect: bool) -> bool:
+    """Tell whether any of some blocks is missing; where there is a doubt also whether all are as long as they were."""
     place = (client, settings.REDIS_PREFIX, table.table_id)
-    if not is_suspect:
-        numbers = range(blocks) if blocks <= share else random.sample(range(blocks), share)
-        return count_missing(*place, numbers) > 0
-    if count_missing(*place, range(blocks)):
+    if count_missing(*place, numbers):
         return True
-    return sum(read_lengths(*place, blocks)) != table.size_bytes
+    return is_suspect and sum(read_lengths(*place, len(numbers))) != table.size_bytes
 
 
 # --- What is done about it --------------------------------------------------------------------------------------------

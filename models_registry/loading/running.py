@@ -63,6 +63,7 @@ log = logging.getLogger(__name__)
 
 # A load whose run was lost this often is not begun again: it may be what kills the worker.
 MAX_RUNS = 2
+BEGUN_AGAIN = "The worker that ran this load before was lost (killed, or out of memory), so it was begun again."
 ROWS_LOOKED_UP = 200
 # A run ends itself somewhat before the worker would kill it, so that it can say why.
 TIME_LIMIT_SHARE = 0.9
@@ -139,7 +140,9 @@ def verdict(error: Exception, load: Load) -> tuple[LoadState, str]:
         return LoadState.FAILED, f"It had not ended after {minutes:,.0f} minutes, the longest a load may take."
     log.error("load.broke load=%s", load.pk, exc_info=error)
     if isinstance(error, redis.RedisError):
-        return LoadState.FAILED, f"Redis did not take the table: {shown(error)}."
+        is_full = isinstance(error, redis.OutOfMemoryError)
+        reason = "its memory is full (maxmemory)" if is_full else shown(error)
+        return LoadState.FAILED, f"Redis did not take the table: {reason}."
     if isinstance(error, duckdb.OutOfMemoryException | MemoryError):
         words = "The rows need more memory than a load may have (RECSITE_LOAD_MEMORY_MB), or more disk to spill to."
         return LoadState.FAILED, words
@@ -171,7 +174,8 @@ class Run:
         self.load = pulse.load
         self.model = self.load.version.model
         self.client = loading_client()
-        self.report: dict[str, Any] = {"checks": [], "notes": [], "stages": []}
+        notes = [BEGUN_AGAIN] if self.load.attempts > 1 else []
+        self.report: dict[str, Any] = {"checks": [], "notes": notes, "stages": []}
         self.table: Table | None = None
         self._checks: list[Check] = []
         self._schema = pa.schema([])

@@ -10,12 +10,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from celery import current_app
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
-from kombu.exceptions import OperationalError as BrokerDown
 
+from models_registry.broker import hand_over
 from models_registry.loading.pulse import Pulse
 from models_registry.loading.sources import PARTITIONS, Scratch, SourceProblem, drop_partitions
 from models_registry.models import Load, LoadRange, LoadState, RangeState, Table, TableState, new_table_id
@@ -68,7 +67,7 @@ def split(pulse: Pulse, scratch: Scratch, *, report: dict[str, Any], problem: st
             for first in range(0, PARTITIONS, width)
         )
     for part in ranges:
-        enqueue(RANGE_TASK, part.pk)
+        hand_over(RANGE_TASK, part.pk)
     raise HandedOver
 
 
@@ -95,18 +94,8 @@ def finish_if_done(load: Load) -> bool:
     writing = Load.objects.unscoped().filter(pk=load.pk, attempts=load.attempts, state=LoadState.WRITING)
     if not writing.update(state=LoadState.VERIFYING, heartbeat_at=timezone.now()):
         return False
-    enqueue(FINISH_TASK, load.pk)
+    hand_over(FINISH_TASK, load.pk)
     return True
-
-
-def enqueue(task: str, pk: int, *, in_seconds: int = 0) -> None:
-    """Hand a range or a load to the workers. Broker away: the sweep does it again."""
-    try:
-        current_app.send_task(
-            task, args=[pk], countdown=in_seconds, retry_policy={"max_retries": 1, "interval_start": 0.1}
-        )
-    except (BrokerDown, OSError) as error:
-        log.warning("load.not_enqueued task=%s id=%s problem=%s", task, pk, error)
 
 
 def drop_scratch(table: str) -> None:

@@ -16,10 +16,11 @@ from typing import cast
 
 import redis
 from django.conf import settings
-from django.db.models import Max, Q
+from django.db.models import Max, Q, QuerySet
 
+from models_registry.broker import count_messages, hand_over
 from models_registry.loading.pulse import ALIVE_STATES
-from models_registry.loading.splitting import FINISH_TASK, RANGE_TASK, drop_scratch, enqueue, finish_if_done
+from models_registry.loading.splitting import FINISH_TASK, RANGE_TASK, drop_scratch, finish_if_done
 from models_registry.loading.tables import drop_table
 from models_registry.models import (
     RUNNING_STATES,
@@ -40,8 +41,10 @@ log = logging.getLogger(__name__)
 
 # A run beats twice a second; silent for this long, its process is gone or hangs.
 STALE_AFTER = timedelta(seconds=60)
-# A queued load that no worker began for this long is handed to the broker again: the first message may be lost.
+# What no worker began for this long is handed to the broker again: its message may be lost. Where the broker holds
+# fewer messages than there should be, some are lost (a flush), and whatever is not quite new is handed over again.
 FORGOTTEN_AFTER = timedelta(minutes=5)
+UNDERWAY_FOR = timedelta(seconds=15)
 # Lanes learn of a new snapshot within seconds; until then they may read a table that was served before it.
 DROP_AFTER = timedelta(seconds=60)
 # A load in many hands has no run of its own to be missed.
@@ -55,14 +58,16 @@ def sweep(now: datetime, enqueue_drop: Callable[[int], object]) -> Counter[str]:
         now: the time.
         enqueue_drop: hands the dropping of a table (its primary key) to a worker.
 
-    Cost: a handful of queries, one more for each thing found; a read of Redis for each table to drop.
+    Cost: a handful of queries, one more for each thing found; a question to the broker where something waits; a read of
+    Redis for each table to drop.
     """
     done: Counter[str] = Counter()
     for load in _stale_loads(now):
         done["loads queued again"] += _queue_again(load, now)
-    for load in _forgotten_loads(now):
+    forgotten = now - _patience(now)
+    for load in _waiting_loads(forgotten):
         done["loads handed over again"] += _queue_again(load, now)
-    for part in _lost_ranges(now):
+    for part in _lost_ranges(now, forgotten):
         done["ranges handed over again"] += _wait_again(part, now)
     for load in _split_loads():
         done["split loads gone on with"] += _go_on(load, now)
@@ -87,10 +92,28 @@ def _stale_loads(now: datetime) -> Iterator[Load]:
     yield from running.filter(Q(heartbeat_at__lt=now - STALE_AFTER) | Q(heartbeat_at=None)).iterator()
 
 
-def _forgotten_loads(now: datetime) -> Iterator[Load]:
-    before = now - FORGOTTEN_AFTER
+def _waiting_loads(before: datetime) -> QuerySet[Load]:
+    """Give the loads that no worker has begun and nobody has handed over since a moment."""
     queued = Load.objects.unscoped().filter(state=LoadState.QUEUED, created_at__lt=before)
-    yield from queued.filter(Q(heartbeat_at__lt=before) | Q(heartbeat_at=None)).iterator()
+    return queued.filter(Q(heartbeat_at__lt=before) | Q(heartbeat_at=None)).order_by("pk")
+
+
+def _waiting_ranges(before: datetime) -> QuerySet[LoadRange]:
+    waiting = LoadRange.objects.unscoped().filter(load__state=LoadState.WRITING, state=RangeState.WAITING)
+    return waiting.filter(heartbeat_at__lt=before)
+
+
+def _patience(now: datetime) -> timedelta:
+    """Give for how long something may wait for a worker before its message counts as lost.
+
+    A message that a worker holds and has not begun would be taken for a lost one; a second delivery does nothing twice.
+    """
+    before = now - UNDERWAY_FOR
+    should_be = _waiting_loads(before).count() + _waiting_ranges(before).count()
+    if not should_be:
+        return FORGOTTEN_AFTER
+    there_are = count_messages()
+    return FORGOTTEN_AFTER if there_are is None or there_are >= should_be else UNDERWAY_FOR
 
 
 def _queue_again(load: Load, now: datetime) -> bool:
@@ -108,11 +131,11 @@ def _queue_again(load: Load, now: datetime) -> bool:
 # --- Ranges of large loads -------------------------------------------------------------------------------------------
 
 
-def _lost_ranges(now: datetime) -> Iterator[LoadRange]:
-    """Give the ranges whose worker is gone, and those that nobody began for long: their message may be lost."""
-    lost = Q(state=RangeState.RUNNING, heartbeat_at__lt=now - STALE_AFTER)
-    forgotten = Q(state=RangeState.WAITING, heartbeat_at__lt=now - FORGOTTEN_AFTER)
-    yield from LoadRange.objects.unscoped().filter(lost | forgotten, load__state=LoadState.WRITING).iterator()
+def _lost_ranges(now: datetime, forgotten: datetime) -> Iterator[LoadRange]:
+    """Give the ranges whose worker is gone, and those that nobody began or handed over since a moment."""
+    running = LoadRange.objects.unscoped().filter(load__state=LoadState.WRITING, state=RangeState.RUNNING)
+    yield from running.filter(heartbeat_at__lt=now - STALE_AFTER).iterator()
+    yield from _waiting_ranges(forgotten).iterator()
 
 
 def _wait_again(part: LoadRange, now: datetime) -> bool:
@@ -121,7 +144,7 @@ def _wait_again(part: LoadRange, now: datetime) -> bool:
     )
     if not unchanged.update(state=RangeState.WAITING, heartbeat_at=now, rows_written=0):
         return False
-    enqueue(RANGE_TASK, part.pk)
+    hand_over(RANGE_TASK, part.pk)
     return True
 
 
@@ -144,7 +167,7 @@ def _go_on(load: Load, now: datetime) -> bool:
             return finish_if_done(load)
         if load.heartbeat_at is None or load.heartbeat_at < now - STALE_AFTER:
             unchanged.update(heartbeat_at=now)
-            enqueue(FINISH_TASK, load.pk)
+            hand_over(FINISH_TASK, load.pk)
             return True
     return False
 

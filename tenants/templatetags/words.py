@@ -37,7 +37,7 @@ def duration(span: timedelta | float | None) -> str:
         return NOTHING
     seconds = span.total_seconds() if isinstance(span, timedelta) else float(span)
     if seconds < 10:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.{1 if seconds >= 1 else 2}f} s"
     minutes, left = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

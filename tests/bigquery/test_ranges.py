@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import grpc
 import pyarrow as pa
 import pytest
 import redis
+from django.core.management import call_command
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -156,6 +158,17 @@ def test_ranges__of_three_workers_one_is_killed__its_range_alone_is_done_again_a
 
 def load_of(part: LoadRange) -> Load:
     return Load.objects.unscoped().get(pk=part.load_id)
+
+
+def test_load_command__of_a_source_that_workers_share__says_how_it_ended(
+    scene: Scene, bigquery: BigQuery, workers: list[list[int]], valkey: redis.Redis
+) -> None:
+    put(scene, bigquery, columns(ROWS), "commanded")
+    printed = io.StringIO()
+    call_command("load", f"{scene.tenant.slug}/{scene.model.slug}/{scene.version.name}", stdout=printed)
+    assert "Workers of the queue “loads” share it, 32 ranges of keys." in printed.getvalue()
+    assert f"{ROWS:,} rows are active after" in printed.getvalue()
+    assert_served(scene, valkey)
 
 
 # --- One after the other, in this process -----------------------------------------------------------------------------
@@ -313,7 +326,9 @@ def test_sweep__messages_of_a_split_load_are_lost__it_is_gone_on_with_from_where
 ) -> None:
     put(scene, bigquery, columns(ROWS), "forgotten")
     load = begun(scene)
-    later = timezone.now() + upkeep.FORGOTTEN_AFTER
+    later = timezone.now() + upkeep.UNDERWAY_FOR
+    assert upkeep.sweep(later, print) == {}
+    valkey.flushall()
     assert upkeep.sweep(later, print) == {"ranges handed over again": len(parts(load))}
     for part in parts(load):
         ranges.run_range(part.pk)

@@ -82,3 +82,49 @@ def test_roll_back__to_the_previous_table__is_served(tabs: Tabs, studio: Studio)
 
     expect(said(page)).to_be_visible()
     await_offer(studio, token, 0)
+
+
+def test_activate_anyway__of_too_few_rows__for_a_reason_that_stays(tabs: Tabs, studio: Studio) -> None:
+    studio.make_model(a=10_000)
+    token = studio.token()
+    studio.write_rows("a.parquet", offer_id=4, players=100)
+    page = tabs.open(f"{studio.model_path}/versions/a", studio.sessions["studio_admin"])
+    page.get_by_role("button", name="Load now").click()
+    expect(page.get_by_role("alert")).to_contain_text("100 rows, 90.0 % fewer than the 1,000 now active")
+    await_offer(studio, token, 0)
+
+    page.get_by_role("link", name="Activate anyway").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("row count: 100 rows, 90.0 % fewer than the 1,000 now active")
+    dialog.get_by_label("Why").fill("We closed nine countries")
+    dialog.get_by_role("button", name="Activate anyway").click()
+
+    expect(page.get_by_role("main")).to_contain_text("Its table is served: 100 rows")
+    expect(page.get_by_role("main")).to_contain_text("“We closed nine countries”")
+    await_offer(studio, token, 4)
+    page.goto(f"{studio.path}/audit")
+    expect(page.get_by_role("main")).to_contain_text("We closed nine countries")
+
+
+def test_schedule_and_freshness__set_in_the_browser__show_on_the_version(tabs: Tabs, offers: Studio) -> None:
+    page = tabs.open(f"{offers.model_path}/versions/a", offers.sessions["product_manager"])
+    dialog = page.get_by_role("dialog")
+    page.get_by_role("link", name="Change the schedule").click()
+    dialog.get_by_label("At times of the day, by a crontab").check()
+    dialog.get_by_label("Crontab", exact=True).fill("30 5 * * *")
+    dialog.get_by_label("Time zone").select_option("Europe/Berlin")
+    dialog.get_by_role("button", name="Save the schedule").click()
+    card = page.get_by_role("region", name="Schedule")
+    expect(card).to_contain_text("(Europe/Berlin)")
+    expect(card).to_contain_text("Next run")
+    expect(card).to_contain_text("in time")
+
+    page.get_by_role("link", name="Change how fresh it should be").click()
+    dialog.get_by_label("At most").fill("90")
+    dialog.get_by_label("Unit").select_option("minutes")
+    dialog.get_by_role("button", name="Save the target").click()
+    expect(card).to_contain_text("90 minutes")
+    page.get_by_role("link", name="Change the schedule").click()
+    dialog.get_by_label("Only when somebody asks").check()
+    dialog.get_by_role("button", name="Save the schedule").click()
+    expect(card).to_contain_text("None: it is loaded when somebody asks.")

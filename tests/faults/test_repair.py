@@ -16,10 +16,11 @@ from pytest_django import Settings
 from models_registry.loading.repair import repair_all
 from models_registry.models import Load, LoadState, Table, Version
 from models_registry.publishing import publish_tenant, republish_all
+from models_registry.services import load_request
 from recsite.embedded import EmbeddedValkey
 from serving.formats.keys import block_name, canonical_key, digest, locate
 from tenants.credentials import credential_issue, mint_token
-from tests.celery_worker import celery_worker
+from tests.celery_worker import celery_beat, celery_worker, point_celery_at
 from tests.doors.raw_http import RawResponse
 from tests.lane_process import LaneProcess, eventually, start_lane
 from tests.loading_scene import Scene, columns, row
@@ -104,6 +105,25 @@ def test_redis_loses__tables_of_a_lane_at_work__fallbacks_then_rows_again_by_one
     eventually(lambda: players.sources() == {None})
     loads = Load.objects.unscoped().filter(version=studio_scene.version, repairs=lost)
     assert [load.state for load in loads] == [LoadState.ACTIVE]
+
+
+def test_redis_loses__tables_and_the_message_of_a_load_that_waits__that_load_brings_the_rows_back(
+    players: Players, studio_scene: Scene, server: EmbeddedValkey, client: redis.Redis, tmp_path: Path
+) -> None:
+    lost = active(studio_scene)
+    before = point_celery_at(server.url)
+    waits = load_request(version=studio_scene.version, actor=None)
+    point_celery_at(before)
+    client.flushall()
+    assert players.sources() == {"fallback"}
+    broker = {"RECSITE_BROKER_URL": server.url}
+    with celery_worker(server.url, tmp_path, **broker), celery_beat(server.url, tmp_path, **broker):
+        eventually(lambda: active(studio_scene) != lost or None, seconds=120)
+        eventually(lambda: players.sources() == {None} or None, seconds=60)
+    lost.refresh_from_db()
+    assert lost.lost_at is not None
+    newest = Load.objects.unscoped().filter(version=studio_scene.version).latest("pk")
+    assert (newest, newest.state, newest.attempts) == (waits, LoadState.ACTIVE, 1)
 
 
 def test_redis_loses__a_block_of_which_the_table_before_is_whole__that_one_is_served(

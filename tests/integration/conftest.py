@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -42,6 +45,28 @@ def broker_away() -> Iterator[None]:
     before = point_celery_at(f"redis://127.0.0.1:{free_port()}/0")
     yield
     point_celery_at(before)
+
+
+@pytest.fixture
+def broker_hangs() -> Iterator[list[socket.socket]]:
+    """Point Celery at somebody who never answers; give the connections made to them so far."""
+    connections: list[socket.socket] = []
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                connections.append(listener.accept()[0])
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        before = point_celery_at(f"redis://127.0.0.1:{listener.getsockname()[1]}/0")
+        accepting = threading.Thread(target=accept, daemon=True)
+        accepting.start()
+        yield connections
+        point_celery_at(before)
+        listener.shutdown(socket.SHUT_RDWR)
+        accepting.join()
+    for connection in connections:
+        connection.close()
 
 
 @pytest.fixture

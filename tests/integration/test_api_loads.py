@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -59,6 +60,14 @@ def test_load__started_with_a_key_twice__is_one_load(
 @pytest.mark.usefixtures("broker_away")
 def test_load__broker_away__waits_all_the_same(version: Version, api: ApiClient) -> None:
     assert api.post("models/offers/versions/v1/loads").body["state"] == "queued"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_load__broker_hangs__is_asked_once_and_the_load_waits(
+    version: Version, api: ApiClient, broker_hangs: list[socket.socket]
+) -> None:
+    assert api.post("models/offers/versions/v1/loads").body["state"] == "queued"
+    assert len(broker_hangs) == 1
 
 
 @pytest.mark.django_db

@@ -294,6 +294,7 @@ def test_load__difference__is_shown_with_keys(client: Client, offers: Offers, lo
     )
     text = get(client, f"{loads}/{load.pk}").text
     assert "Estimated from 12.5 % of the rows; a dry run counts all of them." in text
+    assert text.count("stimated") == 1
     assert "Added 1,200 Removed 3 Changed 40 Unchanged 900,000" in text
     assert "Added, for example: p1 , p2 Changed, for example: p3" in text
 

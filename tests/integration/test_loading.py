@@ -172,6 +172,18 @@ def test_run_load__whatever_happens__leaves_no_folder(scene: Scene, valkey: redi
 # --- Which tables are kept --------------------------------------------------------------------------------------------
 
 
+def test_run_load__a_limit_of_rows_a_second__its_writing_takes_that_long(
+    tmp_path: Path, settings: Settings, valkey: redis.Redis
+) -> None:
+    settings.LOAD_WORKSPACE_DIR = tmp_path / "workspace"
+    scene = Scene(tmp_path, fields=[{"name": "likes", "type": "bool"}], key_fields=("player",))
+    rows, limit = 70_000, 100_000
+    load = scene.load({"player": list(range(rows)), "likes": [True] * rows}, rows_per_second_limit=limit)
+    (writing,) = [stage for stage in load.report["stages"] if stage["name"] == "write"]
+    # It rests after each send, and a send is a quarter of this table.
+    assert writing["seconds"] >= rows / limit * 3 / 4
+
+
 def test_run_load__a_fourth_table__the_oldest_is_no_longer_kept(scene: Scene, valkey: redis.Redis) -> None:
     loads = [scene.load(columns(range(10))) for _ in range(4)]
     states = [Table.objects.unscoped().get(load=load).state for load in loads]

@@ -22,9 +22,10 @@ from models_registry.loading.cutting import Cut
 from models_registry.loading.pulse import Overtaken, Progress
 from models_registry.loading.running import claim, run_claimed, run_load
 from models_registry.loading.tasks import drop_table, run, sweep
-from models_registry.loading.upkeep import DROP_AFTER, FORGOTTEN_AFTER, STALE_AFTER
+from models_registry.loading.upkeep import DROP_AFTER, FORGOTTEN_AFTER, STALE_AFTER, UNDERWAY_FOR
 from models_registry.models import Load, LoadState, Table, TableState, Version
 from models_registry.publishing import publish_tenant
+from models_registry.services import load_enqueue
 from recsite.embedded import EmbeddedValkey
 from tests import factories
 from tests.loading_scene import Scene, all_blocks, blocks_of, columns
@@ -195,7 +196,7 @@ def test_run_load__redis_is_full__fails_and_leaves_nothing_but_the_old_table(sce
         assert load.state == LoadState.ACTIVE, "so little still fits"
         load = scene.load(columns(range(20_000)))
         assert load.state == LoadState.FAILED
-        assert "Redis did not take the table" in load.problem
+        assert load.problem == "Redis did not take the table: its memory is full (maxmemory)."
     finally:
         valkey.config_set("maxmemory", 0)
     version = Version.objects.unscoped().get(pk=scene.version.pk)
@@ -240,12 +241,28 @@ def test_sweep__a_queued_load_that_nobody_began__handed_over_again_every_five_mi
     scene: Scene, celery_queue: Waiting
 ) -> None:
     load = scene.queue()
+    load_enqueue(load.pk)
     now = load.created_at + FORGOTTEN_AFTER
     assert upkeep.sweep(now, print) == {}
     assert upkeep.sweep(now + timedelta(seconds=1), print) == {"loads handed over again": 1}
     assert upkeep.sweep(now + timedelta(seconds=31), print) == {}
     assert upkeep.sweep(now + FORGOTTEN_AFTER + timedelta(seconds=2), print) == {"loads handed over again": 1}
-    assert celery_queue() == [("loading.run", [load.pk])] * 2
+    assert celery_queue() == [("loading.run", [load.pk])] * 3
+
+
+def test_sweep__the_broker_lost_its_queue__what_waits_is_handed_over_again_soon_and_once(
+    scene: Scene, celery_queue: Waiting, valkey: redis.Redis
+) -> None:
+    loads = [scene.queue() for _ in range(2)]
+    for load in loads:
+        load_enqueue(load.pk)
+    now = loads[1].created_at + UNDERWAY_FOR
+    assert upkeep.sweep(now + timedelta(seconds=1), print) == {}
+    valkey.flushall()
+    assert upkeep.sweep(now - timedelta(seconds=1), print) == {}
+    assert upkeep.sweep(now + timedelta(seconds=1), print) == {"loads handed over again": 2}
+    assert upkeep.sweep(now + UNDERWAY_FOR + timedelta(seconds=2), print) == {}
+    assert celery_queue() == [("loading.run", [load.pk]) for load in loads]
 
 
 def test_sweep__the_broker_is_away__the_load_stays_queued(scene: Scene, broker_away: None) -> None:

@@ -107,6 +107,19 @@ def test_repair_all__fewer_keys_than_blocks__every_block_is_looked_for(
     assert len(repair_all(timezone.now())) == 1
 
 
+@pytest.mark.parametrize("part", [0, 1, 2, 3])
+def test_repair_all__a_block_that_nobody_asks_for__noticed_in_one_of_three_looks(
+    part: int, scene: Scene, table: Table, monkeypatch: pytest.MonkeyPatch, valkey: redis.Redis
+) -> None:
+    blocks = 1 << table.block_bits
+    monkeypatch.setattr(repair, "BLOCKS_LOOKED_FOR", blocks // 3 + 1)
+    monkeypatch.setattr(repair, "_is_short", lambda *_: False)
+    lose(valkey, table, part * (blocks - 1) // 3)
+    now = timezone.now()
+    found = [load for look in range(3) for load in repair_all(now + look * timedelta(seconds=repair.LOOK_SECONDS))]
+    assert [load.repairs for load in found] == [table]
+
+
 def test_repair_all__a_block_was_cut_short__noticed_when_serving_tells(
     scene: Scene, table: Table, valkey: redis.Redis
 ) -> None:

@@ -342,7 +342,7 @@ def test_load_request__broker_away__stays_queued_and_the_caller_goes_on(
     load = load_request(version=version, actor=None)
     load.refresh_from_db()
     assert load.state == LoadState.QUEUED
-    assert f"load.not_enqueued load={load.pk}" in caplog.text
+    assert f"load.not_enqueued task=loading.run id={load.pk}" in caplog.text
 
 
 def test_load_request__no_source__is_refused(model: RecommendationModel) -> None:

@@ -32,6 +32,7 @@ def test_age__of_nothing__is_never() -> None:
 @pytest.mark.parametrize(
     ("span", "words"),
     [
+        (0.031, "0.03 s"),
         (timedelta(milliseconds=1240), "1.2 s"),
         (9.96, "10.0 s"),
         (59.6, "1 min 0 s"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from argparse import ArgumentParser
 from typing import Any
 
@@ -21,9 +22,10 @@ from rich.progress import (
 from rich.text import Text
 
 from models_registry.loading import running
+from models_registry.loading.pulse import WRITE_SECONDS
 from models_registry.loading.pulse import Progress as LoadProgress
 from models_registry.loading.report_text import report_lines
-from models_registry.models import Load, LoadState, RecommendationModel, Version
+from models_registry.models import RUNNING_STATES, Load, LoadRange, LoadState, RecommendationModel, Version
 from models_registry.services import load_request
 from tenants.models import Tenant
 from tenants.rules import RuleBroken
@@ -61,7 +63,22 @@ class Command(BaseCommand):
             raise CommandError("Another process took the load before this one could; look at its page in the admin.")
         with _ProgressBar(Console(stderr=True)) as bar:
             running.run_claimed(load, listener=bar.show)
-        self._conclude(version, Load.objects.unscoped().get(pk=load.pk))
+            ended = self._followed(load.pk, bar)
+        self._conclude(version, ended)
+
+    def _followed(self, load_id: int, bar: _ProgressBar) -> Load:
+        """Give a load once it has ended: one that was cut into ranges is in the workers' hands for now."""
+        load = Load.objects.unscoped().get(pk=load_id)
+        if load.state in RUNNING_STATES:
+            ranges = LoadRange.objects.unscoped().filter(load=load).count()
+            self.stdout.write(
+                f"Workers of the queue “loads” share it, {ranges} ranges of keys. Ctrl-C leaves them at it."
+            )
+        while load.state in RUNNING_STATES:
+            time.sleep(WRITE_SECONDS)
+            load.refresh_from_db(fields=["state", "rows_read", "rows_written"])
+            bar.show(LoadProgress(LoadState(load.state), load.rows_read, load.rows_written, load.rows_expected))
+        return Load.objects.unscoped().get(pk=load_id)
 
     def _conclude(self, name: str, load: Load) -> None:
         if load.is_dry_run:
