@@ -5,7 +5,8 @@ Pure: the clock is passed in. `serving.sharing` tells the processes of each othe
 
 from __future__ import annotations
 
-# This part of a limit is spread evenly, so that a process whose traffic begins is not shut before the others know.
+# At least this part of a limit is spread evenly, so that a process whose traffic begins is not shut before the others
+# know.
 EVEN_PART = 0.05
 # By how much all processes' rates together may exceed the limit where several share one, so that traffic just within
 # it is not refused for the sake of the even part, which stays unused where nobody asks.
@@ -16,19 +17,20 @@ _NEWS = 0.5
 _LEAST_DEMAND = 0.01
 
 
-def share(own: float, total: float, processes: int) -> float:
-    """Give the share of a limit for one process: an even part of it, the rest in proportion to what each was asked.
+def share(own: float, total: float, processes: int, limit: float) -> float:
+    """Give the share of a limit for one process: what it is asked, and an even part of what nobody is.
 
-    The shares of all processes sum to 1 where their demands sum to `total`.
+    So far below the limit traffic may move to any process at once. Near it and above, all but `EVEN_PART` of it is
+    shared in proportion to what each is asked. The shares of all processes sum to 1 where their demands sum to `total`.
 
     Args:
         own: what this process is asked, in tokens a second.
         total: what all of them are, with this one.
         processes: how many there are, with this one.
+        limit: tokens a second, of all of them together.
     """
-    if total <= 0:
-        return 1 / processes
-    return EVEN_PART / processes + (1 - EVEN_PART) * (own / total)
+    even = max(EVEN_PART, 1 - total / limit)
+    return even / processes + ((1 - even) * own / total if total > 0 else 0.0)
 
 
 class Bucket:

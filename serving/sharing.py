@@ -104,7 +104,7 @@ class LimitSharing:
                     total[name] = total.get(name, 0.0) + demand
         self._world.first_share = 1 / processes
         for name, bucket in buckets.items():
-            bucket.allot(share(own.get(name, 0.0), total.get(name, 0.0), processes))
+            bucket.allot(share(own.get(name, 0.0), total.get(name, 0.0), processes, bucket.rate))
 
     def end(self) -> None:
         """Say that this process is gone, so that the others need not wait for that.

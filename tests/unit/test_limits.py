@@ -63,17 +63,26 @@ def test_any_arrivals__no_more_than_rate_and_burst_allow(
 
 
 def test_share__nothing_known__an_equal_part() -> None:
-    assert share(0, 0, 4) == 0.25
-    assert share(0, 0, 1) == 1.0
+    assert share(0, 0, 4, 100) == 0.25
+    assert share(0, 0, 1, 100) == 1.0
 
 
 def test_share__alone__the_whole() -> None:
-    assert share(12.5, 12.5, 1) == pytest.approx(1.0)
+    assert share(12.5, 12.5, 1, 100) == pytest.approx(1.0)
+    assert share(125, 125, 1, 100) == pytest.approx(1.0)
 
 
-@given(demands=st.lists(st.just(0.0) | st.floats(0.01, 1e6), min_size=1, max_size=40))
-def test_shares__any_demands__sum_to_one_with_a_floor_each(demands: list[float]) -> None:
-    shares = [share(demand, sum(demands), len(demands)) for demand in demands]
+def test_share__far_below_the_limit__who_is_asked_nothing_has_an_equal_part_of_the_rest() -> None:
+    assert share(0, 20, 4, 100) == pytest.approx(0.2)
+    assert share(20, 20, 4, 100) == pytest.approx(0.4)
+
+
+@given(
+    demands=st.lists(st.just(0.0) | st.floats(0.01, 1e6), min_size=1, max_size=40),
+    limit=st.floats(0.1, 1e7),
+)
+def test_shares__any_demands__sum_to_one_with_a_floor_each(demands: list[float], limit: float) -> None:
+    shares = [share(demand, sum(demands), len(demands), limit) for demand in demands]
     assert sum(shares) == pytest.approx(1.0)
     assert min(shares) >= EVEN_PART / len(demands) - 1e-12
 
@@ -87,7 +96,7 @@ def test_rate__demand_within_the_limit_however_it_is_spread__is_not_refused(dema
     if not 0 < total <= limit:
         return
     for demand in demands:
-        granted = limit * min(1.0, HEADROOM * share(demand, total, len(demands)))
+        granted = limit * min(1.0, HEADROOM * share(demand, total, len(demands), limit))
         # 0.95 × 1.05 is a quarter of a per cent short of one; the burst has room for that.
         assert granted >= demand * 0.997
 
@@ -163,7 +172,7 @@ def test_processes__exchanging_at_times_of_their_own__keep_the_limit_together(
             granted += sum(take(bucket, 1, now) for _ in range(spread[number]))
             if step % 50 == phases[number]:
                 board[number] = bucket.measure(0.5)
-                bucket.allot(share(board[number], sum(board), len(buckets)))
+                bucket.allot(share(board[number], sum(board), len(buckets), limit))
         accepted.append(accepted[-1] + granted)
     worst = max(accepted[end] - accepted[end - 1000] for end in range(1000, steps + 1))
     assert worst <= 1.1 * limit * 10 + burst
