@@ -45,18 +45,33 @@ class NotConnected(Exception):
     """A connection that could not be made or set up."""
 
 
-Then = Callable[[list[Block]], None]
+Put = Callable[[int, Block], None]
 
 
 class BlockReader(Protocol):
     """Where the lane gets blocks from. For the event loop's thread."""
 
-    def read(self, names: Sequence[str], then: Then) -> None:
-        """Call `then` once, now or later in this thread, with the blocks of these Redis keys, in order.
+    def read(self, names: Sequence[str], put: Put) -> None:
+        """Call `put` once for each of these Redis keys, now or later in this thread, with its index and its block.
 
-        None stands for a missing one, UNAVAILABLE for one that could not be read.
+        None stands for a missing block, UNAVAILABLE for one that could not be read. `put` must raise nothing.
         """
         ...
+
+
+def read_all(reader: BlockReader, names: Sequence[str], then: Callable[[list[Block]], None]) -> None:
+    """Call `then` once with the blocks of one or more Redis keys, in order, when the last of them is there."""
+    blocks: list[Block] = [None] * len(names)
+    missing = len(names)
+
+    def put(index: int, block: Block) -> None:
+        nonlocal missing
+        blocks[index] = block
+        missing -= 1
+        if not missing:
+            then(blocks)
+
+    reader.read(names, put)
 
 
 class Address(NamedTuple):
@@ -290,28 +305,30 @@ class NodeReader:
         if self._connection is not None:
             self._connection.lose()
 
-    def read(self, names: Sequence[str], then: Then) -> None:
+    def read(self, names: Sequence[str], put: Put) -> None:
         """See `BlockReader`. Answers by its deadline whatever Redis does, and raises nothing."""
         connection = self._connection
         self._numbers.redis_reads += len(names)
         if connection is None:
             self._numbers.redis_errors += len(names)
-            then([UNAVAILABLE] * len(names))
+            for index in range(len(names)):
+                put(index, UNAVAILABLE)
             return
 
-        def checked(replies: list[Any]) -> None:
+        def arrived(replies: list[Any]) -> None:
             for index, reply in enumerate(replies):
-                if reply.__class__ is not bytes and reply is not None:
-                    # LOADING or another error, or none came. What is no block is not read as one.
-                    replies[index] = UNAVAILABLE
-                    if reply is UNAVAILABLE and connection.has_timed_out:
-                        self._numbers.redis_timeouts += 1
-                    else:
-                        self._numbers.redis_errors += 1
-            then(replies)
+                if reply.__class__ is bytes or reply is None:
+                    put(index, reply)
+                    continue
+                # LOADING or another error, or none came. What is no block is not read as one.
+                if reply is UNAVAILABLE and connection.has_timed_out:
+                    self._numbers.redis_timeouts += 1
+                else:
+                    self._numbers.redis_errors += 1
+                put(index, UNAVAILABLE)
 
         # The names of blocks are ASCII, so that their length in characters is that in bytes.
-        connection.ask([f"*2\r\n$3\r\nGET\r\n${len(name)}\r\n{name}\r\n" for name in names], checked)
+        connection.ask([f"*2\r\n$3\r\nGET\r\n${len(name)}\r\n{name}\r\n" for name in names], arrived)
 
     def ask(self, commands: Sequence[str], then: Callable[[list[Any], bool], None]) -> None:
         """Call `then` once with the replies, errors among them, and whether the connection was lost by a time-out.
@@ -461,22 +478,22 @@ class CachedReader:
         self._cache = cache
         self._numbers = numbers
 
-    def read(self, names: Sequence[str], then: Then) -> None:
+    def read(self, names: Sequence[str], put: Put) -> None:
         """See `BlockReader`."""
-        blocks: list[Block] = [self._cache.get(name) for name in names]
-        missing = [name for name, block in zip(names, blocks, strict=True) if block is None]
-        self._numbers.block_cache_hits += len(names) - len(missing)
-        if not missing:
-            then(blocks)
-            return
+        missing: list[int] = []
+        for index, name in enumerate(names):
+            block = self._cache.get(name)
+            if block is None:
+                missing.append(index)
+            else:
+                self._numbers.block_cache_hits += 1
+                put(index, block)
 
-        def arrived(read: list[Block]) -> None:
-            rest = iter(read)
-            for index, name in enumerate(names):
-                if blocks[index] is None:
-                    block = blocks[index] = next(rest)
-                    if isinstance(block, bytes):
-                        self._cache.put(name, block)
-            then(blocks)
+        def arrived(number: int, block: Block) -> None:
+            index = missing[number]
+            if block.__class__ is bytes:
+                self._cache.put(names[index], block)
+            put(index, block)
 
-        self._reader.read(missing, arrived)
+        if missing:
+            self._reader.read([names[index] for index in missing], arrived)

@@ -14,13 +14,14 @@ import signal
 import time
 import traceback
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from django.conf import settings
 
-from serving.block_reader import BlockCache, BlockReader, CachedReader
+from serving.block_reader import BlockCache, BlockReader, CachedReader, read_all
 from serving.configuration import Serving, assemble
 from serving.engine import BatchLookup, Block, Lookup, begin
 from serving.http import (
@@ -108,6 +109,10 @@ class Asked(Protocol):
     proto: Transport
 
 
+# A request that waits for a block: its look-up, where its answer goes, when it began.
+_Asked = tuple[Lookup | BatchLookup, Transport, float]
+
+
 class Lane:
     """The application of one worker process.
 
@@ -145,7 +150,7 @@ class Lane:
         self._answered = 0
         self._posts: set[asyncio.Task[None]] = set()
         # What waits for the event loop's next turn: all of it goes to Redis as one write.
-        self._lookups: deque[_Waiting] = deque()
+        self._lookups: deque[_Asked] = deque()
         self._is_reading_due = False
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -198,7 +203,7 @@ class Lane:
         while not isinstance(step, Response):
             block = self._cache.get(step.names[0]) if self._has_cache else None
             if block is None:
-                self._pass_on_lookup(_Waiting(self, step, transport, started))
+                self._pass_on_lookup(step, transport, started)
                 return None
             self._front_numbers.block_cache_hits += 1
             step = step.resume([block])
@@ -209,9 +214,9 @@ class Lane:
         self._passed_on += 1
         self._loop.call_soon_threadsafe(call, *arguments)
 
-    def _pass_on_lookup(self, waiting: _Waiting) -> None:
+    def _pass_on_lookup(self, step: Lookup | BatchLookup, transport: Transport, started: float) -> None:
         self._passed_on += 1
-        self._lookups.append(waiting)
+        self._lookups.append((step, transport, started))
         if not self._is_reading_due:
             self._is_reading_due = True
             assert self._loop is not None  # noqa: S101  # as above
@@ -222,9 +227,12 @@ class Lane:
     def _read_lookups(self) -> None:
         # First, so that what the other thread appends from here on asks for another turn: none is left behind.
         self._is_reading_due = False
-        for _ in range(len(self._lookups)):
-            waiting = self._lookups.popleft()
-            self._reader.read(waiting.step.names, waiting)
+        asked = [self._lookups.popleft() for _ in range(len(self._lookups))]
+
+        def put(index: int, block: Block) -> None:
+            self.resume(*asked[index], [block])
+
+        self._reader.read([step.names[0] for step, _, _ in asked], put)
 
     def _begin_post(self, scope: Scope, transport: Transport, started: float) -> None:
         assert self._loop is not None  # noqa: S101  # this runs in it
@@ -242,24 +250,24 @@ class Lane:
         except Exception as error:  # noqa: BLE001  # as in `handle`
             self._note(error)
             step = NO_ANSWER
+        self._go_on(step, transport, started)
+
+    def resume(
+        self, step: Lookup | BatchLookup, transport: Transport, started: float, blocks: Sequence[Block]
+    ) -> None:
+        """Go on with a request whose blocks were read."""
+        try:
+            following = step.resume(blocks)
+        except Exception as error:  # noqa: BLE001  # as in `handle`
+            self._note(error)
+            following = NO_ANSWER
+        self._go_on(following, transport, started)
+
+    def _go_on(self, step: Response | Lookup | BatchLookup, transport: Transport, started: float) -> None:
         if isinstance(step, Response):
             self.finish(step, transport, started)
         else:
-            waiting = _Waiting(self, step, transport, started)
-            self._reader.read(step.names, waiting)
-
-    def resume(self, waiting: _Waiting, blocks: list[Block]) -> None:
-        """Go on with a request whose blocks were read."""
-        try:
-            step = waiting.step.resume(blocks)
-        except Exception as error:  # noqa: BLE001  # as in `handle`
-            self._note(error)
-            step = NO_ANSWER
-        if isinstance(step, Response):
-            self.finish(step, waiting.transport, waiting.started)
-        else:
-            waiting.step = step
-            self._reader.read(step.names, waiting)
+            read_all(self._reader, step.names, partial(self.resume, step, transport, started))
 
     def finish(self, response: Response, transport: Transport, started: float) -> None:
         """Send what the event loop has found out."""
@@ -310,21 +318,6 @@ class Lane:
         gauges["recsite_redis_connected"] = int(self._blocks.is_connected)
         gauges["recsite_block_cache_bytes"] = self._cache.size_bytes
         self._file.write(self._serving.reading())
-
-
-class _Waiting:
-    """A request that waits for blocks. Called with them, it goes on."""
-
-    __slots__ = ("lane", "started", "step", "transport")
-
-    def __init__(self, lane: Lane, step: Lookup | BatchLookup, transport: Transport, started: float) -> None:
-        self.lane = lane
-        self.step = step
-        self.transport = transport
-        self.started = started
-
-    def __call__(self, blocks: list[Block]) -> None:
-        self.lane.resume(self, blocks)
 
 
 def application(options: Options) -> Any:

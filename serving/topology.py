@@ -16,7 +16,7 @@ import logging
 import random
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import hiredis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
@@ -26,8 +26,8 @@ from redis.backoff import NoBackoff
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import RedisClusterException, RedisError
 
-from serving.block_reader import Address, BlockReader, NodeReader, Then
-from serving.engine import UNAVAILABLE, Block
+from serving.block_reader import Address, BlockReader, NodeReader, Put
+from serving.engine import UNAVAILABLE
 from serving.metrics import Numbers
 from serving.redis_url import Place
 
@@ -119,14 +119,15 @@ class SentinelReader:
         if self._node is not None:
             self._node.close()
 
-    def read(self, names: Sequence[str], then: Then) -> None:
+    def read(self, names: Sequence[str], put: Put) -> None:
         """See `BlockReader`."""
         if self._node is not None:
-            self._node.read(names, then)
+            self._node.read(names, put)
             return
         self._numbers.redis_reads += len(names)
         self._numbers.redis_errors += len(names)
-        then([UNAVAILABLE] * len(names))
+        for index in range(len(names)):
+            put(index, UNAVAILABLE)
 
     async def _follow(self, loop: asyncio.AbstractEventLoop) -> None:
         sentinels: Any = Sentinel  # whose types are missing
@@ -166,22 +167,11 @@ class SentinelReader:
 # --- Cluster --------------------------------------------------------------------------------------------------------
 
 
-class _Gathering:
-    """A read's blocks, which come from several nodes."""
+class _Read(NamedTuple):
+    """Where a read's blocks go, and until when it may follow redirections."""
 
-    __slots__ = ("blocks", "missing", "then", "until")
-
-    def __init__(self, count: int, then: Then, until: float) -> None:
-        self.blocks: list[Block] = [None] * count
-        self.missing = count
-        self.then = then
-        self.until = until
-
-    def put(self, index: int, block: Block) -> None:
-        self.blocks[index] = block
-        self.missing -= 1
-        if not self.missing:
-            self.then(self.blocks)
+    put: Put
+    until: float
 
 
 class ClusterReader:
@@ -226,28 +216,28 @@ class ClusterReader:
         for node in self._nodes.values():
             node.close()
 
-    def read(self, names: Sequence[str], then: Then) -> None:
+    def read(self, names: Sequence[str], put: Put) -> None:
         """See `BlockReader`."""
         self._numbers.redis_reads += len(names)
-        gathering = _Gathering(len(names), then, time.monotonic() + self._deadline_seconds)
+        read = _Read(put, time.monotonic() + self._deadline_seconds)
         asked: dict[NodeReader | None, list[tuple[int, str]]] = {}
         for index, name in enumerate(names):
             asked.setdefault(self._owners[key_slot(name.encode())], []).append((index, name))
         for node, wanted in asked.items():
-            self._ask(node, wanted, gathering, MOST_REDIRECTIONS)
+            self._ask(node, wanted, read, MOST_REDIRECTIONS)
 
     def _ask(
         self,
         node: NodeReader | None,
         wanted: list[tuple[int, str]],
-        gathering: _Gathering,
+        read: _Read,
         redirections: int,
         *,
         is_asking: bool = False,
     ) -> None:
         """Ask a node for blocks; where it sends the read elsewhere, go there so many times."""
         if node is None:
-            self._fail(wanted, gathering)
+            self._fail(wanted, read)
             return
         head = _ASKING if is_asking else ""
         step = 2 if is_asking else 1
@@ -255,11 +245,11 @@ class ClusterReader:
         def arrived(replies: list[Any], has_timed_out: bool) -> None:  # noqa: FBT001  # what `NodeReader.ask` calls
             for (index, name), reply in zip(wanted, replies[step - 1 :: step], strict=True):
                 if reply is None or reply.__class__ is bytes:
-                    gathering.put(index, reply)
+                    read.put(index, reply)
                 elif reply.__class__ is hiredis.ReplyError and str(reply).startswith(("MOVED ", "ASK ")):
-                    self._follow_redirection(str(reply), index, name, gathering, redirections)
+                    self._follow_redirection(str(reply), index, name, read, redirections)
                 else:
-                    self._fail([(index, name)], gathering, has_timed_out=has_timed_out and reply is UNAVAILABLE)
+                    self._fail([(index, name)], read, has_timed_out=has_timed_out and reply is UNAVAILABLE)
 
         commands: list[str] = []
         for _, name in wanted:
@@ -268,41 +258,41 @@ class ClusterReader:
             commands.append(f"*2\r\n$3\r\nGET\r\n${len(name)}\r\n{name}\r\n")
         node.ask(commands, arrived)
 
-    def _follow_redirection(self, told: str, index: int, name: str, gathering: _Gathering, redirections: int) -> None:
+    def _follow_redirection(self, told: str, index: int, name: str, read: _Read, redirections: int) -> None:
         kind, _, address = told.split(" ")
         host, _, port = address.rpartition(":")
         is_asking = kind == "ASK"
         if not is_asking:
             self._is_outdated = True
         if not redirections or not host:
-            self._fail([(index, name)], gathering)
+            self._fail([(index, name)], read)
             return
         self._guests.add((host, int(port)))
-        self._ask_soon(self._node(host, int(port)), index, name, gathering, redirections - 1, is_asking=is_asking)
+        self._ask_soon(self._node(host, int(port)), index, name, read, redirections - 1, is_asking=is_asking)
 
     def _ask_soon(
-        self, node: NodeReader, index: int, name: str, gathering: _Gathering, redirections: int, *, is_asking: bool
+        self, node: NodeReader, index: int, name: str, read: _Read, redirections: int, *, is_asking: bool
     ) -> None:
         """Ask a node as soon as it is connected; give up when the read's time has run out."""
         assert self._loop is not None  # noqa: S101  # reads come after `start`
-        if time.monotonic() >= gathering.until:
-            self._fail([(index, name)], gathering)
+        if time.monotonic() >= read.until:
+            self._fail([(index, name)], read)
         elif node.is_connected:
-            self._ask(node, [(index, name)], gathering, redirections, is_asking=is_asking)
+            self._ask(node, [(index, name)], read, redirections, is_asking=is_asking)
         else:
             self._loop.call_later(
                 AGAIN_SECONDS,
-                lambda: self._ask_soon(node, index, name, gathering, redirections, is_asking=is_asking),
+                lambda: self._ask_soon(node, index, name, read, redirections, is_asking=is_asking),
             )
 
-    def _fail(self, wanted: list[tuple[int, str]], gathering: _Gathering, *, has_timed_out: bool = False) -> None:
+    def _fail(self, wanted: list[tuple[int, str]], read: _Read, *, has_timed_out: bool = False) -> None:
         self._is_outdated = True
         if has_timed_out:
             self._numbers.redis_timeouts += len(wanted)
         else:
             self._numbers.redis_errors += len(wanted)
         for index, _ in wanted:
-            gathering.put(index, UNAVAILABLE)
+            read.put(index, UNAVAILABLE)
 
     def _node(self, host: str, port: int) -> NodeReader:
         """Give the reader of a node; a new one begins to connect."""

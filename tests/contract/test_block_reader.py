@@ -14,7 +14,7 @@ import redis
 import uvloop
 
 from recsite.embedded import EmbeddedValkey, free_port
-from serving.block_reader import Address, NodeReader
+from serving.block_reader import Address, NodeReader, read_all
 from serving.engine import UNAVAILABLE, Block
 from serving.metrics import Numbers
 from tests.certificates import write_certificate
@@ -53,7 +53,7 @@ class Reading:
 
     async def read(self, *names: str) -> list[object]:
         blocks: asyncio.Future[list[Block]] = asyncio.get_running_loop().create_future()
-        self.reader.read(names, blocks.set_result)
+        read_all(self.reader, names, blocks.set_result)
         return list(await blocks)
 
     async def connected(self, *, expected: bool = True) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.block_reader import BlockCache, CachedReader, Then
+from serving.block_reader import BlockCache, CachedReader, Put, read_all
 from serving.engine import UNAVAILABLE, Block
 from serving.metrics import Numbers
 
@@ -19,14 +19,15 @@ class Redis:
         self.blocks = blocks
         self.asked: list[str] = []
 
-    def read(self, names: Sequence[str], then: Then) -> None:
+    def read(self, names: Sequence[str], put: Put) -> None:
         self.asked.extend(names)
-        then([self.blocks.get(name) for name in names])
+        for index, name in enumerate(names):
+            put(index, self.blocks.get(name))
 
 
 def read(reader: CachedReader, *names: str) -> list[Block]:
     given: list[list[Block]] = []
-    reader.read(names, given.append)
+    read_all(reader, names, given.append)
     (blocks,) = given
     return blocks
 
