@@ -3,6 +3,7 @@
 import os
 
 from celery import Celery
+from kombu.entity import Queue
 from kombu.transport.redis import Transport
 from redis.exceptions import ResponseError
 
@@ -14,4 +15,6 @@ Transport.connection_errors += (ResponseError,)
 
 app = Celery("recsite")
 app.config_from_object("django.conf:settings", namespace="CELERY")
+# Here and not in the settings, so that a lane, which reads those, starts without Celery's library.
+app.conf.task_queues = (Queue("celery"), Queue("loads"))
 app.autodiscover_tasks(["models_registry.loading", "models_registry", "tenants"])

@@ -6,7 +6,6 @@ from typing import Any
 import dj_database_url
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
-from kombu.entity import Queue
 from pydantic import ValidationError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -276,7 +275,7 @@ LOAD_TIME_LIMIT = timedelta(seconds=ENV.load_time_limit_seconds)
 
 CELERY_BROKER_URL = ENV.broker_url or ENV.redis_url
 # Loads have a queue of their own, so that what takes a moment (publishing, sweeping, schedules) waits behind none.
-CELERY_TASK_QUEUES = (Queue("celery"), Queue("loads"))
+# `recsite.celery` declares both.
 CELERY_TASK_ROUTES = {
     name: {"queue": "loads"} for name in ("loading.run", "loading.run_range", "loading.finish_ranges")
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -163,6 +164,8 @@ class Lane:
         self._serving.start()
         self._blocks.start(loop)
         self._ticking = loop.create_task(self._tick())
+        # What is here by now stays: to look through it for garbage again and again would hold requests up.
+        gc.freeze()
         answer_in_place(self.handle)
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -252,9 +255,7 @@ class Lane:
             step = NO_ANSWER
         self._go_on(step, transport, started)
 
-    def resume(
-        self, step: Lookup | BatchLookup, transport: Transport, started: float, blocks: Sequence[Block]
-    ) -> None:
+    def resume(self, step: Lookup | BatchLookup, transport: Transport, started: float, blocks: Sequence[Block]) -> None:
         """Go on with a request whose blocks were read."""
         try:
             following = step.resume(blocks)

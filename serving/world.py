@@ -117,7 +117,8 @@ class PreparedVersion:
         if model.default is not None:
             payload = self.layout.pack(model.default)
             self.default_bits = self.prefix + payload
-            self.default_json = f"{self.json_head}{self.records.text(payload)}}}".encode()
+            default = msgspec.json.encode(self.layout.unpack(payload))
+            self.default_json = self.json_head.encode() + default + b"}"
 
 
 class PreparedModel:
@@ -153,7 +154,8 @@ class PreparedModel:
             version.code: PreparedVersion(version, model, tenant_slug, records[version.layout_revision], cache_controls)
             for version in model.versions
         }
-        unknown = (set(model.allocation) | set(model.overrides.values())) - self.versions.keys()
+        unknown = {*model.allocation.translate(None, bytes(self.versions)), *model.overrides.values()}
+        unknown -= self.versions.keys()
         if unknown:
             raise published.BadSnapshot(f"{model.slug} gives players version code {min(unknown)}, which it has not")
 

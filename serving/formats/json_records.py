@@ -3,9 +3,9 @@
 `JsonRecords(layout).text(payload)` gives exactly what `msgspec.json.encode(layout.unpack(payload))` gives, and refuses
 what `unpack` refuses.
 
-A layout never changes, so a function is written for it once, with its shifts and masks as constants, and every answer
-is spared the walk through the layout: 0.4 times the time of one function for all layouts. Nothing of a layout but
-numbers stands in the source of that function; names and texts are values that it refers to.
+A layout never changes, so a function is written for it once, when it is first needed, with its shifts and masks as
+constants, and every answer is spared the walk through the layout: 0.7 times the time of one function for all layouts.
+Nothing of a layout but numbers stands in the source of that function; names and texts are values that it refers to.
 """
 
 from __future__ import annotations
@@ -41,7 +41,12 @@ class JsonRecords:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.text: Callable[[bytes], str] = _Writer(layout).function()
+        # Of a thousand models' layouts a process that has just started needs few.
+        self.text: Callable[[bytes], str] = self._first_text
+
+    def _first_text(self, payload: bytes) -> str:
+        self.text = _Writer(self.layout).function()
+        return self.text(payload)
 
 
 class _Writer:

@@ -14,6 +14,7 @@ import pytest
 import redis
 from django.conf import settings
 
+from recsite.celery import app
 from recsite.embedded import EmbeddedValkey, free_port
 from tenants.models import Tenant
 from tests.celery_worker import point_celery_at
@@ -30,7 +31,7 @@ def celery_queue(
     def waiting() -> list[tuple[str, list[Any]]]:
         prefix = settings.CELERY_BROKER_TRANSPORT_OPTIONS["global_keyprefix"]
         messages = []
-        for queue in settings.CELERY_TASK_QUEUES:
+        for queue in app.conf.task_queues:
             raw: Any = valkey.lrange(f"{prefix}{queue.name}", 0, -1)
             messages += [json.loads(message) for message in reversed(raw)]
         return [(m["headers"]["task"], json.loads(base64.b64decode(m["body"]))[0]) for m in messages]
