@@ -72,7 +72,7 @@ class Environment(BaseSettings):
     bigquery_storage_endpoint: str | None = None
     gcs_endpoint: str | None = None
 
-    load_memory_mb: int = Field(default=1024, ge=128, description="memory DuckDB may use before it spills to disk")
+    load_memory_mb: int = Field(default=512, ge=128, description="memory DuckDB may use before it spills to disk")
     # A BigQuery source with at least so many rows is cut into ranges, which all workers of the queue share.
     load_split_rows: int = Field(default=20_000_000, ge=1000)
     load_time_limit_seconds: int = Field(default=3 * 3600, ge=60)

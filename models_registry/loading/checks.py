@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from models_registry.loading.columns import field_name, is_accepted, is_key, shortened, shown, type_name
-from models_registry.loading.staging import Staging, block_of, select
+from models_registry.loading.staging import Staging, select
 from serving.formats.keys import MAX_KEY_BYTES, SEPARATOR, block_bits_for
 from serving.formats.layouts import BadValue, DecimalNumber, Enum, Field, Layout, List, Scalar, String, Uint
 
@@ -144,8 +144,19 @@ class _Rule:
     source: str = "rows"
 
 
-def check_rows(staging: Staging, schema: pa.Schema, expected: Expected, beat: Callable[[], None]) -> list[Check]:
-    """Run every check on rows that the staged columns allow. One pass over all rows, more for what fails."""
+def check_rows(
+    staging: Staging, schema: pa.Schema, expected: Expected, beat: Callable[[], None], *, block_bits: int | None = None
+) -> list[Check]:
+    """Run every check on rows that the staged columns allow. One pass over all rows, more for what fails.
+
+    Args:
+        staging: the rows.
+        schema: of the source.
+        expected: what they are held against.
+        beat: see `read_ahead`.
+        block_bits: of the table to be made, where these rows are only a part of it.
+    """
+    block_bits = block_bits_for(staging.rows) if block_bits is None else block_bits
     key_rules, field_rules = _key_rules(staging, expected), _field_rules(staging, schema, expected)
     counts = _count(staging, [*key_rules, *field_rules], beat)
     judged = [
@@ -155,7 +166,7 @@ def check_rows(staging: Staging, schema: pa.Schema, expected: Expected, beat: Ca
         _check_any_rows(staging.rows),
         check_row_count(staging.rows, expected),
         *judged[: len(key_rules)],
-        *([_check_duplicates(staging, beat)] if staging.key_fields else []),
+        *([_check_duplicates(staging, block_bits, beat)] if staging.key_fields else []),
         *judged[len(key_rules) :],
     ]
 
@@ -304,41 +315,27 @@ def _judge(staging: Staging, rule: _Rule, count: int, beat: Callable[[], None]) 
     )
 
 
-def _check_duplicates(staging: Staging, beat: Callable[[], None]) -> Check:
-    """Find keys that are there twice. Rows of one key share a fingerprint, and next to no others do."""
+def _check_duplicates(staging: Staging, block_bits: int, beat: Callable[[], None]) -> Check:
+    """Find keys that are there twice: rows of one key have one place, and next to no others do.
+
+    Two different keys in one place are refused too: a 1-in-10¹³ accident, which a renamed key mends.
+    """
     name = "key: no duplicates"
-    shared = select("fingerprint", "rows WHERE fingerprint IS NOT NULL GROUP BY fingerprint HAVING count(*) > 1")
-    if not staging.query(select("1", f"({shared}) LIMIT 1"), beat):
+    shared = staging.buckets.shared_places(block_bits, MAX_SAMPLES, beat)
+    if not shared.count:
         return Check(name, passed=True, count=0, words=f"all {staging.rows:,} keys differ")
-    suspects = select(f"{staging.key} AS key, rowid, h, fingerprint", f"rows WHERE fingerprint IN ({shared})")
-    groups = select(
-        "key, count(*) AS times, min(rowid) AS first, max(rowid) AS last",
-        f"({suspects}) GROUP BY key HAVING count(*) > 1",
-    )
-    (count,) = staging.query(select("count(*)", f"({groups})"), beat)[0]
-    if count:
-        found = staging.query(select("*", f"({groups}) ORDER BY first LIMIT {MAX_SAMPLES}"), beat)
-        samples = tuple(
-            Sample(int(first) + 1, _shown_key(key), f"{times:,} rows: {first + 1:,} … {last + 1:,}")
-            for key, times, first, last in found
-        )
-        key, _, first, last = found[0]
-        words = f"key {_shown_key(key)} is in row {first + 1:,} and again in row {last + 1:,}"
-        words += f"; {count:,} keys are there more than once" if count > 1 else ""
-        return Check(name, passed=False, count=count, words=words, samples=samples)
-    return _check_collisions(staging, suspects, beat)
-
-
-def _check_collisions(staging: Staging, suspects: str, beat: Callable[[], None]) -> Check:
-    """Refuse two different keys in one place of one block: a 1-in-10¹³ accident, which a renamed key mends."""
-    place = f"{block_of(block_bits_for(staging.rows))}, fingerprint"
-    groups = f"({suspects}) GROUP BY {place} HAVING count(*) > 1 ORDER BY 1 LIMIT {MAX_SAMPLES}"
-    found = staging.query(select("min(rowid), min(key), max(key)", groups), beat)
-    if not found:
-        return Check("key: no duplicates", passed=True, count=0, words=f"all {staging.rows:,} keys differ")
-    samples = tuple(Sample(int(row) + 1, _shown_key(one), f"and {_shown_key(two)}") for row, one, two in found)
-    words = f"keys {samples[0].key} and {_shown_key(found[0][2])} have one fingerprint by chance; leave one of them out"
-    return Check("key: no duplicates", passed=False, count=len(found), words=words, samples=samples)
+    keys = staging.keys_of([row for _, *rows in shared.samples for row in rows], beat)
+    samples, sentences = [], []
+    for times, first, last in shared.samples:
+        key, other = shown(keys[first]), shown(keys[last])
+        if key == other:
+            samples.append(Sample(first + 1, key, f"{times:,} rows: {first + 1:,} … {last + 1:,}"))
+            sentences.append(f"key {key} is in row {first + 1:,} and again in row {last + 1:,}")
+        else:
+            samples.append(Sample(first + 1, key, f"and {other} in row {last + 1:,}"))
+            sentences.append(f"keys {key} and {other} have one fingerprint by chance; leave one of them out")
+    words = sentences[0] + (f"; {shared.count:,} keys are there more than once" if shared.count > 1 else "")
+    return Check(name, passed=False, count=shared.count, words=words, samples=tuple(samples))
 
 
 def _key_text(staging: Staging) -> str:

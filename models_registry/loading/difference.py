@@ -19,8 +19,7 @@ import pyarrow.compute as pc
 
 from models_registry.loading import tables
 from models_registry.loading.packing import Integers, Payloads
-from models_registry.loading.placing import PackedRows, packed_in_order
-from models_registry.loading.staging import Staging
+from models_registry.loading.placing import FINGERPRINT_BITS, Buckets, Numbers, PackedRows, as_arrow
 from models_registry.models import Table
 from serving.formats.blocks import DamagedBlock
 from serving.formats.keys import FINGERPRINT_BYTES
@@ -30,10 +29,7 @@ from serving.redis_clients import Client
 MAX_SAMPLES = 5
 CHUNK_BYTES = 4 * 2**20
 # A row's place in a chunk is one 64-bit number: 48 bits of fingerprint below 16 bits of block.
-FINGERPRINT_BITS = 8 * FINGERPRINT_BYTES
 MAX_CHUNK_BLOCKS = 2**12
-
-Places = npt.NDArray[np.uint64]
 
 
 @dataclass
@@ -46,8 +42,8 @@ class Difference:
         removed: its rows whose key the load has not.
         changed: rows of one key that differ.
         unchanged: rows of one key that do not.
-        added_places: block and fingerprint of some rows that are added.
-        changed_places: the same of some that are changed.
+        added_rows: which some of the added rows are in the source, from 0.
+        changed_rows: the same of some that are changed.
     """
 
     blocks: int
@@ -55,8 +51,8 @@ class Difference:
     removed: int = 0
     changed: int = 0
     unchanged: int = 0
-    added_places: list[tuple[int, int]] = field(default_factory=list)
-    changed_places: list[tuple[int, int]] = field(default_factory=list)
+    added_rows: list[int] = field(default_factory=list)
+    changed_rows: list[int] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -71,7 +67,7 @@ class Difference:
 
 
 def find_difference(
-    staging: Staging,
+    buckets: Buckets,
     layout: Layout,
     client: Client,
     prefix: str,
@@ -80,32 +76,30 @@ def find_difference(
     *,
     end_block: int,
 ) -> Difference:
-    """Compare staged rows with the served table, which has the same layout.
+    """Compare a load's rows with the served table, which has the same layout.
 
     Args:
-        staging: the load's rows; every check has passed.
+        buckets: the load's rows; every check has passed.
         layout: of both.
         client: where the served table is.
         prefix: the Redis prefix.
         served: the table.
-        beat: see `read_ahead`.
+        beat: called now and then.
         end_block: only its blocks before this one are compared. Blocks being ranges of digests, that is a random sample
             of the keys of both sides.
 
     Raises:
         tables.TableProblem: the served table has lost a block.
-        RefusedRow: see `packed_in_order`.
         redis.RedisError: Redis is away.
 
-    Memory: a chunk of blocks and a batch of rows. Cost: one GET a block; far less time than the ordering takes.
+    Memory: a chunk of blocks and a bucket of rows. Cost: one GET a block; no more rows are read than are compared.
     """
     difference = Difference(blocks=end_block)
-    packed = packed_in_order(staging, layout, served.block_bits, beat, end_block=end_block)
     mean_bytes = served.size_bytes // (1 << served.block_bits) + 1
     chunk_blocks = max(1, min(MAX_CHUNK_BLOCKS, CHUNK_BYTES // mean_bytes))
     read = tables.read_blocks(client, prefix, served.table_id, end_block, chunk_blocks)
-    with closing(packed), closing(read) as chunks:
-        ours = _Ahead(packed)
+    with closing(read) as chunks:
+        ours = _Ahead(buckets.bucket_by_bucket(served.block_bits, end_block))
         first = 0
         for blocks in chunks:
             try:
@@ -120,14 +114,16 @@ def find_difference(
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows in order: the block and fingerprint of each, and its payload."""
+    """Rows in order: the block and fingerprint of each, its payload, and which it is in the source, if known."""
 
     blocks: npt.NDArray[Any]
-    fingerprints: Places
+    fingerprints: Numbers
     payloads: pa.Array
+    rows: Numbers
 
     def slice(self, start: int, end: int) -> _Rows:
-        return _Rows(self.blocks[start:end], self.fingerprints[start:end], self.payloads.slice(start, end - start))
+        payloads = self.payloads.slice(start, end - start)
+        return _Rows(self.blocks[start:end], self.fingerprints[start:end], payloads, self.rows[start:end])
 
 
 class _Ahead:
@@ -145,7 +141,7 @@ class _Ahead:
                 found = next(self._packed, None)
                 if found is None:
                     return taken
-                self._rows = _Rows(found.blocks, found.fingerprints, _binary(found.payloads))
+                self._rows = _Rows(found.blocks, found.fingerprints, as_arrow(found.payloads), found.rows)
             end = int(np.searchsorted(self._rows.blocks, end_block))
             taken.append(self._rows.slice(0, end))
             if end < len(self._rows.blocks):
@@ -155,7 +151,10 @@ class _Ahead:
 
 
 def _compare(difference: Difference, first: int, theirs: _Rows, parts: list[_Rows], width: int | None) -> None:
-    """Merge the rows of a chunk that begins at block `first`; the served ones count their blocks from it."""
+    """Compare the rows of a chunk that begins at block `first`; the served ones count their blocks from it.
+
+    Every part is in order by itself; two of them may be of one block.
+    """
     before = (theirs.blocks.astype(np.uint64) << np.uint64(FINGERPRINT_BITS)) | theirs.fingerprints
     for_samples = []
     matched = 0
@@ -168,7 +167,8 @@ def _compare(difference: Difference, first: int, theirs: _Rows, parts: list[_Row
         known = int(np.count_nonzero(is_known))
         matched += known
         difference.added += len(now) - known
-        for_samples.append((difference.added_places, now[~is_known] if known < len(now) else now[:0]))
+        if known < len(now):
+            for_samples.append((difference.added_rows, part.rows[~is_known]))
         if width == 0:
             difference.unchanged += known
             continue
@@ -183,11 +183,10 @@ def _compare(difference: Difference, first: int, theirs: _Rows, parts: list[_Row
         difference.changed += known - same
         if same < known:
             differs = ~is_same.to_numpy(zero_copy_only=False)
-            for_samples.append((difference.changed_places, now[is_known][differs]))
+            for_samples.append((difference.changed_rows, part.rows[is_known][differs]))
     difference.removed += len(before) - matched
-    for places, found in for_samples:
-        for place in found[: MAX_SAMPLES - len(places)].tolist():
-            places.append((first + (place >> FINGERPRINT_BITS), place & (2**FINGERPRINT_BITS - 1)))
+    for samples, found in for_samples:
+        samples.extend(found[: MAX_SAMPLES - len(samples)].tolist())
 
 
 # --- Blocks to rows ---------------------------------------------------------------------------------------------------
@@ -212,7 +211,7 @@ def _read(blocks: list[bytes], width: int | None) -> _Rows:
     else:
         counts, fingerprints, payloads = _read_variable(blocks)
     numbers = np.repeat(np.arange(len(blocks)), counts)
-    return _Rows(numbers, _fingerprints(fingerprints), _binary(payloads))
+    return _Rows(numbers, _fingerprints(fingerprints), as_arrow(payloads), np.zeros(0, np.uint64))
 
 
 def _read_variable(blocks: list[bytes]) -> tuple[Integers, bytes, Payloads]:
@@ -235,16 +234,7 @@ def _read_variable(blocks: list[bytes]) -> tuple[Integers, bytes, Payloads]:
     return counts, fingerprints, Payloads(len(total) - 1, np.frombuffer(octets, np.uint8), None, total)
 
 
-def _fingerprints(raw: bytes) -> Places:
+def _fingerprints(raw: bytes) -> Numbers:
     octets = np.zeros((len(raw) // FINGERPRINT_BYTES, 8), np.uint8)
     octets[:, 8 - FINGERPRINT_BYTES :] = np.frombuffer(raw, np.uint8).reshape(-1, FINGERPRINT_BYTES)
     return octets.view(">u8").reshape(-1).astype(np.uint64)
-
-
-def _binary(payloads: Payloads) -> pa.Array:
-    """Give payloads as an Arrow array over the same memory."""
-    octets = pa.py_buffer(np.ascontiguousarray(payloads.octets))
-    if payloads.width:
-        return pa.Array.from_buffers(pa.binary(payloads.width), payloads.rows, [None, octets])
-    offsets = pa.py_buffer(np.ascontiguousarray(payloads.offsets, np.int64))
-    return pa.Array.from_buffers(pa.large_binary(), payloads.rows, [None, offsets, octets])

@@ -68,6 +68,11 @@ class Pacer:
         self._began = self._looked_at = self._sent_at = time.monotonic()
 
     @property
+    def is_about_to_look(self) -> bool:
+        """Whether it looks after the next send. A PING waits behind blocks: none should be on their way by then."""
+        return time.monotonic() - self._looked_at >= LOOK_SECONDS
+
+    @property
     def rest(self) -> float:
         """How long it rests now, as a share of the time that a send takes."""
         return self._rest
@@ -79,7 +84,7 @@ class Pacer:
             redis.RedisError: Redis does not answer at all.
         """
         now = time.monotonic()
-        if now - self._looked_at >= LOOK_SECONDS:
+        if self.is_about_to_look:
             self._adapt(self._look())
             self._looked_at = time.monotonic()
         rest = (now - self._sent_at) * self._rest

@@ -322,6 +322,8 @@ class _DecimalColumn:
             return self._from_scaled(whole * self.scale, bad)
         if pa.types.is_floating(column.type):
             return self._from_floats(column)
+        if pa.types.is_decimal32(column.type) or pa.types.is_decimal64(column.type):
+            column = column.cast(pa.decimal128(column.type.precision, column.type.scale))
         if pa.types.is_decimal128(column.type):
             return self._from_decimals(column)
         if pa.types.is_decimal(column.type):

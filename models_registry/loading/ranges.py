@@ -28,7 +28,6 @@ from models_registry.loading.activation import activate
 from models_registry.loading.checks import Expected, check_rows
 from models_registry.loading.comparisons import compare_distributions
 from models_registry.loading.pacing import Pacer
-from models_registry.loading.placing import RefusedRow
 from models_registry.loading.pulse import Overtaken, Pulse, Superseded, TookTooLong
 from models_registry.loading.running import ROWS_LOOKED_UP, TIME_LIMIT_SHARE, Run, end, verdict
 from models_registry.loading.sources import PARTITIONS, Extract, open_partitions
@@ -129,6 +128,11 @@ class _RangeRun(Run):
         """See `Run`."""
         return f"{super().folder_name}-{self.part.pk}-{self.part.attempts}"
 
+    @property
+    def _shared_bits(self) -> int:
+        """See `Run`. A range is a power of two of partitions."""
+        return (PARTITIONS // (self.part.end_partition - self.part.first_partition)).bit_length() - 1
+
     def go(self, folder: Path) -> None:
         """Go through all stages."""
         layout = self._layout()
@@ -150,11 +154,13 @@ class _RangeRun(Run):
 
     def _check(self, staging: Staging, expected: Expected, served: Table | None) -> None:
         with self._stage("check"):
-            for check in check_rows(staging, self._schema, expected, self.pulse.beat):
+            bits = self.whole.block_bits
+            for check in check_rows(staging, self._schema, expected, self.pulse.beat, block_bits=bits):
                 if check.name not in _OF_THE_WHOLE:
                     self._found(check)
+            self._check_packed(staging)
             if self.part.first_partition == 0 and staging.key_fields and self._rows_are_good():
-                found, checks = compare_distributions(staging, expected, self.pulse.beat)
+                found, checks = compare_distributions(staging, expected)
                 self.report |= found
                 for check in checks:
                     self._found(check)
@@ -184,13 +190,10 @@ class _RangeRun(Run):
                 rows_per_block=self.whole.row_count / (1 << bits),
                 sleep=self._rest,
             )
-            try:
-                cuts = self._cuts(staging, layout, bits, first=self._first, end=self._end)
-                with closing(tables.write_blocks(*place, cuts, lengths, after_send=pacer.after_send)) as sent:
-                    for _ in sent:
-                        self.pulse.beat()
-            except RefusedRow as refused:
-                self._reject_row(staging, refused)
+            cuts = self._cuts(staging, layout, bits, first=self._first, end=self._end)
+            with closing(tables.write_blocks(*place, cuts, lengths, pacer=pacer)) as sent:
+                for _ in sent:
+                    self.pulse.beat()
         return lengths
 
     def _verify_range(self, staging: Staging, layout: Layout, lengths: list[int]) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -46,7 +46,6 @@ from models_registry.loading.comparisons import (
 from models_registry.loading.cutting import BlockCutter, Cut
 from models_registry.loading.difference import find_difference
 from models_registry.loading.pacing import Pacer
-from models_registry.loading.placing import RefusedRow, packed_in_order
 from models_registry.loading.pulse import Overtaken, Progress, Pulse, Superseded, TookTooLong
 from models_registry.loading.sources import Confinement, Extract, SourceProblem, open_source
 from models_registry.loading.splitting import HandedOver, Rejected, new_table, split
@@ -244,6 +243,11 @@ class Run:
             stage |= {"seconds": round(seconds, 3), "rows": rows, "rows_per_second": rate}
             self.report["stages"].append(stage)
 
+    @property
+    def _shared_bits(self) -> int:
+        """With how many equal bits the digests of all keys begin."""
+        return 0
+
     # --- Extract and check ---------------------------------------------------------------------------------------
 
     @contextmanager
@@ -259,7 +263,14 @@ class Run:
                 self._found(check)
                 self._split_if_large(extract, expected)
                 staging = stack.enter_context(
-                    Staging(folder, columns=usable, key_fields=expected.key_fields, memory_mb=settings.LOAD_MEMORY_MB)
+                    Staging(
+                        folder,
+                        columns=usable,
+                        key_fields=expected.key_fields,
+                        layout=expected.layout,
+                        memory_mb=settings.LOAD_MEMORY_MB,
+                        shared_bits=self._shared_bits,
+                    )
                 )
                 self._fill(staging, extract, close)
             yield staging
@@ -325,8 +336,9 @@ class Run:
         with self._stage("check"):
             for check in check_rows(staging, self._schema, expected, self.pulse.beat):
                 self._found(check)
+            self._check_packed(staging)
             if staging.key_fields:
-                found, checks = compare_distributions(staging, expected, self.pulse.beat)
+                found, checks = compare_distributions(staging, expected)
                 self.report |= found
                 # Where single rows are wrong, how all of them are spread says nothing more.
                 for check in checks if self._rows_are_good() else ():
@@ -337,6 +349,17 @@ class Run:
         if problem:
             raise Rejected(problem)
 
+    def _check_packed(self, staging: Staging) -> None:
+        """Turn the packer's exact judgement of one value into a failed check, if SQL let that value pass."""
+        refused = staging.buckets.refused
+        if refused is None or not self._rows_are_good():
+            return
+        field, reason, row = refused.refusal.field, refused.refusal.reason, refused.row
+        key = shown(staging.keys_of([row], self.pulse.beat)[row])
+        sample = Sample(row + 1, key, shown(reason))
+        words = f"column {field}, row {row + 1:,} (key {key}): {shortened(reason)}"
+        self._found(Check(f"{field}: values", passed=False, count=1, words=words, samples=(sample,)))
+
     def _compare(self, staging: Staging, expected: Expected, served: Table) -> None:
         """Find the difference from the served table. That it cannot be read is no fault of this load."""
         end_block = self._blocks_to_compare(served, staging.rows)
@@ -344,9 +367,7 @@ class Run:
         with self._stage("compare") as stage:
             stage["rows"] = 0
             try:
-                found = find_difference(staging, expected.layout, *place, self.pulse.beat, end_block=end_block)
-            except RefusedRow as refused:
-                self._reject_row(staging, refused)
+                found = find_difference(staging.buckets, expected.layout, *place, self.pulse.beat, end_block=end_block)
             except (TableProblem, redis.RedisError) as error:
                 self.report["notes"].append(f"Not compared row by row with the served table: {shown(error)}")
                 return
@@ -383,21 +404,17 @@ class Run:
             self.table = new_table(self.load, staging.rows, block_bits)
         lengths: list[int] = []
         with self._stage("write"):
-            try:
-                place = (self.client, settings.REDIS_PREFIX, self.table.table_id)
-                pacer = Pacer(
-                    self.client,
-                    rows_per_second=self.load.rows_per_second_limit,
-                    rows_per_block=staging.rows / (1 << block_bits),
-                    sleep=self._rest,
-                )
-                cuts = self._cuts(staging, layout, block_bits)
-                sent = tables.write_blocks(*place, cuts, lengths, after_send=pacer.after_send)
-                with closing(sent):
-                    for _ in sent:
-                        self.pulse.beat()
-            except RefusedRow as refused:
-                self._reject_row(staging, refused)
+            place = (self.client, settings.REDIS_PREFIX, self.table.table_id)
+            pacer = Pacer(
+                self.client,
+                rows_per_second=self.load.rows_per_second_limit,
+                rows_per_block=staging.rows / (1 << block_bits),
+                sleep=self._rest,
+            )
+            cuts = self._cuts(staging, layout, block_bits)
+            with closing(tables.write_blocks(*place, cuts, lengths, pacer=pacer)) as sent:
+                for _ in sent:
+                    self.pulse.beat()
         self.table.size_bytes = sum(lengths)
         Table.objects.unscoped().filter(pk=self.table.pk).update(size_bytes=self.table.size_bytes)
         return self.table, lengths
@@ -418,21 +435,10 @@ class Run:
         self, staging: Staging, layout: Layout, block_bits: int, *, first: int = 0, end: int | None = None
     ) -> Iterator[Cut]:
         cutter = BlockCutter(layout.payload_width, first, 1 << block_bits if end is None else end)
-        with closing(packed_in_order(staging, layout, block_bits, self.pulse.beat)) as batches:
-            for rows in batches:
-                yield cutter.add(rows.blocks, rows.fingerprints, rows.payloads)
-                self.pulse.rows_written += rows.payloads.rows
+        for rows in staging.buckets.in_block_order(block_bits):
+            yield cutter.add(rows.blocks, rows.fingerprints, rows.payloads)
+            self.pulse.rows_written += rows.payloads.rows
         yield cutter.finish()
-
-    def _reject_row(self, staging: Staging, refused: RefusedRow) -> NoReturn:
-        """Turn the packer's exact judgement of one value into a failed check."""
-        refusal = refused.refusal
-        row, key = staging.row_at(refused.block, refused.fingerprint, refused.block_bits, self.pulse.beat)
-        reason = shortened(refusal.reason)
-        sample = Sample(row, shown(key), shown(refusal.reason))
-        words = f"column {refusal.field}, row {row:,} (key {shown(key)}): {reason}"
-        self._found(Check(f"{refusal.field}: values", passed=False, count=1, words=words, samples=(sample,)))
-        raise Rejected(self._problem())
 
     def _verify(self, staging: Staging, layout: Layout, table: Table, lengths: list[int]) -> None:
         self.pulse.enter(LoadState.VERIFYING)

@@ -1,7 +1,7 @@
-"""Rows on their way: Arrow batches into DuckDB, which spills to disk, and out again in the order of their blocks.
+"""One load's rows: as they came, in DuckDB, which spills to disk; and packed, on their way into the order of blocks.
 
 DuckDB runs with external access off and its configuration locked; it sees the rows that are handed to it and nothing
-else. Columns have plain names inside (`c0`, `c1` …), whatever the source calls them.
+else. Columns have plain names inside (`c0`, `c1` …), whatever the source calls them. Rows keep their numbers.
 """
 
 from __future__ import annotations
@@ -13,33 +13,29 @@ from pathlib import Path
 from typing import Any, Self
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from models_registry.loading.background import call, read_ahead
+from models_registry.loading.distributions import sample_rows
+from models_registry.loading.placing import PLACE_BITS, Buckets, Digests
 from serving.formats.keys import SEPARATOR
+from serving.formats.layouts import Layout
 
 # DuckDB keeps rows in groups of 122,880; a whole number of them at a time lets it use every thread.
 ROWS_PER_INSERT = 4 * 122_880
 BYTES_PER_INSERT = 64 * 2**20
 # A slow source must not look as if it stood still.
 SECONDS_PER_INSERT = 1.0
-ROWS_PER_BATCH = 122_880
-BYTES_PER_BATCH = 64 * 2**20
 MAX_THREADS = 4
-
-# Columns of `in_block_order` that no field can be called like.
-BLOCK = "\x00block"
-FINGERPRINT = "\x00fingerprint"
+# Rows that wait for the next stage, in so many tables at most; three stages are at work at once.
+TABLES_AHEAD = 1
 
 
 def select(what: str, source: str) -> str:
     """Give a query. Both parts are made of this package's own names, of numbers and of quoted texts alone."""
     return f"SELECT {what} FROM {source}"  # noqa: S608 - see the docstring
-
-
-def block_of(block_bits: int) -> str:
-    """Give SQL for a row's block number."""
-    return f"(h >> {32 - block_bits})" if block_bits else "0::UINTEGER"
 
 
 class InvalidText(ValueError):
@@ -57,20 +53,41 @@ class InvalidText(ValueError):
 
 
 class Staging:
-    """One load's rows in a DuckDB database of its own.
+    """One load's rows.
+
+    Args:
+        folder: for what is spilled, and for the packed rows.
+        columns: of the source, those that are staged.
+        key_fields: see below.
+        layout: what is packed.
+        memory_mb: DuckDB spills to disk beyond that.
+        shared_bits: with how many equal bits the digests of all keys begin.
 
     Attributes:
-        rows: how many are in it.
+        rows: how many there are so far.
         names: the name inside of each column.
         key_fields: what makes a row's key; empty while the source lacks one of them, and rows then have no place.
+        buckets: the packed rows.
     """
 
-    def __init__(self, folder: Path, *, columns: Sequence[str], key_fields: Sequence[str], memory_mb: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        columns: Sequence[str],
+        key_fields: Sequence[str],
+        layout: Layout,
+        memory_mb: int,
+        shared_bits: int = 0,
+    ) -> None:
         self.rows = 0
         self.names = {column: f"c{number}" for number, column in enumerate(columns)}
         self.key_fields = tuple(key_fields) if set(key_fields) <= set(columns) else ()
+        self.buckets = Buckets(folder, layout, shared_bits=shared_bits)
+        self._fields = [field.name for field in layout.fields if field.name in self.names]
+        self._sample = _Sample(sample_rows(layout), shared_bits)
+        # A database in memory spills as one on disk does, but takes rows several times faster: it does not compress.
         self._connection = duckdb.connect(
-            str(folder / "rows.duckdb"),
             config={
                 "memory_limit": f"{memory_mb}MB",
                 "threads": min(os.cpu_count() or 1, MAX_THREADS),
@@ -88,6 +105,7 @@ class Staging:
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
+        self.buckets.close()
 
     @property
     def key(self) -> str:
@@ -115,9 +133,19 @@ class Staging:
             Exception: whatever the source raised.
         """
         wanted = pa.schema([schema.field(column) for column in self.names])
-        self._insert(self._renamed(wanted.empty_table()), "CREATE TABLE rows AS")
-        for table in read_ahead(_gather(batches, wanted), beat, cancel=cancel):
-            self._insert(self._renamed(table), "INSERT INTO rows")
+        self._connection.register("incoming", self._renamed(wanted.empty_table()))
+        self._connection.execute(f"CREATE TABLE rows AS {select('*', 'incoming')}")
+
+        def staged() -> Iterator[tuple[pa.Table, Digests | None]]:
+            for table in read_ahead(_gather(batches, wanted), _nothing, depth=TABLES_AHEAD):
+                yield table, self._insert(table)
+
+        for table, digests in read_ahead(staged(), beat, depth=TABLES_AHEAD, cancel=cancel):
+            fields = table.select(self._fields)
+            if digests is not None:
+                columns = dict(zip(fields.column_names, fields.columns, strict=True))
+                self.buckets.add(digests, columns, self.rows)
+                self._sample.add(fields, digests.places)
             self.rows += table.num_rows
             yield self.rows
 
@@ -125,15 +153,19 @@ class Staging:
         columns = [_for_duckdb(table[column]) for column in self.names]
         return pa.table(columns, names=list(self.names.values()))
 
-    def _insert(self, table: pa.Table, statement: str) -> None:
-        """Add rows, each with its place: `h` is the first 4 bytes of its digest, `fingerprint` bytes 8 to 13."""
-        columns, source = "NULL::UINTEGER AS h, NULL::UBIGINT AS fingerprint", "incoming"
-        if self.key_fields:
-            columns = "('0x' || digest[1:8])::UINTEGER AS h, ('0x' || digest[17:28])::UBIGINT AS fingerprint"
-            source = f"({select(f'*, md5({self.key}) AS digest', 'incoming')})"
-        self._connection.register("incoming", table)
-        self._connection.execute(f"{statement} {select(', '.join([*self.names.values(), columns]), source)}")
-        self._connection.unregister("incoming")
+    def _insert(self, table: pa.Table) -> Digests | None:
+        """Add rows; give their keys' digests, if they have keys."""
+        self._connection.register("incoming", self._renamed(table))
+        self._connection.execute(f"INSERT INTO rows {select('*', 'incoming')}")
+        if not self.key_fields:
+            return None
+        # Whole numbers of 64 bits whose bytes stand the other way round.
+        digest = f"({select(f'md5_number({self.key}) AS digest', 'incoming')})"
+        halves = f"(digest & {2**64 - 1})::UBIGINT, (digest >> 64)::UBIGINT"
+        first, second = self._connection.sql(select(halves, digest)).to_arrow_table().columns
+        is_known = first.is_valid().to_numpy() if first.null_count else None
+        first, second = (half.fill_null(0).to_numpy().byteswap() for half in (first, second))
+        return Digests((first >> np.uint64(64 - PLACE_BITS)).astype(np.uint32), second >> np.uint64(16), is_known)
 
     def query(self, sql: str, beat: Callable[[], None], parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Give the rows of a query that has few; it may take long."""
@@ -143,70 +175,20 @@ class Staging:
             cancel=self._connection.interrupt,
         )
 
-    def in_block_order(
-        self,
-        fields: Sequence[str],
-        block_bits: int,
-        max_row_bytes: int,
-        beat: Callable[[], None],
-        *,
-        end_block: int | None = None,
-    ) -> Generator[pa.RecordBatch]:
-        """Give all rows ordered by block and fingerprint.
+    def sample(self) -> pa.Table:
+        """Give the fields of some rows, or of all if there are few: of the lowest digests, so always of the same keys.
 
-        Args:
-            fields: columns to give under their own names; one that is not staged is left out.
-            block_bits: as `serving.formats.keys.block_bits_for` gives them.
-            max_row_bytes: how long a row can be; bounds the rows of a batch.
-            beat: see `read_ahead`.
-            end_block: only rows of blocks before this one; None for all.
-
-        Returns:
-            Batches of `BLOCK` (uint32), `FINGERPRINT` (uint64) and the fields, read ahead of their use.
+        How many is what `distributions.sample_rows` says.
         """
-        block = block_of(block_bits)
-        staged = [field for field in fields if field in self.names]
-        chosen = "".join(f", {self.names[field]}" for field in staged)
-        where = "" if end_block is None else f" WHERE h < {end_block << (32 - block_bits)}"
-        sql = select(f"{block} AS block, fingerprint{chosen}", f"rows{where} ORDER BY block, fingerprint")
-        rows = max(1024, min(ROWS_PER_BATCH, BYTES_PER_BATCH // max(1, max_row_bytes)))
+        return self._sample.table(self.rows)
 
-        def batches() -> Iterator[pa.RecordBatch]:
-            for batch in self._connection.sql(sql).to_arrow_reader(rows):
-                yield batch.rename_columns([BLOCK, FINGERPRINT, *staged])
-
-        return read_ahead(batches(), beat, cancel=self._connection.interrupt)
-
-    def sample(self, fields: Sequence[str], rows: int, beat: Callable[[], None]) -> pa.Table:
-        """Give about so many rows, or all if there are fewer: those of the lowest digests, so always of the same keys.
-
-        Args:
-            fields: columns to give under their own names; one that is not staged is left out.
-            rows: how many.
-            beat: see `read_ahead`.
-        """
-        staged = [field for field in fields if field in self.names]
-        columns = ", ".join([*(self.names[field] for field in staged), "1"])
-        where = "" if self.rows <= rows else f" WHERE h < {2**32 * rows // self.rows}"
-        sql = select(columns, f"rows{where}")
-        found: pa.Table = call(
-            lambda: self._connection.sql(sql).to_arrow_table(), beat, cancel=self._connection.interrupt
-        )
-        return found.rename_columns([*staged, "\x00"]).select(staged)
-
-    def row_at(self, block: int, fingerprint: int, block_bits: int, beat: Callable[[], None]) -> tuple[int, str]:
-        """Give the number (from 1) and key of the row in a place."""
-        where = f"rows WHERE fingerprint = {fingerprint} AND {block_of(block_bits)} = {block}"
-        row, key = self.query(select(f"rowid, {self.key}", where), beat)[0]
-        return int(row) + 1, str(key).replace(SEPARATOR, " / ")
-
-    def keys_at(self, places: Sequence[tuple[int, int]], block_bits: int, beat: Callable[[], None]) -> list[str]:
-        """Give the keys of the rows in some places (block, fingerprint), in no particular order."""
-        is_there = [f"fingerprint = {print_} AND {block_of(block_bits)} = {block}" for block, print_ in places]
-        if not is_there:
-            return []
-        found = self.query(select(self.key, f"rows WHERE {' OR '.join(is_there)} ORDER BY rowid"), beat)
-        return [str(key).replace(SEPARATOR, " / ") for (key,) in found]
+    def keys_of(self, row_ids: Sequence[int], beat: Callable[[], None]) -> dict[int, str]:
+        """Give the keys of some rows, by their numbers from 0 and in their order."""
+        if not row_ids:
+            return {}
+        numbers = ", ".join(str(int(number)) for number in row_ids)
+        found = self.query(select(f"rowid, {self.key}", f"rows WHERE rowid IN ({numbers}) ORDER BY rowid"), beat)
+        return {int(row): str(key).replace(SEPARATOR, " / ") for row, key in found}
 
     def records(
         self, row_ids: Sequence[int], fields: Sequence[str], beat: Callable[[], None]
@@ -222,6 +204,37 @@ class Staging:
         )
         values = zip(*(column.to_pylist() for column in found.columns), strict=True)
         return [(list(row[: len(keys)]), dict(zip(staged, row[len(keys) :], strict=True))) for row in values]
+
+
+class _Sample:
+    """Keeps the rows of the lowest digests, somewhat more than are wanted, of however many there are."""
+
+    def __init__(self, rows: int, shared_bits: int) -> None:
+        self._wanted = rows
+        self._shared = np.uint32(shared_bits)
+        self._below = 2**PLACE_BITS
+        self._kept: list[tuple[pa.Table, npt.NDArray[np.uint32]]] = []
+
+    def add(self, rows: pa.Table, places: npt.NDArray[np.uint32]) -> None:
+        self._kept.append(_lowest(rows, places << self._shared, self._below))
+        # Half of them are still half as many again as are wanted.
+        if sum(len(kept) for _, kept in self._kept) > 3 * self._wanted:
+            self._below //= 2
+            self._kept = [_lowest(*kept, self._below) for kept in self._kept]
+
+    def table(self, rows: int) -> pa.Table:
+        below = 2**PLACE_BITS if rows <= self._wanted else 2**PLACE_BITS * self._wanted // rows
+        found = [_lowest(*kept, below)[0] for kept in self._kept]
+        return pa.concat_tables(found) if found else pa.table({})
+
+
+def _lowest(rows: pa.Table, places: npt.NDArray[np.uint32], below: int) -> tuple[pa.Table, npt.NDArray[np.uint32]]:
+    is_low = places < below
+    return (rows, places) if is_low.all() else (rows.filter(pa.array(is_low)), places[is_low])
+
+
+def _nothing() -> None:
+    """Stand in for a beat in a thread that has nobody to tell."""
 
 
 def _for_duckdb(column: pa.ChunkedArray) -> pa.ChunkedArray:

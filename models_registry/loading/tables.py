@@ -15,12 +15,14 @@ import redis
 from redis.cluster import ClusterNode, RedisCluster
 
 from models_registry.loading.cutting import Cut
+from models_registry.loading.pacing import Pacer
 from serving.formats.blocks import DamagedBlock, find_payload
 from serving.formats.keys import block_name, canonical_key, digest, locate
 from serving.formats.layouts import DamagedPayload, Layout
 from serving.redis_clients import Client
 
-COMMANDS_PER_SEND = 512
+# Others wait behind what was sent and is not answered: these many blocks take Redis some tenths of a millisecond.
+COMMANDS_PER_SEND = 128
 BYTES_PER_SEND = 2**20
 SENDS_IN_FLIGHT = 2
 REPLICA_TIMEOUT_MS = 10_000
@@ -39,7 +41,7 @@ def write_blocks(
     cuts: Iterable[Cut],
     lengths: list[int],
     *,
-    after_send: Callable[[int], None] = lambda _: None,
+    pacer: Pacer | None = None,
 ) -> Generator[int]:
     """SET every block; give how many have been sent so far after each cut.
 
@@ -49,14 +51,14 @@ def write_blocks(
         table_id: of the new table.
         cuts: all blocks in order.
         lengths: the length of every block is appended to it, for `verify_lengths`.
-        after_send: called with the number of blocks sent so far, between one small pipeline and the next.
+        pacer: rests between one small pipeline and the next.
 
     Raises:
         redis.RedisError: Redis is away, or refuses a block (its memory is full).
         TableProblem: not every replica took what was written in time.
     """
     if isinstance(client, RedisCluster):
-        yield from _write_to_cluster(client, prefix, table_id, cuts, lengths, after_send)
+        yield from _write_to_cluster(client, prefix, table_id, cuts, lengths, pacer)
         return
     head = block_name(prefix, table_id, 0)[:-1].encode()
     with _Pipe(client) as pipe:
@@ -65,8 +67,11 @@ def write_blocks(
                 name = b"%b%x" % (head, number)
                 size = len(block)
                 lengths.append(size)
-                if pipe.send(b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, size, block)):
-                    after_send(len(lengths))
+                is_sent = pipe.send(b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, size, block))
+                if is_sent and pacer is not None:
+                    if pacer.is_about_to_look:
+                        pipe.drain()
+                    pacer.after_send(len(lengths))
             yield len(lengths)
         pipe.drain()
         pipe.wait_for_replicas()
@@ -223,7 +228,7 @@ def _write_to_cluster(
     table_id: str,
     cuts: Iterable[Cut],
     lengths: list[int],
-    after_send: Callable[[int], None],
+    pacer: Pacer | None,
 ) -> Iterator[int]:
     for cut in cuts:
         for start in range(0, len(cut.blocks), COMMANDS_PER_SEND):
@@ -232,7 +237,8 @@ def _write_to_cluster(
                 pipeline.set(block_name(prefix, table_id, number), block)
                 lengths.append(len(block))
             pipeline.execute()
-            after_send(len(lengths))
+            if pacer is not None:
+                pacer.after_send(len(lengths))
         yield len(lengths)
     for primary in client.get_primaries():
         _await_replicas(client, primary)

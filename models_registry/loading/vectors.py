@@ -14,13 +14,12 @@ import pyarrow as pa
 
 from models_registry.loading.cutting import BlockCutter
 from models_registry.loading.packing import Payloads, RefusedValue, pack_columns
-from models_registry.loading.staging import BLOCK, FINGERPRINT, Staging, block_of, select
+from models_registry.loading.staging import Staging, select
 from serving.formats import keys
 from serving.formats.blocks import DamagedBlock, encode_block, find_payload
 from serving.formats.layouts import BadLayout, BadValue, DamagedPayload, Layout
 
 MEMORY_MB = 256
-ROW_BYTES = 1024
 
 
 class NoVectors(ValueError):
@@ -95,10 +94,14 @@ def _check_locate(vector: Any) -> Iterator[str]:
     wanted = (vector["canonical"].lower(), vector["block"], vector["fingerprint"].lower())
     if (canonical.hex(), block, fingerprint.hex()) != wanted:
         yield f"serving finds {(canonical.hex(), block, fingerprint.hex())}, the file says {wanted}"
-    with _staged([values], {}) as staging:
-        place = select(f"encode({staging.key}), {block_of(bits)}, fingerprint", "rows")
-        ((key, block, number),) = staging.query(place, _nothing)
-    loaded = (bytes(key).hex(), int(block), int(number).to_bytes(keys.FINGERPRINT_BYTES, "big").hex())
+    with _staged([values], {}, Layout([])) as staging:
+        ((key,),) = staging.query(select(f"encode({staging.key})", "rows"), _nothing)
+        places = [
+            (int(rows.blocks[0]), int(rows.fingerprints[0]).to_bytes(keys.FINGERPRINT_BYTES, "big").hex())
+            for rows in staging.buckets.in_block_order(bits)
+            if len(rows.blocks)
+        ]
+    loaded = (bytes(key).hex(), *places[0])
     if loaded != wanted:
         yield f"the loader finds {loaded}, the file says {wanted}"
 
@@ -174,13 +177,12 @@ def _cut(layout: Layout, bits: int, number: int, rows: Sequence[tuple[list[str],
     """Give one block as a load would write it."""
     columns = _columns(layout, [record for _, record in rows])
     cutter = BlockCutter(layout.payload_width, number, number + 1)
-    names = [field.name for field in layout.fields]
     blocks: list[bytes] = []
-    with _staged([key for key, _ in rows], columns) as staging:
-        for batch in staging.in_block_order(names, bits, ROW_BYTES, _nothing):
-            batch_columns = {name: batch[name] for name in batch.schema.names}
-            numbers, fingerprints = batch_columns.pop(BLOCK).to_numpy(), batch_columns.pop(FINGERPRINT).to_numpy()
-            blocks += cutter.add(numbers, fingerprints, pack_columns(layout, batch_columns, batch.num_rows)).blocks
+    with _staged([key for key, _ in rows], columns, layout) as staging:
+        if staging.buckets.refused is not None:
+            raise staging.buckets.refused.refusal
+        for placed in staging.buckets.in_block_order(bits):
+            blocks += cutter.add(placed.blocks, placed.fingerprints, placed.payloads).blocks
     blocks += cutter.finish().blocks
     return blocks[0]
 
@@ -226,15 +228,21 @@ def _payloads(packed: Payloads) -> list[bytes]:
 
 
 @contextmanager
-def _staged(key_values: Sequence[Sequence[str]], columns: Mapping[str, pa.Array]) -> Iterator[Staging]:
-    """Give rows in DuckDB, in a folder that goes when the block ends."""
+def _staged(key_values: Sequence[Sequence[str]], columns: Mapping[str, pa.Array], layout: Layout) -> Iterator[Staging]:
+    """Give staged rows, in a folder that goes when the block ends."""
     # No field can be called like this, so that keys and fields do not meet.
     by_field = zip(*key_values, strict=True)
     key_columns = {f"\x00key{number}": pa.array(values) for number, values in enumerate(by_field)}
     table = pa.table({**key_columns, **columns})
     with (
         tempfile.TemporaryDirectory() as folder,
-        Staging(Path(folder), columns=table.column_names, key_fields=list(key_columns), memory_mb=MEMORY_MB) as staging,
+        Staging(
+            Path(folder),
+            columns=table.column_names,
+            key_fields=list(key_columns),
+            layout=layout,
+            memory_mb=MEMORY_MB,
+        ) as staging,
     ):
         for _ in staging.fill(table.schema, table.to_batches(), _nothing):
             pass

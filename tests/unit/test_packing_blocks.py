@@ -1,10 +1,11 @@
-"""Rows through DuckDB into blocks, against the plain encoder; and the checks in SQL against the packer."""
+"""Rows through DuckDB and buckets into blocks, against the plain encoder; and the checks in SQL against the packer."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from models_registry.loading import staging as staging_module
 from models_registry.loading.checks import Expected, check_columns, check_rows
 from models_registry.loading.cutting import BlockCutter, SharedPlace
 from models_registry.loading.packing import Payloads, RefusedValue, pack_columns
-from models_registry.loading.staging import BLOCK, FINGERPRINT, Staging
+from models_registry.loading.placing import Buckets, Digests
+from models_registry.loading.staging import Staging
 from serving.formats.blocks import encode_block
 from serving.formats.keys import canonical_key, digest, locate
 from serving.formats.layouts import BadValue, DecimalNumber, Field, Layout
@@ -105,11 +108,25 @@ def test_block_cutter__a_second_batch_that_begins_with_the_last_row_again__refus
 # --- DuckDB -----------------------------------------------------------------------------------------------------------
 
 
-def staged(folder: Path, table: pa.Table, key_fields: Sequence[str]) -> Staging:
-    staging = Staging(folder, columns=table.column_names, key_fields=key_fields, memory_mb=256)
+N = Layout.parse([{"name": "n", "type": "uint", "min": 0, "max": 2**20}])
+
+
+def staged(folder: Path, table: pa.Table, key_fields: Sequence[str], layout: Layout = N) -> Staging:
+    staging = Staging(folder, columns=table.column_names, key_fields=key_fields, layout=layout, memory_mb=256)
     for _ in staging.fill(table.schema, table.to_batches(max_chunksize=7), nothing):
         pass
     return staging
+
+
+def placed(buckets: Buckets, bits: int) -> list[tuple[int, bytes, bytes, int]]:
+    """Give block, fingerprint, payload and number of every row, as they come."""
+    found = []
+    for rows in buckets.in_block_order(bits):
+        raw, ends = rows.payloads.octets.tobytes(), rows.payloads.offsets.tolist()
+        prints = [int(number).to_bytes(6, "big") for number in rows.fingerprints]
+        cut = [raw[start:end] for start, end in pairwise(ends)]
+        found += list(zip(rows.blocks.tolist(), prints, cut, rows.rows.tolist(), strict=True))
+    return found
 
 
 texts = st.text(st.characters(min_codepoint=32, exclude_categories=["Cs"]), min_size=1, max_size=12)
@@ -124,14 +141,9 @@ def test_staging__any_keys__ordered_by_the_places_that_serving_looks_in(
     rows = sorted(keys)
     table = pa.table({"country": [c for c, _ in rows], "band": [b for _, b in rows], "n": list(range(len(rows)))})
     with staged(tmp_path_factory.mktemp("staging"), table, ["country", "band"]) as staging:
-        batches = list(staging.in_block_order(["n"], bits, 8, nothing))
-    found = [
-        (int(block), int(fingerprint).to_bytes(6, "big"), number)
-        for batch in batches
-        for block, fingerprint, number in zip(*(batch[n].to_pylist() for n in (BLOCK, FINGERPRINT, "n")), strict=True)
-    ]
+        found = placed(staging.buckets, bits)
     places = [locate(digest(canonical_key([country, str(band)])), bits) for country, band in rows]
-    assert found == sorted((*place, number) for number, place in enumerate(places))
+    assert found == sorted((*place, N.pack({"n": number}), number) for number, place in enumerate(places))
 
 
 @pytest.mark.parametrize(
@@ -144,12 +156,138 @@ def test_staging__sql_that_reaches_out__refused(statement: str, tmp_path: Path) 
 
 
 def test_staging__more_rows_than_memory__spills_and_loses_none(tmp_path: Path) -> None:
-    rows = 400_000
+    rows = 1_000_000
     table = pa.table({"k": pa.array([f"{n:0150d}" for n in range(rows)]), "n": np.arange(rows)})
-    with Staging(tmp_path, columns=["k", "n"], key_fields=["k"], memory_mb=128) as staging:
+    with Staging(tmp_path, columns=["k", "n"], key_fields=["k"], layout=N, memory_mb=128) as staging:
         assert list(staging.fill(table.schema, table.to_batches(max_chunksize=65_536), nothing))[-1] == rows
-        numbers = [batch["n"].to_numpy() for batch in staging.in_block_order(["k", "n"], 10, 1000, nothing)]
+        assert any((tmp_path / "spill").iterdir())
+        ((moved,),) = staging.query("SELECT count(*) FILTER (c1 <> rowid OR c0::BIGINT <> c1) FROM rows", nothing)
+        numbers = [batch.rows for batch in staging.buckets.in_block_order(10)]
+    assert moved == 0
     assert np.array_equal(np.sort(np.concatenate(numbers)), np.arange(rows))
+
+
+# --- Buckets ----------------------------------------------------------------------------------------------------------
+
+
+TEXT = Layout.parse([{"name": "t", "type": "string", "max_bytes": 9}])
+
+
+@st.composite
+def digested_rows(draw: st.DrawFn) -> tuple[int, int, list[tuple[int, int]]]:
+    """Shared bits, block bits of the table, and places and fingerprints of rows, many on the borders of buckets."""
+    shared_bits = draw(st.integers(0, 10))
+    block_bits = draw(st.integers(shared_bits, 30))
+    prefix = draw(st.integers(0, 2**shared_bits - 1)) << (32 - shared_bits)
+    step = 2 ** (32 - shared_bits - 8)
+    borders = [bucket * step + away for bucket in (0, 1, 7, 128, 255) for away in (0, 1, step - 1)]
+    anywhere = st.integers(0, 2 ** (32 - shared_bits) - 1)
+    place = st.one_of(st.sampled_from(borders), anywhere).map(lambda rest: prefix + rest)
+    fingerprint = st.one_of(st.sampled_from([0, 1, 2**48 - 1]), st.integers(0, 2**48 - 1))
+    rows = draw(st.lists(st.tuples(place, fingerprint), max_size=60))
+    return shared_bits, block_bits, rows
+
+
+def filled(folder: Path, layout: Layout, shared_bits: int, rows: Sequence[tuple[int, int]], at_once: int) -> Buckets:
+    """Give buckets with rows whose payload is their number."""
+    buckets = Buckets(folder, layout, shared_bits=shared_bits)
+    numbers = list(range(len(rows)))
+    values = {
+        "n": pa.chunked_array([numbers], pa.int64()),
+        "t": pa.chunked_array([[str(n) for n in numbers]], pa.string()),
+    }
+    (field,) = layout.fields
+    for start in range(0, len(rows), at_once):
+        part = rows[start : start + at_once]
+        places, fingerprints = (np.array(column) for column in zip(*part, strict=True))
+        digests = Digests(places.astype(np.uint32), fingerprints.astype(np.uint64), None)
+        buckets.add(digests, {field.name: values[field.name].slice(start, len(part))}, start)
+    return buckets
+
+
+@generated
+@given(digested_rows(), st.sampled_from([N, TEXT]), st.integers(1, 60))
+@example((0, 0, [(2**32 - 1, 5), (0, 7), (2**24, 6)]), TEXT, 2)
+@example((0, 30, [(2**24 - 1, 5), (0, 7), (0, 6)]), N, 2)
+@example((10, 10, [(5, 2**48 - 1), (2**22 - 1, 0)]), N, 1)
+def test_buckets__any_digests__in_the_order_of_blocks(
+    tmp_path_factory: pytest.TempPathFactory,
+    case: tuple[int, int, list[tuple[int, int]]],
+    layout: Layout,
+    at_once: int,
+) -> None:
+    shared_bits, bits, rows = case
+    buckets = filled(tmp_path_factory.mktemp("buckets"), layout, shared_bits, rows, at_once)
+    found = placed(buckets, bits)
+    shared = buckets.shared_places(bits, len(rows), nothing)
+    buckets.close()
+    (field,) = layout.fields
+    wanted = [
+        (place >> 32 - bits, fingerprint.to_bytes(6, "big"), layout.pack({field.name: n if layout is N else str(n)}), n)
+        for n, (place, fingerprint) in enumerate(rows)
+    ]
+    assert [row[:2] for row in found] == sorted(row[:2] for row in wanted)
+    assert sorted(found) == sorted(wanted)
+
+    numbers: dict[tuple[int, bytes], list[int]] = defaultdict(list)
+    for block, fingerprint, _, number in wanted:
+        numbers[block, fingerprint].append(number)
+    twice = [(len(same), same[0], same[-1]) for same in numbers.values() if len(same) > 1]
+    assert (shared.count, shared.samples) == (len(twice), sorted(twice, key=lambda sample: sample[1]))
+
+
+@generated
+@given(st.integers(0, 12), st.data(), st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 9)), max_size=60))
+def test_buckets__blocks_before_one__none_of_their_rows_is_missing_and_blocks_are_in_order(
+    tmp_path_factory: pytest.TempPathFactory, bits: int, data: st.DataObject, rows: list[tuple[int, int]]
+) -> None:
+    end = data.draw(st.integers(1, 2**bits))
+    buckets = filled(tmp_path_factory.mktemp("buckets"), N, 0, rows, 7)
+    lots = list(buckets.bucket_by_bucket(bits, end))
+    buckets.close()
+    blocks = [block for lot in lots for block in lot.blocks.tolist()]
+    assert blocks == sorted(blocks)
+    numbers = {number for lot in lots for number in lot.rows.tolist()}
+    assert numbers >= {number for number, (place, _) in enumerate(rows) if place >> 32 - bits < end}
+    for lot in lots:
+        order = list(zip(lot.blocks.tolist(), lot.fingerprints.tolist(), strict=True))
+        assert order == sorted(order)
+
+
+def test_buckets__a_row_that_the_packer_refuses__is_named_and_places_are_still_looked_through(tmp_path: Path) -> None:
+    buckets = Buckets(tmp_path, N)
+    for first, values in ((0, [1, 2]), (2, [3, -1, 4]), (5, [-2])):
+        places = np.arange(first, first + len(values), dtype=np.uint32)
+        digests = Digests(places, np.full(len(values), 7, np.uint64), None)
+        buckets.add(digests, {"n": pa.chunked_array([values])}, first)
+    assert buckets.refused is not None
+    assert (buckets.refused.row, buckets.refused.refusal.field) == (3, "n")
+    assert buckets.shared_places(0, 5, nothing).samples == [(6, 0, 5)]
+    buckets.close()
+
+
+def test_staging__rows_without_a_key__have_no_place(tmp_path: Path) -> None:
+    table = pa.table({"k": ["a", None, "a", "b"], "n": [1, 2, 3, 4]})
+    with staged(tmp_path, table, ["k"]) as staging:
+        assert staging.buckets.shared_places(0, 5, nothing).samples == [(2, 0, 2)]
+        assert staging.keys_of([3, 0], nothing) == {0: "a", 3: "b"}
+
+
+@pytest.mark.parametrize("rows", [500, 5000, 40_000])
+def test_staging__a_sample__is_of_the_lowest_digests(
+    rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging_module, "sample_rows", lambda _: 1000)
+    keys = [f"p{number}" for number in range(rows)]
+    table = pa.table({"k": keys, "n": range(rows)})
+    with Staging(tmp_path, columns=["k", "n"], key_fields=["k"], layout=N, memory_mb=256) as staging:
+        monkeypatch.setattr(staging_module, "ROWS_PER_INSERT", 300)
+        for _ in staging.fill(table.schema, table.to_batches(max_chunksize=300), nothing):
+            pass
+        found = staging.sample()["n"].to_pylist()
+    below = 2**32 if rows <= 1000 else 2**32 * 1000 // rows
+    assert found == [n for n, key in enumerate(keys) if int.from_bytes(digest(key.encode())[:4], "big") < below]
+    assert len(found) == min(rows, 1000) or 850 < len(found) < 1150
 
 
 # --- The checks in SQL and the packer, together -----------------------------------------------------------------------
@@ -160,7 +298,7 @@ def outcome(layout: Layout, columns: dict[str, pa.Array], rows: int, folder: Pat
     table = pa.table({"key": [f"k{n}" for n in range(rows)], **columns})
     expected = Expected(("key",), layout, active_rows=None, max_row_count_change=0.3, max_psi=0.25, min_coverage=0.5)
     check, usable = check_columns(table.schema, expected)
-    with staged(folder, table.select(usable), ["key"]) as staging:
+    with staged(folder, table.select(usable), ["key"], layout) as staging:
         passed = check.passed and all(found.passed for found in check_rows(staging, table.schema, expected, nothing))
     try:
         pack_columns(layout, columns, rows)
