@@ -23,6 +23,9 @@ ALONE = 0.1
 _HEAD = ("", "rows/s", "seconds", "bytes/row", "peak MB", "drop s", "stall ms", "UNLINK ms")
 _STAGES = ("extract", "check", "compare", "write", "verify")
 _MOST_PEAK_BYTES = 1.5e9
+_WANTED_RATES = {FIELDS.name: 800_000, LISTS.name: 250_000}
+# Times the limit of one key per row: what is wanted of the table that this limit is measured with, if that is lower.
+_TIMES_RAW = 1.5
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ def targets(parts: Mapping[str, Figures]) -> list[Target]:
                 row = parts.get(name, {}).get("table", {}).get(f"recsite, {kind.title}, {which}")
                 if row is not None:
                     words = f"{kind.title}, {parts[name]['rows']:,} rows, {which}"
-                    found += _of_load(words, row, _wanted_rate(kind.name, raw), is_large=name == LARGE_PART)
+                    found.append(_rate(words, row["rate"], None if kind is LISTS else raw, _WANTED_RATES[kind.name]))
+                    found += _of_load(words, row, has_offsets=kind is LISTS, is_large=name == LARGE_PART)
     serving = parts.get(SERVING_PART)
     if serving is not None:
         ratio = serving["busy"]["p99_ms"] / serving["idle"]["p99_ms"]
@@ -86,16 +90,22 @@ def targets(parts: Mapping[str, Figures]) -> list[Target]:
     return found
 
 
-def _wanted_rate(kind: str, raw: Figures | None) -> float:
-    if kind == LISTS.name:
-        return 250_000
-    return 800_000 if raw is None else min(800_000, 1.5 * raw["rate"])
+def _rate(words: str, rate: float, raw: Figures | None, wanted: float) -> Target:
+    """Hold a rate against what is wanted of its layout, or against the limit of one key per row if that is lower."""
+    why = ""
+    if raw is not None:
+        limit = _TIMES_RAW * raw["rate"]
+        why = f", less than {_TIMES_RAW} × the raw client ({limit:,.0f})"
+        if limit < wanted:
+            wanted, why = limit, f", {_TIMES_RAW} × the raw client"
+    return Target(f"{words}: rate", f"≥ {wanted:,.0f} rows/s{why}", f"{rate:,.0f} rows/s", rate >= wanted)
 
 
-def _of_load(words: str, row: Figures, wanted_rate: float, *, is_large: bool) -> list[Target]:
-    rate, size, peak = row["rate"], row["bytes_per_row"], row["peak_bytes"]
-    found = [Target(f"{words}: rate", f"≥ {wanted_rate:,.0f} rows/s", f"{rate:,.0f} rows/s", rate >= wanted_rate)]
-    found.append(Target(f"{words}: memory of Redis", "≤ 15 bytes/row", f"{size:.1f} bytes/row", size <= 15))
+def _of_load(words: str, row: Figures, *, has_offsets: bool, is_large: bool) -> list[Target]:
+    size, peak = row["bytes_per_row"], row["peak_bytes"]
+    # Fingerprint and offset: what the format needs before a payload of varying width.
+    format_words = ", of which 10 are fingerprint and offset" if has_offsets else ""
+    found = [Target(f"{words}: memory of Redis{format_words}", "≤ 15 bytes/row", f"{size:.1f} bytes/row", size <= 15)]
     if is_large:
         is_met = peak <= _MOST_PEAK_BYTES
         found.append(Target(f"{words}: worker's peak memory", "≤ 1,500 MB", f"{peak / 1e6:,.0f} MB", is_met))

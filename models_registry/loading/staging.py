@@ -24,7 +24,7 @@ from serving.formats.keys import SEPARATOR
 from serving.formats.layouts import Layout
 
 # DuckDB keeps rows in groups of 122,880; a whole number of them at a time lets it use every thread.
-ROWS_PER_INSERT = 4 * 122_880
+ROWS_PER_INSERT = 2 * 122_880
 BYTES_PER_INSERT = 64 * 2**20
 # A slow source must not look as if it stood still.
 SECONDS_PER_INSERT = 1.0
