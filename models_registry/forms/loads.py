@@ -1,4 +1,4 @@
-"""Which loads of a studio are listed, and why one that was rejected is let through."""
+"""How fast a load may go, which ones are listed, and why one that was rejected is let through."""
 
 from __future__ import annotations
 
@@ -10,7 +10,20 @@ from django import forms
 from django.http import QueryDict
 
 from models_registry.models import LoadState
+from models_registry.services import MAX_ROWS_PER_SECOND
 from tenants.forms import DashboardForm
+
+
+class LoadForm(DashboardForm):
+    """How fast a load may go."""
+
+    rows_per_second_limit = forms.IntegerField(
+        label="Rows a second, at most",
+        min_value=1,
+        max_value=MAX_ROWS_PER_SECOND,
+        required=False,
+        help_text="Empty: as fast as serving allows.",
+    )
 
 
 class LoadFilter(DashboardForm):

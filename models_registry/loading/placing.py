@@ -174,7 +174,7 @@ class Buckets:
     def _append(self, array: npt.NDArray[Any]) -> int:
         """Write an array's bytes; give where they begin."""
         begin = self._end
-        self._file.write(memoryview(array.view(np.uint8)))
+        self._file.write(array.view(np.uint8).data)
         self._end += array.nbytes
         return begin
 

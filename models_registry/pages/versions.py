@@ -12,6 +12,7 @@ from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render, resolve_url
 
+from models_registry.forms.loads import LoadForm
 from models_registry.forms.models import SourceForm
 from models_registry.loads import loads_of, progress_of
 from models_registry.models import Override, RecommendationModel, RolloutRevision, Table, TableState, Version
@@ -94,21 +95,33 @@ def version(request: StudioRequest, version: Version) -> HttpResponse:
     return render(request, "models_registry/version.html", context)
 
 
-@version_page(Role.PRODUCT_MANAGER, ("POST",))
+@version_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
 def version_load(request: StudioRequest, version: Version) -> HttpResponse:
-    """Queue a load of a version, and go to where it can be followed."""
-    return _load(request, version, dry_run=False, said=f"The load of {version.name} is queued.")
+    """Queue a load of a version, and go to where it can be followed; or ask first how fast it may go."""
+    form = LoadForm(request.POST) if request.method == "POST" else LoadForm()
+    if request.method == "POST" and form.is_valid():
+        said = f"The load of {version.name} is queued."
+        return _load(request, version, said=said, rows_per_second_limit=form.cleaned_data["rows_per_second_limit"])
+    return ask(request, "models_registry/version_load.html", version, form, {})
 
 
 @version_page(Role.PRODUCT_MANAGER, ("POST",))
 def version_dry_run(request: StudioRequest, version: Version) -> HttpResponse:
     """Queue a dry run of a version, and go to where it can be followed."""
-    return _load(request, version, dry_run=True, said=f"The dry run of {version.name} is queued.")
+    return _load(request, version, said=f"The dry run of {version.name} is queued.", dry_run=True)
 
 
-def _load(request: StudioRequest, version: Version, *, dry_run: bool, said: str) -> HttpResponse:
+def _load(
+    request: StudioRequest,
+    version: Version,
+    *,
+    said: str,
+    dry_run: bool = False,
+    rows_per_second_limit: int | None = None,
+) -> HttpResponse:
+    limit = rows_per_second_limit
     try:
-        load = load_request(version=version, actor=request.user, dry_run=dry_run)
+        load = load_request(version=version, actor=request.user, dry_run=dry_run, rows_per_second_limit=limit)
     except RuleBroken as error:
         messages.error(request, str(error))
         return redirect(*address(version))

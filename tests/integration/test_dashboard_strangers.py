@@ -97,7 +97,7 @@ CASES: dict[str, list[Case]] = {
     "switch-off": [Case("get", PM, more=VERSION), Case("post", PM, {}, more=VERSION)],
     "version": [Case("get", more=VERSION)],
     "version-source": [Case("get", PM, more=VERSION), Case("post", PM, SOURCE, more=VERSION)],
-    "version-load": [Case("post", PM, {}, more=VERSION)],
+    "version-load": [Case("get", PM, more=VERSION), Case("post", PM, {}, more=VERSION)],
     "version-dry-run": [Case("post", PM, {}, more=VERSION)],
     "version-schedule": [Case("get", PM, more=VERSION), Case("post", PM, SCHEDULE, more=VERSION)],
     "version-freshness": [Case("get", PM, more=VERSION), Case("post", PM, {"amount": "6"}, more=VERSION)],

@@ -148,6 +148,32 @@ def test_dry_run__is_queued_and_followed(client: Client, offers: Offers, url: st
     assert "Waiting for a worker Queued Reading Checking Checked" in text
 
 
+# --- Loading ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("given", "limit"), [("50000", 50_000), ("", None)])
+def test_load__at_a_limited_speed__is_asked_for_and_queued(
+    given: str, limit: int | None, client: Client, offers: Offers, url: str
+) -> None:
+    assert f'href="{url}/load"' in get(client, url).html
+    assert 'name="rows_per_second_limit"' in get(client, f"{url}/load").html
+    location = post(client, f"{url}/load", {"rows_per_second_limit": given}).location
+    load = Load.objects.unscoped().filter(version=offers.b).latest("pk")
+    assert location.endswith(f"/loads/{load.pk}")
+    assert (load.state, load.rows_per_second_limit) == (LoadState.QUEUED, limit)
+
+
+@pytest.mark.parametrize("given", ["0", "-5", "fast", "100000001"])
+def test_load__a_limit_that_is_none__is_refused_next_to_its_field(
+    given: str, client: Client, offers: Offers, url: str
+) -> None:
+    before = Load.objects.unscoped().filter(version=offers.b).count()
+    answer = post(client, f"{url}/load", {"rows_per_second_limit": given})
+    assert answer.status == 422
+    assert 'id="id_rows_per_second_limit_error"' in answer.html
+    assert Load.objects.unscoped().filter(version=offers.b).count() == before
+
+
 # --- Source -----------------------------------------------------------------------------------------------------------
 
 
