@@ -14,7 +14,7 @@ import pytest
 import redis
 from redis.cluster import RedisCluster
 
-from models_registry.loading import tables
+from models_registry.loading import pacing, tables
 from models_registry.loading.cutting import Cut
 from models_registry.loading.tables import TableProblem
 from recsite.embedded import EmbeddedValkey, free_port
@@ -222,6 +222,24 @@ def test_verify_rows__bytes_that_are_no_block__named(client: Client) -> None:
     cast(Any, client).set(block_name(*TABLE, block), b"odd")
     with pytest.raises(TableProblem, match="the row of key p3 could not be decoded"):
         tables.verify_rows(client, *TABLE, block_bits=BITS, layout=LAYOUT, rows=[(key(3), {"x": 3})])
+
+
+def test_write_blocks__whoever_looks_how_quick_redis_is__sees_none_of_the_blocks_on_their_way(
+    server: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pacing, "LOOK_SECONDS", 0)
+    stored: list[tuple[int, int]] = []
+
+    class Looking(pacing.Pacer):
+        def after_send(self, blocks: int) -> None:
+            stored.append((self._client.dbsize(), blocks))
+            super().after_send(blocks)
+
+    with redis.Redis.from_url(server.url) as client:
+        pacer = Looking(client)
+        list(tables.write_blocks(client, *TABLE, [Cut(0, [bytes(900)] * 2000)], [], pacer=pacer))
+    assert len(stored) == 2000 // tables.COMMANDS_PER_SEND
+    assert [there for there, _ in stored] == [sent for _, sent in stored]
 
 
 # --- A Redis that will not --------------------------------------------------------------------------------------------
