@@ -222,11 +222,11 @@ def _lookup_of(model: PreparedModel, key: bytes, unit: str, settings: Settings) 
     code = model.overrides.get(unit) if model.overrides else None
     if code is None:
         code = model.allocation[slot(model.salt, unit)]
-    return Lookup(model.versions[code], int.from_bytes(digest(key), "big"), settings.redis_prefix)
+    return Lookup(model.versions[code], key, settings.redis_prefix)
 
 
 class Lookup:
-    """One key on its way to its answer: the active table, then, if that was lost, the one before.
+    """One canonical key on its way to its answer: the active table, then, if that was lost, the one before.
 
     Attributes:
         names: the Redis key of the block to read next (a list of one).
@@ -243,9 +243,9 @@ class Lookup:
         "wants_bits",
     )
 
-    def __init__(self, version: PreparedVersion, key_digest: int, prefix: str) -> None:
+    def __init__(self, version: PreparedVersion, key: bytes, prefix: str) -> None:
         self._version = version
-        self._digest = key_digest
+        self._digest = int.from_bytes(digest(key), "big")
         self._prefix = prefix
         self._table = version.active
         self._lost: list[LostBlock] | None = None

@@ -20,7 +20,7 @@ from models_registry.publishing import build_tenant
 from models_registry.redis_clients import publishing_client
 from serving.engine import UNAVAILABLE, Lookup
 from serving.formats import snapshot
-from serving.formats.keys import SEPARATOR, BadKey, canonical_key, digest, slot
+from serving.formats.keys import SEPARATOR, BadKey, canonical_key, slot
 from serving.formats.tokens import is_unit
 from serving.http import Response, Source
 from serving.world import PreparedModel
@@ -157,7 +157,7 @@ def _canonical(values: list[str]) -> bytes:
 def _answer(content: snapshot.Tenant, model: snapshot.Model, code: int, values: list[str]) -> Answer | None:
     """Let the engine look the key up, block by block; None if Redis stopped answering."""
     version = PreparedModel(model, content.slug).versions[code]
-    lookup = Lookup(version, digest(_canonical(values)), settings.REDIS_PREFIX)
+    lookup = Lookup(version, _canonical(values), settings.REDIS_PREFIX)
     step: Response | Lookup = lookup.start()
     while not isinstance(step, Response):
         try:
