@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hmac
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import jwt
 import msgspec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from msgspec import UNSET, UnsetType
 
 from serving.formats.encoding import base64url_decode, base64url_encode
 
@@ -24,7 +25,6 @@ MAX_LIFE_SECONDS = 24 * 3600
 LEEWAY_SECONDS = 30
 MAX_UNIT_BYTES = 256
 KID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_MAX_TIME = 2**53
 
 
 class BadToken(ValueError):
@@ -42,6 +42,25 @@ class Claims(msgspec.Struct, frozen=True, gc=False):
     expires_at: int
     subject: str | None
     models: tuple[str, ...] | None
+
+
+_Time = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+
+
+class Payload(msgspec.Struct, gc=False):
+    """A payload whose signature is good, with the claims that count in their types; nothing else of it is checked."""
+
+    exp: _Time
+    iat: _Time
+    aud: str | list[str]
+    iss: str
+    nbf: _Time | UnsetType = UNSET
+    sub: str | UnsetType = UNSET
+    models: tuple[str, ...] | UnsetType = UNSET
+    tenant: str | UnsetType = UNSET
+
+
+_payloads = msgspec.json.Decoder(Payload)
 
 
 # --- Keys and headers of the tokens this service signs ------------------------------------------------------------
@@ -88,11 +107,11 @@ def hmac_of(key: bytes) -> HMAC:
     return HMAC(key, SHA256())
 
 
-def check_hs256(token: bytes, header_length: int, key: HMAC) -> dict[str, Any]:
-    """Check the signature of a token whose header was found to be this service's own; give its payload, unchecked.
+def check_hs256(token: bytes, header_length: int, key: HMAC) -> Payload:
+    """Check the signature of a token whose header was found to be this service's own; give its payload.
 
     Raises:
-        BadToken: the signature does not fit, or the payload is no JSON object.
+        BadToken: the signature does not fit, the payload is no JSON object, or a claim is missing or of another type.
     """
     signed, _, signature = token.rpartition(b".")
     own = key.copy()
@@ -101,12 +120,9 @@ def check_hs256(token: bytes, header_length: int, key: HMAC) -> dict[str, Any]:
     if not hmac.compare_digest(base64url_encode(own.finalize()).encode(), signature):
         raise BadToken("signature does not fit")
     try:
-        payload = msgspec.json.decode(base64url_decode(signed[header_length + 1 :]))
+        return _payloads.decode(base64url_decode(signed[header_length + 1 :]))
     except (ValueError, RecursionError):
-        raise BadToken("payload is not JSON") from None
-    if not isinstance(payload, dict):
-        raise BadToken("payload is not an object")
-    return payload
+        raise BadToken("payload is not as it must be") from None
 
 
 def unverified_kid(token: bytes) -> str:
@@ -125,8 +141,8 @@ def unverified_kid(token: bytes) -> str:
     return kid
 
 
-def check_with_pyjwt(token: bytes, public_key: Any, algorithm: str) -> dict[str, Any]:
-    """Check the signature of a studio-signed token with its credential's one algorithm; give its payload, unchecked.
+def check_with_pyjwt(token: bytes, public_key: Any, algorithm: str) -> Payload:
+    """Check the signature of a studio-signed token with its credential's one algorithm; give its payload.
 
     Raises:
         BadToken: anything at all is odd about it.
@@ -144,38 +160,42 @@ def check_with_pyjwt(token: bytes, public_key: Any, algorithm: str) -> dict[str,
         # PyJWT reads past padding, stray bits and bytes that are no base64url: one token would have many spellings.
         for segment in token.split(b"."):
             base64url_decode(segment)
-        return jwt.decode(token, public_key, algorithms=[algorithm], options=options)
+        return msgspec.convert(jwt.decode(token, public_key, algorithms=[algorithm], options=options), Payload)
     except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise BadToken(str(error)) from None
 
 
-def check_claims(payload: dict[str, Any], *, now: float, audience: str, issuer: str, tenant_slug: str) -> Claims:
+def check_claims(payload: Payload, *, now: float, audience: str, issuer: str, tenant_slug: str) -> Claims:
     """Check a verified payload's claims.
 
     Required: `exp` and `iat` (whole numbers, at most 24 h apart), `aud`, `iss`. `nbf`, `sub`, `models` and `tenant`
     are checked where they are given. Leeway is 30 s.
 
     Raises:
-        BadToken: a claim is missing, of the wrong type, or does not hold now.
+        BadToken: a claim does not hold now.
     """
-    expires_at = _time(payload, "exp")
-    issued_at = _time(payload, "iat")
+    expires_at, issued_at, not_before = payload.exp, payload.iat, payload.nbf
     if not 0 < expires_at - issued_at <= MAX_LIFE_SECONDS:
         raise BadToken("lives longer than 24 h, or not at all")
     if now >= expires_at + LEEWAY_SECONDS:
         raise BadToken("expired")
     if issued_at > now + LEEWAY_SECONDS:
         raise BadToken("issued in the future")
-    if "nbf" in payload and _time(payload, "nbf") > now + LEEWAY_SECONDS:
+    if not_before is not UNSET and not_before > now + LEEWAY_SECONDS:
         raise BadToken("not valid yet")
-    given_audience = payload.get("aud")
-    if given_audience != audience and not (isinstance(given_audience, list) and audience in given_audience):
+    given_audience = payload.aud
+    if given_audience != audience and (isinstance(given_audience, str) or audience not in given_audience):
         raise BadToken("for another audience")
-    if payload.get("iss") != issuer:
+    if payload.iss != issuer:
         raise BadToken("from another issuer")
-    if payload.get("tenant", tenant_slug) != tenant_slug:
+    if payload.tenant is not UNSET and payload.tenant != tenant_slug:
         raise BadToken("for another tenant")
-    return Claims(expires_at, _subject(payload), _models(payload))
+    subject, models = payload.sub, payload.models
+    if subject is UNSET:
+        return Claims(expires_at, None, None if models is UNSET else models)
+    if not is_unit(subject):
+        raise BadToken("sub is no unit")
+    return Claims(expires_at, subject, None if models is UNSET else models)
 
 
 def is_unit(text: str) -> bool:
@@ -184,28 +204,3 @@ def is_unit(text: str) -> bool:
         return bool(text) and min(text) >= " " and len(text.encode()) <= MAX_UNIT_BYTES
     except UnicodeEncodeError:
         return False
-
-
-def _time(payload: dict[str, Any], name: str) -> int:
-    value = payload.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _MAX_TIME:
-        raise BadToken(f"{name} is not a whole number")
-    return value
-
-
-def _subject(payload: dict[str, Any]) -> str | None:
-    if "sub" not in payload:
-        return None
-    subject = payload["sub"]
-    if not isinstance(subject, str) or not is_unit(subject):
-        raise BadToken("sub is no unit")
-    return subject
-
-
-def _models(payload: dict[str, Any]) -> tuple[str, ...] | None:
-    if "models" not in payload:
-        return None
-    models = payload["models"]
-    if not isinstance(models, list) or not all(isinstance(slug, str) for slug in models):
-        raise BadToken("models is not a list of slugs")
-    return tuple(models)
