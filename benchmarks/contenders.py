@@ -167,8 +167,8 @@ def _nginx_missing() -> str | None:
     return _debian(packages)
 
 
-def _empty(places: Places, port: int, _: int) -> Launch:
-    command = [sys.executable, "-m", "granian", "benchmarks.peers.empty.main:application", "--interface", "rsgi"]
+def _empty(module: str, port: int) -> Launch:
+    command = [sys.executable, "-m", "granian", f"benchmarks.peers.empty.{module}:application", "--interface", "rsgi"]
     command += ["--http", "1", "--no-ws", "--loop", "uvloop", "--runtime-mode", "st", "--workers", "1"]
     return Launch([*command, "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"], {})
 
@@ -226,7 +226,14 @@ CONTENDERS = (
         "empty",
         "granian, empty handler",
         "a limit: an RSGI application that answers 200 with nothing, in the lane's server with the lane's settings.",
-        _empty,
+        lambda _places, port, _cache: _empty("main", port),
+        reads=False,
+    ),
+    Contender(
+        "empty-in-place",
+        "granian, empty, in place",
+        "a limit: the same, answered as the lane answers, in the thread in which granian hands a request over.",
+        lambda _places, port, _cache: _empty("in_place", port),
         reads=False,
     ),
 )

@@ -160,7 +160,7 @@ class Lane:
         loop.remove_signal_handler(signal.SIGINT)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._loop = loop
-        _let_threads_finish()
+        let_threads_finish()
         self._serving.start()
         self._blocks.start(loop)
         self._ticking = loop.create_task(self._tick())
@@ -326,7 +326,7 @@ def application(options: Options) -> Any:
     return Lane(options)
 
 
-def _let_threads_finish() -> None:
+def let_threads_finish() -> None:
     """Keep a thread of this process that wakes up from interrupting the one that works.
 
     What one thread hands to another, it hands over request by request; on one core each of them would cost two
