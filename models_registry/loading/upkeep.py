@@ -73,6 +73,7 @@ def sweep(now: datetime, enqueue_drop: Callable[[int], object]) -> Counter[str]:
         done["split loads gone on with"] += _go_on(load, now)
     orphaned = Table.objects.unscoped().filter(state=TableState.WRITING).exclude(load__state__in=RUNNING_STATES)
     done["tables orphaned"] = orphaned.update(state=TableState.DROPPING)
+    done["tables of ended studios"] = _retire_tables_of_ended_studios(now)
     for table in Table.objects.unscoped().filter(state=TableState.DROPPING).select_related("version__model__tenant"):
         if may_drop(table, now):
             enqueue_drop(table.pk)
@@ -173,6 +174,17 @@ def _go_on(load: Load, now: datetime) -> bool:
 
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
+
+
+def _retire_tables_of_ended_studios(now: datetime) -> int:
+    """Let go of all tables of studios that ended; lanes have had their tombstones for a while by then."""
+    gone = now - DROP_AFTER
+    ready = Table.objects.unscoped().filter(state=TableState.READY, version__model__tenant__ended_at__lt=gone)
+    if not ready.exists():
+        return 0
+    versions = Version.objects.unscoped().filter(model__tenant__ended_at__lt=gone)
+    versions.update(active_table=None, previous_table=None, older_table=None)
+    return ready.update(state=TableState.DROPPING)
 
 
 def may_drop(table: Table, now: datetime) -> bool:

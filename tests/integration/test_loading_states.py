@@ -27,6 +27,7 @@ from models_registry.models import Load, LoadState, Table, TableState, Version
 from models_registry.publishing import publish_tenant
 from models_registry.services import load_enqueue
 from recsite.embedded import EmbeddedValkey
+from tenants.services import tenant_end
 from tests import factories
 from tests.loading_scene import Scene, all_blocks, blocks_of, columns
 
@@ -282,6 +283,24 @@ def test_sweep__a_table_half_written_by_a_load_that_ended__dropped(scene: Scene,
     drop_table(table.pk)
     table.refresh_from_db()
     assert (table.state, all_blocks(valkey)) == (TableState.DROPPED, 0)
+
+
+def test_sweep__a_studio_that_ended__its_tables_go_once_lanes_have_its_tombstone(
+    scene: Scene, valkey: redis.Redis
+) -> None:
+    scene.load()
+    tables_kept = [scene.load().table, reload(scene.load()).table]
+    tenant_end(tenant=scene.tenant, actor=None, reason="The contract is over.")
+    publish_tenant(scene.tenant.pk)
+    ended = timezone.now()
+    assert upkeep.sweep(ended, print) == {}
+    later = ended + DROP_AFTER + timedelta(seconds=1)
+    dropped: list[int] = []
+    assert upkeep.sweep(later, dropped.append) == {"tables of ended studios": 3, "tables to drop": 3}
+    assert {table.pk for table in tables_kept} < set(dropped)
+    assert all(upkeep.drop(pk, later) for pk in dropped)
+    assert all_blocks(valkey) == 0
+    assert upkeep.sweep(later, print) == {}
 
 
 def test_sweep__folders_of_runs_that_are_no_more__removed_and_no_others(scene: Scene, settings: Settings) -> None:
