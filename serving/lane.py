@@ -323,6 +323,8 @@ class Lane:
 
 def application(options: Options) -> Any:
     """Give a worker process its application: what granian calls in each of them."""
+    # A copy of the process above would do with this signal what that does.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return Lane(options)
 
 

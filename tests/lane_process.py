@@ -76,7 +76,7 @@ class LaneProcess:
     def workers(self) -> list[int]:
         """Give the ids of its worker processes."""
         below = self.descendants()
-        return [pid for pid, _, command in _processes() if pid in below and "spawn_main" in command]
+        return [pid for pid, _, command in _processes() if pid in below and "resource_tracker" not in command]
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import resource
 import shutil
@@ -63,12 +62,11 @@ class Command(BaseCommand):
         host, port = _resolved(options["host"]), options["port"]
         certificate, key = options["tls_cert"], options["tls_key"]
         _check(host, port, options["metrics_port"], certificate, key)
-        # Workers start from nothing: without what this process has loaded, and without its threads.
-        multiprocessing.set_start_method("spawn", force=True)
         directory = _numbers_directory()
         lane = Options(options["block_cache_mb"], directory, os.getpid(), options["workers"])
         server = LaneServer(
             partial(has_written, directory),
+            partial(self._started, host, port, options["metrics_port"], lane, is_secure=certificate is not None),
             target="serving.lane",
             address=host,
             port=port,
@@ -89,21 +87,22 @@ class Command(BaseCommand):
             respawn_failed_workers=True,
             workers_kill_timeout=KILL_AFTER_SECONDS,
         )
-        registry = CollectorRegistry()
-        registry.register(NumbersCollector(Workers(directory).reading))
-        metrics, _ = start_http_server(options["metrics_port"], addr=host, registry=registry)
-        where, workers = _spelled(host), options["workers"]
-        addresses = (
-            f"{'https' if certificate else 'http'}://{where}:{port} ({workers} worker{'s' if workers > 1 else ''}), "
-            f"metrics at http://{where}:{options['metrics_port']}/metrics"
-        )
-        threading.Thread(target=self._announce, args=(host, port, addresses), daemon=True).start()
         try:
             server.serve(target_loader=partial(application, lane), wrap_loader=False)
         finally:
-            metrics.shutdown()
-            metrics.server_close()
             shutil.rmtree(directory, ignore_errors=True)
+
+    def _started(self, host: str, port: int, metrics_port: int, lane: Options, *, is_secure: bool) -> None:
+        """Serve the workers' metrics, and say where everything is."""
+        registry = CollectorRegistry()
+        registry.register(NumbersCollector(Workers(lane.numbers_directory).reading))
+        start_http_server(metrics_port, addr=host, registry=registry)
+        where, workers = _spelled(host), lane.workers
+        addresses = (
+            f"{'https' if is_secure else 'http'}://{where}:{port} ({workers} worker{'s' if workers > 1 else ''}), "
+            f"metrics at http://{where}:{metrics_port}/metrics"
+        )
+        threading.Thread(target=self._announce, args=(host, port, addresses), daemon=True).start()
 
     def _announce(self, host: str, port: int, addresses: str) -> None:
         """Say where the lane is, once it is there."""
