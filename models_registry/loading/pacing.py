@@ -11,6 +11,8 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from statistics import median
 
 from serving.redis_clients import Client
@@ -30,13 +32,16 @@ NICENESS = 19
 
 
 def yield_to_others() -> None:
-    """Let this process, and the threads it starts, work only when no other wants the processor; for good.
+    """Let this process, with all of its threads, work only when no other wants the processor; for good.
 
-    Linux has a class for that, in which the others need not wait for the end of a turn. Elsewhere it is made as nice as
-    can be.
+    Linux has a class for that, in which the others need not wait for the end of a turn. It belongs to a thread, whose
+    threads get it from it; those that imports started before (of NumPy, of Arrow's memory) must be given it too, or one
+    of them that frees memory holds up others for many milliseconds. Elsewhere the process is made as nice as can be.
     """
     if sys.platform == "linux":
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        for thread in Path("/proc/self/task").iterdir():
+            with suppress(ProcessLookupError):  # it ended meanwhile
+                os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
     else:
         os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
 

@@ -54,7 +54,11 @@ class Part:
     start_again_at: float | None = None
 
     def start(self) -> None:
-        """Start it in a process group of its own, so that Ctrl-C reaches the demo alone and the demo stops it."""
+        """Start it in a process group of its own, so that Ctrl-C reaches the demo alone and the demo stops it.
+
+        But in the demo's session: Linux gives each session an equal share of the processor, whatever the class of who
+        is in it (autogroup), and a load would then take from the lanes what it means to leave to them.
+        """
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -64,7 +68,7 @@ class Part:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                process_group=0,
             )
         self.started_at = time.monotonic()
         self.start_again_at = None

@@ -73,6 +73,14 @@ def _stop_watching(parts: Parts, thread: threading.Thread) -> None:
     assert not thread.is_alive()
 
 
+def test_start__a_part__has_a_group_of_its_own_in_the_session_of_all(parts: Parts, part: Callable[..., Part]) -> None:
+    it = part(STAYS)
+    parts.start(it)
+    assert it.process is not None
+    assert os.getpgid(it.process.pid) == it.process.pid
+    assert os.getsid(it.process.pid) == os.getsid(0)
+
+
 def test_stop__part_with_a_child_that_refuses__ends_both(
     parts: Parts, part: Callable[..., Part], tmp_path: Path
 ) -> None:
