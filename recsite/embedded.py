@@ -16,9 +16,14 @@ class EmbeddedFailure(RuntimeError):
     """A part did not start; the message holds the end of its log."""
 
 
+# Ports that the system chose: it may choose one again before anybody listens there.
+_chosen: set[int] = set()
+_CHOICES = 100
+
+
 def free_port(preferred: int = 0) -> int:
-    """Give a loopback port nobody listens on: the preferred one if it is free."""
-    for port in (preferred, 0):
+    """Give a loopback port nobody listens on: the preferred one if it is free, else one that was not given before."""
+    for port in (preferred, *[0] * _CHOICES):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -26,7 +31,11 @@ def free_port(preferred: int = 0) -> int:
             except OSError:
                 continue
             bound: int = probe.getsockname()[1]
-            return bound
+            if port:
+                return bound
+            if bound not in _chosen:
+                _chosen.add(bound)
+                return bound
     raise EmbeddedFailure("no free port on 127.0.0.1")
 
 
