@@ -43,7 +43,7 @@ class Outcome:
         statuses: of answers that were not 200, and how many.
         wrong: answers with status 200 that were not right.
         broken: connections that ended before their answer.
-        examples: a few of the wrong ones.
+        examples: a few of the wrong ones, of each status.
     """
 
     seconds: float = 0.0
@@ -275,7 +275,7 @@ class _Run:
             if body == expected or _same_json(body, expected):
                 return True
             outcome.wrong += 1
-        if len(outcome.examples) < _EXAMPLES_KEPT:
+        if sum(example.startswith(f"{status} ") for example in outcome.examples) < _EXAMPLES_KEPT:
             outcome.examples.append(f"{status} {body[:300]!r} instead of {ending.removeprefix(HEAD_END)!r}")
         return False
 

@@ -143,13 +143,14 @@ def _forget(replies: list[Any]) -> None:
 class _Read:
     """Replies somebody waits for, in the order they were asked for."""
 
-    __slots__ = ("deadline", "missing", "replies", "then")
+    __slots__ = ("deadline", "missing", "replies", "seconds", "then")
 
-    def __init__(self, then: Callable[[list[Any]], None], count: int, deadline: float) -> None:
+    def __init__(self, then: Callable[[list[Any]], None], count: int, seconds: float) -> None:
         self.then = then
         self.missing = count
         self.replies: list[Any] = []
-        self.deadline = deadline
+        self.seconds = seconds
+        self.deadline = time.monotonic() + seconds
 
 
 class _Connection(asyncio.Protocol):
@@ -177,6 +178,7 @@ class _Connection(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._waiting: deque[_Read] = deque()
         self._commands: list[str] = []
+        self._unsent: list[_Read] = []
         self._timer: asyncio.TimerHandle | None = None
         self._on_last_chance: _Read | None = None
 
@@ -194,7 +196,9 @@ class _Connection(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         self._commands.extend(commands)
         seconds = self._deadline_seconds if deadline_seconds is None else deadline_seconds
-        self._waiting.append(_Read(then, len(commands), time.monotonic() + seconds))
+        read = _Read(then, len(commands), seconds)
+        self._waiting.append(read)
+        self._unsent.append(read)
         if self._timer is None:
             self._timer = self._loop.call_later(seconds, self._check_deadline)
 
@@ -249,9 +253,14 @@ class _Connection(asyncio.Protocol):
 
     def _flush(self) -> None:
         commands, self._commands = self._commands, []
+        reads, self._unsent = self._unsent, []
         if not self.is_lost and self._transport is not None:
             self._numbers.redis_batches += 1
             self._transport.write("".join(commands).encode())
+            # Redis has its time from now on: before, this process may have had many other answers to write.
+            now = time.monotonic()
+            for read in reads:
+                read.deadline = now + read.seconds
 
     def _check_deadline(self) -> None:
         """Look at the oldest read alone: replies come in order, so the others cannot come before its."""

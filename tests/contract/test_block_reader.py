@@ -359,3 +359,28 @@ def test_this_process_sleeps_past_the_deadline__replies_that_arrived_meanwhile_a
 
     numbers = run(server.url, story)
     assert numbers.redis_timeouts == 0
+
+
+def test_this_process_is_busy_between_asking_and_sending__redis_has_its_whole_time_all_the_same() -> None:
+    """A flood of requests must not turn into a flood of fallbacks."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while command := await reader.read(1000):
+            await asyncio.sleep(0.02)
+            writer.write(b"+PONG\r\n" if b"PING" in command else b"$1\r\nv\r\n")
+
+    async def main() -> None:
+        async with listening(handle) as port:
+            numbers = Numbers()
+            reader = NodeReader(Address.parse(f"redis://127.0.0.1:{port}"), deadline_seconds=0.1, numbers=numbers)
+            reader.start(asyncio.get_running_loop())
+            reading = Reading(reader, numbers)
+            await reading.connected()
+            for _ in range(5):
+                waiting = asyncio.create_task(reading.read("k"))
+                await asyncio.sleep(0)
+                time.sleep(0.2)  # noqa: ASYNC251  # what other answers take, before the command is sent
+                assert await waiting == [b"v"]
+            reader.close()
+
+    uvloop.run(asyncio.wait_for(main(), HANGS_SECONDS))
