@@ -26,6 +26,8 @@ BUCKETS = 1 << BUCKET_BITS
 # Packed at a time: few enough rows for the processor's caches.
 ROWS_PER_BATCH = 122_880
 BYTES_PER_BATCH = 64 * 2**20
+# Many kernels let nobody else have the processor until a write is done.
+BYTES_PER_WRITE = 64 * 2**10
 # How much of a digest's beginning is kept: more bits than any table has for its blocks.
 PLACE_BITS = 32
 FINGERPRINT_BITS = 8 * FINGERPRINT_BYTES
@@ -174,7 +176,9 @@ class Buckets:
     def _append(self, array: npt.NDArray[Any]) -> int:
         """Write an array's bytes; give where they begin."""
         begin = self._end
-        self._file.write(array.view(np.uint8).data)
+        octets = array.view(np.uint8).data
+        for start in range(0, array.nbytes, BYTES_PER_WRITE):
+            self._file.write(octets[start : start + BYTES_PER_WRITE])
         self._end += array.nbytes
         return begin
 
