@@ -200,7 +200,9 @@ def check_claims(payload: Payload, *, now: float, audience: str, issuer: str, te
 
 def is_unit(text: str) -> bool:
     """Tell whether a text can be bucketed: not empty, at most 256 bytes of UTF-8, no control character."""
+    if text.isascii() and text.isprintable():
+        return 0 < len(text) <= MAX_UNIT_BYTES
     try:
-        return bool(text) and min(text) >= " " and len(text.encode()) <= MAX_UNIT_BYTES
+        return min(text) >= " " and len(text.encode()) <= MAX_UNIT_BYTES
     except UnicodeEncodeError:
         return False
