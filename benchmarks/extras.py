@@ -30,6 +30,7 @@ from tenants.models import Tenant
 MILLION = 1_000_000
 MILLION_SECONDS = 180.0
 OVERLOAD = 3
+OVERLOADS = 3
 # Ten times as many phones as the lane answers in ten milliseconds.
 OVERLOAD_CONNECTIONS = 4_000
 # An answer that comes later than this is of no use to a player.
@@ -120,6 +121,11 @@ class Extras:
         }
 
     def overload(self, server: Server, checked: Checked) -> dict[str, float]:
+        """Find the peak, then ask three times as much, three times over; give the time between best and worst."""
+        rounds = sorted((self._overload(server, checked) for _ in range(OVERLOADS)), key=lambda found: found["ratio"])
+        return rounds[OVERLOADS // 2]
+
+    def _overload(self, server: Server, checked: Checked) -> dict[str, float]:
         """Find the peak, then ask three times as much, on many connections, without waiting for slow answers."""
         outcome, peak = self.bench.peak(server, self.questions.exchanges(server.port, Tokens.SHARED))
         checked.add(outcome)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import takewhile
 from pathlib import Path
 from statistics import median
@@ -18,11 +18,11 @@ from typing import Any
 import redis
 from django.core.management import call_command
 
-from benchmarks.contenders import CONTENDERS, NotReady
-from benchmarks.load import ask_open
+from benchmarks.contenders import NotReady, lane_launch
+from benchmarks.load import ask_closed, ask_open
 from benchmarks.loading_data import FIELDS, KINDS, Kind, ended, make_models, make_version, parquet_of, queue_load
 from benchmarks.loading_peers import PEERS, prepare
-from benchmarks.loading_report import PEERS_PART, SERVING_PART, Part, report
+from benchmarks.loading_report import BUSY, IDLE, PEERS_PART, SERVING_PART, Part, report
 from benchmarks.machine import Cores, Usage, describe, pinned
 from benchmarks.measuring import CONNECTIONS, Checked
 from benchmarks.options import LoadingOptions
@@ -33,10 +33,13 @@ from benchmarks.servers import running
 from benchmarks.world import WorldProblem, make_world
 from models_registry.models import RecommendationModel, Version
 from recsite.embedded import free_port
+from serving.management.commands.lane import BLOCK_CACHE_MB
 
 # A quarter or less of what one lane can do: loads are felt as latency, not as a lower peak.
 REQUESTS_PER_SECOND = 2_000
 PLAYERS_SERVED = 100_000
+# By the memory for blocks, in MB.
+LANES = {"lane without a block cache": 0, "lane as it is by default": BLOCK_CACHE_MB}
 Figures = dict[str, Any]
 
 
@@ -207,46 +210,68 @@ class _Run:
     # --- Serving meanwhile --------------------------------------------------------------------------------------------
 
     def _serve(self) -> Figures:
-        """Ask a lane at a fixed rate, in turns with nothing else to do and while a table is loaded."""
+        """Ask lanes at a fixed rate, in turns with nothing else to do and while a table is loaded."""
         self._empty()
         rows = self.options.rows
         path = parquet_of(self.places.data, FIELDS, rows)
         _say("Serving while a table is loaded …")
         world = make_world(self.places, min(PLAYERS_SERVED, rows))
         questions = Questions(world)
-        port = free_port()
-        launch = CONTENDERS[0].launch(self.places, port, 0)
         checked = Checked()
-        turns: list[Figures] = []
+        turns: list[dict[str, Figures]] = []
+        rates: list[float] = []
         version = make_version(self.models[FIELDS.name], path)
-        with running(launch, port, self.places.logs / "lane.log", (self.cores.server,), questions.one()):
+        with ExitStack() as stack:
+            ports = {name: self._lane(stack, questions, megabytes) for name, megabytes in LANES.items()}
+            for port in ports.values():
+                # A table that has been served for a while is what matters, not the first seconds of one.
+                with pinned(self.cores.rest):
+                    outcome = ask_closed(port, questions.for_each_block(), connections=CONNECTIONS, seconds=60.0)
+                checked.add(outcome)
             for turn in range(self.options.rounds):
-                idle = self._ask(questions, port, checked, lambda: True, self.options.seconds)
-                load_id = queue_load(version)
-                with _process("benchmarks.loading_worker") as worker:
-                    worker.begin(f"task {load_id}")
-                    busy = self._ask(questions, port, checked, worker.is_at_work, 120.0)
-                    worker.end()
-                load, _ = ended(load_id)
-                assert load.finished_at is not None
-                assert load.started_at is not None
-                rate = rows / (load.finished_at - load.started_at).total_seconds()
-                turns.append({"idle": idle, "busy": busy, "rate": rate})
-                _say(
-                    f"  round {turn + 1}: p99 {idle['p99_ms']:.2f} ms idle, {busy['p99_ms']:.2f} ms while {rate:,.0f} "
-                    "rows/s were loaded"
-                )
+                figures: dict[str, Figures] = {}
+                for name, port in ports.items():
+                    idle = self._ask(questions, port, checked, lambda: True, self.options.seconds)
+                    busy, rate = self._ask_during_load(questions, port, checked, version)
+                    figures |= {name + IDLE: idle, name + BUSY: busy}
+                    rates.append(rate)
+                    _say(
+                        f"  round {turn + 1}, {name}: p99 {idle['p99_ms']:.2f} ms idle, {busy['p99_ms']:.2f} ms while "
+                        f"{rate:,.0f} rows/s were loaded"
+                    )
+                turns.append(figures)
         return {
             "rows": rows,
             "rounds": self.options.rounds,
             "requests_per_second": REQUESTS_PER_SECOND,
-            "idle": _medians([each["idle"] for each in turns]),
-            "busy": _medians([each["busy"] for each in turns]),
-            "rate": median(each["rate"] for each in turns),
+            "table": {name: _medians([turn[name] for turn in turns]) for name in turns[0]},
+            "rate": median(rates),
             "right": checked.right,
             "errors": checked.errors,
             "examples": list(checked.examples),
         }
+
+    def _lane(self, stack: ExitStack, questions: Questions, block_cache_mb: int) -> int:
+        """Start a lane; give its port."""
+        port = free_port()
+        launch = lane_launch(self.places, port, block_cache_mb)
+        log = self.places.logs / f"lane-{block_cache_mb}.log"
+        stack.enter_context(running(launch, port, log, (self.cores.server,), questions.one()))
+        return port
+
+    def _ask_during_load(
+        self, questions: Questions, port: int, checked: Checked, version: Version
+    ) -> tuple[Figures, float]:
+        """Ask for as long as a load takes; give its rows a second too."""
+        load_id = queue_load(version)
+        with _process("benchmarks.loading_worker") as worker:
+            worker.begin(f"task {load_id}")
+            busy = self._ask(questions, port, checked, worker.is_at_work, 120.0)
+            worker.end()
+        load, _ = ended(load_id)
+        assert load.finished_at is not None
+        assert load.started_at is not None
+        return busy, self.options.rows / (load.finished_at - load.started_at).total_seconds()
 
     def _ask(
         self, questions: Questions, port: int, checked: Checked, goes_on: Callable[[], bool], seconds: float

@@ -34,6 +34,7 @@ MOST_CONNECTIONS = 65_536
 # What a worker needs files for besides connections.
 OTHER_FILES = 256
 KILL_AFTER_SECONDS = 10
+BLOCK_CACHE_MB = 64
 
 
 class Command(BaseCommand):
@@ -50,7 +51,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--block-cache-mb",
             type=_size,
-            default=64,
+            default=BLOCK_CACHE_MB,
             help="memory for blocks of tables in each worker; 0: none (default: %(default)s)",
         )
         parser.add_argument("--tls-cert", type=Path, help="certificate chain, PEM; with --tls-key: serve HTTPS")
