@@ -286,7 +286,7 @@ class NodeReader:
 
     Args:
         address: where it is.
-        deadline_seconds: how long a read may take.
+        deadline_seconds: how long Redis may take for a read, from when it is asked.
         numbers: where reads, batches, errors and time-outs are counted.
     """
 
@@ -315,7 +315,7 @@ class NodeReader:
             self._connection.lose()
 
     def read(self, names: Sequence[str], put: Put) -> None:
-        """See `BlockReader`. Answers by its deadline whatever Redis does, and raises nothing."""
+        """See `BlockReader`. Ends by the deadline whatever Redis does, and raises nothing."""
         connection = self._connection
         self._numbers.redis_reads += len(names)
         if connection is None:

@@ -38,9 +38,9 @@ def yield_to_others() -> None:
 
     Linux has a class for that, in which the others need not wait for the end of a turn. It belongs to a thread, whose
     threads get it from it; those that imports started before (of NumPy, of Arrow's memory) must be given it too, or one
-    of them that frees memory holds up others for many milliseconds. What the kernel itself does for such a thread it does
-    to the end, though, whoever waits: so it is not to clear two megabytes of memory at a time. Elsewhere the process is
-    made as nice as can be.
+    of them that frees memory holds up others for many milliseconds. What the kernel itself does for such a thread it
+    does to the end, though, whoever waits: so it is not to clear two megabytes of memory at a time. Elsewhere the
+    process is made as nice as can be.
     """
     if sys.platform == "linux":
         for thread in Path("/proc/self/task").iterdir():
