@@ -88,16 +88,19 @@ def test_pacer__a_limit__is_kept_from_the_first_send_on(clock: Clock) -> None:
 def test_yield_to_others__in_a_process__it_and_its_threads_come_last() -> None:
     """Threads from before count: Arrow's memory and NumPy have some as soon as they are imported."""
     code = (
-        "import os, sys, threading\n"
+        "import contextlib, os, sys, threading\n"
         "import numpy, pyarrow\n"
         "from models_registry.loading.pacing import NICENESS, yield_to_others\n"
         "def last():\n"
         "    if sys.platform == 'linux':\n"
-        "        threads = [int(name) for name in os.listdir('/proc/self/task')]\n"
-        "        return {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_IDLE}\n"
+        "        found = set()\n"
+        "        for name in os.listdir('/proc/self/task'):\n"
+        "            with contextlib.suppress(ProcessLookupError):\n"  # one that has just ended
+        "                found.add(os.sched_getscheduler(int(name)))\n"
+        "        return found == {os.SCHED_IDLE}\n"
         "    return os.getpriority(os.PRIO_PROCESS, 0) == NICENESS\n"
         "end = threading.Event()\n"
-        "earlier = threading.Thread(target=end.wait)\n"
+        "earlier = threading.Thread(target=end.wait, daemon=True)\n"
         "earlier.start()\n"
         "yield_to_others()\n"
         "yield_to_others()\n"
