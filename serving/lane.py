@@ -38,7 +38,7 @@ from serving.http import (
     Request,
     Response,
 )
-from serving.lane_server import answer_in_place
+from serving.lane_server import STOP_ACCEPTING, answer_in_place, stop_accepting
 from serving.metrics import Numbers, WorkerFile
 from serving.topology import reader_for
 
@@ -159,6 +159,7 @@ class Lane:
         # Ctrl-C reaches every process of the terminal; the one above ends its workers itself.
         loop.remove_signal_handler(signal.SIGINT)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        loop.add_signal_handler(STOP_ACCEPTING, stop_accepting)
         self._loop = loop
         let_threads_finish()
         self._serving.start()
@@ -325,6 +326,8 @@ def application(options: Options) -> Any:
     """Give a worker process its application: what granian calls in each of them."""
     # A copy of the process above would do with this signal what that does.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A worker that is replaced before it serves has nothing to stop.
+    signal.signal(STOP_ACCEPTING, signal.SIG_IGN)
     return Lane(options)
 
 

@@ -1,4 +1,4 @@
-"""granian's server, with three things done otherwise.
+"""granian's server, with five things done otherwise.
 
 The first workers are copies of the process that starts them (`fork`): all that they need is loaded there, and most of
 it stays shared. That is safe because that process has no other threads yet. Those that replace a worker later begin
@@ -6,6 +6,12 @@ from nothing (`spawn`): so a SIGHUP brings new code and new settings in, and no 
 
 A worker is stopped only once its successor serves. granian starts the successor, waits a fixed time, and stops the old
 one, ready or not. On a machine that is busy, as one is during a deployment, nobody would listen in between.
+
+A worker listens on a socket that this process keeps for it and its successors. granian's open one each, between which
+the kernel spreads connections; with such a socket goes whoever waits in it to be accepted.
+
+Before a worker is stopped it stops accepting, and has a moment for the connections that it has accepted. granian stops
+at once, and closes those of which it has read nothing yet.
 
 A request is answered in the thread in which granian hands it over. granian would make a coroutine of each and wake the
 event loop's thread for it, and the two would take turns at the interpreter's lock: that alone costs more than what the
@@ -20,16 +26,26 @@ from __future__ import annotations
 import gc
 import logging
 import multiprocessing
+import os
+import select
+import signal
+import socket
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any
 
-from granian._granian import CallbackScheduler
+from granian._granian import CallbackScheduler, ListenerSpec, SocketHolder
 from granian.server import mp
 
 logger = logging.getLogger(__name__)
 
 READY_SECONDS = 30.0
+# Sent to a worker that has a successor.
+STOP_ACCEPTING = signal.SIGUSR1
+# From accepting a connection until its request is read, and far more.
+LAST_REQUESTS_SECONDS = 0.25
 
 
 def answer_in_place(handle: Callable[[Any], None]) -> None:
@@ -50,6 +66,27 @@ def answer_in_place(handle: Callable[[Any], None]) -> None:
     granians._new_cbscheduler = scheduler  # noqa: SLF001  # as the module's own comment says
 
 
+def stop_accepting() -> None:
+    """Leave new connections to this worker's successor, which listens on the same socket; for good. Linux alone.
+
+    granian has nothing for it, so its listening socket is taken from what its event loop waits for.
+    """
+    for waiting in Path("/proc/self/fdinfo").glob("*"):
+        with suppress(OSError):  # closed meanwhile
+            watched = [int(line.split()[1]) for line in waiting.read_text().splitlines() if line.startswith("tfd:")]
+            for descriptor in filter(_is_listening, watched):
+                with closing(select.epoll.fromfd(os.dup(int(waiting.name)))) as epoll:
+                    epoll.unregister(descriptor)
+
+
+def _is_listening(descriptor: int) -> bool:
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as found:
+            return bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:
+        return False  # no socket
+
+
 class LaneServer(mp.MPServer):
     """Serves from worker processes.
 
@@ -65,6 +102,7 @@ class LaneServer(mp.MPServer):
         super().__init__(**options)
         self._is_serving = is_serving
         self._on_workers_started = on_workers_started
+        self._listening: list[tuple[SocketHolder, socket.socket]] = []
 
     def startup(self, spawn_target: Any, target_loader: Any) -> None:
         """Start the first workers."""
@@ -74,6 +112,26 @@ class LaneServer(mp.MPServer):
         super().startup(spawn_target, target_loader)  # type: ignore[no-untyped-call]  # granian's own
         multiprocessing.set_start_method("spawn", force=True)
         self._on_workers_started()
+
+    def _init_shared_socket(self) -> None:
+        """Listen, once for each worker."""
+        super()._init_shared_socket()  # type: ignore[no-untyped-call]  # granian's own
+        spec = ListenerSpec(self.bind_addr, self.bind_port, self.backlog)
+        for _ in range(self.workers):
+            holder = spec.build()
+            listening = socket.socket(fileno=holder.get_fd())
+            listening.set_inheritable(True)
+            self._listening.append((holder, listening))
+
+    def _drop_shared_socket(self) -> None:
+        for _, listening in self._listening:
+            listening.close()
+
+    def _spawn_worker(self, idx: int, target: Any, callback_loader: Any) -> Any:  # type: ignore[override]  # as granian does
+        """Give a worker that is not started yet."""
+        self._ssp = None
+        self._shd, self._sso = self._listening[idx]  # type: ignore[assignment]  # granian's are None to begin with
+        return super()._spawn_worker(idx, target, callback_loader)
 
     def _respawn_workers(self, workers: Iterable[int], spawn_target: Any, target_loader: Any, delay: float = 0) -> None:
         """Replace these workers, one after the other."""
@@ -90,7 +148,13 @@ class LaneServer(mp.MPServer):
                 self.wrks[index] = old
                 self._end(new)
             else:
+                self._let_finish(old)
                 self._end(old)
+
+    def _let_finish(self, worker: Any) -> None:
+        with suppress(ProcessLookupError):  # what is replaced may have ended by itself
+            os.kill(worker._id(), STOP_ACCEPTING)  # noqa: SLF001  # its process id
+            time.sleep(LAST_REQUESTS_SECONDS)
 
     def _serves_in_time(self, worker: Any) -> bool:
         until = time.monotonic() + READY_SECONDS

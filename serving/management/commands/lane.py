@@ -38,7 +38,7 @@ BLOCK_CACHE_MB = 64
 
 
 class Command(BaseCommand):
-    """Serves until SIGTERM or Ctrl-C; SIGHUP replaces the workers one by one; what they began they answer."""
+    """Serves until SIGTERM or Ctrl-C; SIGHUP replaces the workers one by one without losing a request."""
 
     help = "Serve recommendations (the lane). Needs no database."
     requires_system_checks = ()  # some of them would ask the database
