@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from statistics import median
@@ -14,15 +13,13 @@ import msgspec
 import redis
 from django.conf import settings
 
-from benchmarks.contenders import lane_launch
 from benchmarks.load import HEAD_END, Exchange, ask_closed, ask_open
 from benchmarks.machine import Usage, memory_bytes, pin, pinned
 from benchmarks.measuring import Bench, Checked
 from benchmarks.questions import Questions, Tokens
-from benchmarks.servers import Server, running
+from benchmarks.servers import Server, running_lane
 from benchmarks.world import STUDIO, STUDIO_ISSUER, World
 from models_registry.publishing import build_tenant
-from recsite.embedded import free_port
 from serving.formats import snapshot
 from serving.formats.encoding import base64url_decode
 from tenants.models import Tenant
@@ -30,7 +27,7 @@ from tenants.models import Tenant
 MILLION = 1_000_000
 MILLION_SECONDS = 180.0
 OVERLOAD = 3
-OVERLOADS = 3
+OVERLOAD_ROUNDS = 3
 # Ten times as many phones as the lane answers in ten milliseconds.
 OVERLOAD_CONNECTIONS = 4_000
 # An answer that comes later than this is of no use to a player.
@@ -100,7 +97,7 @@ class Extras:
             ones.append(one)
         # The better of two, since the first may have been a young process.
         one = min(ones, key=lambda measured: measured.cpu_us)
-        with self._lane(workers=2, cores=self.bench.cores.all) as both:
+        with running_lane(self.bench.places, self.bench.cores.all, self.questions.one(), workers=2) as both:
             # The first one answers as soon as it is there.
             time.sleep(SECOND_WORKER_SECONDS)
             # The newest processes: those above are the command's own.
@@ -122,8 +119,8 @@ class Extras:
 
     def overload(self, server: Server, checked: Checked) -> dict[str, float]:
         """Find the peak, then ask three times as much, three times over; give the time between best and worst."""
-        rounds = sorted((self._overload(server, checked) for _ in range(OVERLOADS)), key=lambda found: found["ratio"])
-        return rounds[OVERLOADS // 2]
+        rounds = [self._overload(server, checked) for _ in range(OVERLOAD_ROUNDS)]
+        return sorted(rounds, key=lambda found: found["ratio"])[OVERLOAD_ROUNDS // 2]
 
     def _overload(self, server: Server, checked: Checked) -> dict[str, float]:
         """Find the peak, then ask three times as much, on many connections, without waiting for slow answers."""
@@ -167,20 +164,10 @@ class Extras:
         _publish_many(url)
         seconds, memory = [], []
         for _ in range(STARTS):
-            with self._lane(workers=1, cores=(self.bench.cores.server,), url=url, first_request=READY) as server:
+            with running_lane(self.bench.places, (self.bench.cores.server,), READY, url=url) as server:
                 seconds.append(server.seconds_to_ready)
                 memory.append(memory_bytes(server.processes) / 1e6)
         return {"seconds": median(seconds), "memory_mb": median(memory), "studios": STUDIOS, "models": MODELS_EACH}
-
-    @contextmanager
-    def _lane(
-        self, *, workers: int, cores: tuple[int, ...], url: str | None = None, first_request: bytes | None = None
-    ) -> Iterator[Server]:
-        places, port = self.bench.places, free_port()
-        launch = lane_launch(places, port, 0, workers=workers, url=url)
-        log = places.logs / f"lane-{port}.log"
-        with running(launch, port, log, cores, first_request or self.questions.one()) as server:
-            yield server
 
     def _verification_rates(self) -> tuple[float, float]:
         """Give how many Ed25519 tokens a second one core verifies: PyJWT with the claims; the bare signature."""

@@ -18,21 +18,20 @@ from typing import Any
 import redis
 from django.core.management import call_command
 
-from benchmarks.contenders import NotReady, lane_launch
+from benchmarks.contenders import NotReady
 from benchmarks.load import ask_closed, ask_open
 from benchmarks.loading_data import FIELDS, KINDS, Kind, ended, make_models, make_version, parquet_of, queue_load
 from benchmarks.loading_peers import PEERS, prepare
-from benchmarks.loading_report import BUSY, IDLE, PEERS_PART, SERVING_PART, Part, report
+from benchmarks.loading_report import PEERS_PART, SERVING_PART, Part, report
 from benchmarks.machine import Cores, Usage, describe, pinned
 from benchmarks.measuring import CONNECTIONS, Checked
 from benchmarks.options import LoadingOptions
 from benchmarks.places import ROOT, Places
 from benchmarks.questions import Questions, Tokens
 from benchmarks.reporting import number, stamp
-from benchmarks.servers import running
+from benchmarks.servers import running_lane
 from benchmarks.world import WorldProblem, make_world
 from models_registry.models import RecommendationModel, Version
-from recsite.embedded import free_port
 from serving.management.commands.lane import BLOCK_CACHE_MB
 
 # A quarter or less of what one lane can do: loads are felt as latency, not as a lower peak.
@@ -218,23 +217,26 @@ class _Run:
         world = make_world(self.places, min(PLAYERS_SERVED, rows))
         questions = Questions(world)
         checked = Checked()
-        turns: list[dict[str, Figures]] = []
-        rates: list[float] = []
+        turns: list[Figures] = []
         version = make_version(self.models[FIELDS.name], path)
         with ExitStack() as stack:
-            ports = {name: self._lane(stack, questions, megabytes) for name, megabytes in LANES.items()}
+            ports = {
+                name: stack.enter_context(
+                    running_lane(self.places, (self.cores.server,), questions.one(), block_cache_mb=megabytes)
+                ).port
+                for name, megabytes in LANES.items()
+            }
             for port in ports.values():
                 # A table that has been served for a while is what matters, not the first seconds of one.
                 with pinned(self.cores.rest):
                     outcome = ask_closed(port, questions.for_each_block(), connections=CONNECTIONS, seconds=60.0)
                 checked.add(outcome)
             for turn in range(self.options.rounds):
-                figures: dict[str, Figures] = {}
+                figures: Figures = {}
                 for name, port in ports.items():
                     idle = self._ask(questions, port, checked, lambda: True, self.options.seconds)
                     busy, rate = self._ask_during_load(questions, port, checked, version)
-                    figures |= {name + IDLE: idle, name + BUSY: busy}
-                    rates.append(rate)
+                    figures[name] = {"idle": idle, "busy": busy, "rate": rate}
                     _say(
                         f"  round {turn + 1}, {name}: p99 {idle['p99_ms']:.2f} ms idle, {busy['p99_ms']:.2f} ms while "
                         f"{rate:,.0f} rows/s were loaded"
@@ -244,20 +246,11 @@ class _Run:
             "rows": rows,
             "rounds": self.options.rounds,
             "requests_per_second": REQUESTS_PER_SECOND,
-            "table": {name: _medians([turn[name] for turn in turns]) for name in turns[0]},
-            "rate": median(rates),
+            "lanes": _medians(turns),
             "right": checked.right,
             "errors": checked.errors,
             "examples": list(checked.examples),
         }
-
-    def _lane(self, stack: ExitStack, questions: Questions, block_cache_mb: int) -> int:
-        """Start a lane; give its port."""
-        port = free_port()
-        launch = lane_launch(self.places, port, block_cache_mb)
-        log = self.places.logs / f"lane-{block_cache_mb}.log"
-        stack.enter_context(running(launch, port, log, (self.cores.server,), questions.one()))
-        return port
 
     def _ask_during_load(
         self, questions: Questions, port: int, checked: Checked, version: Version
@@ -340,7 +333,7 @@ def _process(module: str, *arguments: str) -> Iterator[_Process]:
 
 
 def _medians(rounds: list[Figures]) -> Figures:
-    """Give the median of each figure, also of those one level below."""
+    """Give the median of each figure, also of those below."""
     return {
         name: _medians([each[name] for each in rounds if name in each])
         if isinstance(value, dict)

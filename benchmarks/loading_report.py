@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.loading_data import FIELDS, LISTS
@@ -16,8 +17,6 @@ from benchmarks.targets import Target
 
 DOCUMENT = ROOT / "docs" / "performance.md"
 PEERS_PART, LARGE_PART, SERVING_PART = "peers", "large", "serving"
-# What is said of a lane's rows behind its name.
-IDLE, BUSY = ", nothing else runs", ", a load runs"
 Figures = Mapping[str, Any]
 
 # What a quiet system uses by itself.
@@ -85,9 +84,8 @@ def targets(parts: Mapping[str, Figures]) -> list[Target]:
                     found += _of_load(words, row, has_offsets=kind is LISTS, is_large=name == LARGE_PART)
     serving = parts.get(SERVING_PART)
     if serving is not None:
-        rows = serving["table"]
-        for lane in (name.removesuffix(IDLE) for name in rows if name.endswith(IDLE)):
-            ratio = rows[lane + BUSY]["p99_ms"] / rows[lane + IDLE]["p99_ms"]
+        for lane, found_of_it in serving["lanes"].items():
+            ratio = found_of_it["busy"]["p99_ms"] / found_of_it["idle"]["p99_ms"]
             words = f"{lane}: p99 of serving during a load, against idle"
             found.append(Target(words, "≤ 1.5 ×", f"{ratio:.2f} ×", ratio <= 1.5))
         words = f"{serving['right']:,} right, {serving['errors']:,} errors"
@@ -168,14 +166,15 @@ def _loads(rows: Mapping[str, Figures]) -> str:
 
 def _serving(figures: Figures) -> str:
     lines = [
-        (name, *(number(row[column], ".2f") for column in ("p50_ms", "p99_ms", "longest_ms")))
-        for name, row in figures["table"].items()
+        (f"{lane}, {words}", *(number(found[what][column], ".2f") for column in ("p50_ms", "p99_ms", "longest_ms")))
+        for lane, found in figures["lanes"].items()
+        for what, words in (("idle", "nothing else runs"), ("busy", "a load runs"))
     ]
     examples = f" For example: {'; '.join(figures['examples'])}" if figures["examples"] else ""
     return (
         f"{table(('', 'p50 ms', 'p99 ms', 'longest ms'), lines)}\n\n"
         f"A lane was asked {figures['requests_per_second']:,} times a second; "
-        f"the load went on at {figures['rate']:,.0f} rows/s meanwhile. "
+        f"the load went on at {median(found['rate'] for found in figures['lanes'].values()):,.0f} rows/s meanwhile. "
         f"{figures['right']:,} answers were right, {figures['errors']:,} were not.{examples}"
     )
 

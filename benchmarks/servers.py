@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.contenders import Launch, NotReady
+from benchmarks.contenders import Launch, NotReady, lane_launch
 from benchmarks.load import read_answer
 from benchmarks.machine import family, pinned
-from benchmarks.places import ROOT
+from benchmarks.places import ROOT, Places
+from recsite.embedded import free_port
 
 START_SECONDS = 40.0
 STOP_SECONDS = 15.0
@@ -76,6 +77,23 @@ def running(launch: Launch, port: int, log: Path, cores: tuple[int, ...], first_
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def running_lane(
+    places: Places,
+    cores: tuple[int, ...],
+    first_request: bytes,
+    *,
+    block_cache_mb: int = 0,
+    workers: int = 1,
+    url: str | None = None,
+) -> Iterator[Server]:
+    """Run a lane on a free port, as `running` does; `url` is of another Redis than the benchmark's."""
+    port = free_port()
+    launch = lane_launch(places, port, block_cache_mb, workers=workers, url=url)
+    with running(launch, port, places.logs / f"lane-{port}.log", cores, first_request) as server:
+        yield server
 
 
 def ask_once(port: int, request: bytes) -> tuple[int, bytes] | None:

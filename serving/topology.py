@@ -92,7 +92,7 @@ class SentinelReader:
 
     Args:
         place: where the Sentinels are.
-        deadline_seconds: how long a read may take.
+        deadline_seconds: how long Redis may take for a read, from when it is asked.
         numbers: see `NodeReader`.
     """
 

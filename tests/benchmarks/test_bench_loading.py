@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.loading_peers import PEERS
-from benchmarks.loading_report import BUSY, IDLE, targets
+from benchmarks.loading_report import targets
 from benchmarks.options import LoadingOptions, read_options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,6 +92,9 @@ def test_targets__large_table__has_memory_and_dropping_as_well() -> None:
 
 
 def test_targets__serving_during_a_load__is_held_against_idle() -> None:
-    p99 = {"one" + IDLE: 2.0, "one" + BUSY: 3.1, "other" + IDLE: 2.0, "other" + BUSY: 3.0}
-    serving = {"table": {name: {"p99_ms": value} for name, value in p99.items()}, "right": 10, "errors": 1}
+    lanes = {
+        "one": {"idle": {"p99_ms": 2.0}, "busy": {"p99_ms": 3.1}},
+        "other": {"idle": {"p99_ms": 2.0}, "busy": {"p99_ms": 3.0}},
+    }
+    serving = {"lanes": lanes, "right": 10, "errors": 1}
     assert [target.is_met for target in targets({"serving": serving})] == [False, True, False]
