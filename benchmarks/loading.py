@@ -258,7 +258,7 @@ class _Run:
         """Ask for as long as a load takes; give its rows a second too."""
         load_id = queue_load(version)
         with _process("benchmarks.loading_worker") as worker:
-            worker.begin(f"task {load_id}")
+            worker.begin(f"load {load_id}")
             busy = self._ask(questions, port, checked, worker.is_at_work, 120.0)
             worker.end()
         load, _ = ended(load_id)

@@ -1,8 +1,8 @@
 """A process that loads or drops one table when it is told to: `python -m benchmarks.loading_worker`.
 
 It says `ready` when everything is imported, reads one line, and prints how long that took and the most memory that it
-ever held. The line is `load ID`; `task ID`, which gives way to all others first, as a Celery worker's task does; or
-`drop TABLE_ID BLOCK_BITS`.
+ever held. The line is `load ID`, which runs the Celery task itself, that gives way to all others; or `drop TABLE_ID
+BLOCK_BITS`.
 """
 
 from __future__ import annotations
@@ -28,18 +28,15 @@ def main() -> None:
     """Do what the line says."""
     django.setup()
     # Only now: they import models.
-    from models_registry.loading.running import run_load  # noqa: PLC0415
     from models_registry.loading.tables import drop_table  # noqa: PLC0415
-    from models_registry.loading.tasks import run as task  # noqa: PLC0415
+    from models_registry.loading.tasks import run  # noqa: PLC0415
     from models_registry.redis_clients import loading_client  # noqa: PLC0415
 
     print("ready", flush=True)
     what, *arguments = sys.stdin.readline().split()
     began = time.perf_counter()
     if what == "load":
-        run_load(int(arguments[0]))
-    elif what == "task":
-        task(int(arguments[0]))
+        run(int(arguments[0]))
     else:
         drop_table(loading_client(), settings.REDIS_PREFIX, arguments[0], int(arguments[1]))
     print(json.dumps({"seconds": time.perf_counter() - began, "peak_bytes": peak_memory_bytes()}), flush=True)

@@ -18,8 +18,18 @@ BEAT_SECONDS = 0.5
 JOIN_SECONDS = 30.0
 
 
+def always() -> bool:
+    """Say yes."""
+    return True
+
+
 def read_ahead(
-    items: Iterable[T], beat: Callable[[], None], *, depth: int = 2, cancel: Callable[[], None] | None = None
+    items: Iterable[T],
+    beat: Callable[[], None],
+    *,
+    depth: int = 2,
+    may_be_ahead: Callable[[], bool] = always,
+    cancel: Callable[[], None] | None = None,
 ) -> Generator[T]:
     """Give the items of an iterable that runs in another thread, up to `depth` items ahead.
 
@@ -27,20 +37,24 @@ def read_ahead(
         items: is gone through in the other thread alone, and closed there if it can be.
         beat: called twice a second while the next item is waited for; what it raises ends the reading.
         depth: items held at most besides the one being made.
+        may_be_ahead: asked after each item; while it says no, the next is begun only when it is waited for, so that one
+            of the two threads is at work at a time.
         cancel: called when the reading ends before the items do, to break off a call that the thread is in.
 
     Raises:
         Exception: what `items` or `beat` raised.
     """
-    reader = _Reader(iter(items), depth)
+    reader = _Reader(iter(items), depth, may_be_ahead)
     reader.start()
     try:
         while True:
-            try:
-                message = reader.channel.get(timeout=BEAT_SECONDS)
-            except queue.Empty:
-                beat()
-                continue
+            reader.ask()
+            while True:
+                try:
+                    message = reader.channel.get(timeout=BEAT_SECONDS)
+                    break
+                except queue.Empty:
+                    beat()
             if message is None:
                 break
             yield message[0]
@@ -65,19 +79,26 @@ def call(function: Callable[[], T], beat: Callable[[], None], *, cancel: Callabl
 class _Reader(threading.Thread, Generic[T]):
     """Goes through an iterator and hands over what it gives, each in a tuple, and None after the last."""
 
-    def __init__(self, items: Iterator[T], depth: int) -> None:
+    def __init__(self, items: Iterator[T], depth: int, may_be_ahead: Callable[[], bool]) -> None:
         super().__init__(name="load-reader", daemon=True)
         self.channel: queue.Queue[tuple[T] | None] = queue.Queue(depth)
         self.error: BaseException | None = None
         self.is_done = False
         self._items = items
+        self._may_be_ahead = may_be_ahead
         self._is_wanted = True
+        self._given = self._asked = 0
+        self._was_asked = threading.Condition()
 
     def run(self) -> None:
         try:
             for item in self._items:
                 if not self._hand_over((item,)):
                     break
+                self._given += 1
+                with self._was_asked:
+                    while self._is_wanted and self._asked <= self._given and not self._may_be_ahead():
+                        self._was_asked.wait(0.1)
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             self.error = error
         finally:
@@ -85,6 +106,12 @@ class _Reader(threading.Thread, Generic[T]):
             self._hand_over(None)
             if isinstance(self._items, Generator):
                 self._items.close()
+
+    def ask(self) -> None:
+        """Say that the next item is waited for now."""
+        with self._was_asked:
+            self._asked += 1
+            self._was_asked.notify()
 
     def stop(self) -> None:
         """Have the thread end after the item it is at, and wait for it."""

@@ -1,14 +1,20 @@
-"""How a load makes way for those who are being served: it looks how quickly Redis answers, and rests as needed.
+"""How a load makes way for those who are being served: on its machine, and at Redis.
+
+On its machine it works only when no other wants the processor (`yield_to_others`). That alone does not keep it from
+being felt: to stop one thread for another takes time, up to a tick of the kernel's clock now and then. So while others
+want the processors, it works for a small share of the time only (`ProcessorShare`).
 
 While blocks are written, Redis is asked for a PING through another connection every few milliseconds. Where that takes
 clearly longer than before the writing began, the writer rests between its sends, twice as long each time; where it does
-not, the rest shrinks again. The control is that of TCP's congestion window turned round: gently up in speed, fast down.
+not, the rest shrinks again (`Pacer`). The control is that of TCP's congestion window turned round: gently up in speed,
+fast down.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -29,6 +35,17 @@ FIRST_REST = 0.25
 MOST_REST = 8.0
 REST_KEPT = 0.9
 REST_FORGOTTEN = 0.02
+# Of one processor's time, all threads together, while others want the processors.
+SHARE = 0.2
+# Others want the processors when the kernel interrupts a load more often than that in a second of its work. Its own
+# threads take turns when the clock ticks, up to 333 times; each request that is served nearby is felt three times.
+INTERRUPTIONS_PER_SECOND = 400
+# Redis, where it is on this machine, interrupts a load because of what that sends; so often at most for each send.
+INTERRUPTIONS_PER_SEND = 1.5
+# Judged after so much work.
+SECONDS_JUDGED = 0.05
+# Shorter rests are put off until they have become one.
+LEAST_REST = 0.001
 NICENESS = 19
 _PR_SET_THP_DISABLE = 41
 
@@ -52,6 +69,56 @@ def yield_to_others() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
 
 
+class ProcessorShare:
+    """Tells how long a load must rest so that others are served as quickly as without it.
+
+    Whether somebody wants the processors, the kernel knows: it counts how often it took one away from a thread that
+    would have gone on (`ru_nivcsw`). In the class of those that come last that happens each time another wakes up.
+    Where this process is not in that class, as on the command line, nobody asks it to rest.
+
+    Attributes:
+        is_wanted: whether others want the processors.
+    """
+
+    def __init__(self) -> None:
+        self.is_wanted = False
+        self._comes_last = sys.platform == "linux" and os.sched_getscheduler(0) == os.SCHED_IDLE
+        self._paid_until, self._paid, self._interruptions = _work()
+        self._judged = self._paid
+        self._sends = 0
+
+    def rest_due(self) -> float:
+        """Give how many seconds to rest for what was done so far.
+
+        To be called between one piece of work and the next, and no more than once for what is sent to Redis together.
+        """
+        if not self._comes_last:
+            return 0.0
+        now, worked, interruptions = _work()
+        self._sends += 1
+        if worked - self._judged >= SECONDS_JUDGED:
+            self._judge(worked - self._judged, interruptions - self._interruptions)
+            self._judged, self._interruptions, self._sends = worked, interruptions, 0
+        paid_until = self._paid_until + (worked - self._paid) / SHARE
+        self._paid_until, self._paid = max(now, paid_until) if self.is_wanted else now, worked
+        due = self._paid_until - now
+        return due if due >= LEAST_REST else 0.0
+
+    def _judge(self, seconds: float, interruptions: int) -> None:
+        few = seconds * INTERRUPTIONS_PER_SECOND
+        if interruptions <= few:
+            self.is_wanted = False
+        elif interruptions > few + self._sends * INTERRUPTIONS_PER_SEND:
+            self.is_wanted = True
+        # Between the two, Redis' answers to this load may be all there is; then what was known holds on.
+
+
+def _work() -> tuple[float, float, int]:
+    """Give the time, the processors' time that this process has used, both in seconds, and its interruptions."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return time.monotonic(), usage.ru_utime + usage.ru_stime, usage.ru_nivcsw
+
+
 class Pacer:
     """Rests a writer so that Redis stays quick for others, and so that no more rows a second are written than allowed.
 
@@ -59,7 +126,7 @@ class Pacer:
         client: of the Redis that is written to; a PING goes through a connection of its own.
         rows_per_second: at most so many; None: no limit.
         rows_per_block: of the table, on average.
-        sleep: how it rests.
+        rest: called after each send with how many seconds it must rest, often 0.
     """
 
     def __init__(
@@ -68,11 +135,11 @@ class Pacer:
         *,
         rows_per_second: int | None = None,
         rows_per_block: float = 1.0,
-        sleep: Callable[[float], None] = time.sleep,
+        rest: Callable[[float], None],
     ) -> None:
         self._client = client
         self._blocks_per_second = rows_per_second / max(rows_per_block, 1e-9) if rows_per_second else None
-        self._sleep = sleep
+        self._take_rest = rest
         usual = median(self._look() for _ in range(LOOKS_BEFORE))
         self._slow = max(usual * SLOW_FACTOR, usual + SLOW_SECONDS)
         self._rest = 0.0
@@ -101,8 +168,7 @@ class Pacer:
         rest = (now - self._sent_at) * self._rest
         if self._blocks_per_second is not None:
             rest = max(rest, self._began + blocks / self._blocks_per_second - now)
-        if rest > 0:
-            self._sleep(rest)
+        self._take_rest(max(0.0, rest))
         self._sent_at = time.monotonic()
 
     def _adapt(self, seconds: float) -> None:

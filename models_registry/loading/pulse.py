@@ -1,4 +1,4 @@
-"""How a running load tells the database that it is alive, and learns whether it may go on."""
+"""How a running load tells the database that it is alive, and learns whether it may go on, and when it should rest."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from django.utils import timezone
 
+from models_registry.loading.pacing import ProcessorShare
 from models_registry.models import RUNNING_STATES, Load, LoadState
 
 WRITE_SECONDS = 0.5
@@ -48,12 +49,16 @@ class Pulse:
     Attributes:
         rows_read: set by whoever reads; written with the next beat.
         rows_written: the same for rows on their way into Redis.
+        seconds_rested: so far.
+        share: of the processors, as far as others want them.
     """
 
     def __init__(self, load: Load, *, time_limit: timedelta, listener: Callable[[Progress], None] | None) -> None:
         self.load = load
         self.rows_read = 0
         self.rows_written = 0
+        self.seconds_rested = 0.0
+        self.share = ProcessorShare()
         self._rows_expected: int | None = None
         self._state = LoadState(load.state)
         self._listener = listener
@@ -61,14 +66,29 @@ class Pulse:
         self._written_at = 0.0
 
     def beat(self) -> None:
-        """Say that the load is alive; at most twice a second anything happens.
+        """Say that the load is alive, at most twice a second, and rest if others want the processors.
+
+        To be called between one piece of work and the next. While the caller rests, the threads that work ahead of it
+        soon wait for it.
 
         Raises:
             Overtaken, Superseded, TookTooLong: see there.
 
         Cost: two queries.
         """
-        now = time.monotonic()
+        self.rest(0.0)
+
+    def rest(self, seconds: float) -> None:
+        """Rest for so long, or for longer if others want the processors; otherwise as `beat`."""
+        began = time.monotonic()
+        self._say_alive(began)
+        until = began + max(seconds, self.share.rest_due())
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, WRITE_SECONDS))
+            self._say_alive(time.monotonic())
+        self.seconds_rested += max(0.0, until - began)
+
+    def _say_alive(self, now: float) -> None:
         if now - self._written_at < WRITE_SECONDS:
             return
         self._written_at = now

@@ -188,7 +188,7 @@ class _RangeRun(Run):
                 # What is allowed is shared by those that are at work when each begins.
                 rows_per_second=max(1, limit // max(1, at_work)) if limit else None,
                 rows_per_block=self.whole.row_count / (1 << bits),
-                sleep=self._rest,
+                rest=self.pulse.rest,
             )
             cuts = self._cuts(staging, layout, bits, first=self._first, end=self._end)
             with closing(tables.write_blocks(*place, cuts, lengths, pacer=pacer)) as sent:

@@ -26,7 +26,7 @@ from django.utils import timezone
 
 from models_registry.loading import tables
 from models_registry.loading.activation import activate
-from models_registry.loading.background import BEAT_SECONDS, call
+from models_registry.loading.background import call
 from models_registry.loading.checks import (
     Check,
     Expected,
@@ -203,10 +203,12 @@ class Run:
         with self._extracted(expected, folder) as staging:
             self._check(staging, expected, active)
             if self.load.is_dry_run:
+                self._note_rests()
                 self.pulse.enter(LoadState.CHECKED, report=self.report, finished_at=timezone.now())
                 return
             table, lengths = self._write(staging, layout)
             self._verify(staging, layout, table, lengths)
+        self._note_rests()
         activate(self.pulse, table, report=self.report)
         self.table = None
         self.pulse.tell(LoadState.ACTIVE)
@@ -308,7 +310,13 @@ class Run:
         return open_source(*place, confinement, expected.columns, labels=self._labels())
 
     def _fill(self, staging: Staging, extract: Extract, close: Callable[[], None]) -> None:
-        filling = staging.fill(extract.schema, extract.batches, self.pulse.beat, cancel=close)
+        filling = staging.fill(
+            extract.schema,
+            extract.batches,
+            self.pulse.beat,
+            may_be_ahead=lambda: not self.pulse.share.is_wanted,
+            cancel=close,
+        )
         try:
             with closing(filling):
                 for rows in filling:
@@ -330,6 +338,11 @@ class Run:
             for field in expected.layout.fields
             if field.is_optional and field.name not in extract.schema.names
         )
+
+    def _note_rests(self) -> None:
+        rested = self.pulse.seconds_rested
+        if rested >= 1:
+            self.report["notes"].append(f"It rested for {rested:,.0f} s of its time, so as not to hold up others.")
 
     def _check(self, staging: Staging, expected: Expected, served: Table | None) -> None:
         self.pulse.enter(LoadState.CHECKING, report=self.report)
@@ -409,7 +422,7 @@ class Run:
                 self.client,
                 rows_per_second=self.load.rows_per_second_limit,
                 rows_per_block=staging.rows / (1 << block_bits),
-                sleep=self._rest,
+                rest=self.pulse.rest,
             )
             cuts = self._cuts(staging, layout, block_bits)
             with closing(tables.write_blocks(*place, cuts, lengths, pacer=pacer)) as sent:
@@ -418,13 +431,6 @@ class Run:
         self.table.size_bytes = sum(lengths)
         Table.objects.unscoped().filter(pk=self.table.pk).update(size_bytes=self.table.size_bytes)
         return self.table, lengths
-
-    def _rest(self, seconds: float) -> None:
-        """Sleep, but say twice a second that the load is alive."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            time.sleep(min(left, BEAT_SECONDS))
-            self.pulse.beat()
 
     def _drop_earlier_attempt(self) -> None:
         earlier = Table.objects.unscoped().filter(load=self.load).exclude(state=TableState.DROPPED).first()

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from models_registry.loading.background import call, read_ahead
+from models_registry.loading.background import always, call, read_ahead
 from models_registry.loading.distributions import sample_rows
 from models_registry.loading.placing import PLACE_BITS, Buckets, Digests
 from serving.formats.keys import SEPARATOR
@@ -118,6 +118,7 @@ class Staging:
         batches: Iterable[pa.RecordBatch],
         beat: Callable[[], None],
         *,
+        may_be_ahead: Callable[[], bool] = always,
         cancel: Callable[[], None] | None = None,
     ) -> Generator[int]:
         """Take all rows; give how many there are so far after every few hundred thousand.
@@ -126,6 +127,7 @@ class Staging:
             schema: of the batches; it must have every staged column.
             batches: is gone through in another thread.
             beat: see `read_ahead`.
+            may_be_ahead: see `read_ahead`; of three threads that are at work otherwise.
             cancel: see `read_ahead`.
 
         Raises:
@@ -137,10 +139,12 @@ class Staging:
         self._connection.execute(f"CREATE TABLE rows AS {select('*', 'incoming')}")
 
         def staged() -> Iterator[tuple[pa.Table, Digests | None]]:
-            for table in read_ahead(_gather(batches, wanted), _nothing, depth=TABLES_AHEAD):
+            gathered = _gather(batches, wanted)
+            for table in read_ahead(gathered, _nothing, depth=TABLES_AHEAD, may_be_ahead=may_be_ahead):
                 yield table, self._insert(table)
 
-        for table, digests in read_ahead(staged(), beat, depth=TABLES_AHEAD, cancel=cancel):
+        rows = read_ahead(staged(), beat, depth=TABLES_AHEAD, may_be_ahead=may_be_ahead, cancel=cancel)
+        for table, digests in rows:
             fields = table.select(self._fields)
             if digests is not None:
                 columns = dict(zip(fields.column_names, fields.columns, strict=True))

@@ -21,8 +21,9 @@ from serving.formats.keys import block_name, canonical_key, digest, locate
 from serving.formats.layouts import DamagedPayload, Layout
 from serving.redis_clients import Client
 
-# Others wait behind what was sent and is not answered: these many blocks take Redis some tenths of a millisecond.
-COMMANDS_PER_SEND = 128
+# Others wait behind what was sent and is not answered, also those who wait for Redis' processor: these many blocks take
+# it a tenth of a millisecond.
+COMMANDS_PER_SEND = 32
 BYTES_PER_SEND = 2**20
 SENDS_IN_FLIGHT = 2
 REPLICA_TIMEOUT_MS = 10_000

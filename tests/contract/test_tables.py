@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -236,7 +237,7 @@ def test_write_blocks__whoever_looks_how_quick_redis_is__sees_none_of_the_blocks
             super().after_send(blocks)
 
     with redis.Redis.from_url(server.url) as client:
-        pacer = Looking(client)
+        pacer = Looking(client, rest=time.sleep)
         list(tables.write_blocks(client, *TABLE, [Cut(0, [bytes(900)] * 2000)], [], pacer=pacer))
     assert len(stored) == 2000 // tables.COMMANDS_PER_SEND
     assert [there for there, _ in stored] == [sent for _, sent in stored]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,10 +17,10 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 from pytest_django import Settings
 
-from models_registry.loading import running, tables, upkeep
+from models_registry.loading import pacing, running, tables, tasks, upkeep
 from models_registry.loading.background import call, read_ahead
 from models_registry.loading.cutting import Cut
-from models_registry.loading.pulse import Overtaken, Progress
+from models_registry.loading.pulse import Overtaken, Progress, Pulse, Superseded
 from models_registry.loading.running import claim, run_claimed, run_load
 from models_registry.loading.tasks import drop_table, run, sweep
 from models_registry.loading.upkeep import DROP_AFTER, FORGOTTEN_AFTER, STALE_AFTER, UNDERWAY_FOR
@@ -42,6 +43,12 @@ def scene(tmp_path: Path, settings: Settings, valkey: redis.Redis) -> Scene:
     made = Scene(tmp_path)
     made.write(columns(range(200)))
     return made
+
+
+@pytest.fixture(autouse=True)
+def is_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep a task from putting this process last: that is for good, and other tests follow."""
+    monkeypatch.setattr(tasks, "yield_to_others", lambda: None)
 
 
 def at(state: LoadState, action: Callable[[], object]) -> Callable[[Progress], None]:
@@ -386,6 +393,47 @@ def test_drop__a_table_that_is_whole_or_unknown__nothing(scene: Scene, valkey: r
     assert not upkeep.drop(0, timezone.now())
 
 
+# --- Making way -------------------------------------------------------------------------------------------------------
+
+
+def pulse_that_must_rest(load: Load, monkeypatch: pytest.MonkeyPatch, seconds: float) -> Pulse:
+    pulse = Pulse(load, time_limit=timedelta(minutes=1), listener=None)
+    monkeypatch.setattr(pulse.share, "rest_due", lambda: seconds)
+    return pulse
+
+
+def test_beat__others_want_the_processors__rests_and_says_that_the_load_is_alive(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = claim(scene.queue().pk)
+    assert load is not None
+    pulse = pulse_that_must_rest(load, monkeypatch, 0.6)
+    began = timezone.now()
+    pulse.beat()
+    assert timezone.now() - began >= timedelta(seconds=0.6)
+    assert pulse.seconds_rested == pytest.approx(0.6)
+    heartbeat = reload(load).heartbeat_at
+    assert heartbeat is not None
+    assert heartbeat - began >= timedelta(seconds=0.4)
+
+
+def test_beat__a_newer_load_comes_during_a_long_rest__ends_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = claim(scene.queue().pk)
+    assert load is not None
+    pulse = pulse_that_must_rest(load, monkeypatch, 600)
+    pulse.tell = lambda _: scene.queue()  # type: ignore[assignment, method-assign]
+    with pytest.raises(Superseded):
+        pulse.beat()
+
+
+def test_run_load__it_had_to_rest__its_report_says_so(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    rests = iter([1.1])
+    monkeypatch.setattr(pacing.ProcessorShare, "rest_due", lambda _: next(rests, 0.0))
+    load = scene.load()
+    assert load.state == LoadState.ACTIVE
+    assert load.report["notes"] == ["It rested for 1 s of its time, so as not to hold up others."]
+
+
 # --- Threads ----------------------------------------------------------------------------------------------------------
 
 
@@ -411,6 +459,42 @@ def test_read_ahead__the_beat_fails__the_reader_is_cancelled_and_closed() -> Non
     with pytest.raises(Overtaken):
         list(read_ahead(items(), beat, cancel=cancel))
     assert events == ["cancelled", "closed"]
+
+
+def test_read_ahead__it_may_not_be_ahead__begins_an_item_only_when_it_is_waited_for() -> None:
+    begun: list[int] = []
+
+    def items() -> Any:
+        for number in range(3):
+            begun.append(number)
+            yield number
+
+    for number in read_ahead(items(), lambda: None, may_be_ahead=lambda: False):
+        # Time enough for one that does not wait.
+        time.sleep(0.05)
+        assert begun == list(range(number + 1))
+    assert begun == [0, 1, 2]
+
+
+def test_read_ahead__it_may_be_ahead__begins_the_next_item_meanwhile() -> None:
+    second = threading.Event()
+
+    def items() -> Any:
+        yield 1
+        second.set()
+        yield 2
+
+    reading = read_ahead(items(), lambda: None, may_be_ahead=lambda: True)
+    assert next(reading) == 1
+    assert second.wait(20)
+    assert list(reading) == [2]
+
+
+def test_read_ahead__it_may_not_be_ahead_and_nobody_waits_any_more__ends() -> None:
+    reading = read_ahead(iter([1, 2]), lambda: None, may_be_ahead=lambda: False)
+    assert next(reading) == 1
+    reading.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "load-reader"]
 
 
 def test_call__an_error_in_the_other_thread__raised_here() -> None:

@@ -1,7 +1,9 @@
-"""How a load makes way: less while Redis is slow, all of it while it is not, and never more rows than allowed."""
+"""How a load makes way: for whoever wants the processors, and for Redis; and never more rows than allowed."""
 
 from __future__ import annotations
 
+import math
+import os
 import subprocess
 import sys
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 
 from models_registry.loading import pacing
-from models_registry.loading.pacing import MOST_REST, Pacer
+from models_registry.loading.pacing import INTERRUPTIONS_PER_SECOND, MOST_REST, SHARE, Pacer, ProcessorShare
 
 
 class Clock:
@@ -46,12 +48,12 @@ def send(clock: Clock, pacer: Pacer, times: int, *, seconds: float = 0.01) -> No
 
 def of(clock: Clock, **values: Any) -> Pacer:
     client: Any = clock
-    return Pacer(client, sleep=clock.sleep, **values)
+    return Pacer(client, rest=clock.sleep, **values)
 
 
 def test_pacer__redis_as_quick_as_before__never_rests(clock: Clock) -> None:
     send(clock, of(clock), 1000)
-    assert clock.slept == []
+    assert not any(clock.slept)
 
 
 def test_pacer__redis_slow__rests_more_and_more_up_to_a_bound_and_less_again(clock: Clock) -> None:
@@ -73,7 +75,7 @@ def test_pacer__a_redis_that_is_far_away__its_distance_is_not_slowness(clock: Cl
     clock.answer_seconds = 0.02
     pacer = of(clock)
     send(clock, pacer, 100)
-    assert clock.slept == []
+    assert not any(clock.slept)
 
 
 def test_pacer__a_limit__is_kept_from_the_first_send_on(clock: Clock) -> None:
@@ -83,6 +85,125 @@ def test_pacer__a_limit__is_kept_from_the_first_send_on(clock: Clock) -> None:
         pacer.after_send(blocks)
         assert blocks * 50 <= 1000 * (clock.now - began) + 1
     assert clock.now - began == pytest.approx(20, rel=0.01)
+
+
+class Work:
+    """Stands in for the kernel's accounts: time, this process's work in seconds, and its interruptions."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.worked = 5.0
+        self.interruptions = 40.0
+
+    def __call__(self) -> tuple[float, float, int]:
+        return self.now, self.worked, int(self.interruptions)
+
+    def go_on(self, share: ProcessorShare, *, pieces: int, per_second: float = 0, seconds: float = 0.01) -> float:
+        """Do pieces of work and rest as told; give for how many seconds in all."""
+        rested = 0.0
+        for _ in range(pieces):
+            self.now += seconds
+            self.worked += seconds
+            self.interruptions += per_second * seconds
+            rest = share.rest_due()
+            rested += rest
+            self.now += rest
+        return rested
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Work:
+    made = Work()
+    monkeypatch.setattr(pacing, "_work", made)
+    return made
+
+
+def comes_last(monkeypatch: pytest.MonkeyPatch) -> ProcessorShare:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "linux")
+        patch.setattr(os, "SCHED_IDLE", 5, raising=False)
+        patch.setattr(os, "sched_getscheduler", lambda _: 5, raising=False)
+        return ProcessorShare()
+
+
+def test_share__nobody_else_wants_the_processors__never_rests(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert work.go_on(comes_last(monkeypatch), pieces=1000, per_second=INTERRUPTIONS_PER_SECOND * 0.9) == 0
+
+
+def test_share__a_process_that_comes_as_soon_as_others__never_rests(work: Work) -> None:
+    assert work.go_on(ProcessorShare(), pieces=1000, per_second=9000) == 0
+
+
+@pytest.mark.parametrize("seconds", [0.0003, 0.01, 0.3])
+def test_share__others_want_the_processors__works_for_its_share_of_the_time(
+    seconds: float, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share = comes_last(monkeypatch)
+    work.go_on(share, pieces=math.ceil(0.1 / seconds), per_second=9000, seconds=seconds)
+    assert share.is_wanted
+    began, worked = work.now, work.worked
+    work.go_on(share, pieces=math.ceil(3 / seconds), per_second=9000, seconds=seconds)
+    assert (work.worked - worked) / (work.now - began) == pytest.approx(SHARE, rel=0.02)
+
+
+def test_share__threads_work_ahead_during_the_rest__is_paid_for_later(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share = comes_last(monkeypatch)
+    work.go_on(share, pieces=20, per_second=9000)
+    work.worked += 1.0
+    work.interruptions += 9000
+    assert work.go_on(share, pieces=1, per_second=9000) == pytest.approx(1.01 / SHARE, rel=0.02)
+
+
+def test_share__nobody_wants_the_processors_any_more__rests_no_more(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share = comes_last(monkeypatch)
+    work.go_on(share, pieces=20, per_second=9000)
+    work.go_on(share, pieces=20)
+    assert not share.is_wanted
+    assert work.go_on(share, pieces=1000) == 0
+
+
+def test_share__it_rested_little_for_long__saves_nothing_up(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    share = comes_last(monkeypatch)
+    work.go_on(share, pieces=20, per_second=9000)
+    work.now += 1000
+    assert work.go_on(share, pieces=100, per_second=9000) >= 1 / SHARE - 2
+
+
+@pytest.mark.parametrize("was_wanted", [False, True])
+def test_share__interrupted_about_once_for_each_send__goes_on_as_before(
+    was_wanted: bool, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That may be Redis alone, which answers the load."""
+    share = comes_last(monkeypatch)
+    work.go_on(share, pieces=20, per_second=9000 if was_wanted else 0)
+    rested = work.go_on(share, pieces=1000, per_second=4000, seconds=1 / 4000)
+    assert share.is_wanted == was_wanted
+    assert (rested > 0) == was_wanted
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Only Linux has the class of what comes last")
+def test_share__another_process_wakes_up_all_the_time__rests() -> None:
+    code = (
+        "import os, subprocess, sys, time\n"
+        "from models_registry.loading.pacing import ProcessorShare, yield_to_others\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "other = subprocess.Popen([sys.executable, '-c', 'import time\\nwhile True: time.sleep(0.0003)'])\n"
+        "try:\n"
+        "    yield_to_others()\n"
+        "    share, until, rested = ProcessorShare(), time.process_time() + 1, 0.0\n"
+        "    while time.process_time() < until and not rested:\n"
+        "        sum(range(100_000))\n"
+        "        rested = share.rest_due()\n"
+        "    print(share.is_wanted, rested > 0)\n"
+        "finally:\n"
+        "    other.kill()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True"]
 
 
 def test_yield_to_others__in_a_process__it_and_its_threads_come_last() -> None:
