@@ -463,8 +463,9 @@ class Run:
             return
         mine = Table.objects.unscoped().filter(table_id=self.table.table_id)
         mine.filter(state=TableState.WRITING).update(state=TableState.DROPPING)
-        # Not there at all: another run has the load and the row by now, and these blocks are nobody's.
-        if mine.exclude(state=TableState.DROPPING).exists():
+        # It may be dropped already by those who took this run for dead, or its row be another run's by now: what was
+        # written since is nobody's all the same.
+        if mine.filter(state=TableState.READY).exists():
             return
         try:
             tables.drop_table(self.client, settings.REDIS_PREFIX, self.table.table_id, self.table.block_bits)

@@ -103,6 +103,21 @@ def test_claim__lost_twice_already__fails_instead(scene: Scene) -> None:
     assert ended.finished_at is not None
 
 
+def test_run_load__given_up_and_dropped_by_a_sweep_meanwhile__drops_what_it_wrote_since(
+    scene: Scene, valkey: redis.Redis
+) -> None:
+    load = scene.queue()
+
+    def give_up() -> None:
+        assert all_blocks(valkey) > 0
+        Load.objects.unscoped().filter(pk=load.pk).update(state=LoadState.FAILED, finished_at=timezone.now())
+        Table.objects.unscoped().filter(load=load).update(state=TableState.DROPPED)
+
+    run_load(load.pk, listener=at(LoadState.VERIFYING, give_up))
+    assert (reload(load).state, reload(load).table.state) == (LoadState.FAILED, TableState.DROPPED)
+    assert all_blocks(valkey) == 0
+
+
 def test_run_load__taken_over_by_another_run__touches_nothing_more(scene: Scene, valkey: redis.Redis) -> None:
     load = scene.queue()
 
