@@ -98,6 +98,7 @@ class _Reader(threading.Thread, Generic[T]):
                 self._given += 1
                 with self._was_asked:
                     while self._is_wanted and self._asked <= self._given and not self._may_be_ahead():
+                        # Nobody says so when it may be ahead again.
                         self._was_asked.wait(0.1)
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             self.error = error
@@ -116,6 +117,8 @@ class _Reader(threading.Thread, Generic[T]):
     def stop(self) -> None:
         """Have the thread end after the item it is at, and wait for it."""
         self._is_wanted = False
+        with self._was_asked:
+            self._was_asked.notify()
         self.join(JOIN_SECONDS)
 
     def _hand_over(self, message: tuple[T] | None) -> bool:

@@ -1,7 +1,7 @@
 """How a load makes way for those who are being served: on its machine, and at Redis.
 
 On its machine it works only when no other wants the processor (`yield_to_others`). That alone does not keep it from
-being felt: to stop one thread for another takes time, up to a tick of the kernel's clock now and then. So while others
+being felt: to stop one thread for another takes time, up to a tick of the kernel's clock now and then. So where others
 want the processors, it works for a small share of the time only (`ProcessorShare`).
 
 While blocks are written, Redis is asked for a PING through another connection every few milliseconds. Where that takes
@@ -17,8 +17,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 
@@ -38,10 +38,9 @@ REST_FORGOTTEN = 0.02
 # Of one processor's time, all threads together, while others want the processors.
 SHARE = 0.2
 # Others want the processors when the kernel interrupts a load more often than that in a second of its work. Its own
-# threads take turns when the clock ticks, up to 333 times; each request that is served nearby is felt three times.
-INTERRUPTIONS_PER_SECOND = 400
-# Redis, where it is on this machine, interrupts a load because of what that sends; so often at most for each send.
-INTERRUPTIONS_PER_SEND = 1.5
+# threads take turns when the clock ticks, 250 times or, with another clock, up to 700; each request that is served
+# nearby is felt three times.
+INTERRUPTIONS_PER_SECOND = 800
 # Judged after so much work.
 SECONDS_JUDGED = 0.05
 # Shorter rests are put off until they have become one.
@@ -74,6 +73,8 @@ class ProcessorShare:
 
     Whether somebody wants the processors, the kernel knows: it counts how often it took one away from a thread that
     would have gone on (`ru_nivcsw`). In the class of those that come last that happens each time another wakes up.
+    Redis, where it is on this machine, wakes up for whatever the load sends it; so only work that sends nothing is
+    judged (`judged`), and what was found there holds on until more such work is done.
     Where this process is not in that class, as on the command line, nobody asks it to rest.
 
     Attributes:
@@ -83,34 +84,40 @@ class ProcessorShare:
     def __init__(self) -> None:
         self.is_wanted = False
         self._comes_last = sys.platform == "linux" and os.sched_getscheduler(0) == os.SCHED_IDLE
-        self._paid_until, self._paid, self._interruptions = _work()
-        self._judged = self._paid
-        self._sends = 0
+        self._paid_until, self._paid, _ = _work()
+        self._is_judging = False
+        self._judged_from: list[float] = []
+
+    @contextmanager
+    def judged(self) -> Iterator[None]:
+        """Judge by what is worked meanwhile, in whatever thread: nothing of it may have another process do anything."""
+        _, *self._judged_from = _work()
+        self._is_judging = True
+        try:
+            yield
+        finally:
+            _, worked, interruptions = _work()
+            self._judge(worked, interruptions)
+            self._is_judging = False
 
     def rest_due(self) -> float:
-        """Give how many seconds to rest for what was done so far.
-
-        To be called between one piece of work and the next, and no more than once for what is sent to Redis together.
-        """
+        """Give how many seconds to rest for what was done so far. To be called between two pieces of work."""
         if not self._comes_last:
             return 0.0
         now, worked, interruptions = _work()
-        self._sends += 1
-        if worked - self._judged >= SECONDS_JUDGED:
-            self._judge(worked - self._judged, interruptions - self._interruptions)
-            self._judged, self._interruptions, self._sends = worked, interruptions, 0
+        if self._is_judging:
+            self._judge(worked, interruptions)
         paid_until = self._paid_until + (worked - self._paid) / SHARE
         self._paid_until, self._paid = max(now, paid_until) if self.is_wanted else now, worked
         due = self._paid_until - now
         return due if due >= LEAST_REST else 0.0
 
-    def _judge(self, seconds: float, interruptions: int) -> None:
-        few = seconds * INTERRUPTIONS_PER_SECOND
-        if interruptions <= few:
-            self.is_wanted = False
-        elif interruptions > few + self._sends * INTERRUPTIONS_PER_SEND:
-            self.is_wanted = True
-        # Between the two, Redis' answers to this load may be all there is; then what was known holds on.
+    def _judge(self, worked: float, interruptions: int) -> None:
+        worked_before, interruptions_before = self._judged_from
+        seconds = worked - worked_before
+        if seconds >= SECONDS_JUDGED:
+            self.is_wanted = interruptions - interruptions_before > seconds * INTERRUPTIONS_PER_SECOND
+            self._judged_from = [worked, interruptions]
 
 
 def _work() -> tuple[float, float, int]:
@@ -139,10 +146,10 @@ class Pacer:
     ) -> None:
         self._client = client
         self._blocks_per_second = rows_per_second / max(rows_per_block, 1e-9) if rows_per_second else None
-        self._take_rest = rest
+        self._rest = rest
         usual = median(self._look() for _ in range(LOOKS_BEFORE))
         self._slow = max(usual * SLOW_FACTOR, usual + SLOW_SECONDS)
-        self._rest = 0.0
+        self._rest_ratio = 0.0
         self._began = self._looked_at = self._sent_at = time.monotonic()
 
     @property
@@ -151,9 +158,9 @@ class Pacer:
         return time.monotonic() - self._looked_at >= LOOK_SECONDS
 
     @property
-    def rest(self) -> float:
+    def rest_ratio(self) -> float:
         """How long it rests now, as a share of the time that a send takes."""
-        return self._rest
+        return self._rest_ratio
 
     def after_send(self, blocks: int) -> None:
         """Rest as long as Redis' answers suggest, and until so many blocks since the beginning are allowed.
@@ -165,17 +172,17 @@ class Pacer:
         if self.is_about_to_look:
             self._adapt(self._look())
             self._looked_at = time.monotonic()
-        rest = (now - self._sent_at) * self._rest
+        rest = (now - self._sent_at) * self._rest_ratio
         if self._blocks_per_second is not None:
             rest = max(rest, self._began + blocks / self._blocks_per_second - now)
-        self._take_rest(max(0.0, rest))
+        self._rest(max(0.0, rest))
         self._sent_at = time.monotonic()
 
     def _adapt(self, seconds: float) -> None:
         if seconds > self._slow:
-            self._rest = min(MOST_REST, max(FIRST_REST, self._rest * 2))
+            self._rest_ratio = min(MOST_REST, max(FIRST_REST, self._rest_ratio * 2))
         else:
-            self._rest = max(0.0, self._rest * REST_KEPT - REST_FORGOTTEN)
+            self._rest_ratio = max(0.0, self._rest_ratio * REST_KEPT - REST_FORGOTTEN)
 
     def _look(self) -> float:
         began = time.monotonic()

@@ -68,8 +68,8 @@ class Pulse:
     def beat(self) -> None:
         """Say that the load is alive, at most twice a second, and rest if others want the processors.
 
-        To be called between one piece of work and the next. While the caller rests, the threads that work ahead of it
-        soon wait for it.
+        To be called between one piece of work and the next. While the caller rests, threads that work ahead of it soon
+        wait for it; a query that it waits for goes on, and is rested for when it has ended.
 
         Raises:
             Overtaken, Superseded, TookTooLong: see there.
@@ -83,10 +83,13 @@ class Pulse:
         began = time.monotonic()
         self._say_alive(began)
         until = began + max(seconds, self.share.rest_due())
-        while (left := until - time.monotonic()) > 0:
-            time.sleep(min(left, WRITE_SECONDS))
-            self._say_alive(time.monotonic())
-        self.seconds_rested += max(0.0, until - began)
+        try:
+            while (left := until - time.monotonic()) > 0:
+                time.sleep(min(left, WRITE_SECONDS))
+                self._say_alive(time.monotonic())
+        finally:
+            if until > began:
+                self.seconds_rested += time.monotonic() - began
 
     def _say_alive(self, now: float) -> None:
         if now - self._written_at < WRITE_SECONDS:

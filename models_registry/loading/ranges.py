@@ -29,7 +29,7 @@ from models_registry.loading.checks import Expected, check_rows
 from models_registry.loading.comparisons import compare_distributions
 from models_registry.loading.pacing import Pacer
 from models_registry.loading.pulse import Overtaken, Pulse, Superseded, TookTooLong
-from models_registry.loading.running import ROWS_LOOKED_UP, TIME_LIMIT_SHARE, Run, end, verdict
+from models_registry.loading.running import ROWS_LOOKED_UP, TIME_LIMIT_SHARE, Run, end, notes_of_rests, verdict
 from models_registry.loading.sources import PARTITIONS, Extract, open_partitions
 from models_registry.loading.splitting import RANGE_TASK, Rejected, drop_scratch, finish_if_done
 from models_registry.loading.staging import Staging
@@ -144,6 +144,7 @@ class _RangeRun(Run):
             self._verify_range(staging, layout, lengths)
         self.pulse.write()
         mine = LoadRange.objects.unscoped().filter(pk=self.part.pk, attempts=self.part.attempts)
+        self.report["seconds_rested"] = self.pulse.seconds_rested
         values = {"rows_written": staging.rows, "size_bytes": sum(lengths), "report": self.report}
         if not mine.filter(state=RangeState.RUNNING).update(state=RangeState.DONE, **values):
             raise Overtaken
@@ -153,7 +154,7 @@ class _RangeRun(Run):
         return open_partitions(self.load.scratch_table, part.first_partition, part.end_partition, expected.columns)
 
     def _check(self, staging: Staging, expected: Expected, served: Table | None) -> None:
-        with self._stage("check"):
+        with self._stage("check"), self.pulse.share.judged():
             bits = self.whole.block_bits
             for check in check_rows(staging, self._schema, expected, self.pulse.beat, block_bits=bits):
                 if check.name not in _OF_THE_WHOLE:
@@ -279,7 +280,9 @@ def _merged(load: Load, ranges: list[LoadRange]) -> dict[str, Any]:
     """Give the load's report with those of its ranges: checks that all passed once, times added up."""
     report: dict[str, Any] = {**load.report}
     report["checks"] = [*report["checks"], *ranges[0].report["checks"][1:]]
-    report["notes"] = [*report["notes"], f"Read, checked and written in {len(ranges)} ranges of keys."]
+    together = f"Read, checked and written in {len(ranges)} ranges of keys."
+    rested = sum(part.report.get("seconds_rested", 0.0) for part in ranges)
+    report["notes"] = [*report["notes"], together, *notes_of_rests(rested)]
     report |= {
         name: ranges[0].report[name] for name in ("fields", "distribution", "difference") if name in ranges[0].report
     }

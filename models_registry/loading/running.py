@@ -161,6 +161,11 @@ def end(pulse: Pulse, state: LoadState, problem: str, report: dict[str, Any]) ->
         log.info("load.ended load=%s state=%s problem=%s", pulse.load.pk, state, problem)
 
 
+def notes_of_rests(seconds: float) -> list[str]:
+    """Give what a report says of so much rest."""
+    return [f"It rested for {seconds:,.0f} s of its time, so as not to hold up others."] if seconds >= 1 else []
+
+
 class Run:
     """The stages of one run.
 
@@ -197,21 +202,29 @@ class Run:
 
     def go(self, folder: Path) -> None:
         """Go through all stages."""
+        try:
+            table = self._prepare(folder)
+        finally:
+            self.report["notes"] += notes_of_rests(self.pulse.seconds_rested)
+        if table is None:
+            self.pulse.enter(LoadState.CHECKED, report=self.report, finished_at=timezone.now())
+            return
+        activate(self.pulse, table, report=self.report)
+        self.table = None
+        self.pulse.tell(LoadState.ACTIVE)
+
+    def _prepare(self, folder: Path) -> Table | None:
+        """Go through all stages but the last; give the table that waits for that, or None after a dry run."""
         layout = self._layout()
         active = self.load.version.active_table
         expected = self._expected(layout, active)
         with self._extracted(expected, folder) as staging:
             self._check(staging, expected, active)
             if self.load.is_dry_run:
-                self._note_rests()
-                self.pulse.enter(LoadState.CHECKED, report=self.report, finished_at=timezone.now())
-                return
+                return None
             table, lengths = self._write(staging, layout)
             self._verify(staging, layout, table, lengths)
-        self._note_rests()
-        activate(self.pulse, table, report=self.report)
-        self.table = None
-        self.pulse.tell(LoadState.ACTIVE)
+        return table
 
     def _expected(self, layout: Layout, active: Table | None) -> Expected:
         return Expected(
@@ -318,7 +331,7 @@ class Run:
             cancel=close,
         )
         try:
-            with closing(filling):
+            with self.pulse.share.judged(), closing(filling):
                 for rows in filling:
                     self.pulse.rows_read = rows
                     self.pulse.beat()
@@ -339,14 +352,9 @@ class Run:
             if field.is_optional and field.name not in extract.schema.names
         )
 
-    def _note_rests(self) -> None:
-        rested = self.pulse.seconds_rested
-        if rested >= 1:
-            self.report["notes"].append(f"It rested for {rested:,.0f} s of its time, so as not to hold up others.")
-
     def _check(self, staging: Staging, expected: Expected, served: Table | None) -> None:
         self.pulse.enter(LoadState.CHECKING, report=self.report)
-        with self._stage("check"):
+        with self._stage("check"), self.pulse.share.judged():
             for check in check_rows(staging, self._schema, expected, self.pulse.beat):
                 self._found(check)
             self._check_packed(staging)
@@ -441,10 +449,16 @@ class Run:
         self, staging: Staging, layout: Layout, block_bits: int, *, first: int = 0, end: int | None = None
     ) -> Iterator[Cut]:
         cutter = BlockCutter(layout.payload_width, first, 1 << block_bits if end is None else end)
-        for rows in staging.buckets.in_block_order(block_bits):
-            yield cutter.add(rows.blocks, rows.fingerprints, rows.payloads)
+        ordered = staging.buckets.in_block_order(block_bits)
+        while True:
+            # What is still on its way to Redis is little beside a bucket that is large enough to be judged.
+            with self.pulse.share.judged():
+                rows = next(ordered, None)
+                cut = cutter.finish() if rows is None else cutter.add(rows.blocks, rows.fingerprints, rows.payloads)
+            yield cut
+            if rows is None:
+                return
             self.pulse.rows_written += rows.payloads.rows
-        yield cutter.finish()
 
     def _verify(self, staging: Staging, layout: Layout, table: Table, lengths: list[int]) -> None:
         self.pulse.enter(LoadState.VERIFYING)

@@ -81,9 +81,10 @@ def write_blocks(
 def read_lengths(client: Client, prefix: str, table_id: str, blocks: int, *, start: int = 0) -> Iterator[int]:
     """Give the length in bytes of so many blocks from `start` on as Redis has them, 0 for one that it has not."""
     if isinstance(client, RedisCluster):
-        for first in range(start, start + blocks, COMMANDS_PER_SEND):
+        at_once = _commands_per_pipeline(client)
+        for first in range(start, start + blocks, at_once):
             pipeline = cast(Any, client).pipeline()
-            for number in range(first, min(first + COMMANDS_PER_SEND, start + blocks)):
+            for number in range(first, min(first + at_once, start + blocks)):
                 pipeline.strlen(block_name(prefix, table_id, number))
             yield from cast(list[int], pipeline.execute())
         return
@@ -223,6 +224,11 @@ def _of_many(client: Client, command: str, names: Sequence[str]) -> int:
     return int(cast(Any, client).execute_command(command, *names))
 
 
+def _commands_per_pipeline(client: RedisCluster) -> int:
+    """Give how many commands a cluster's nodes take together: each as many as a single Redis."""
+    return COMMANDS_PER_SEND * max(1, len(client.get_primaries()))
+
+
 def _write_to_cluster(
     client: RedisCluster,
     prefix: str,
@@ -231,10 +237,11 @@ def _write_to_cluster(
     lengths: list[int],
     pacer: Pacer | None,
 ) -> Iterator[int]:
+    at_once = _commands_per_pipeline(client)
     for cut in cuts:
-        for start in range(0, len(cut.blocks), COMMANDS_PER_SEND):
+        for start in range(0, len(cut.blocks), at_once):
             pipeline = cast(Any, client).pipeline()
-            for number, block in enumerate(cut.blocks[start : start + COMMANDS_PER_SEND], start=cut.first + start):
+            for number, block in enumerate(cut.blocks[start : start + at_once], start=cut.first + start):
                 pipeline.set(block_name(prefix, table_id, number), block)
                 lengths.append(len(block))
             pipeline.execute()

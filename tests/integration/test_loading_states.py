@@ -426,7 +426,7 @@ def test_beat__others_want_the_processors__rests_and_says_that_the_load_is_alive
     began = timezone.now()
     pulse.beat()
     assert timezone.now() - began >= timedelta(seconds=0.6)
-    assert pulse.seconds_rested == pytest.approx(0.6)
+    assert pulse.seconds_rested >= 0.599
     heartbeat = reload(load).heartbeat_at
     assert heartbeat is not None
     assert heartbeat - began >= timedelta(seconds=0.4)

@@ -62,13 +62,13 @@ def test_pacer__redis_slow__rests_more_and_more_up_to_a_bound_and_less_again(clo
     rests = []
     for _ in range(12):
         send(clock, pacer, 1)
-        rests.append(pacer.rest)
+        rests.append(pacer.rest_ratio)
     assert rests == sorted(rests)
     assert rests[0] < 1 < rests[-1] == MOST_REST
     assert max(clock.slept) <= 0.02 * MOST_REST
     clock.answer_seconds = 0.0001
     send(clock, pacer, 100)
-    assert pacer.rest == 0
+    assert pacer.rest_ratio == 0
 
 
 def test_pacer__a_redis_that_is_far_away__its_distance_is_not_slowness(clock: Clock) -> None:
@@ -118,7 +118,9 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
     return made
 
 
-def comes_last(monkeypatch: pytest.MonkeyPatch) -> ProcessorShare:
+@pytest.fixture
+def share(work: Work, monkeypatch: pytest.MonkeyPatch) -> ProcessorShare:
+    """Give the share of a process that comes last."""
     with monkeypatch.context() as patch:
         patch.setattr(sys, "platform", "linux")
         patch.setattr(os, "SCHED_IDLE", 5, raising=False)
@@ -126,63 +128,75 @@ def comes_last(monkeypatch: pytest.MonkeyPatch) -> ProcessorShare:
         return ProcessorShare()
 
 
-def test_share__nobody_else_wants_the_processors__never_rests(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert work.go_on(comes_last(monkeypatch), pieces=1000, per_second=INTERRUPTIONS_PER_SECOND * 0.9) == 0
+def test_share__nobody_else_wants_the_processors__never_rests(work: Work, share: ProcessorShare) -> None:
+    with share.judged():
+        assert work.go_on(share, pieces=1000, per_second=INTERRUPTIONS_PER_SECOND * 0.9) == 0
 
 
 def test_share__a_process_that_comes_as_soon_as_others__never_rests(work: Work) -> None:
-    assert work.go_on(ProcessorShare(), pieces=1000, per_second=9000) == 0
+    share = ProcessorShare()
+    with share.judged():
+        assert work.go_on(share, pieces=1000, per_second=9000) == 0
 
 
 @pytest.mark.parametrize("seconds", [0.0003, 0.01, 0.3])
 def test_share__others_want_the_processors__works_for_its_share_of_the_time(
-    seconds: float, work: Work, monkeypatch: pytest.MonkeyPatch
+    seconds: float, work: Work, share: ProcessorShare
 ) -> None:
-    share = comes_last(monkeypatch)
-    work.go_on(share, pieces=math.ceil(0.1 / seconds), per_second=9000, seconds=seconds)
-    assert share.is_wanted
-    began, worked = work.now, work.worked
-    work.go_on(share, pieces=math.ceil(3 / seconds), per_second=9000, seconds=seconds)
+    with share.judged():
+        work.go_on(share, pieces=math.ceil(0.1 / seconds), per_second=9000, seconds=seconds)
+        assert share.is_wanted
+        began, worked = work.now, work.worked
+        work.go_on(share, pieces=math.ceil(3 / seconds), per_second=9000, seconds=seconds)
     assert (work.worked - worked) / (work.now - began) == pytest.approx(SHARE, rel=0.02)
 
 
-def test_share__threads_work_ahead_during_the_rest__is_paid_for_later(
-    work: Work, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    share = comes_last(monkeypatch)
-    work.go_on(share, pieces=20, per_second=9000)
-    work.worked += 1.0
-    work.interruptions += 9000
-    assert work.go_on(share, pieces=1, per_second=9000) == pytest.approx(1.01 / SHARE, rel=0.02)
+def test_share__threads_work_ahead_during_the_rest__is_paid_for_later(work: Work, share: ProcessorShare) -> None:
+    with share.judged():
+        work.go_on(share, pieces=20, per_second=9000)
+        work.worked += 1.0
+        work.interruptions += 9000
+        assert work.go_on(share, pieces=1, per_second=9000) == pytest.approx(1.01 / SHARE, rel=0.02)
 
 
-def test_share__nobody_wants_the_processors_any_more__rests_no_more(
-    work: Work, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    share = comes_last(monkeypatch)
-    work.go_on(share, pieces=20, per_second=9000)
-    work.go_on(share, pieces=20)
-    assert not share.is_wanted
-    assert work.go_on(share, pieces=1000) == 0
+def test_share__nobody_wants_the_processors_any_more__rests_no_more(work: Work, share: ProcessorShare) -> None:
+    with share.judged():
+        work.go_on(share, pieces=20, per_second=9000)
+        work.go_on(share, pieces=20)
+        assert not share.is_wanted
+        assert work.go_on(share, pieces=1000) == 0
 
 
-def test_share__it_rested_little_for_long__saves_nothing_up(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    share = comes_last(monkeypatch)
-    work.go_on(share, pieces=20, per_second=9000)
-    work.now += 1000
-    assert work.go_on(share, pieces=100, per_second=9000) >= 1 / SHARE - 2
+def test_share__it_rested_little_for_long__saves_nothing_up(work: Work, share: ProcessorShare) -> None:
+    with share.judged():
+        work.go_on(share, pieces=20, per_second=9000)
+        work.now += 1000
+        assert work.go_on(share, pieces=100, per_second=9000) >= 1 / SHARE - 2
 
 
 @pytest.mark.parametrize("was_wanted", [False, True])
-def test_share__interrupted_about_once_for_each_send__goes_on_as_before(
-    was_wanted: bool, work: Work, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("per_second", [0, 15_000])
+def test_share__work_that_wakes_redis_up__is_rested_for_as_before_however_often_it_is_interrupted(
+    was_wanted: bool, per_second: float, work: Work, share: ProcessorShare
 ) -> None:
-    """That may be Redis alone, which answers the load."""
-    share = comes_last(monkeypatch)
-    work.go_on(share, pieces=20, per_second=9000 if was_wanted else 0)
-    rested = work.go_on(share, pieces=1000, per_second=4000, seconds=1 / 4000)
+    with share.judged():
+        work.go_on(share, pieces=20, per_second=9000 if was_wanted else 0)
+    rested = work.go_on(share, pieces=1000, per_second=per_second)
     assert share.is_wanted == was_wanted
     assert (rested > 0) == was_wanted
+
+
+def test_share__judged_again_between_such_work__counts_what_was_worked_within_alone(
+    work: Work, share: ProcessorShare
+) -> None:
+    work.go_on(share, pieces=100, per_second=15_000)
+    with share.judged():
+        work.go_on(share, pieces=10, seconds=0.2)
+    assert not share.is_wanted
+    with share.judged():
+        work.worked += 0.2
+        work.interruptions += 0.2 * 9000
+    assert share.is_wanted
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Only Linux has the class of what comes last")
@@ -194,10 +208,11 @@ def test_share__another_process_wakes_up_all_the_time__rests() -> None:
         "other = subprocess.Popen([sys.executable, '-c', 'import time\\nwhile True: time.sleep(0.0003)'])\n"
         "try:\n"
         "    yield_to_others()\n"
-        "    share, until, rested = ProcessorShare(), time.process_time() + 1, 0.0\n"
-        "    while time.process_time() < until and not rested:\n"
-        "        sum(range(100_000))\n"
-        "        rested = share.rest_due()\n"
+        "    share, until, rested = ProcessorShare(), time.monotonic() + 60, 0.0\n"
+        "    with share.judged():\n"
+        "        while time.monotonic() < until and not rested:\n"
+        "            sum(range(100_000))\n"
+        "            rested = share.rest_due()\n"
         "    print(share.is_wanted, rested > 0)\n"
         "finally:\n"
         "    other.kill()\n"

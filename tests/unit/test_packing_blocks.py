@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from models_registry.loading.checks import Expected, check_columns, check_rows
 from models_registry.loading.cutting import BlockCutter, SharedPlace
 from models_registry.loading.packing import Payloads, RefusedValue, pack_columns
 from models_registry.loading.placing import Buckets, Digests
-from models_registry.loading.staging import Staging
+from models_registry.loading.staging import ROWS_PER_INSERT, Staging
 from serving.formats.blocks import encode_block
 from serving.formats.keys import canonical_key, digest, locate
 from serving.formats.layouts import BadValue, DecimalNumber, Field, Layout
@@ -165,6 +166,24 @@ def test_staging__more_rows_than_memory__spills_and_loses_none(tmp_path: Path) -
         numbers = [batch.rows for batch in staging.buckets.in_block_order(10)]
     assert moved == 0
     assert np.array_equal(np.sort(np.concatenate(numbers)), np.arange(rows))
+
+
+def test_staging__it_may_not_be_ahead__begins_the_next_rows_when_these_are_done_with(tmp_path: Path) -> None:
+    table = pa.table({"k": np.arange(3 * ROWS_PER_INSERT), "n": np.zeros(3 * ROWS_PER_INSERT, np.int64)})
+    begun: list[int] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in table.to_batches(max_chunksize=ROWS_PER_INSERT):
+            begun.append(len(begun))
+            yield batch
+
+    with Staging(tmp_path, columns=["k", "n"], key_fields=["k"], layout=N, memory_mb=256) as staging:
+        filling = staging.fill(table.schema, batches(), nothing, may_be_ahead=lambda: False)
+        for number, _ in enumerate(filling, start=1):
+            # Time enough for one that does not wait.
+            time.sleep(0.1)
+            assert len(begun) == number
+    assert len(begun) == 3
 
 
 # --- Buckets ----------------------------------------------------------------------------------------------------------
