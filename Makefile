@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv
 BQEMULATOR := .venv-bqemulator
 BENCH := .venv-bench
+FEAST := .venv-feast
 # What checks and tests read; nothing in it protects anything.
 TEST_ENV := RECSITE_ENV_FILE=tests/test.env
 # Arguments for pytest, the demo, a benchmark: `make test ARGS="tests/unit -x"`, `make demo ARGS="--players 5000"`.
@@ -13,7 +14,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-reset test check format screenshots bench-pages bench-serving bench-loading lock
+.PHONY: help demo demo-reset test check format screenshots bench-pages bench-serving bench-loading bench-feast lock
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -54,6 +55,9 @@ bench-serving: $(VENV)/.base $(BENCH)/.installed ## serving against its peers on
 bench-loading: $(VENV)/.base ## loading against one key per row on this machine; ARGS="--quick" for a short look
 	@$(BIN)/python -m benchmarks loading $(ARGS)
 
+bench-feast: $(VENV)/.base $(FEAST)/.installed ## loading against Feast, which installs a few hundred MB first
+	@$(BIN)/python -m benchmarks loading --parts feast $(ARGS)
+
 # uv keeps the pinned versions that still fit; `make lock ARGS=--upgrade` takes the newest.
 COMPILE = $(UV) pip compile --quiet --generate-hashes --universal --python-version 3.11 $(ARGS)
 lock: $(UV) ## pin the dependencies of pyproject.toml, with hashes, under requirements/
@@ -61,6 +65,7 @@ lock: $(UV) ## pin the dependencies of pyproject.toml, with hashes, under requir
 	$(COMPILE) pyproject.toml --group dev -o requirements/dev.txt
 	$(COMPILE) --group bqemulator -o requirements/bqemulator.txt
 	$(COMPILE) --group bench -o requirements/bench.txt
+	$(COMPILE) --group feast -o requirements/feast.txt
 
 # --- Environments: made once, brought up to date when a file under requirements/ changed ------------------------------
 
@@ -94,4 +99,10 @@ $(BENCH)/.installed: requirements/bench.txt $(UV)
 	@echo "Installing the benchmarks' Python peers into $(BENCH) …"
 	@$(UV) venv --quiet --allow-existing --python $(BIN)/python $(BENCH)
 	@$(UV) pip install --quiet --python $(BENCH)/bin/python --require-hashes -r requirements/bench.txt
+	@touch $@
+
+$(FEAST)/.installed: requirements/feast.txt $(UV)
+	@echo "Installing Feast into $(FEAST) …"
+	@$(UV) venv --quiet --allow-existing --python $(BIN)/python $(FEAST)
+	@$(UV) pip install --quiet --python $(FEAST)/bin/python --require-hashes -r requirements/feast.txt
 	@touch $@

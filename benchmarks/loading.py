@@ -20,12 +20,22 @@ from django.core.management import call_command
 
 from benchmarks.contenders import NotReady
 from benchmarks.load import ask_closed, ask_open
-from benchmarks.loading_data import FIELDS, KINDS, Kind, ended, make_models, make_version, parquet_of, queue_load
+from benchmarks.loading_data import (
+    FIELDS,
+    KINDS,
+    Kind,
+    ended,
+    make_models,
+    make_version,
+    parquet_of,
+    queue_load,
+    with_timestamps,
+)
 from benchmarks.loading_peers import PEERS, prepare
 from benchmarks.loading_report import PEERS_PART, SERVING_PART, Part, report
 from benchmarks.machine import Cores, Usage, describe, pinned
 from benchmarks.measuring import CONNECTIONS, Checked
-from benchmarks.options import LoadingOptions
+from benchmarks.options import FEAST_PART, LoadingOptions
 from benchmarks.places import ROOT, Places
 from benchmarks.questions import Questions, Tokens
 from benchmarks.reporting import number, stamp
@@ -37,6 +47,12 @@ from serving.management.commands.lane import BLOCK_CACHE_MB
 # A quarter or less of what one lane can do: loads are felt as latency, not as a lower peak.
 REQUESTS_PER_SECOND = 2_000
 PLAYERS_SERVED = 100_000
+# In production a table is dropped a minute after another took its place; the disk has what that wrote by then.
+SETTLE_SECONDS = 3.0
+# Feast takes a minute or more for a million.
+ROWS_FOR_FEAST = 200_000
+FEAST_PYTHON = ROOT / ".venv-feast" / "bin" / "python"
+FEAST = "Feast, materialized into Redis"
 # By the memory for blocks, in MB.
 LANES = {"lane without a block cache": 0, "lane as it is by default": BLOCK_CACHE_MB}
 Figures = dict[str, Any]
@@ -74,6 +90,7 @@ class _Run:
         parts: dict[str, Callable[[], Figures]] = {
             PEERS_PART: self._compare,
             "large": self._large,
+            FEAST_PART: self._compare_with_feast,
             SERVING_PART: self._serve,
         }
         found = {}
@@ -166,6 +183,7 @@ class _Run:
 
     def _drop(self, table_id: str, block_bits: int) -> Figures:
         """Drop a table while somebody looks how long Valkey takes to answer; and what Valkey itself says."""
+        time.sleep(SETTLE_SECONDS)
         self.client.config_set("slowlog-log-slower-than", 100)
         self.client.slowlog_reset()
         port = str(self.places.valkey.port)
@@ -183,11 +201,41 @@ class _Run:
 
     def _peer(self, name: str, source: Path, rows: int) -> Figures:
         self._empty()
-        before = self._used_memory()
         with _process("benchmarks.loading_peers", name, str(source), str(self.places.valkey.port)) as peer:
-            said = peer.go("")
+            return self._of_peer(peer, PEERS[name], rows)
+
+    def _compare_with_feast(self) -> Figures:
+        """Measure loader and Feast in turns, with a table that is small enough for the latter."""
+        if not FEAST_PYTHON.exists():
+            raise NotReady("Feast is not installed; `make bench-feast` does that first")
+        rows = min(self.options.rows, ROWS_FOR_FEAST)
+        path = parquet_of(self.places.data, FIELDS, rows)
+        stamped = with_timestamps(path, path.with_suffix(".stamped.parquet"))
+        ours = f"recsite, {FIELDS.title}, first load"
+        rounds: dict[str, list[Figures]] = {ours: [], FEAST: []}
+        for turn in range(self.options.rounds):
+            rounds[ours].append(self._load_twice(FIELDS, path, rows)[ours])
+            rounds[FEAST].append(self._feast(stamped, rows))
+            for name, figures in rounds.items():
+                _say(f"  round {turn + 1}: {name}: {figures[-1]['rate']:,.0f} rows/s")
+        table = {name: _medians(figures) for name, figures in rounds.items()}
+        return {"rows": rows, "rounds": self.options.rounds, "table": table}
+
+    def _feast(self, source: Path, rows: int) -> Figures:
+        self._empty()
+        folder = self.places.data / "feast"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        module = "benchmarks.peers.feast.materialize"
+        arguments = (str(source), str(self.places.valkey.port), str(folder))
+        with _process(module, *arguments, python=FEAST_PYTHON) as feast:
+            return self._of_peer(feast, FEAST, rows)
+
+    def _of_peer(self, peer: _Process, title: str, rows: int) -> Figures:
+        before = self._used_memory()
+        said = peer.go("")
         if self.client.dbsize() != rows:
-            raise StepFailed(f"{PEERS[name]} wrote {self.client.dbsize():,} keys instead of {rows:,}")
+            raise StepFailed(f"{title} wrote {self.client.dbsize():,} keys instead of {rows:,}")
         figures = {
             "rate": rows / said["seconds"],
             "seconds": said["seconds"],
@@ -316,9 +364,9 @@ class _Process:
 
 
 @contextmanager
-def _process(module: str, *arguments: str) -> Iterator[_Process]:
-    """Start a process of the benchmark, and wait until it is ready."""
-    command = [sys.executable, "-m", module, *arguments]
+def _process(module: str, *arguments: str, python: Path | None = None) -> Iterator[_Process]:
+    """Start a process of the benchmark, by another Python if need be, and wait until it is ready."""
+    command = [str(python or sys.executable), "-m", module, *arguments]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:

@@ -11,12 +11,13 @@ from typing import Any
 
 from benchmarks.loading_data import FIELDS, LISTS
 from benchmarks.loading_peers import PEERS
+from benchmarks.options import FEAST_PART, LOADING_PARTS
 from benchmarks.places import ROOT
 from benchmarks.reporting import fill, number, table, write_json
 from benchmarks.targets import Target
 
 DOCUMENT = ROOT / "docs" / "performance.md"
-PEERS_PART, LARGE_PART, SERVING_PART = "peers", "large", "serving"
+PEERS_PART, LARGE_PART, SERVING_PART = LOADING_PARTS
 Figures = Mapping[str, Any]
 
 # What a quiet system uses by itself.
@@ -55,9 +56,8 @@ def report(found: Mapping[str, Part], path: Path, *, write_docs: bool) -> None:
     earlier = json.loads(path.read_text())["parts"] if path.exists() else {}
     parts = {name: Part(**part) for name, part in earlier.items()} | dict(found)
     reached = targets({name: part.figures for name, part in parts.items()})
-    texts = [_text(name, parts[name]) for name in (PEERS_PART, LARGE_PART, SERVING_PART) if name in parts] + [
-        _targets(reached)
-    ]
+    ordered = [name for name in (PEERS_PART, LARGE_PART, FEAST_PART, SERVING_PART) if name in parts]
+    texts = [*(_text(name, parts[name]) for name in ordered), *([_targets(reached)] if reached else [])]
     print("\n" + "\n\n".join(texts), flush=True)
     content = {"parts": {name: asdict(part) for name, part in parts.items()}}
     write_json(path, {**content, "targets": [asdict(target) for target in reached]})
@@ -128,6 +128,7 @@ def _text(name: str, part: Part) -> str:
     title = {
         PEERS_PART: "Loader and peers in turns, medians of the rounds",
         LARGE_PART: "The loader alone; peers are measured with the smaller table only",
+        FEAST_PART: "Loader and Feast in turns, medians of the rounds",
         SERVING_PART: "Serving while the table of 4 fields is loaded, medians of the rounds",
     }[name]
     head = (

@@ -13,6 +13,8 @@ from recsite.environment import BASE_DIR
 
 PARTS = ("table", "million", "ed25519", "workers", "overload", "start")
 LOADING_PARTS = ("peers", "large", "serving")
+# Needs an environment of its own, which `make bench-feast` makes.
+FEAST_PART = "feast"
 NAMES = (*(contender.name for contender in CONTENDERS), REDIS_BENCHMARK)
 QUICK = {"players": 100_000, "rounds": 1, "seconds": 1.0}
 FULL = {"players": 1_000_000, "rounds": 3, "seconds": 4.0}
@@ -127,7 +129,11 @@ def _add_loading(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     loading.add_argument("--rounds", type=_whole(1, 20), help="turns of each contender (default: 3)")
     loading.add_argument("--seconds", type=_seconds, default=6.0, help="a lane is asked while idle (default: 6)")
-    loading.add_argument("--parts", type=_some_of(LOADING_PARTS), help=f"of: {','.join(LOADING_PARTS)}")
+    loading.add_argument(
+        "--parts",
+        type=_some_of((*LOADING_PARTS, FEAST_PART)),
+        help=f"of: {','.join(LOADING_PARTS)}; or {FEAST_PART} (make bench-feast)",
+    )
     loading.add_argument("--write-docs", action="store_true", help="put the figures into docs/performance.md")
     loading.add_argument(
         "--folder",

@@ -98,3 +98,9 @@ def test_targets__serving_during_a_load__is_held_against_idle() -> None:
     }
     serving = {"lanes": lanes, "right": 10, "errors": 1}
     assert [target.is_met for target in targets({"serving": serving})] == [False, True, False]
+
+
+def test_read_options__feast__only_where_it_is_asked_for() -> None:
+    options = read_options(["loading", "--parts", "feast"])
+    assert isinstance(options, LoadingOptions)
+    assert options.parts == ("feast",)

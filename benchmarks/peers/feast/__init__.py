@@ -1,0 +1,1 @@
+"""Loading with Feast."""
