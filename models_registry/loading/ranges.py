@@ -208,7 +208,12 @@ class _RangeRun(Run):
     def whole_report(self) -> dict[str, Any]:
         """Give the load's report with what this range found."""
         known = self.load.report
-        return {**known, "checks": [*known.get("checks", []), *self.report["checks"][1:]]}
+        notes = notes_of_rests(self.pulse.seconds_rested, who="One of its ranges")
+        return {
+            **known,
+            "checks": [*known.get("checks", []), *self.report["checks"][1:]],
+            "notes": [*known.get("notes", []), *notes],
+        }
 
     def drop_if_over(self) -> None:
         """Drop what this run wrote if the load is over: a sweep may have been there before the last block."""
@@ -282,7 +287,7 @@ def _merged(load: Load, ranges: list[LoadRange]) -> dict[str, Any]:
     report["checks"] = [*report["checks"], *ranges[0].report["checks"][1:]]
     together = f"Read, checked and written in {len(ranges)} ranges of keys."
     rested = sum(part.report.get("seconds_rested", 0.0) for part in ranges)
-    report["notes"] = [*report["notes"], together, *notes_of_rests(rested)]
+    report["notes"] = [*report["notes"], together, *notes_of_rests(rested, who="Together they")]
     report |= {
         name: ranges[0].report[name] for name in ("fields", "distribution", "difference") if name in ranges[0].report
     }

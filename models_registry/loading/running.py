@@ -161,9 +161,9 @@ def end(pulse: Pulse, state: LoadState, problem: str, report: dict[str, Any]) ->
         log.info("load.ended load=%s state=%s problem=%s", pulse.load.pk, state, problem)
 
 
-def notes_of_rests(seconds: float) -> list[str]:
+def notes_of_rests(seconds: float, *, who: str = "It") -> list[str]:
     """Give what a report says of so much rest."""
-    return [f"It rested for {seconds:,.0f} s of its time, so as not to hold up others."] if seconds >= 1 else []
+    return [f"{who} rested for {seconds:,.0f} s, so as not to hold up others."] if seconds >= 1 else []
 
 
 class Run:
@@ -449,16 +449,10 @@ class Run:
         self, staging: Staging, layout: Layout, block_bits: int, *, first: int = 0, end: int | None = None
     ) -> Iterator[Cut]:
         cutter = BlockCutter(layout.payload_width, first, 1 << block_bits if end is None else end)
-        ordered = staging.buckets.in_block_order(block_bits)
-        while True:
-            # What is still on its way to Redis is little beside a bucket that is large enough to be judged.
-            with self.pulse.share.judged():
-                rows = next(ordered, None)
-                cut = cutter.finish() if rows is None else cutter.add(rows.blocks, rows.fingerprints, rows.payloads)
-            yield cut
-            if rows is None:
-                return
+        for rows in staging.buckets.in_block_order(block_bits):
+            yield cutter.add(rows.blocks, rows.fingerprints, rows.payloads)
             self.pulse.rows_written += rows.payloads.rows
+        yield cutter.finish()
 
     def _verify(self, staging: Staging, layout: Layout, table: Table, lengths: list[int]) -> None:
         self.pulse.enter(LoadState.VERIFYING)

@@ -446,7 +446,7 @@ def test_run_load__it_had_to_rest__its_report_says_so(scene: Scene, monkeypatch:
     monkeypatch.setattr(pacing.ProcessorShare, "rest_due", lambda _: next(rests, 0.0))
     load = scene.load()
     assert load.state == LoadState.ACTIVE
-    assert load.report["notes"] == ["It rested for 1 s of its time, so as not to hold up others."]
+    assert load.report["notes"] == ["It rested for 1 s, so as not to hold up others."]
 
 
 # --- Threads ----------------------------------------------------------------------------------------------------------

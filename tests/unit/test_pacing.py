@@ -191,12 +191,23 @@ def test_share__judged_again_between_such_work__counts_what_was_worked_within_al
 ) -> None:
     work.go_on(share, pieces=100, per_second=15_000)
     with share.judged():
-        work.go_on(share, pieces=10, seconds=0.2)
+        work.worked += 0.2
     assert not share.is_wanted
     with share.judged():
         work.worked += 0.2
         work.interruptions += 0.2 * 9000
     assert share.is_wanted
+
+
+def test_share__what_is_judged_fails__is_judged_no_further(work: Work, share: ProcessorShare) -> None:
+    def fail() -> None:
+        with share.judged():
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    work.go_on(share, pieces=100, per_second=15_000)
+    assert not share.is_wanted
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Only Linux has the class of what comes last")
