@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import redis
 
-from benchmarks.loading_worker import peak_memory_bytes
+from benchmarks.machine import peak_memory_bytes
 
 PEERS = {
     "raw": "raw client, prepared SETs",

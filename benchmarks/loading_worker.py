@@ -10,18 +10,11 @@ from __future__ import annotations
 import json
 import sys
 import time
-from pathlib import Path
 
 import django
 from django.conf import settings
 
-
-def peak_memory_bytes() -> int:
-    """Give the most memory this process ever held (VmHWM of Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("Linux does not say how much memory was used")
+from benchmarks.machine import peak_memory_bytes
 
 
 def main() -> None:

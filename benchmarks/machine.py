@@ -126,6 +126,14 @@ def memory_bytes(process_ids: list[int]) -> int:
     return kilobytes * 1024
 
 
+def peak_memory_bytes() -> int:
+    """Give the most memory this process ever held (VmHWM of Linux; getrusage's figure begins with the parent's)."""
+    for line in _lines("/proc/self/status"):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("Linux does not say how much memory was used")
+
+
 @dataclass(frozen=True)
 class Usage:
     """CPU time of a server, of Valkey, of this process and of the whole machine, at one moment or between two.

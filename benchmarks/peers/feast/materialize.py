@@ -14,6 +14,8 @@ from pathlib import Path
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
 from feast.types import Float64, Int64, String
 
+from benchmarks.machine import peak_memory_bytes
+
 
 def declare(source: Path, port: str, folder: Path) -> FeatureStore:
     """Give a store whose one feature view is the table."""
@@ -55,9 +57,7 @@ def main() -> None:
     began = time.perf_counter()
     store.materialize(start_date=now - timedelta(days=1), end_date=now)
     seconds = time.perf_counter() - began
-    # Not getrusage's figure: that begins with what the parent held.
-    (peak,) = (line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line[:6] == "VmHWM:")
-    print(json.dumps({"seconds": seconds, "peak_bytes": int(peak) * 1024}), file=said, flush=True)
+    print(json.dumps({"seconds": seconds, "peak_bytes": peak_memory_bytes()}), file=said, flush=True)
 
 
 if __name__ == "__main__":
