@@ -214,7 +214,8 @@ class _Run:
         ours = f"recsite, {FIELDS.title}, first load"
         rounds: dict[str, list[Figures]] = {ours: [], FEAST: []}
         for turn in range(self.options.rounds):
-            rounds[ours].append(self._load_twice(FIELDS, path, rows)[ours])
+            self._empty()
+            rounds[ours].append(self._load(make_version(self.models[FIELDS.name], path), rows))
             rounds[FEAST].append(self._feast(stamped, rows))
             for name, figures in rounds.items():
                 _say(f"  round {turn + 1}: {name}: {figures[-1]['rate']:,.0f} rows/s")
