@@ -40,6 +40,7 @@ from serving.http import (
     NOT_READY,
     SERVER_ONLY,
     UNAUTHORIZED,
+    VARY,
     Exposure,
     LostBlock,
     Refused,
@@ -48,6 +49,7 @@ from serving.http import (
     Source,
     accepted_ranges,
     bad_request,
+    head_of,
     matches_tag,
     parse_query,
     problem,
@@ -60,12 +62,13 @@ MAX_BATCH = 500
 
 # A key as it stands in a query string where it is the same there and in what it says.
 _USUAL_KEY = re.compile(rf"[ !-$'-*,-~]{{1,{MAX_KEY_BYTES}}}").fullmatch
-_VARY = ("vary", "Accept, Authorization")
-_NO_STORE = ("cache-control", "no-store")
+_NO_STORE = head_of(("cache-control", "no-store"))
+_DEFAULT = head_of(("recommendation-source", "default"))
+_FALLBACK = _NO_STORE + head_of(("vary", VARY), ("recommendation-source", "fallback"))
 # The bits of a fingerprint, once the two bytes after it are shifted out of the digest.
 _FINGERPRINT = 2 ** (8 * FINGERPRINT_BYTES) - 1
-_JSON = ("content-type", JSON)
-_BITS = ("content-type", BITS)
+_JSON = head_of(("content-type", JSON))
+_BITS = head_of(("content-type", BITS))
 
 
 class Unavailable:
@@ -263,7 +266,7 @@ class Lookup:
             sources: tuple[tuple[Source, str], ...] = (("table", self._tag()), ("default", self._default_tag()))
             for source, tag in sources:
                 if matches_tag(self.if_none_match, tag):
-                    return Response(304, self._cacheable(tag), b"", "", self._version.exposures[source])
+                    return self._not_modified(tag, source)
         return self
 
     def resume(self, blocks: Sequence[Block]) -> Response | Lookup:
@@ -305,7 +308,7 @@ class Lookup:
     def _default(self) -> Response:
         body = self._version.default_bits if self.wants_bits else self._version.default_json
         if body is None:
-            return Response(204, [_NO_STORE], b"", "", self._version.exposures["none"])
+            return Response(204, _NO_STORE, b"", "", self._version.exposures["none"])
         return self._answer(body, self._default_tag(), "default")
 
     def _fallback(self) -> Response:
@@ -314,21 +317,22 @@ class Lookup:
         exposures = version.exposures["fallback"]
         if body is None:
             return msgspec.structs.replace(NO_ANSWER, exposures=exposures)
-        headers = [_BITS if self.wants_bits else _JSON, _NO_STORE, _VARY, ("recommendation-source", "fallback")]
-        return Response(200, headers, body, "", exposures)
+        return Response(200, (_BITS if self.wants_bits else _JSON) + _FALLBACK, body, "", exposures)
 
     def _answer(self, body: bytes, tag: str, source: Source) -> Response:
-        version = self._version
-        headers = self._cacheable(tag)
         if self.if_none_match is not None and matches_tag(self.if_none_match, tag):
-            return Response(304, headers, b"", "", version.exposures[source])
-        headers.append(_BITS if self.wants_bits else _JSON)
+            return self._not_modified(tag, source)
+        version = self._version
+        heads = version.heads.bits if self.wants_bits else version.heads.json
+        head = f"etag: {tag}\r\n{heads[self._digest & 255]}"
         if source == "default":
-            headers.append(("recommendation-source", "default"))
-        return Response(200, headers, body, "", version.exposures[source])
+            head += _DEFAULT
+        return Response(200, head, body, "", version.exposures[source])
 
-    def _cacheable(self, tag: str) -> list[tuple[str, str]]:
-        return [("etag", tag), self._version.cache_controls[self._digest & 255], _VARY]
+    def _not_modified(self, tag: str, source: Source) -> Response:
+        version = self._version
+        head = f"etag: {tag}\r\n{version.heads.not_modified[self._digest & 255]}"
+        return Response(304, head, b"", "", version.exposures[source])
 
     def _tag(self) -> str:
         return self._tag_of(self._table.tag_seeds[self.wants_bits])
@@ -433,7 +437,7 @@ class BatchLookup:
             answers.append(_batch_item(step))
         head = msgspec.json.encode({"model": self._slug})[:-1]
         body = head + b',"answers":[' + b",".join(answers) + b"]}"
-        return Response(200, [_JSON, _NO_STORE], body, "", exposures, lost)
+        return Response(200, _JSON + _NO_STORE, body, "", exposures, lost)
 
 
 def _batch_item(step: Response) -> bytes:

@@ -12,6 +12,7 @@ PATH = "/v1/recommendations"
 JSON = "application/json"
 BITS = "application/vnd.recsite.bits"
 PROBLEM = "application/problem+json"
+VARY = "Accept, Authorization"
 MAX_BODY_BYTES = 1_048_576
 
 Source = Literal["table", "default", "fallback", "none"]
@@ -49,14 +50,27 @@ class Response(msgspec.Struct, gc=False):
     """What a door sends. `code` is the stable code of an error, "" otherwise; what follows is for counting alone.
 
     Many are shared by requests: nobody changes one.
+
+    Attributes:
+        head: the headers as they stand in an answer, each with its line's end (`head_of`).
     """
 
     status: int
-    headers: list[tuple[str, str]]
+    head: str
     body: bytes
     code: str = ""
     exposures: Sequence[Exposure] = ()
     lost: Sequence[LostBlock] = ()
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """Give each header's name and value, in order."""
+        return [(name, value) for line in self.head.splitlines() for name, _, value in [line.partition(": ")]]
+
+
+def head_of(*headers: tuple[str, str]) -> str:
+    """Give headers as they stand in an answer."""
+    return "".join(f"{name}: {value}\r\n" for name, value in headers)
 
 
 # --- Errors ---------------------------------------------------------------------------------------------------------
@@ -71,6 +85,7 @@ _TITLES = {
     413: "Content too large",
     415: "Unsupported media type",
     429: "Too many requests",
+    431: "Request header fields too large",
     503: "Service unavailable",
 }
 
@@ -80,7 +95,7 @@ def problem(status: int, code: str, detail: str, *extra: tuple[str, str]) -> Res
     body = msgspec.json.encode(
         {"type": "about:blank", "title": _TITLES[status], "status": status, "code": code, "detail": detail}
     )
-    return Response(status, [("content-type", PROBLEM), ("cache-control", "no-store"), *extra], body, code)
+    return Response(status, head_of(("content-type", PROBLEM), ("cache-control", "no-store"), *extra), body, code)
 
 
 UNAUTHORIZED = problem(401, "unauthorized", "A valid bearer token is required.", ("www-authenticate", "Bearer"))
@@ -89,6 +104,9 @@ NOT_FOUND = problem(404, "not_found", f"There is nothing here; ask at {PATH}.")
 METHOD_NOT_ALLOWED = problem(405, "method_not_allowed", "Use GET or POST.", ("allow", "GET, POST"))
 OVER_CAPACITY = problem(503, "over_capacity", "Too many requests at once; try again.", ("retry-after", "1"))
 TOO_LARGE = problem(413, "body_too_large", f"The body is larger than {MAX_BODY_BYTES:,} bytes.")
+HEADERS_TOO_LARGE = problem(431, "headers_too_large", "The request line and headers are too long.")
+NOT_HTTP = problem(400, "bad_request", "This is not HTTP/1.1.")
+NOT_ENCODED = problem(400, "bad_request", "The address holds a character that must be percent-encoded.")
 BODY_INCOMPLETE = problem(400, "bad_request", "The body did not arrive whole or in time.")
 NOT_READY = problem(503, "not_ready", "This server has no current configuration; try again.", ("retry-after", "5"))
 NO_ANSWER = problem(503, "unavailable", "The recommendation can't be read just now; try again.", ("retry-after", "1"))
@@ -98,7 +116,7 @@ SERVER_ONLY = problem(403, "server_token_required", "Many keys at once need a se
 NOT_JSON = problem(415, "unsupported_media_type", f"Send the keys as {JSON}.")
 
 # /healthz: the process runs. /readyz: it also knows whom to serve (else NOT_READY).
-_PLAIN = [("content-type", "text/plain"), ("cache-control", "no-store")]
+_PLAIN = head_of(("content-type", "text/plain"), ("cache-control", "no-store"))
 ALIVE = Response(200, _PLAIN, b"alive\n")
 READY = Response(200, _PLAIN, b"ready\n")
 

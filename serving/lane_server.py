@@ -1,24 +1,13 @@
-"""granian's server, with five things done otherwise.
+"""The lane's worker processes: started, watched, replaced without a lost request, stopped.
 
-The first workers are copies of the process that starts them (`fork`): all that they need is loaded there, and most of
-it stays shared. That is safe because that process has no other threads yet. Those that replace a worker later begin
-from nothing (`spawn`): so a SIGHUP brings new code and new settings in, and no thread of that process is cut in two.
+Each worker listens on a socket of its own, between which the kernel spreads connections. This process keeps them all,
+for workers and their successors: with a socket would go whoever waits in it to be accepted.
 
-A worker is stopped only once its successor serves. granian starts the successor, waits a fixed time, and stops the old
-one, ready or not. On a machine that is busy, as one is during a deployment, nobody would listen in between.
+The first workers are copies of this process (`fork`): all that they need is loaded here, and most of it stays shared.
+That is safe because this process has no other threads yet. Those that replace a worker later begin from nothing
+(`spawn`): so a SIGHUP brings new code and new settings in, and no thread of this process is cut in two.
 
-A worker listens on a socket that this process keeps for it and its successors. granian's open one each, between which
-the kernel spreads connections; with such a socket goes whoever waits in it to be accepted.
-
-Before a worker is stopped it stops accepting, and has a moment for the connections that it has accepted. granian stops
-at once, and closes those of which it has read nothing yet.
-
-A request is answered in the thread in which granian hands it over. granian would make a coroutine of each and wake the
-event loop's thread for it, and the two would take turns at the interpreter's lock: that alone costs more than what the
-lane does for a request. Measured on one core: 1.4 to 1.5 times the requests of granian's own way, for an empty answer.
-
-All reach into what is granian's own. The tests that replace workers under load, and all that ask a lane anything, fail
-should a newer granian be built otherwise.
+A worker is stopped only once its successor serves.
 """
 
 from __future__ import annotations
@@ -26,148 +15,158 @@ from __future__ import annotations
 import gc
 import logging
 import multiprocessing
-import os
-import select
+import queue
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
-from contextlib import closing, suppress
-from pathlib import Path
-from typing import Any
-
-from granian._granian import CallbackScheduler, ListenerSpec, SocketHolder
-from granian.server import mp
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from types import FrameType
 
 logger = logging.getLogger(__name__)
 
 READY_SECONDS = 30.0
-# Sent to a worker that has a successor.
-STOP_ACCEPTING = signal.SIGUSR1
-# From accepting a connection until its request is read, and far more.
-LAST_REQUESTS_SECONDS = 0.25
+KILL_AFTER_SECONDS = 10.0
+# A worker that ends sooner than this after its start is not started again at once.
+SHORT_LIFE_SECONDS = 5.0
+PAUSE_SECONDS = 1.0
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
-def answer_in_place(handle: Callable[[Any], None]) -> None:
-    """Have this worker process' requests handed over to a function, in granian's own thread, one at a time.
+class _Worker:
+    """A worker process, and when it was started."""
 
-    Args:
-        handle: is given what has a request's `scope` and `proto`. It must raise nothing, and see to it that `proto`
-            gets an answer, then or later, from whatever thread.
-    """
-
-    def scheduler(loop: Any, _callback: Any, **_options: Any) -> Any:
-        make: Any = CallbackScheduler  # whose stub knows no arguments
-        direct = make(loop, None, None, None, None)
-        direct._schedule_fn = handle  # noqa: SLF001  # what granian calls for each request
-        return direct
-
-    granians: Any = mp  # whose own types end here
-    granians._new_cbscheduler = scheduler  # noqa: SLF001  # as the module's own comment says
+    def __init__(self, process: BaseProcess) -> None:
+        self.process = process
+        self.started_at = time.monotonic()
+        process.start()
 
 
-def stop_accepting() -> None:
-    """Leave new connections to this worker's successor, which listens on the same socket; for good. Linux alone.
-
-    granian has nothing for it, so its listening socket is taken from what its event loop waits for.
-    """
-    for waiting in Path("/proc/self/fdinfo").glob("*"):
-        with suppress(OSError):  # closed meanwhile
-            watched = [int(line.split()[1]) for line in waiting.read_text().splitlines() if line.startswith("tfd:")]
-            for descriptor in filter(_is_listening, watched):
-                with closing(select.epoll.fromfd(os.dup(int(waiting.name)))) as epoll:
-                    epoll.unregister(descriptor)
-
-
-def _is_listening(descriptor: int) -> bool:
-    try:
-        with socket.socket(fileno=os.dup(descriptor)) as found:
-            return bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-    except OSError:
-        return False  # no socket
-
-
-class LaneServer(mp.MPServer):
+class LaneServer:
     """Serves from worker processes.
 
     Args:
+        run: what a worker does with its socket until SIGTERM; what a new process can be told, a function of a module.
         is_serving: tells whether the worker process of this id serves by now.
         on_workers_started: is called when the first workers were started; from then on this process may have threads.
-        options: granian's.
     """
 
     def __init__(
-        self, is_serving: Callable[[int], bool], on_workers_started: Callable[[], None], **options: Any
+        self,
+        run: Callable[[socket.socket], None],
+        is_serving: Callable[[int], bool],
+        on_workers_started: Callable[[], None],
     ) -> None:
-        super().__init__(**options)
+        self._run = run
         self._is_serving = is_serving
         self._on_workers_started = on_workers_started
-        self._listening: list[tuple[SocketHolder, socket.socket]] = []
+        self._sockets: list[socket.socket] = []
+        self._workers: list[_Worker] = []
+        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._is_ending = False
 
-    def startup(self, spawn_target: Any, target_loader: Any) -> None:
-        """Start the first workers."""
-        # What is here is theirs too, and stays.
+    def serve(self, host: str, port: int, workers: int, backlog: int) -> None:
+        """Serve until SIGTERM or SIGINT. SIGHUP replaces the workers, one after the other.
+
+        Raises:
+            OSError: the address cannot be listened on.
+        """
+        self._sockets = [_listening(host, port, backlog) for _ in range(workers)]
+        for number in _SIGNALS:
+            signal.signal(number, self._on_signal)
+        # What is here is the first workers' too, and stays.
         gc.freeze()
-        multiprocessing.set_start_method("fork", force=True)
-        super().startup(spawn_target, target_loader)  # type: ignore[no-untyped-call]  # granian's own
-        multiprocessing.set_start_method("spawn", force=True)
-        self._on_workers_started()
+        try:
+            for index in range(workers):
+                self._workers.append(self._start(index, "fork"))
+            self._on_workers_started()
+            while not self._is_ending:
+                self._act(self._next_signal())
+        finally:
+            self._end([worker.process for worker in self._workers])
+            for listening in self._sockets:
+                listening.close()
 
-    def _init_shared_socket(self) -> None:
-        """Listen, once for each worker."""
-        super()._init_shared_socket()  # type: ignore[no-untyped-call]  # granian's own
-        spec = ListenerSpec(self.bind_addr, self.bind_port, self.backlog)
-        for _ in range(self.workers):
-            holder = spec.build()
-            listening = socket.socket(fileno=holder.get_fd())
-            listening.set_inheritable(True)
-            self._listening.append((holder, listening))
+    def _next_signal(self) -> int:
+        try:
+            return self._signals.get(timeout=PAUSE_SECONDS)
+        except queue.Empty:
+            return signal.SIGCHLD  # one may have come while another was seen to
 
-    def _drop_shared_socket(self) -> None:
-        for _, listening in self._listening:
-            listening.close()
+    def _act(self, received: int) -> None:
+        if received == signal.SIGHUP:
+            for index in range(len(self._workers)):
+                self._replace(index)
+        else:
+            self._start_again()
 
-    def _spawn_worker(self, idx: int, target: Any, callback_loader: Any) -> Any:  # type: ignore[override]  # as granian does
-        """Give a worker that is not started yet."""
-        self._ssp = None
-        self._shd, self._sso = self._listening[idx]  # type: ignore[assignment]  # granian's are None to begin with
-        return super()._spawn_worker(idx, target, callback_loader)
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._is_ending = self._is_ending or number in _ENDING
+        self._signals.put(number)
 
-    def _respawn_workers(self, workers: Iterable[int], spawn_target: Any, target_loader: Any, delay: float = 0) -> None:
-        """Replace these workers, one after the other."""
-        for index in workers:
-            if self.interrupt_signal:
-                return
-            self.respawned_wrks[index] = time.monotonic()
-            old: Any = self.wrks[index]  # granian's own types end here
-            new: Any = self._spawn_worker(idx=index, target=spawn_target, callback_loader=target_loader)
-            new.start()
-            self.wrks[index] = new
-            if old.is_alive() and not self._serves_in_time(new):
-                logger.error("worker.not_replaced worker=%d", index + 1)
-                self.wrks[index] = old
-                self._end(new)
-            else:
-                self._let_finish(old)
-                self._end(old)
+    def _start(self, index: int, how: str) -> _Worker:
+        context = multiprocessing.get_context(how)
+        return _Worker(context.Process(target=_work, args=(self._run, self._sockets[index])))  # type: ignore[attr-defined]  # every context has it
 
-    def _let_finish(self, worker: Any) -> None:
-        with suppress(ProcessLookupError):  # what is replaced may have ended by itself
-            os.kill(worker._id(), STOP_ACCEPTING)  # noqa: SLF001  # its process id
-            time.sleep(LAST_REQUESTS_SECONDS)
+    def _start_again(self) -> None:
+        """Start those anew that have ended by themselves."""
+        for index, worker in enumerate(self._workers):
+            process = worker.process
+            if self._is_ending or process.is_alive():
+                continue
+            logger.error("worker.ended worker=%d exit_code=%s", index + 1, process.exitcode)
+            if time.monotonic() - worker.started_at < SHORT_LIFE_SECONDS:
+                time.sleep(PAUSE_SECONDS)
+            self._workers[index] = self._start(index, "spawn")
 
-    def _serves_in_time(self, worker: Any) -> bool:
+    def _replace(self, index: int) -> None:
+        """Put a new worker in the place of one, once it serves."""
+        if self._is_ending:
+            return
+        old, new = self._workers[index], self._start(index, "spawn")
+        if old.process.is_alive() and not self._serves_in_time(new.process):
+            logger.error("worker.not_replaced worker=%d", index + 1)
+            self._end([new.process])
+        else:
+            self._workers[index] = new
+            self._end([old.process])
+
+    def _serves_in_time(self, process: BaseProcess) -> bool:
         until = time.monotonic() + READY_SECONDS
-        while time.monotonic() < until and worker.is_alive() and not self.interrupt_signal:
-            if self._is_serving(worker._id()):  # noqa: SLF001  # its process id
+        while time.monotonic() < until and process.is_alive() and not self._is_ending:
+            assert process.pid is not None  # noqa: S101  # it was started
+            if self._is_serving(process.pid):
                 return True
             time.sleep(0.05)
         return False
 
-    def _end(self, worker: Any) -> None:
-        worker.terminate()
-        worker.join(self.workers_kill_timeout)
-        if worker.is_alive():
-            logger.warning("worker.killed worker=%d", worker.idx + 1)
-            worker.kill()
-            worker.join()
+    def _end(self, processes: list[BaseProcess]) -> None:
+        """Let processes finish what they have begun, for as long as that may take."""
+        until = time.monotonic() + KILL_AFTER_SECONDS
+        while (left := [process for process in processes if process.is_alive()]) and time.monotonic() < until:
+            for process in left:
+                # Again and again: one that has just been copied may not know yet what to do with it.
+                process.terminate()
+            left[0].join(PAUSE_SECONDS)
+        for process in left:
+            logger.warning("worker.killed pid=%d", process.pid)
+            process.kill()
+            process.join()
+
+
+def _work(run: Callable[[socket.socket], None], listening: socket.socket) -> None:
+    # A copy of the process above would do with these what that does.
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    run(listening)
+
+
+def _listening(host: str, port: int, backlog: int) -> socket.socket:
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listening.bind((host, port))
+    listening.listen(backlog)
+    return listening

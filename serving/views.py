@@ -28,6 +28,7 @@ from serving.http import (
     BODY_INCOMPLETE,
     MAX_BODY_BYTES,
     NO_ANSWER,
+    NOT_ENCODED,
     NOT_FOUND,
     OVER_CAPACITY,
     TOO_LARGE,
@@ -150,9 +151,12 @@ def _asked(request: HttpRequest, parts: Serving) -> Response:
     if isinstance(body, Response):
         return body
     given = request.META
+    query = given.get("QUERY_STRING", "")
+    if not query.isascii():
+        return NOT_ENCODED
     asked = Request(
         method=request.method or "",
-        query=given.get("QUERY_STRING", ""),
+        query=query,
         authorization=given.get("HTTP_AUTHORIZATION"),
         accept=given.get("HTTP_ACCEPT"),
         if_none_match=given.get("HTTP_IF_NONE_MATCH"),

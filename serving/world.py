@@ -10,7 +10,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jwt
 import msgspec
@@ -32,7 +32,7 @@ from serving.formats.tokens import (
     hmac_of,
     unverified_kid,
 )
-from serving.http import BITS, Exposure, Source
+from serving.http import BITS, JSON, VARY, Exposure, Source, head_of
 from serving.limits import Bucket
 
 # Verified tokens kept: about 1 KB each.
@@ -72,16 +72,24 @@ class PreparedTable:
         )
 
 
+class Heads(NamedTuple):
+    """The headers, but for the ETag, of answers that a client may keep: one for each value of a digest's last byte."""
+
+    not_modified: list[str]
+    json: list[str]
+    bits: list[str]
+
+
 class PreparedVersion:
     """A version with everything that does not change from request to request worked out."""
 
     __slots__ = (
         "active",
-        "cache_controls",
         "code",
         "default_bits",
         "default_json",
         "exposures",
+        "heads",
         "json_head",
         "layout",
         "name",
@@ -97,14 +105,14 @@ class PreparedVersion:
         model: published.Model,
         tenant_slug: str,
         records: JsonRecords,
-        cache_controls: list[tuple[str, str]],
+        heads: Heads,
     ) -> None:
         self.name = version.name
         self.code = version.code
         self.layout = records.layout
         self.payload_width = self.layout.payload_width
         self.records = records
-        self.cache_controls = cache_controls
+        self.heads = heads
         self.active = PreparedTable(version.active, version, model)
         self.previous = PreparedTable(version.previous, version, model) if version.previous else None
         self.exposures = {source: (Exposure(tenant_slug, model.slug, version.name, source),) for source in _SOURCES}
@@ -149,9 +157,9 @@ class PreparedModel:
         for version in model.versions:
             if version.layout_revision not in records:
                 raise published.BadSnapshot(f"{model.slug} has no layout revision {version.layout_revision}")
-        cache_controls = _cache_controls(model.max_client_age_seconds)
+        heads = _heads(model.max_client_age_seconds)
         self.versions = {
-            version.code: PreparedVersion(version, model, tenant_slug, records[version.layout_revision], cache_controls)
+            version.code: PreparedVersion(version, model, tenant_slug, records[version.layout_revision], heads)
             for version in model.versions
         }
         unknown = {*model.allocation.translate(None, bytes(self.versions)), *model.overrides.values()}
@@ -161,14 +169,22 @@ class PreparedModel:
 
 
 @lru_cache(maxsize=1024)
-def _cache_controls(max_client_age_seconds: int) -> list[tuple[str, str]]:
-    """Give the header for each value of a digest's last byte.
+def _heads(max_client_age_seconds: int) -> Heads:
+    """Give the headers of what a client may keep.
 
-    Ten per cent either way, fixed for a key, so that the players of one load do not all come back at once.
+    The age differs by ten per cent either way, fixed for a key, so that the players of one load do not all come back at
+    once.
     """
     ages = [max(1, max_client_age_seconds * (900 + byte * 200 // 255) // 1000) for byte in range(256)]
-    headers = {age: ("cache-control", f"private, max-age={age}") for age in set(ages)}
-    return [headers[age] for age in ages]
+    of_age = {
+        age: (
+            common := head_of(("cache-control", f"private, max-age={age}"), ("vary", VARY)),
+            common + head_of(("content-type", JSON)),
+            common + head_of(("content-type", BITS)),
+        )
+        for age in set(ages)
+    }
+    return Heads(*([of_age[age][form] for age in ages] for form in range(3)))
 
 
 class PreparedCredential:

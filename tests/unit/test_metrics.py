@@ -18,7 +18,7 @@ from serving import metrics
 from serving.http import UNAUTHORIZED, Exposure, LostBlock, Response
 from serving.metrics import DEFINITIONS, Numbers, NumbersCollector, Reading, WorkerFile, Workers, as_markdown, combined
 
-FOUND = Response(200, [], b"", "", (Exposure("aurora", "offers", "a", "table"),))
+FOUND = Response(200, "", b"", "", (Exposure("aurora", "offers", "a", "table"),))
 
 
 def shown(reading: Reading) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import resource
 import shutil
@@ -18,22 +17,17 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.log import configure_logging
-from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes, SSLProtocols
-from granian.http import HTTP1Settings
-from granian.log import LogLevels
 from prometheus_client import CollectorRegistry, start_http_server
 
 from serving.configuration import assemble
-from serving.lane import Options, application
+from serving.lane import BACKLOG, Options, Tls, run_worker
 from serving.lane_server import LaneServer
 from serving.metrics import NumbersCollector, Workers, has_written, is_alive
 
-BACKLOG = 4096
 # Connections one worker holds, most of them idle phones; what works at once is bounded by SERVING_CAPACITY.
 MOST_CONNECTIONS = 65_536
 # What a worker needs files for besides connections.
 OTHER_FILES = 256
-KILL_AFTER_SECONDS = 10
 BLOCK_CACHE_MB = 64
 
 
@@ -64,43 +58,29 @@ class Command(BaseCommand):
         certificate, key = options["tls_cert"], options["tls_key"]
         _check(host, port, options["metrics_port"], certificate, key)
         directory = _numbers_directory()
-        lane = Options(options["block_cache_mb"], directory, os.getpid(), options["workers"])
-        server = LaneServer(
-            partial(has_written, directory),
-            partial(self._started, host, port, options["metrics_port"], lane, is_secure=certificate is not None),
-            target="serving.lane",
-            address=host,
-            port=port,
-            interface=Interfaces.RSGI,
-            workers=options["workers"],
-            runtime_mode=RuntimeModes.st,
-            loop=Loops.uvloop,
-            http=HTTPModes.http1,
-            http1_settings=HTTP1Settings(header_read_timeout=30_000, max_buffer_size=65_536),
-            websockets=False,
-            backlog=BACKLOG,
-            backpressure=_connections(),
-            log_level=LogLevels.warning,
-            log_dictconfig=_logging(),
-            ssl_cert=certificate,
-            ssl_key=key,
-            ssl_protocol_min=SSLProtocols.tls12,
-            respawn_failed_workers=True,
-            workers_kill_timeout=KILL_AFTER_SECONDS,
+        lane = Options(
+            options["block_cache_mb"],
+            directory,
+            os.getpid(),
+            options["workers"],
+            _connections(),
+            Tls(certificate, key) if certificate is not None else None,
         )
+        started = partial(self._started, host, port, options["metrics_port"], lane)
+        server = LaneServer(partial(run_worker, lane), partial(has_written, directory), started)
         try:
-            server.serve(target_loader=partial(application, lane), wrap_loader=False)
+            server.serve(host, port, options["workers"], BACKLOG)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _started(self, host: str, port: int, metrics_port: int, lane: Options, *, is_secure: bool) -> None:
+    def _started(self, host: str, port: int, metrics_port: int, lane: Options) -> None:
         """Serve the workers' metrics, and say where everything is."""
         registry = CollectorRegistry()
         registry.register(NumbersCollector(Workers(lane.numbers_directory).reading))
         start_http_server(metrics_port, addr=host, registry=registry)
         where, workers = _spelled(host), lane.workers
         addresses = (
-            f"{'https' if is_secure else 'http'}://{where}:{port} ({workers} worker{'s' if workers > 1 else ''}), "
+            f"{'https' if lane.tls else 'http'}://{where}:{port} ({workers} worker{'s' if workers > 1 else ''}), "
             f"metrics at http://{where}:{metrics_port}/metrics"
         )
         threading.Thread(target=self._announce, args=(host, port, addresses), daemon=True).start()
@@ -178,13 +158,6 @@ def _connections() -> int:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return wanted - OTHER_FILES
-
-
-def _logging() -> dict[str, Any]:
-    """Give the project's logging with granian's own logger in it: granian configures logging in every process."""
-    level = logging.getLevelName(logging.WARNING)
-    own = {"handlers": list(settings.LOGGING["root"]["handlers"]), "level": level, "propagate": False}
-    return {**settings.LOGGING, "loggers": {**settings.LOGGING.get("loggers", {}), "_granian": own}}
 
 
 def _resolved(host: str) -> str:

@@ -1,0 +1,488 @@
+"""HTTP/1.1 for the lane: what arrives on its connections becomes requests, and what is answered goes back on them.
+
+httptools (the parser of Node.js) reads the bytes. What is here is the rest of a server: answers in the order of their
+requests, bounds in bytes and seconds for whatever a client may do, and an end that loses no request.
+
+All answers of one turn of the event loop are written together at its end. Whoever is written to wakes up, and to wake
+one client after another between requests costs more than to answer them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable
+from email.utils import formatdate
+from http import HTTPStatus
+from socket import socket
+from urllib.parse import unquote_to_bytes
+
+import httptools
+
+from serving.http import (
+    BODY_INCOMPLETE,
+    HEADERS_TOO_LARGE,
+    MAX_BODY_BYTES,
+    METHOD_NOT_ALLOWED,
+    NOT_ENCODED,
+    NOT_HTTP,
+    OVER_CAPACITY,
+    PATH,
+    TOO_LARGE,
+    Request,
+    Response,
+)
+
+# A request line with its headers. What arrives in one piece with it is read too, so that this is not exact.
+MAX_HEAD_BYTES = 65_536
+HEAD_SECONDS = 30.0
+BODY_SECONDS = 5.0
+# Longer than proxies keep a connection to a server, so that it is they who end it and no request meets a closed one.
+IDLE_SECONDS = 75.0
+# How long a client may leave answers unread that no more of fit into its connection.
+UNREAD_SECONDS = 30.0
+# After a refusal what a client still sends is read for so long: to close at once could take the answer from it.
+LINGER_SECONDS = 2.0
+# From accepting a connection until its request is read, and far more.
+LAST_REQUESTS_SECONDS = 0.25
+
+_PATH = PATH.encode()
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+# --- Which headers count --------------------------------------------------------------------------------------------
+
+_AUTHORIZATION, _ACCEPT, _IF_NONE_MATCH, _CONTENT_TYPE, _CONTENT_LENGTH, _EXPECT = range(6)
+_COUNTED = {
+    b"authorization": _AUTHORIZATION,
+    b"accept": _ACCEPT,
+    b"if-none-match": _IF_NONE_MATCH,
+    b"content-type": _CONTENT_TYPE,
+    b"content-length": _CONTENT_LENGTH,
+    b"expect": _EXPECT,
+}
+_NONE: tuple[str | None, ...] = (None,) * len(_COUNTED)
+_MOST_SPELLINGS = 1024
+
+
+class _Headers(dict[bytes, int | None]):
+    """Which of the headers that count one is, None for the others: by its name as clients spell it."""
+
+    def __missing__(self, name: bytes) -> int | None:
+        counted = _COUNTED.get(name.lower())
+        if len(self) < _MOST_SPELLINGS:
+            self[name] = counted
+        return counted
+
+
+_headers = _Headers()
+
+
+# --- The server of one process --------------------------------------------------------------------------------------
+
+
+class HttpServer:
+    """Accepts connections in the event loop's thread, and hands over each request with the connection it came on.
+
+    Args:
+        handle: is given a connection, the path of a request, and the request. It must raise nothing, and see to it that
+            the connection's `send` is called once, then or later, in the same thread.
+        most_connections: more are told that they are too many.
+
+    Attributes:
+        connections: those that are open.
+        is_ending: each connection ends with its next answer.
+        date: a header line.
+    """
+
+    def __init__(self, handle: Callable[[Connection, str, Request], None], most_connections: int) -> None:
+        self.handle = handle
+        self.connections: set[Connection] = set()
+        self.is_ending = False
+        self.date = ""
+        self._most_connections = most_connections
+        self._unwritten: list[tuple[asyncio.Transport, bytes]] = []
+        self._finished: list[asyncio.Transport] = []
+        self._server: asyncio.AbstractServer | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # Of use from the moment when no connection is accepted any more.
+        self._is_empty = asyncio.Event()
+
+    async def start(self, listening: socket, tls: ssl.SSLContext | None, backlog: int) -> None:
+        """Accept connections on a socket that is bound."""
+        self._loop = asyncio.get_running_loop()
+        self._tell_time()
+        self._server = await self._loop.create_server(self._connection, sock=listening, backlog=backlog, ssl=tls)
+
+    async def finish(self) -> None:
+        """Accept no more, answer what was asked, and return once every connection is closed."""
+        assert self._server is not None  # noqa: S101  # there is nothing to finish before `start`
+        self._server.close()
+        self.is_ending = True
+        await asyncio.sleep(LAST_REQUESTS_SECONDS)
+        self._is_empty.clear()
+        for connection in tuple(self.connections):
+            connection.end_if_idle()
+        if self.connections:
+            await self._is_empty.wait()
+
+    def forget(self, connection: Connection) -> None:
+        """Take note that a connection is closed."""
+        self.connections.discard(connection)
+        if not self.connections:
+            self._is_empty.set()
+
+    def write(self, transport: asyncio.Transport, answer: bytes, *, is_last: bool) -> None:
+        """Write an answer with all others of this turn of the loop; close the connection then if it was its last."""
+        if not self._unwritten:
+            assert self._loop is not None  # noqa: S101  # connections come after `start`
+            self._loop.call_soon(self._write)
+        self._unwritten.append((transport, answer))
+        if is_last:
+            self._finished.append(transport)
+
+    def _write(self) -> None:
+        unwritten, self._unwritten = self._unwritten, []
+        for transport, answer in unwritten:
+            transport.write(answer)
+        if self._finished:
+            finished, self._finished = self._finished, []
+            for transport in finished:
+                transport.close()
+
+    def _connection(self) -> Connection:
+        return Connection(self, is_too_many=len(self.connections) >= self._most_connections)
+
+    def _tell_time(self) -> None:
+        self.date = f"date: {formatdate(usegmt=True)}\r\n"
+        assert self._loop is not None  # noqa: S101  # set before
+        self._loop.call_later(1, self._tell_time)
+
+
+# --- One connection -------------------------------------------------------------------------------------------------
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection. Its requests are answered one after the other, in their order.
+
+    Attributes:
+        asked_at: when the request that is being answered, or was last, was here as a whole (`time.perf_counter`).
+    """
+
+    __slots__ = (
+        "_body",
+        "_following",
+        "_found",
+        "_idle",
+        "_is_busy",
+        "_is_deaf",
+        "_is_head",
+        "_is_held",
+        "_is_in_body",
+        "_is_last",
+        "_is_too_many",
+        "_is_unread",
+        "_late",
+        "_lingers",
+        "_loop",
+        "_parser",
+        "_server",
+        "_taken",
+        "_target",
+        "_transport",
+        "_unread",
+        "asked_at",
+    )
+
+    def __init__(self, server: HttpServer, *, is_too_many: bool = False) -> None:
+        self.asked_at = 0.0
+        self._server = server
+        self._is_too_many = is_too_many
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        # Of the request that is arriving; the target is empty when none is.
+        self._target = b""
+        self._found = [*_NONE]
+        self._body = bytearray()
+        self._taken = 0
+        self._is_in_body = False
+        # Of the request that is being answered, and those that came before its answer.
+        self._is_busy = False
+        self._is_head = False
+        self._is_last = False
+        self._following: deque[tuple[str, Request, bool]] = deque()
+        # No more is taken from the client: it was refused, or what it sends now is not HTTP.
+        self._is_deaf = False
+        self._lingers = False
+        self._is_unread = False
+        self._is_held = False
+        self._idle: asyncio.TimerHandle | None = None
+        self._late: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
+
+    # --- What the event loop calls ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio."""
+        self._transport = transport  # type: ignore[assignment]  # a stream's transport is a Transport
+        self._server.connections.add(self)
+        self.asked_at = time.perf_counter()
+        self._idle = self._loop.call_later(IDLE_SECONDS, self._check_idle)
+        if self._is_too_many:
+            self._refuse(OVER_CAPACITY)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
+        self._transport = None
+        self._is_deaf = True
+        self._following.clear()
+        self._server.forget(self)
+        for timer in (self._idle, self._late, self._unread):
+            if timer is not None:
+                timer.cancel()
+        del self._parser  # which refers to this
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio."""
+        if self._is_deaf:
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # It is answered as if it had not asked for another protocol, but what follows is not HTTP.
+            self._end()
+        except httptools.HttpParserInvalidMethodError:
+            self._refuse(METHOD_NOT_ALLOWED)
+        except httptools.HttpParserInvalidURLError:
+            self._refuse(NOT_ENCODED)
+        except httptools.HttpParserError:
+            self._refuse(NOT_HTTP)
+        if self._target:
+            self._wait_for_the_rest(len(data))
+
+    def eof_received(self) -> bool:
+        """See asyncio. A client that has said all may still wait for its answers."""
+        if self._is_deaf and not self._is_busy:
+            return False
+        if self._is_in_body:
+            self._refuse(BODY_INCOMPLETE)
+            return True
+        self._is_deaf = True
+        if self._is_busy:
+            self._end()
+            return True
+        return False
+
+    def pause_writing(self) -> None:
+        """See asyncio. A client that reads no answers gets to ask no more, and is not waited for without end."""
+        self._is_unread = True
+        self._hold()
+        assert self._transport is not None  # noqa: S101  # it is what calls
+        self._unread = self._loop.call_later(UNREAD_SECONDS, self._transport.abort)
+
+    def resume_writing(self) -> None:
+        """See asyncio."""
+        self._is_unread = False
+        if self._unread is not None:
+            self._unread.cancel()
+        self._hold()
+
+    # --- What the parser calls ----------------------------------------------------------------------------------------
+
+    def on_url(self, url: bytes) -> None:
+        """See httptools. A target that arrives in pieces comes in pieces."""
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See httptools."""
+        counted = _headers[name]
+        if counted is not None:
+            before = self._found[counted]
+            text = value.decode("latin-1")
+            # What is there several times is joined by commas, as WSGI has it.
+            self._found[counted] = text if before is None else f"{before},{text}"
+
+    def on_headers_complete(self) -> None:
+        """See httptools."""
+        self._is_in_body = True
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+        length, expected = self._found[_CONTENT_LENGTH], self._found[_EXPECT]
+        if length is not None and int(length) > MAX_BODY_BYTES:
+            self._refuse(TOO_LARGE)
+        elif expected is not None and expected.lower() == "100-continue" and self._transport is not None:
+            self._transport.write(_CONTINUE)
+
+    def on_body(self, chunk: bytes) -> None:
+        """See httptools."""
+        if not self._is_deaf:
+            self._body += chunk
+            if len(self._body) > MAX_BODY_BYTES:
+                self._refuse(TOO_LARGE)
+
+    def on_message_complete(self) -> None:
+        """See httptools."""
+        target, found, parser = self._target, self._found, self._parser
+        self._target = b""
+        self._found = [*_NONE]
+        self._taken = 0
+        self._is_in_body = False
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+        if self._is_deaf:
+            return
+        method = parser.get_method().decode()
+        body = b""
+        if self._body:
+            body = bytes(self._body) if method == "POST" else b""
+            self._body = bytearray()
+        path, _, query = target.partition(b"?")
+        if b"#" in query:
+            query = query.partition(b"#")[0]
+        content_type = found[_CONTENT_TYPE]
+        if content_type is not None:
+            content_type = content_type.partition(",")[0]
+        request = Request(
+            method,
+            query.decode("latin-1"),
+            found[_AUTHORIZATION],
+            found[_ACCEPT],
+            found[_IF_NONE_MATCH],
+            content_type,
+            body,
+        )
+        asked = (PATH if path == _PATH else _path_of(target), request, not parser.should_keep_alive())
+        if self._is_busy:
+            self._following.append(asked)
+            self._hold()
+        else:
+            self._begin(*asked)
+
+    # --- Answering ----------------------------------------------------------------------------------------------------
+
+    def send(self, response: Response) -> None:
+        """Answer the request that was handed over last."""
+        transport = self._transport
+        if transport is None:
+            return  # nobody is there any more
+        server, status, body = self._server, response.status, response.body
+        is_last = self._is_last or server.is_ending
+        ending = "connection: close\r\n" if is_last else ""
+        if body:
+            head = f"{_STATUS_LINES[status]}{response.head}{server.date}{ending}content-length: {len(body)}\r\n\r\n"
+            answer = head.encode() if self._is_head else head.encode() + body
+        else:
+            # Of these two no length may be said.
+            length = "" if status in (204, 304) else "content-length: 0\r\n"
+            answer = f"{_STATUS_LINES[status]}{response.head}{server.date}{ending}{length}\r\n".encode()
+        server.write(transport, answer, is_last=is_last and not self._lingers)
+        if is_last:
+            self._is_busy = False
+            self._is_deaf = True
+            self._following.clear()
+            if self._lingers:
+                self._loop.call_soon(self._linger)
+        elif self._following:
+            self._loop.call_soon(self._begin_next)
+        else:
+            self._is_busy = False
+
+    def _begin(self, path: str, request: Request, is_last: bool) -> None:  # noqa: FBT001  # as it is kept
+        self._is_busy = True
+        self._is_head = request.method == "HEAD"
+        self._is_last = is_last
+        self.asked_at = time.perf_counter()
+        self._server.handle(self, path, request)
+
+    def _begin_next(self) -> None:
+        if self._following:
+            asked = self._following.popleft()
+            self._hold()
+            self._begin(*asked)
+
+    def _refuse(self, response: Response) -> None:
+        """Take no more from this client; tell it why, unless it waits for another answer."""
+        self._is_deaf = True
+        if self._is_busy:
+            self._end()
+            return
+        self._is_busy = self._is_last = self._lingers = True
+        self._is_head = False
+        self.send(response)
+
+    def _end(self) -> None:
+        """Take no more from this client, and close once everything it asked is answered."""
+        self._is_deaf = True
+        if self._following:
+            path, request, _ = self._following.pop()
+            self._following.append((path, request, True))
+        elif self._is_busy:
+            self._is_last = True
+        elif self._transport is not None:
+            self._server.write(self._transport, b"", is_last=True)
+
+    def end_if_idle(self) -> None:
+        """Close, if there is nothing to answer and no request has begun to arrive."""
+        if not self._is_busy and not self._target and self._transport is not None:
+            self._transport.close()
+
+    # --- Bounds -------------------------------------------------------------------------------------------------------
+
+    def _hold(self) -> None:
+        """Read on, or do not, as the state has it."""
+        holds = bool(self._following) or self._is_unread
+        if holds != self._is_held and self._transport is not None and not self._transport.is_closing():
+            self._is_held = holds
+            if holds:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    def _wait_for_the_rest(self, count: int) -> None:
+        self._taken += count
+        if self._is_deaf:
+            return
+        if not self._is_in_body and self._taken > MAX_HEAD_BYTES:
+            self._refuse(HEADERS_TOO_LARGE)
+        elif self._late is None:
+            self._late = self._loop.call_later(BODY_SECONDS if self._is_in_body else HEAD_SECONDS, self._too_late)
+
+    def _too_late(self) -> None:
+        self._late = None
+        if self._is_in_body:
+            self._refuse(BODY_INCOMPLETE)
+        elif self._transport is not None:
+            self._transport.abort()
+
+    def _check_idle(self) -> None:
+        seconds = time.perf_counter() - self.asked_at
+        if self._is_busy or self._target:
+            seconds = 0.0
+        if seconds < IDLE_SECONDS:
+            self._idle = self._loop.call_later(IDLE_SECONDS - seconds, self._check_idle)
+        elif self._transport is not None:
+            self._transport.close()
+
+    def _linger(self) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        if transport.can_write_eof():
+            transport.write_eof()
+            self._loop.call_later(LINGER_SECONDS, transport.close)
+        else:
+            transport.close()
+
+
+def _path_of(target: bytes) -> str:
+    """Give the path that a request's target means; "" where it means none."""
+    try:
+        path: bytes | None = httptools.parse_url(target).path
+    except httptools.HttpParserInvalidURLError:
+        return ""
+    return unquote_to_bytes(path or b"").decode("latin-1")
