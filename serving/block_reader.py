@@ -14,7 +14,6 @@ import asyncio
 import logging
 import random
 import ssl
-import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -425,7 +424,7 @@ class NodeReader:
 
 
 class BlockCache:
-    """Whole blocks by Redis key, the least recently used dropped first. For several threads.
+    """Whole blocks by Redis key, the least recently used dropped first. For one thread.
 
     A table never changes and its id is never used again, so that an entry can grow old but not wrong.
 
@@ -437,37 +436,29 @@ class BlockCache:
         self.size_bytes = 0
         self._capacity_bytes = capacity_bytes
         self._blocks: OrderedDict[str, bytes] = OrderedDict()
-        self._changing = threading.Lock()
 
     def get(self, name: str) -> bytes | None:
-        """Give a block if it is here. Takes no lock: another thread may drop it meanwhile, and that does no harm."""
+        """Give a block if it is here."""
         block = self._blocks.get(name)
         if block is not None:
-            try:
-                self._blocks.move_to_end(name)
-            except KeyError:
-                return None
+            self._blocks.move_to_end(name)
         return block
 
     def put(self, name: str, block: bytes) -> None:
         """Keep a block."""
         size = len(name) + len(block) + _ENTRY_BYTES
-        if size > self._capacity_bytes:
+        if size > self._capacity_bytes or name in self._blocks:
             return
-        with self._changing:
-            if name in self._blocks:
-                return
-            self._blocks[name] = block
-            self.size_bytes += size
-            while self.size_bytes > self._capacity_bytes:
-                self._forget(*self._blocks.popitem(last=False))
+        self._blocks[name] = block
+        self.size_bytes += size
+        while self.size_bytes > self._capacity_bytes:
+            self._forget(*self._blocks.popitem(last=False))
 
     def drop(self, name: str) -> None:
         """Forget a block, one that turned out to be damaged."""
-        with self._changing:
-            block = self._blocks.pop(name, None)
-            if block is not None:
-                self._forget(name, block)
+        block = self._blocks.pop(name, None)
+        if block is not None:
+            self._forget(name, block)
 
     def _forget(self, name: str, block: bytes) -> None:
         self.size_bytes -= len(name) + len(block) + _ENTRY_BYTES

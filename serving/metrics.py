@@ -53,7 +53,7 @@ DEFINITIONS = (
     Definition(
         "recsite_request_duration_seconds",
         "histogram",
-        "Time from a request's headers to its answer, without the network.",
+        "Time from when a request is here as a whole to its answer, without the network.",
     ),
     Definition("recsite_requests_in_flight", "gauge", "Requests being answered now."),
     Definition("recsite_unexpected_errors_total", "counter", "Requests that met a defect of this program (503)."),
@@ -109,8 +109,8 @@ class Reading(msgspec.Struct):
 class Numbers:
     """What one process counts. Adding to it costs tens of nanoseconds and takes no lock.
 
-    Attributes are the metrics' names without prefix and suffix. A thread may lose another's addition: give each its own
-    by `for_another_thread`, or hold a lock around `observe`, as the DRF door does.
+    Attributes are the metrics' names without prefix and suffix. A thread may lose another's addition: several hold a
+    lock around `observe`, as the DRF door does.
     """
 
     def __init__(self) -> None:
@@ -128,21 +128,6 @@ class Numbers:
         self.gauges: dict[str, float] = {}
         self._buckets = Reading().buckets
         self._seconds = 0.0
-        self._others: list[Numbers] = []
-
-    def for_another_thread(self) -> Numbers:
-        """Give numbers for another thread to add to; they are part of what these give."""
-        other = Numbers()
-        self._others.append(other)
-        return other
-
-    def exposures_so_far(self) -> dict[Exposure, int]:
-        """Give the counts of exposures, of all threads."""
-        total = dict(self.exposures)
-        for other in self._others:
-            for exposure, count in tuple(other.exposures.items()):
-                total[exposure] = total.get(exposure, 0) + count
-        return total
 
     def observe(self, response: Response, seconds: float) -> None:
         """Count an answer that took this long."""
@@ -180,8 +165,7 @@ class Numbers:
         }
         for name, value in self.gauges.items():
             values[name] = {(): value}
-        own = Reading(values, list(self._buckets), self._seconds)
-        return combined([own, *(other.reading() for other in self._others)]) if self._others else own
+        return Reading(values, list(self._buckets), self._seconds)
 
 
 # --- Several processes as one ---------------------------------------------------------------------------------------

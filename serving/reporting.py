@@ -119,7 +119,7 @@ class Reporter:
                 counted twice: the one case, and a rare one, in which the charts show more than there was.
         """
         self._sent_at = time.monotonic()
-        exposures, uses = self._numbers.exposures_so_far(), dict(self._world.uses)
+        exposures, uses = dict(self._numbers.exposures), dict(self._world.uses)
         now = int(time.time())
         batch = TrafficBatch(
             now,
