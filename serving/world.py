@@ -313,7 +313,7 @@ class World:
         self._audience = audience
         self._by_header: dict[bytes, PreparedCredential] = {}
         self._by_kid: dict[str, PreparedCredential] = {}
-        self._verified: OrderedDict[bytes, Caller] = OrderedDict()
+        self._verified: OrderedDict[str, Caller] = OrderedDict()
 
     def put(self, snapshot: published.Snapshot) -> None:
         """Take a tenant's newer snapshot in the place of the one before. All of it is prepared before any of it shows.
@@ -357,27 +357,28 @@ class World:
                 named[f"c:{credential_id}"] = credential.bucket
         return named
 
-    def caller(self, token: bytes, now: float) -> Caller:
+    def caller(self, authorization: str | None, now: float) -> Caller:
         """Give who a token speaks for.
 
         Args:
-            token: the bytes after `Bearer `.
+            authorization: the header's value, `Bearer ` and the token; None where it is absent.
             now: Unix seconds.
 
         Raises:
             BadToken: it is not accepted, for whatever reason.
         """
-        known = self._verified.get(token)
-        if known is not None:
-            if known.credential.is_live and now < known.good_until:
-                return known
-            self._verified.pop(token, None)
-        if len(token) > MAX_TOKEN_BYTES:
-            raise BadToken("longer than 4 KiB")
-        if token.count(b".") != 2:
-            raise BadToken("not three segments")
-        caller = self._verify(token, now)
-        self._verified[token] = caller
+        if authorization is None:
+            raise BadToken("there is none")
+        known = self._verified.get(authorization)
+        if known is not None and known.credential.is_live and now < known.good_until:
+            return known
+        token = _bearer_token(authorization)
+        as_kept = f"Bearer {token}"
+        if as_kept != authorization:
+            return self.caller(as_kept, now)  # however it is spelled, it is kept once
+        self._verified.pop(authorization, None)
+        caller = self._verify(token.encode(), now)
+        self._verified[authorization] = caller
         if len(self._verified) > MAX_VERIFIED_TOKENS:
             # The oldest goes first; it is also the likeliest to have expired.
             self._verified.popitem(last=False)
@@ -427,3 +428,15 @@ class World:
         for header in credential.keys:
             if self._by_header.get(header) is credential:
                 del self._by_header[header]
+
+
+def _bearer_token(authorization: str) -> str:
+    """Give the token of an Authorization header, of ASCII and three segments; raises BadToken."""
+    token = authorization[7:].strip(" ")
+    if authorization[:7].lower() != "bearer " or not token.isascii():
+        raise BadToken("not a bearer token")
+    if len(token) > MAX_TOKEN_BYTES:
+        raise BadToken("longer than 4 KiB")
+    if token.count(".") != 2:
+        raise BadToken("not three segments")
+    return token

@@ -66,7 +66,7 @@ def served() -> World:
 
 
 def caller(bearer: str | bytes, now: float = NOW) -> Caller:
-    return served().caller(bearer if isinstance(bearer, bytes) else bearer.encode(), now)
+    return served().caller(f"Bearer {bearer if isinstance(bearer, str) else bearer.decode('latin-1')}", now)
 
 
 def refuse(bearer: str | bytes, now: float = NOW) -> None:
@@ -120,9 +120,9 @@ def test_leeway__thirty_seconds_after_the_end() -> None:
 
 def test_verified_before__refused_once_it_has_expired() -> None:
     known = served()
-    assert known.caller(token().encode(), NOW)
+    assert known.caller(f"Bearer {token()}", NOW)
     with pytest.raises(BadToken):
-        known.caller(token().encode(), NOW + 930)
+        known.caller(f"Bearer {token()}", NOW + 930)
 
 
 # --- Refused: claims ------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ NEWEST = published.AcceptedKey(2, "mk1")
 
 def accepts(served: World, bearer: str, now: float = NOW) -> bool:
     try:
-        served.caller(bearer.encode(), now)
+        served.caller(f"Bearer {bearer}", now)
     except BadToken:
         return False
     return True
@@ -119,19 +119,19 @@ def test_rotated_credential__both_secrets_until_the_chosen_hour() -> None:
 
 def test_unchanged_credential__keeps_its_verified_tokens_and_its_bucket() -> None:
     served = world(tenant(credentials=(credential(burst=5), credential("cr_b"))))
-    caller = served.caller(token().encode(), NOW)
+    caller = served.caller(f"Bearer {token()}", NOW)
     assert caller.credential.bucket.take(5, NOW) == 0
     served.put(snapshot(tenant(model(), credentials=(credential(burst=5), credential("cr_c"))), 2))
-    again = served.caller(token().encode(), NOW)
+    again = served.caller(f"Bearer {token()}", NOW)
     assert again is caller
     assert again.credential.bucket.take(1, NOW) > 0
 
 
 def test_changed_credential__its_tokens_are_verified_anew() -> None:
     served = world(tenant(model()))
-    assert served.caller(token().encode(), NOW).credential.models is None
+    assert served.caller(f"Bearer {token()}", NOW).credential.models is None
     served.put(snapshot(tenant(model(), credentials=(credential(models=("other",)),)), 2))
-    assert served.caller(token().encode(), NOW).credential.models == frozenset({"other"})
+    assert served.caller(f"Bearer {token()}", NOW).credential.models == frozenset({"other"})
 
 
 def test_tenants_bucket__survives_a_snapshot_that_leaves_its_limit_alone() -> None:
@@ -169,7 +169,7 @@ def test_verified_tokens__are_kept_up_to_a_number(monkeypatch: pytest.MonkeyPatc
     for bearer in tokens:
         assert accepts(served, bearer)
     assert len(served._verified) <= 16
-    assert tokens[-1].encode() in served._verified
+    assert f"Bearer {tokens[-1]}" in served._verified
     assert MAX_VERIFIED_TOKENS >= 16
 
 
