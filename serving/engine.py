@@ -56,7 +56,7 @@ from serving.http import (
     quality_of,
     wants_bits,
 )
-from serving.world import Caller, PreparedModel, PreparedTable, PreparedTenant, PreparedVersion, World
+from serving.world import Caller, PreparedModel, PreparedTenant, PreparedVersion, World
 
 MAX_BATCH = 500
 
@@ -154,7 +154,7 @@ def _begin_one(request: Request, caller: Caller, tenant: PreparedTenant, setting
 
 
 def _usual(query: str, caller: Caller) -> tuple[PreparedModel, str] | None:
-    """Give the model and the one key of a query string of the usual shape (see `PreparedCredential`), None of any other.
+    """Give the model and the one key of a query string of the usual shape (see `PreparedCredential`), else None.
 
     What follows in `_begin_one` would find the same for it, in four times the time.
     """
