@@ -336,7 +336,7 @@ def test_base64__not_canonical__refused(kid: str, algorithm: str) -> None:
         f"{header}.{payload}.{signature.replace('-', '+').replace('_', '/')}!",
         f"{header}.{payload}=.{signature}",
         f"{header}=.{payload}.{signature}",
-        f" {good}",
+        f"\t{good}",
         f"{good}.",
         f".{good}",
         f"{header}.{payload}.",
