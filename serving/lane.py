@@ -108,7 +108,7 @@ class Lane:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._serving.start()
         self._blocks.start(loop)
-        server = HttpServer(self.handle, self._options.most_connections)
+        server = HttpServer(self.handle, self._on_refused, self._options.most_connections)
         await server.start(listening, _tls_context(self._options.tls), BACKLOG)
         ticking = loop.create_task(self._tick())
         # What is here by now stays: to look through it for garbage again and again would hold requests up.
@@ -196,6 +196,9 @@ class Lane:
                 self._serving.watch.report_lost(lost.table_id for lost in response.lost)
         except Exception as error:  # noqa: BLE001  # as in `handle`
             self._note(error)
+
+    def _on_refused(self, response: Response) -> None:
+        self._numbers.observe(response, 0.0)
 
     def _elsewhere(self, path: str) -> Response:
         if path == "/healthz":

@@ -10,10 +10,12 @@ one client after another between requests costs more than to answer them.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from email.utils import formatdate
 from http import HTTPStatus
 from socket import socket
@@ -37,34 +39,59 @@ from serving.http import (
 
 # A request line with its headers. What arrives in one piece with it is read too, so that this is not exact.
 MAX_HEAD_BYTES = 65_536
+# A whole request, with what chunks and trailers take; and the bodies that are arriving on all connections.
+MAX_REQUEST_BYTES = 2 * MAX_BODY_BYTES + MAX_HEAD_BYTES
+MAX_BODIES_BYTES = 64 * MAX_BODY_BYTES
 HEAD_SECONDS = 30.0
 BODY_SECONDS = 5.0
 # Longer than proxies keep a connection to a server, so that it is they who end it and no request meets a closed one.
 IDLE_SECONDS = 75.0
-# How long a client may leave answers unread that no more of fit into its connection.
+# How long a client may leave unread what does not fit into its connection; also when that is to be closed.
 UNREAD_SECONDS = 30.0
+MOST_UNREAD_BYTES = 65_536
 # After a refusal what a client still sends is read for so long: to close at once could take the answer from it.
 LINGER_SECONDS = 2.0
-# From accepting a connection until its request is read, and far more.
+TLS_HANDSHAKE_SECONDS = 10.0
+TLS_SHUTDOWN_SECONDS = 2.0
+# At the end of a worker: from accepting a connection until its request is read, and far more; then the longest that
+# requests which were begun may take.
 LAST_REQUESTS_SECONDS = 0.25
+LAST_TLS_REQUESTS_SECONDS = 1.0
+FINISH_SECONDS = 8.0
 
 _PATH = PATH.encode()
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_OTHER_METHOD = re.compile(rb"[A-Z]{1,20} [!-~]").match
 
 # --- Which headers count --------------------------------------------------------------------------------------------
 
-_AUTHORIZATION, _ACCEPT, _IF_NONE_MATCH, _CONTENT_TYPE, _CONTENT_LENGTH, _EXPECT = range(6)
+(
+    _AUTHORIZATION,
+    _ACCEPT,
+    _IF_NONE_MATCH,
+    _CONTENT_TYPE,
+    _CONTENT_LENGTH,
+    _TRANSFER_ENCODING,
+    _CONNECTION,
+    _EXPECT,
+    _UPGRADE,
+) = range(9)
 _COUNTED = {
     b"authorization": _AUTHORIZATION,
     b"accept": _ACCEPT,
     b"if-none-match": _IF_NONE_MATCH,
     b"content-type": _CONTENT_TYPE,
     b"content-length": _CONTENT_LENGTH,
+    b"transfer-encoding": _TRANSFER_ENCODING,
+    b"connection": _CONNECTION,
     b"expect": _EXPECT,
+    b"upgrade": _UPGRADE,
 }
 _NONE: tuple[str | None, ...] = (None,) * len(_COUNTED)
-_MOST_SPELLINGS = 1024
+# In place of a number of bytes: a request has just ended.
+_NOTHING = -1
+_MOST_SPELLINGS, _LONGEST_SPELLING = 1024, 64
 
 
 class _Headers(dict[bytes, int | None]):
@@ -72,7 +99,7 @@ class _Headers(dict[bytes, int | None]):
 
     def __missing__(self, name: bytes) -> int | None:
         counted = _COUNTED.get(name.lower())
-        if len(self) < _MOST_SPELLINGS:
+        if len(self) < _MOST_SPELLINGS and len(name) <= _LONGEST_SPELLING:
             self[name] = counted
         return counted
 
@@ -89,44 +116,64 @@ class HttpServer:
     Args:
         handle: is given a connection, the path of a request, and the request. It must raise nothing, and see to it that
             the connection's `send` is called once, then or later, in the same thread.
+        on_refused: is given the answers to what was no request, or too much.
         most_connections: more are told that they are too many.
 
     Attributes:
         connections: those that are open.
+        bodies_bytes: what has arrived of bodies that are not whole.
         is_ending: each connection ends with its next answer.
         date: a header line.
     """
 
-    def __init__(self, handle: Callable[[Connection, str, Request], None], most_connections: int) -> None:
+    def __init__(
+        self,
+        handle: Callable[[Connection, str, Request], None],
+        on_refused: Callable[[Response], None],
+        most_connections: int,
+    ) -> None:
         self.handle = handle
+        self.on_refused = on_refused
+        self.most_connections = most_connections
         self.connections: set[Connection] = set()
+        self.bodies_bytes = 0
         self.is_ending = False
         self.date = ""
-        self._most_connections = most_connections
+        self._has_tls = False
         self._unwritten: list[tuple[asyncio.Transport, bytes]] = []
-        self._finished: list[asyncio.Transport] = []
+        self._finished: list[Connection] = []
         self._server: asyncio.AbstractServer | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = asyncio.get_running_loop()
         # Of use from the moment when no connection is accepted any more.
         self._is_empty = asyncio.Event()
 
     async def start(self, listening: socket, tls: ssl.SSLContext | None, backlog: int) -> None:
         """Accept connections on a socket that is bound."""
-        self._loop = asyncio.get_running_loop()
         self._tell_time()
-        self._server = await self._loop.create_server(self._connection, sock=listening, backlog=backlog, ssl=tls)
+        self._has_tls = tls is not None
+        self._server = await self._loop.create_server(
+            lambda: Connection(self),
+            sock=listening,
+            backlog=backlog,
+            ssl=tls,
+            ssl_handshake_timeout=TLS_HANDSHAKE_SECONDS if tls else None,
+            ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS if tls else None,
+        )
 
     async def finish(self) -> None:
-        """Accept no more, answer what was asked, and return once every connection is closed."""
+        """Accept no more, answer what was asked, and close every connection."""
         assert self._server is not None  # noqa: S101  # there is nothing to finish before `start`
         self._server.close()
         self.is_ending = True
-        await asyncio.sleep(LAST_REQUESTS_SECONDS)
-        self._is_empty.clear()
+        await asyncio.sleep(LAST_TLS_REQUESTS_SECONDS if self._has_tls else LAST_REQUESTS_SECONDS)
         for connection in tuple(self.connections):
-            connection.end_if_idle()
+            connection.close_if_idle()
         if self.connections:
-            await self._is_empty.wait()
+            self._is_empty.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._is_empty.wait(), FINISH_SECONDS)
+        for connection in tuple(self.connections):
+            connection.abort()
 
     def forget(self, connection: Connection) -> None:
         """Take note that a connection is closed."""
@@ -134,30 +181,32 @@ class HttpServer:
         if not self.connections:
             self._is_empty.set()
 
-    def write(self, transport: asyncio.Transport, answer: bytes, *, is_last: bool) -> None:
-        """Write an answer with all others of this turn of the loop; close the connection then if it was its last."""
+    def write(self, transport: asyncio.Transport, answer: bytes) -> None:
+        """Write an answer with all others of this turn of the loop."""
         if not self._unwritten:
-            assert self._loop is not None  # noqa: S101  # connections come after `start`
             self._loop.call_soon(self._write)
         self._unwritten.append((transport, answer))
-        if is_last:
-            self._finished.append(transport)
+
+    def close(self, connection: Connection) -> None:
+        """Close a connection once the answers of this turn are written."""
+        if not self._finished:
+            self._loop.call_soon(self._close)
+        self._finished.append(connection)
 
     def _write(self) -> None:
         unwritten, self._unwritten = self._unwritten, []
         for transport, answer in unwritten:
-            transport.write(answer)
-        if self._finished:
-            finished, self._finished = self._finished, []
-            for transport in finished:
-                transport.close()
+            # To write to one that was lost meanwhile would raise an error.
+            if not transport.is_closing():
+                transport.write(answer)
 
-    def _connection(self) -> Connection:
-        return Connection(self, is_too_many=len(self.connections) >= self._most_connections)
+    def _close(self) -> None:
+        finished, self._finished = self._finished, []
+        for connection in finished:
+            connection.close()
 
     def _tell_time(self) -> None:
         self.date = f"date: {formatdate(usegmt=True)}\r\n"
-        assert self._loop is not None  # noqa: S101  # set before
         self._loop.call_later(1, self._tell_time)
 
 
@@ -182,13 +231,13 @@ class Connection(asyncio.Protocol):
         "_is_held",
         "_is_in_body",
         "_is_last",
-        "_is_too_many",
         "_is_unread",
         "_late",
         "_lingers",
         "_loop",
         "_parser",
         "_server",
+        "_skipped",
         "_taken",
         "_target",
         "_transport",
@@ -196,10 +245,9 @@ class Connection(asyncio.Protocol):
         "asked_at",
     )
 
-    def __init__(self, server: HttpServer, *, is_too_many: bool = False) -> None:
+    def __init__(self, server: HttpServer) -> None:
         self.asked_at = 0.0
         self._server = server
-        self._is_too_many = is_too_many
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
@@ -209,6 +257,8 @@ class Connection(asyncio.Protocol):
         self._body = bytearray()
         self._taken = 0
         self._is_in_body = False
+        # The head of one that asks for another protocol as well.
+        self._skipped: bytes | None = None
         # Of the request that is being answered, and those that came before its answer.
         self._is_busy = False
         self._is_head = False
@@ -231,14 +281,16 @@ class Connection(asyncio.Protocol):
         self._server.connections.add(self)
         self.asked_at = time.perf_counter()
         self._idle = self._loop.call_later(IDLE_SECONDS, self._check_idle)
-        if self._is_too_many:
-            self._refuse(OVER_CAPACITY)
+        self._transport.set_write_buffer_limits(MOST_UNREAD_BYTES)  # type: ignore[union-attr]  # set above
+        if len(self._server.connections) > self._server.most_connections:
+            self._refuse(OVER_CAPACITY, lingers=False)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
         self._transport = None
         self._is_deaf = True
         self._following.clear()
+        self._drop_body()
         self._server.forget(self)
         for timer in (self._idle, self._late, self._unread):
             if timer is not None:
@@ -251,11 +303,10 @@ class Connection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # It is answered as if it had not asked for another protocol, but what follows is not HTTP.
-            self._end()
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on_without_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserInvalidMethodError:
-            self._refuse(METHOD_NOT_ALLOWED)
+            self._refuse(METHOD_NOT_ALLOWED if _OTHER_METHOD(data) else NOT_HTTP)
         except httptools.HttpParserInvalidURLError:
             self._refuse(NOT_ENCODED)
         except httptools.HttpParserError:
@@ -265,29 +316,24 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """See asyncio. A client that has said all may still wait for its answers."""
-        if self._is_deaf and not self._is_busy:
-            return False
         if self._is_in_body:
             self._refuse(BODY_INCOMPLETE)
-            return True
-        self._is_deaf = True
-        if self._is_busy:
+        else:
             self._end()
-            return True
-        return False
+        return True
 
     def pause_writing(self) -> None:
         """See asyncio. A client that reads no answers gets to ask no more, and is not waited for without end."""
         self._is_unread = True
         self._hold()
-        assert self._transport is not None  # noqa: S101  # it is what calls
-        self._unread = self._loop.call_later(UNREAD_SECONDS, self._transport.abort)
+        self._abort_if_unread()
 
     def resume_writing(self) -> None:
         """See asyncio."""
         self._is_unread = False
         if self._unread is not None:
             self._unread.cancel()
+            self._unread = None
         self._hold()
 
     # --- What the parser calls ----------------------------------------------------------------------------------------
@@ -299,9 +345,10 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """See httptools."""
         counted = _headers[name]
-        if counted is not None:
+        # One after the body counts for nothing: proxies do not look at it.
+        if counted is not None and not self._is_in_body:
             before = self._found[counted]
-            text = value.decode("latin-1")
+            text = value.decode("latin-1").rstrip(" \t")
             # What is there several times is joined by commas, as WSGI has it.
             self._found[counted] = text if before is None else f"{before},{text}"
 
@@ -311,25 +358,30 @@ class Connection(asyncio.Protocol):
         if self._late is not None:
             self._late.cancel()
             self._late = None
-        length, expected = self._found[_CONTENT_LENGTH], self._found[_EXPECT]
+        found = self._found
+        length = found[_CONTENT_LENGTH]
         if length is not None and int(length) > MAX_BODY_BYTES:
             self._refuse(TOO_LARGE)
-        elif expected is not None and expected.lower() == "100-continue" and self._transport is not None:
-            self._transport.write(_CONTINUE)
+        elif found[_EXPECT] is not None:
+            self._let_go_on()
 
     def on_body(self, chunk: bytes) -> None:
         """See httptools."""
-        if not self._is_deaf:
-            self._body += chunk
-            if len(self._body) > MAX_BODY_BYTES:
-                self._refuse(TOO_LARGE)
+        if self._is_deaf:
+            return
+        self._body += chunk
+        self._server.bodies_bytes += len(chunk)
+        if len(self._body) > MAX_BODY_BYTES:
+            self._refuse(TOO_LARGE)
+        elif self._server.bodies_bytes > MAX_BODIES_BYTES:
+            self._refuse(OVER_CAPACITY)
 
     def on_message_complete(self) -> None:
         """See httptools."""
         target, found, parser = self._target, self._found, self._parser
         self._target = b""
         self._found = [*_NONE]
-        self._taken = 0
+        self._taken = _NOTHING
         self._is_in_body = False
         if self._late is not None:
             self._late.cancel()
@@ -337,10 +389,13 @@ class Connection(asyncio.Protocol):
         if self._is_deaf:
             return
         method = parser.get_method().decode()
+        if found[_UPGRADE] is not None and parser.should_upgrade() and method != "CONNECT":
+            self._skipped = _head(method, target, found)
+            return
         body = b""
         if self._body:
             body = bytes(self._body) if method == "POST" else b""
-            self._body = bytearray()
+            self._drop_body()
         path, _, query = target.partition(b"?")
         if b"#" in query:
             query = query.partition(b"#")[0]
@@ -356,7 +411,10 @@ class Connection(asyncio.Protocol):
             content_type,
             body,
         )
-        asked = (PATH if path == _PATH else _path_of(target), request, not parser.should_keep_alive())
+        is_last = not parser.should_keep_alive()
+        if found[_CONNECTION] is not None and parser.get_http_version() == "1.0":
+            is_last = True  # it would have to be told that the connection is kept
+        asked = (PATH if path == _PATH else _path_of(target), request, is_last)
         if self._is_busy:
             self._following.append(asked)
             self._hold()
@@ -380,13 +438,12 @@ class Connection(asyncio.Protocol):
             # Of these two no length may be said.
             length = "" if status in (204, 304) else "content-length: 0\r\n"
             answer = f"{_STATUS_LINES[status]}{response.head}{server.date}{ending}{length}\r\n".encode()
-        server.write(transport, answer, is_last=is_last and not self._lingers)
+        server.write(transport, answer)
         if is_last:
             self._is_busy = False
             self._is_deaf = True
             self._following.clear()
-            if self._lingers:
-                self._loop.call_soon(self._linger)
+            server.close(self)
         elif self._following:
             self._loop.call_soon(self._begin_next)
         else:
@@ -405,14 +462,22 @@ class Connection(asyncio.Protocol):
             self._hold()
             self._begin(*asked)
 
-    def _refuse(self, response: Response) -> None:
+    def _refuse(self, response: Response, *, lingers: bool = True) -> None:
         """Take no more from this client; tell it why, unless it waits for another answer."""
-        self._is_deaf = True
+        if self._is_deaf:
+            return
+        self._server.on_refused(response)
         if self._is_busy:
             self._end()
             return
-        self._is_busy = self._is_last = self._lingers = True
+        self._is_deaf = self._is_busy = self._is_last = True
+        self._lingers = lingers
         self._is_head = False
+        self._target = b""
+        self._drop_body()
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
         self.send(response)
 
     def _end(self) -> None:
@@ -423,13 +488,31 @@ class Connection(asyncio.Protocol):
             self._following.append((path, request, True))
         elif self._is_busy:
             self._is_last = True
-        elif self._transport is not None:
-            self._server.write(self._transport, b"", is_last=True)
+        else:
+            self._server.close(self)
 
-    def end_if_idle(self) -> None:
+    def close(self) -> None:
+        """Close, once what was written is on its way; after a refusal a little later."""
+        transport = self._transport
+        if transport is None:
+            return
+        if self._lingers and transport.can_write_eof():
+            self._lingers = False
+            transport.write_eof()
+            self._loop.call_later(LINGER_SECONDS, self.close)
+        else:
+            transport.close()
+        self._abort_if_unread()
+
+    def close_if_idle(self) -> None:
         """Close, if there is nothing to answer and no request has begun to arrive."""
-        if not self._is_busy and not self._target and self._transport is not None:
-            self._transport.close()
+        if not self._is_busy and not self._target:
+            self._server.close(self)
+
+    def abort(self) -> None:
+        """Close, whatever there is to answer."""
+        if self._transport is not None:
+            self._transport.abort()
 
     # --- Bounds -------------------------------------------------------------------------------------------------------
 
@@ -443,12 +526,24 @@ class Connection(asyncio.Protocol):
             else:
                 self._transport.resume_reading()
 
+    def _abort_if_unread(self) -> None:
+        if self._unread is None:
+            self._unread = self._loop.call_later(UNREAD_SECONDS, self.abort)
+
+    def _drop_body(self) -> None:
+        if self._body:
+            self._server.bodies_bytes -= len(self._body)
+            self._body = bytearray()
+
     def _wait_for_the_rest(self, count: int) -> None:
-        self._taken += count
+        # What arrived together with the end of another request is not told apart from that.
+        self._taken = 0 if self._taken == _NOTHING else self._taken + count
         if self._is_deaf:
             return
-        if not self._is_in_body and self._taken > MAX_HEAD_BYTES:
+        if self._taken > MAX_HEAD_BYTES and not self._is_in_body:
             self._refuse(HEADERS_TOO_LARGE)
+        elif self._taken > MAX_REQUEST_BYTES:
+            self._refuse(TOO_LARGE)
         elif self._late is None:
             self._late = self._loop.call_later(BODY_SECONDS if self._is_in_body else HEAD_SECONDS, self._too_late)
 
@@ -456,8 +551,8 @@ class Connection(asyncio.Protocol):
         self._late = None
         if self._is_in_body:
             self._refuse(BODY_INCOMPLETE)
-        elif self._transport is not None:
-            self._transport.abort()
+        else:
+            self.abort()
 
     def _check_idle(self) -> None:
         seconds = time.perf_counter() - self.asked_at
@@ -465,18 +560,36 @@ class Connection(asyncio.Protocol):
             seconds = 0.0
         if seconds < IDLE_SECONDS:
             self._idle = self._loop.call_later(IDLE_SECONDS - seconds, self._check_idle)
-        elif self._transport is not None:
-            self._transport.close()
-
-    def _linger(self) -> None:
-        transport = self._transport
-        if transport is None:
-            return
-        if transport.can_write_eof():
-            transport.write_eof()
-            self._loop.call_later(LINGER_SECONDS, transport.close)
         else:
-            transport.close()
+            self._server.close(self)
+
+    # --- What few clients ask for -------------------------------------------------------------------------------------
+
+    def _let_go_on(self) -> None:
+        """Tell a client that waits for it to send its body."""
+        expected = self._found[_EXPECT]
+        is_due = expected is not None and expected.lower() == "100-continue" and not self._is_busy
+        if is_due and self._transport is not None and self._parser.get_http_version() == "1.1":
+            self._server.write(self._transport, _CONTINUE)
+
+    def _go_on_without_upgrade(self, rest: bytes) -> None:
+        """Read a request again as if it had not asked for another protocol, for the sake of its body."""
+        if self._skipped is None:
+            self._end()  # CONNECT: what follows is no HTTP
+            return
+        head, self._skipped = self._skipped, None
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(head + rest)
+
+
+def _head(method: str, target: bytes, found: list[str | None]) -> bytes:
+    """Give the head of a request with those of its headers that count, without `Upgrade`."""
+    lines = [method.encode() + b" " + target + b" HTTP/1.1"]
+    for name, counted in _COUNTED.items():
+        value = found[counted]
+        if value is not None and counted not in (_UPGRADE, _CONNECTION):
+            lines.append(name + b": " + value.encode("latin-1"))
+    return b"\r\n".join([*lines, b"", b""])
 
 
 def _path_of(target: bytes) -> str:

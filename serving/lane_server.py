@@ -1,6 +1,6 @@
 """The lane's worker processes: started, watched, replaced without a lost request, stopped.
 
-Each worker listens on a socket of its own, between which the kernel spreads connections. This process keeps them all,
+Each worker listens on a socket of its own, between which Linux spreads connections. This process keeps them all,
 for workers and their successors: with a socket would go whoever waits in it to be accepted.
 
 The first workers are copies of this process (`fork`): all that they need is loaded here, and most of it stays shared.
@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from types import FrameType
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -85,9 +86,10 @@ class LaneServer:
             while not self._is_ending:
                 self._act(self._next_signal())
         finally:
-            self._end([worker.process for worker in self._workers])
+            # Whoever connects from now on is refused at once, instead of waiting for nobody.
             for listening in self._sockets:
                 listening.close()
+            self._end([worker.process for worker in self._workers])
 
     def _next_signal(self) -> int:
         try:
@@ -107,8 +109,15 @@ class LaneServer:
         self._signals.put(number)
 
     def _start(self, index: int, how: str) -> _Worker:
-        context = multiprocessing.get_context(how)
-        return _Worker(context.Process(target=_work, args=(self._run, self._sockets[index])))  # type: ignore[attr-defined]  # every context has it
+        """Start a worker.
+
+        Raises:
+            OSError: there is no room for another process.
+        """
+        context: Any = multiprocessing.get_context(how)  # whose types do not say that each of them has a Process
+        # A copy has what belongs to the others, too.
+        others = [other for other in self._sockets if other is not self._sockets[index]] if how == "fork" else []
+        return _Worker(context.Process(target=_work, args=(self._run, self._sockets[index], others)))
 
     def _start_again(self) -> None:
         """Start those anew that have ended by themselves."""
@@ -119,19 +128,28 @@ class LaneServer:
             logger.error("worker.ended worker=%d exit_code=%s", index + 1, process.exitcode)
             if time.monotonic() - worker.started_at < SHORT_LIFE_SECONDS:
                 time.sleep(PAUSE_SECONDS)
-            self._workers[index] = self._start(index, "spawn")
+            try:
+                self._workers[index] = self._start(index, "spawn")
+            except OSError as error:
+                logger.error("worker.not_started worker=%d error=%r", index + 1, str(error))  # noqa: TRY400  # it says all
 
     def _replace(self, index: int) -> None:
         """Put a new worker in the place of one, once it serves."""
         if self._is_ending:
             return
-        old, new = self._workers[index], self._start(index, "spawn")
-        if old.process.is_alive() and not self._serves_in_time(new.process):
-            logger.error("worker.not_replaced worker=%d", index + 1)
-            self._end([new.process])
-        else:
+        old = self._workers[index]
+        try:
+            new = self._start(index, "spawn")
+        except OSError as error:
+            logger.error("worker.not_replaced worker=%d error=%r", index + 1, str(error))  # noqa: TRY400  # it says all
+            return
+        if not old.process.is_alive() or self._serves_in_time(new.process):
             self._workers[index] = new
             self._end([old.process])
+            return
+        if not self._is_ending:
+            logger.error("worker.not_replaced worker=%d error='does not serve'", index + 1)
+        self._end([new.process])
 
     def _serves_in_time(self, process: BaseProcess) -> bool:
         until = time.monotonic() + READY_SECONDS
@@ -156,10 +174,14 @@ class LaneServer:
             process.join()
 
 
-def _work(run: Callable[[socket.socket], None], listening: socket.socket) -> None:
+def _work(run: Callable[[socket.socket], None], listening: socket.socket, others: list[socket.socket]) -> None:
     # A copy of the process above would do with these what that does.
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_DFL)
+    # It is for that process, also where it reaches all of a terminal's.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for other in others:
+        other.close()
     run(listening)
 
 

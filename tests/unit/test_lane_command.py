@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
-from granian.server.mp import MPServer
 
 from recsite.embedded import free_port
 from tests.certificates import write_certificate
@@ -71,8 +70,3 @@ def test_setting__that_is_malformed__refused(settings: pytest.FixtureRequest, se
     setattr(settings, setting, value)
     with pytest.raises(CommandError, match="The settings do not do"):
         lane()
-
-
-def test_granian__still_replaces_workers_where_this_overrides_it() -> None:
-    for caller in (MPServer._reload, MPServer._serve_loop):
-        assert "_respawn_workers" in caller.__code__.co_names
