@@ -167,10 +167,14 @@ def _nginx_missing() -> str | None:
     return _debian(packages)
 
 
-def _empty(module: str, port: int) -> Launch:
-    command = [sys.executable, "-m", "granian", f"benchmarks.peers.empty.{module}:application", "--interface", "rsgi"]
+def _empty(_places: Places, port: int, _: int) -> Launch:
+    command = [sys.executable, "-m", "granian", "benchmarks.peers.empty.main:application", "--interface", "rsgi"]
     command += ["--http", "1", "--no-ws", "--loop", "uvloop", "--runtime-mode", "st", "--workers", "1"]
     return Launch([*command, "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"], {})
+
+
+def _empty_lane(_places: Places, port: int, _: int) -> Launch:
+    return Launch([sys.executable, "-m", "benchmarks.peers.empty.lane", str(port)], {})
 
 
 CONTENDERS = (
@@ -225,15 +229,15 @@ CONTENDERS = (
     Contender(
         "empty",
         "granian, empty handler",
-        "a limit: an RSGI application that answers 200 with nothing, in the lane's server with the lane's settings.",
-        lambda _places, port, _cache: _empty("main", port),
+        "a limit: an RSGI application that answers 200 with nothing; `--runtime-mode st --loop uvloop`, one worker.",
+        _empty,
         reads=False,
     ),
     Contender(
-        "empty-in-place",
-        "granian, empty, in place",
-        "a limit: the same, answered as the lane answers, in the thread in which granian hands a request over.",
-        lambda _places, port, _cache: _empty("in_place", port),
+        "empty-lane",
+        "lane's server, empty handler",
+        "a limit: the same from `serving/lane_http.py`, which the lane is made of.",
+        _empty_lane,
         reads=False,
     ),
 )

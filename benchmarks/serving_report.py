@@ -147,7 +147,7 @@ def _targets(reached: list[Target], rows: Mapping[Case, Measurement]) -> str:
     words = {True: "yes", False: "no", None: "not measured"}
     lines = [(target.words, target.wanted, target.found or "–", words[target.is_met]) for target in reached]
     text = "What it is to reach:\n\n" + table(("", "wanted", "found", "reached"), lines)
-    empty, go = rows.get(("empty-in-place", Tokens.SHARED, False)), rows.get(("go", Tokens.SHARED, False))
+    empty, go = rows.get(("empty-lane", Tokens.SHARED, False)), rows.get(("go", Tokens.SHARED, False))
     if empty is None or go is None:
         return text
     return (
