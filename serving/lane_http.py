@@ -53,11 +53,11 @@ MOST_UNREAD_BYTES = 65_536
 LINGER_SECONDS = 2.0
 TLS_HANDSHAKE_SECONDS = 10.0
 TLS_SHUTDOWN_SECONDS = 2.0
-# At the end of a worker: from accepting a connection until its request is read, and far more; then the longest that
-# requests which were begun may take.
-LAST_REQUESTS_SECONDS = 0.25
-LAST_TLS_REQUESTS_SECONDS = 1.0
-FINISH_SECONDS = 8.0
+# At the end of a worker. From accepting a connection until it is known here, and far more; then how long clients have
+# that keep a connection and ask now and then, to hear of the end with an answer; then the longest for what was begun.
+ACCEPTED_SECONDS, ACCEPTED_TLS_SECONDS = 0.25, 1.0
+KEPT_SECONDS = 2.0
+FINISH_SECONDS = 6.0
 
 _PATH = PATH.encode()
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
@@ -165,15 +165,19 @@ class HttpServer:
         assert self._server is not None  # noqa: S101  # there is nothing to finish before `start`
         self._server.close()
         self.is_ending = True
-        await asyncio.sleep(LAST_TLS_REQUESTS_SECONDS if self._has_tls else LAST_REQUESTS_SECONDS)
+        await asyncio.sleep(ACCEPTED_TLS_SECONDS if self._has_tls else ACCEPTED_SECONDS)
+        await self._until_all_are_closed(KEPT_SECONDS)
         for connection in tuple(self.connections):
             connection.close_if_idle()
+        await self._until_all_are_closed(FINISH_SECONDS)
+        for connection in tuple(self.connections):
+            connection.abort()
+
+    async def _until_all_are_closed(self, seconds: float) -> None:
         if self.connections:
             self._is_empty.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._is_empty.wait(), FINISH_SECONDS)
-        for connection in tuple(self.connections):
-            connection.abort()
+                await asyncio.wait_for(self._is_empty.wait(), seconds)
 
     def forget(self, connection: Connection) -> None:
         """Take note that a connection is closed."""

@@ -32,8 +32,9 @@ UPGRADE = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Setting
 @pytest.fixture(scope="module", autouse=True)
 def _in_a_hurry() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(lane_http, "LAST_REQUESTS_SECONDS", 0.02)
-        patched.setattr(lane_http, "LAST_TLS_REQUESTS_SECONDS", 0.02)
+        patched.setattr(lane_http, "ACCEPTED_SECONDS", 0.0)
+        patched.setattr(lane_http, "ACCEPTED_TLS_SECONDS", 0.0)
+        patched.setattr(lane_http, "KEPT_SECONDS", 0.02)
         yield
 
 
@@ -605,6 +606,22 @@ def test_spellings_of_headers__are_kept_up_to_a_number_and_a_length(monkeypatch:
 
 
 # --- The end --------------------------------------------------------------------------------------------------------
+
+
+def test_finish__a_kept_connection_that_asks_once_more__answered_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane_http, "KEPT_SECONDS", 5.0)
+
+    async def story(site: Site) -> None:
+        client = await site.client()
+        assert "connection" not in (await client.ask(get()))[1]
+        finishing = asyncio.create_task(site.server.finish())
+        await asyncio.sleep(0.1)
+        assert not finishing.done()
+        assert (await client.ask(get()))[1]["connection"] == "close"
+        await finishing
+        site.server.finish = _done  # type: ignore[method-assign]  # it has
+
+    Site().run(story)
 
 
 def test_finish__answers_what_was_asked_and_closes_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
