@@ -13,7 +13,6 @@ import asyncio
 import re
 import ssl
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from email.utils import formatdate
@@ -267,7 +266,7 @@ class Connection(asyncio.Protocol):
         self._is_busy = False
         self._is_head = False
         self._is_last = False
-        self._following: deque[tuple[str, Request, bool]] = deque()
+        self._following: list[tuple[str, Request, bool]] = []
         # No more is taken from the client: it was refused, or what it sends now is not HTTP.
         self._is_deaf = False
         self._lingers = False
@@ -462,7 +461,7 @@ class Connection(asyncio.Protocol):
 
     def _begin_next(self) -> None:
         if self._following:
-            asked = self._following.popleft()
+            asked = self._following.pop(0)
             self._hold()
             self._begin(*asked)
 
