@@ -142,7 +142,7 @@ class Lane:
         """Give the answer, or None if it takes a block that is not here."""
         step = begin(request, self._world, time.time(), self._settings)
         while not isinstance(step, Response):
-            block = self._cache.get(step.names[0]) if self._has_cache else None
+            block = self._cache.get(step.names[0]) if self._has_cache and len(step.names) == 1 else None
             if block is None:
                 self._waiting += 1
                 if not self._lookups:
@@ -198,7 +198,7 @@ class Lane:
             self._note(error)
 
     def _on_refused(self, response: Response) -> None:
-        self._numbers.observe(response, 0.0)
+        self._numbers.refuse(response)
 
     def _elsewhere(self, path: str) -> Response:
         if path == "/healthz":

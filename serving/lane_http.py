@@ -51,7 +51,7 @@ MOST_UNREAD_BYTES = 65_536
 # After a refusal what a client still sends is read for so long: to close at once could take the answer from it.
 LINGER_SECONDS = 2.0
 TLS_HANDSHAKE_SECONDS = 10.0
-TLS_SHUTDOWN_SECONDS = 2.0
+TLS_SHUTDOWN_SECONDS = 5.0
 # At the end of a worker. From accepting a connection until it is known here, and far more; then how long clients have
 # that keep a connection and ask now and then, to hear of the end with an answer; then the longest for what was begun.
 ACCEPTED_SECONDS, ACCEPTED_TLS_SECONDS = 0.25, 1.0
@@ -121,6 +121,7 @@ class HttpServer:
     Attributes:
         connections: those that are open.
         bodies_bytes: what has arrived of bodies that are not whole.
+        has_tls: whether it speaks HTTPS.
         is_ending: each connection ends with its next answer.
         date: a header line.
     """
@@ -138,7 +139,7 @@ class HttpServer:
         self.bodies_bytes = 0
         self.is_ending = False
         self.date = ""
-        self._has_tls = False
+        self.has_tls = False
         self._unwritten: list[tuple[asyncio.Transport, bytes]] = []
         self._finished: list[Connection] = []
         self._server: asyncio.AbstractServer | None = None
@@ -149,7 +150,7 @@ class HttpServer:
     async def start(self, listening: socket, tls: ssl.SSLContext | None, backlog: int) -> None:
         """Accept connections on a socket that is bound."""
         self._tell_time()
-        self._has_tls = tls is not None
+        self.has_tls = tls is not None
         self._server = await self._loop.create_server(
             lambda: Connection(self),
             sock=listening,
@@ -164,7 +165,7 @@ class HttpServer:
         assert self._server is not None  # noqa: S101  # there is nothing to finish before `start`
         self._server.close()
         self.is_ending = True
-        await asyncio.sleep(ACCEPTED_TLS_SECONDS if self._has_tls else ACCEPTED_SECONDS)
+        await asyncio.sleep(ACCEPTED_TLS_SECONDS if self.has_tls else ACCEPTED_SECONDS)
         await self._until_all_are_closed(KEPT_SECONDS)
         for connection in tuple(self.connections):
             connection.close_if_idle()
@@ -186,25 +187,25 @@ class HttpServer:
 
     def write(self, transport: asyncio.Transport, answer: bytes) -> None:
         """Write an answer with all others of this turn of the loop."""
-        if not self._unwritten:
-            self._loop.call_soon(self._write)
+        self._end_this_turn()
         self._unwritten.append((transport, answer))
 
     def close(self, connection: Connection) -> None:
         """Close a connection once the answers of this turn are written."""
-        if not self._finished:
-            self._loop.call_soon(self._close)
+        self._end_this_turn()
         self._finished.append(connection)
 
-    def _write(self) -> None:
+    def _end_this_turn(self) -> None:
+        if not self._unwritten and not self._finished:
+            self._loop.call_soon(self._write_and_close)
+
+    def _write_and_close(self) -> None:
         unwritten, self._unwritten = self._unwritten, []
+        finished, self._finished = self._finished, []
         for transport, answer in unwritten:
             # To write to one that was lost meanwhile would raise an error.
             if not transport.is_closing():
                 transport.write(answer)
-
-    def _close(self) -> None:
-        finished, self._finished = self._finished, []
         for connection in finished:
             connection.close()
 
@@ -227,6 +228,7 @@ class Connection(asyncio.Protocol):
         "_body",
         "_following",
         "_found",
+        "_has_begun",
         "_idle",
         "_is_busy",
         "_is_deaf",
@@ -266,6 +268,8 @@ class Connection(asyncio.Protocol):
         self._is_busy = False
         self._is_head = False
         self._is_last = False
+        # One of the requests that arrived in this turn of the loop was handed over; the next turn has the next.
+        self._has_begun = False
         self._following: list[tuple[str, Request, bool]] = []
         # No more is taken from the client: it was refused, or what it sends now is not HTTP.
         self._is_deaf = False
@@ -304,26 +308,23 @@ class Connection(asyncio.Protocol):
         """See asyncio."""
         if self._is_deaf:
             return
+        self._has_begun = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._go_on_without_upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserInvalidMethodError:
-            self._refuse(METHOD_NOT_ALLOWED if _OTHER_METHOD(data) else NOT_HTTP)
-        except httptools.HttpParserInvalidURLError:
-            self._refuse(NOT_ENCODED)
-        except httptools.HttpParserError:
-            self._refuse(NOT_HTTP)
+            self._go_on_without_upgrade(memoryview(data)[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            self._refuse_what_is_no_request(error, data)
         if self._target:
             self._wait_for_the_rest(len(data))
 
     def eof_received(self) -> bool:
-        """See asyncio. A client that has said all may still wait for its answers."""
+        """See asyncio. A client that has said all may still wait for its answers; not with TLS, where it has gone."""
         if self._is_in_body:
             self._refuse(BODY_INCOMPLETE)
         else:
             self._end()
-        return True
+        return not self._server.has_tls
 
     def pause_writing(self) -> None:
         """See asyncio. A client that reads no answers gets to ask no more, and is not waited for without end."""
@@ -334,7 +335,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """See asyncio."""
         self._is_unread = False
-        if self._unread is not None:
+        if self._unread is not None and self._transport is not None and not self._transport.is_closing():
             self._unread.cancel()
             self._unread = None
         self._hold()
@@ -393,15 +394,15 @@ class Connection(asyncio.Protocol):
             return
         method = parser.get_method().decode()
         if found[_UPGRADE] is not None and parser.should_upgrade() and method != "CONNECT":
-            self._skipped = _head(method, target, found)
+            self._skipped = _head(method, target, parser.get_http_version(), found)
             return
         body = b""
         if self._body:
             body = bytes(self._body) if method == "POST" else b""
             self._drop_body()
+        if b"#" in target:
+            target = target.partition(b"#")[0]
         path, _, query = target.partition(b"?")
-        if b"#" in query:
-            query = query.partition(b"#")[0]
         content_type = found[_CONTENT_TYPE]
         if content_type is not None:
             content_type = content_type.partition(",")[0]
@@ -414,15 +415,19 @@ class Connection(asyncio.Protocol):
             content_type,
             body,
         )
-        is_last = not parser.should_keep_alive()
+        is_last = not parser.should_keep_alive() or method == "CONNECT"
         if found[_CONNECTION] is not None and parser.get_http_version() == "1.0":
             is_last = True  # it would have to be told that the connection is kept
         asked = (PATH if path == _PATH else _path_of(target), request, is_last)
-        if self._is_busy:
-            self._following.append(asked)
-            self._hold()
-        else:
+        if not self._is_busy and not self._has_begun:
+            self._has_begun = True
             self._begin(*asked)
+            return
+        self._following.append(asked)
+        self._hold()
+        if not self._is_busy:
+            self._is_busy = True
+            self._loop.call_soon(self._begin_next)
 
     # --- Answering ----------------------------------------------------------------------------------------------------
 
@@ -432,7 +437,7 @@ class Connection(asyncio.Protocol):
         if transport is None:
             return  # nobody is there any more
         server, status, body = self._server, response.status, response.body
-        is_last = self._is_last or server.is_ending
+        is_last = self._is_last or (server.is_ending and not self._following)
         ending = "connection: close\r\n" if is_last else ""
         if body:
             head = f"{_STATUS_LINES[status]}{response.head}{server.date}{ending}content-length: {len(body)}\r\n\r\n"
@@ -469,23 +474,27 @@ class Connection(asyncio.Protocol):
         """Take no more from this client; tell it why, unless it waits for another answer."""
         if self._is_deaf:
             return
-        self._server.on_refused(response)
         if self._is_busy:
             self._end()
             return
-        self._is_deaf = self._is_busy = self._is_last = True
+        self._stop_listening()
+        self._is_busy = self._is_last = True
         self._lingers = lingers
         self._is_head = False
+        self._server.on_refused(response)
+        self.send(response)
+
+    def _stop_listening(self) -> None:
+        self._is_deaf = True
         self._target = b""
         self._drop_body()
         if self._late is not None:
             self._late.cancel()
             self._late = None
-        self.send(response)
 
     def _end(self) -> None:
         """Take no more from this client, and close once everything it asked is answered."""
-        self._is_deaf = True
+        self._stop_listening()
         if self._following:
             path, request, _ = self._following.pop()
             self._following.append((path, request, True))
@@ -570,27 +579,42 @@ class Connection(asyncio.Protocol):
 
     def _let_go_on(self) -> None:
         """Tell a client that waits for it to send its body."""
-        expected = self._found[_EXPECT]
-        is_due = expected is not None and expected.lower() == "100-continue" and not self._is_busy
-        if is_due and self._transport is not None and self._parser.get_http_version() == "1.1":
-            self._server.write(self._transport, _CONTINUE)
-
-    def _go_on_without_upgrade(self, rest: bytes) -> None:
-        """Read a request again as if it had not asked for another protocol, for the sake of its body."""
-        if self._skipped is None:
-            self._end()  # CONNECT: what follows is no HTTP
+        expected, transport = self._found[_EXPECT], self._transport
+        if expected is None or expected.lower() != "100-continue" or self._is_busy or self._is_deaf:
             return
-        head, self._skipped = self._skipped, None
-        self._parser = httptools.HttpRequestParser(self)
-        self.data_received(head + rest)
+        if transport is not None and self._parser.get_http_version() == "1.1":
+            self._server.write(transport, _CONTINUE)
+
+    def _go_on_without_upgrade(self, rest: memoryview) -> None:
+        """Read a request again as if it had not asked for another protocol, for the sake of its body; then the rest."""
+        while not self._is_deaf:
+            if self._skipped is None:
+                self._end()  # CONNECT: what follows is no HTTP
+                return
+            head, self._skipped = self._skipped, None
+            self._parser = httptools.HttpRequestParser(self)
+            try:
+                self._parser.feed_data(head)
+                self._parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
+            except httptools.HttpParserError as error:
+                self._refuse_what_is_no_request(error, rest)
+
+    def _refuse_what_is_no_request(self, error: httptools.HttpParserError, data: bytes | memoryview) -> None:
+        if isinstance(error, httptools.HttpParserInvalidMethodError) and _OTHER_METHOD(data):
+            self._refuse(METHOD_NOT_ALLOWED)
+        else:
+            self._refuse(NOT_ENCODED if isinstance(error, httptools.HttpParserInvalidURLError) else NOT_HTTP)
 
 
-def _head(method: str, target: bytes, found: list[str | None]) -> bytes:
-    """Give the head of a request with those of its headers that count, without `Upgrade`."""
-    lines = [method.encode() + b" " + target + b" HTTP/1.1"]
+def _head(method: str, target: bytes, version: str, found: list[str | None]) -> bytes:
+    """Give the head of a request with those of its headers that count, without `Upgrade` and what was acted on."""
+    lines = [method.encode() + b" " + target + b" HTTP/" + version.encode()]
     for name, counted in _COUNTED.items():
         value = found[counted]
-        if value is not None and counted not in (_UPGRADE, _CONNECTION):
+        if value is not None and counted not in (_UPGRADE, _EXPECT):
             lines.append(name + b": " + value.encode("latin-1"))
     return b"\r\n".join([*lines, b"", b""])
 

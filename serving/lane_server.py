@@ -27,7 +27,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 READY_SECONDS = 30.0
-KILL_AFTER_SECONDS = 10.0
+KILL_AFTER_SECONDS = 15.0
 # A worker that ends sooner than this after its start is not started again at once.
 SHORT_LIFE_SECONDS = 5.0
 PAUSE_SECONDS = 1.0
@@ -121,13 +121,13 @@ class LaneServer:
 
     def _start_again(self) -> None:
         """Start those anew that have ended by themselves."""
-        for index, worker in enumerate(self._workers):
-            process = worker.process
-            if self._is_ending or process.is_alive():
-                continue
-            logger.error("worker.ended worker=%d exit_code=%s", index + 1, process.exitcode)
-            if time.monotonic() - worker.started_at < SHORT_LIFE_SECONDS:
-                time.sleep(PAUSE_SECONDS)
+        ended = [(index, worker) for index, worker in enumerate(self._workers) if not worker.process.is_alive()]
+        if any(time.monotonic() - worker.started_at < SHORT_LIFE_SECONDS for _, worker in ended):
+            time.sleep(PAUSE_SECONDS)
+        for index, worker in ended:
+            if self._is_ending:
+                return
+            logger.error("worker.ended worker=%d exit_code=%s", index + 1, worker.process.exitcode)
             try:
                 self._workers[index] = self._start(index, "spawn")
             except OSError as error:

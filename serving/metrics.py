@@ -55,7 +55,7 @@ DEFINITIONS = (
         "histogram",
         "Time from when a request is here as a whole to its answer, without the network.",
     ),
-    Definition("recsite_requests_in_flight", "gauge", "Requests being answered now."),
+    Definition("recsite_requests_in_flight", "gauge", "Requests that wait for Redis."),
     Definition("recsite_unexpected_errors_total", "counter", "Requests that met a defect of this program (503)."),
     Definition(
         "recsite_snapshot_refusals_total",
@@ -143,6 +143,10 @@ class Numbers:
             exposures[exposure] = exposures.get(exposure, 0) + 1
         if response.lost:
             self.lost_blocks += len(response.lost)
+
+    def refuse(self, response: Response) -> None:
+        """Count the answer to what was no request, or too much of one; it took no time that would say something."""
+        self.requests[response.status] = self.requests.get(response.status, 0) + 1
 
     def refuse_snapshot(self, reason: str) -> None:
         """Count a snapshot that was refused."""

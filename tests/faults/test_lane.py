@@ -129,6 +129,24 @@ def test_valkey_flushed__tenants_stay_and_the_lost_tables_are_reported(
         eventually(lambda: source(lane.offer(scene)) == (200, None))
 
 
+def test_batch__whose_blocks_the_cache_has_or_has_in_part__answered_alike(
+    server: EmbeddedValkey, scene: Scene, tmp_path: Path
+) -> None:
+    with start_lane(server.url, tmp_path, "--block-cache-mb", "8") as lane:
+        eventually(lambda: source(lane.offer(scene)) == (200, None))
+        body = json.dumps({"model": "offers", "keys": [{"player_id": player(number)} for number in range(40)]}).encode()
+        json_body = ("Content-Type", "application/json")
+        answers = [
+            lane.ask("/v1/recommendations", scene.token(), json_body, method="POST", body=body) for _ in range(3)
+        ]
+        assert [answer.status for answer in answers] == [200] * 3
+        assert len({answer.body for answer in answers}) == 1
+        for number, given in enumerate(json.loads(answers[0].body)["answers"]):
+            assert given["recommendation"] == offer("aurora", given["version"], number)
+        assert eventually(lambda: lane.metrics()["recsite_block_cache_hits_total"])
+        assert lane.metrics()["recsite_unexpected_errors_total"] == 0
+
+
 # --- Snapshots ------------------------------------------------------------------------------------------------------
 
 

@@ -204,6 +204,26 @@ def test_upgrade__asked_for_and_not_given__the_request_is_the_same_without() -> 
         assert same == request
 
 
+def test_upgrade__asked_for_by_many_at_once__each_is_answered() -> None:
+    async def story(site: Site) -> None:
+        client = await site.client()
+        client.send(get(*UPGRADE) * 1500 + get(*UPGRADE, "Content-Length: 9999999", method="POST") + get())
+        assert [(await client.answer())[0] for _ in range(1500)] == [200] * 1500
+        assert await client.is_closed()
+        assert len(site.asked) == 1500
+
+    Site().run(story)
+
+
+def test_upgrade__with_a_body_that_is_too_large__refused_once() -> None:
+    async def story(site: Site) -> None:
+        client = await site.client()
+        assert (await client.ask(get(*UPGRADE, "Content-Length: 9999999", method="POST")))[0] == 413
+        assert await client.is_closed()
+
+    Site().run(story)
+
+
 def test_trailers__count_for_nothing() -> None:
     raw = get("Transfer-Encoding: chunked", method="POST") + b"3\r\nabc\r\n0\r\nAuthorization: Bearer a\r\n\r\n"
     ((_, request),) = requests_of(raw)
@@ -282,6 +302,8 @@ def test_pipeline__in_whatever_pieces_and_answered_whenever__in_order(
         (get(version="1.0"), False),
         (get("Connection: keep-alive", version="1.0"), False),
         (get(*UPGRADE), True),
+        (get("Connection: close, Upgrade", "Upgrade: h2c"), False),
+        (get(*UPGRADE, version="1.0"), False),
         (get(target="x:443", method="CONNECT"), False),
     ],
 )
@@ -469,6 +491,23 @@ def test_client__lost_while_answers_are_written__the_others_get_theirs() -> None
     Site(lambda *_: None).run(story)
 
 
+def test_client__that_ends_in_the_same_turn__takes_no_answer_from_others() -> None:
+    async def story(site: Site) -> None:
+        ending, asking = await site.client(), await site.client()
+        await until(lambda: len(site.server.connections) == 2)
+
+        def served(client: Client) -> Connection:
+            port = client.writer.get_extra_info("sockname")[1]
+            every = {c._transport.get_extra_info("peername")[1]: c for c in site.server.connections if c._transport}
+            return every[port]
+
+        served(ending).eof_received()
+        served(asking).data_received(get("Connection: close"))
+        assert (await asking.answer())[2] == BODY
+
+    Site().run(story)
+
+
 # --- Bounds ---------------------------------------------------------------------------------------------------------
 
 
@@ -504,14 +543,14 @@ def test_head__late__closed_however_it_dribbles(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_idle__closed_after_a_while_but_not_while_it_waits_for_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane_http, "IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(lane_http, "IDLE_SECONDS", 0.5)
 
     async def story(site: Site) -> None:
         silent, waits, busy = [await site.client() for _ in range(3)]
         waits.send(get(target="/wait"))
         for _ in range(10):
             assert (await busy.ask(get()))[0] == 200
-            await asyncio.sleep(0.03)
+            await asyncio.sleep(0.08)
         assert silent.reader.at_eof() or await silent.is_closed()
         site.open.pop().send(NO_ANSWER)
         assert (await waits.answer())[0] == 503
@@ -565,13 +604,14 @@ def test_client__that_reads_no_answers_and_asks_for_the_end__closed_all_the_same
     async def story(site: Site) -> None:
         client = socket.create_connection(("127.0.0.1", site.port))
         client.setblocking(False)
-        while not any(connection._is_unread for connection in site.server.connections):
-            with suppress(OSError):
-                client.send(get())
-            await asyncio.sleep(0)
-        with suppress(OSError):
-            client.send(get("Connection: close"))
+        await until(lambda: bool(site.server.connections))
+        (connection,) = site.server.connections
+        while not (transport := connection._transport) or not transport.get_write_buffer_size():
+            client.send(get())
+            await asyncio.sleep(0.001)
+        client.send(get("Connection: close"))
         await until(lambda: not site.server.connections)
+        assert not connection._is_unread
         client.close()
 
     Site(lambda *_: answer).run(story)
@@ -595,7 +635,7 @@ def test_bodies__more_than_there_is_room_for__told_so_until_there_is(monkeypatch
     Site().run(story)
 
 
-def test_spellings_of_headers__are_kept_up_to_a_number_and_a_length(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spellings_of_headers__are_kept_up_to_a_number_and_a_length() -> None:
     known = lane_http._Headers()
     for number in range(2000):
         assert known[b"x-%d" % number] is None
@@ -625,7 +665,7 @@ def test_finish__a_kept_connection_that_asks_once_more__answered_and_told(monkey
 
 
 def test_finish__answers_what_was_asked_and_closes_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane_http, "FINISH_SECONDS", 0.5)
+    monkeypatch.setattr(lane_http, "FINISH_SECONDS", 1.5)
 
     async def story(site: Site) -> None:
         idle, waits, begun, never = [await site.client() for _ in range(4)]

@@ -83,19 +83,14 @@ class Command(BaseCommand):
             f"{'https' if lane.tls else 'http'}://{where}:{port} ({workers} worker{'s' if workers > 1 else ''}), "
             f"metrics at http://{where}:{metrics_port}/metrics"
         )
-        threading.Thread(target=self._announce, args=(host, port, addresses), daemon=True).start()
+        threading.Thread(target=self._announce, args=(lane.numbers_directory, addresses), daemon=True).start()
 
-    def _announce(self, host: str, port: int, addresses: str) -> None:
-        """Say where the lane is, once it is there."""
-        while True:
-            try:
-                socket.create_connection((host, port), timeout=1).close()
-            except OSError:
-                time.sleep(0.02)
-            else:
-                self.stdout.write(f"The lane serves at {addresses}")
-                self.stdout.flush()
-                return
+    def _announce(self, numbers_directory: Path, addresses: str) -> None:
+        """Say where the lane is, once one of its workers serves."""
+        while not any(numbers_directory.glob("*.numbers")):
+            time.sleep(0.02)
+        self.stdout.write(f"The lane serves at {addresses}")
+        self.stdout.flush()
 
 
 def run(arguments: list[str]) -> None:
