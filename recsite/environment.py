@@ -56,7 +56,7 @@ class Environment(BaseSettings):
     # What pages and commands show as the address of the lane.
     serving_url: str = "http://127.0.0.1:8001"
     serving_deadline_ms: int = Field(default=50, gt=0, le=200)
-    serving_capacity: int = Field(default=2048, ge=1, description="requests in flight in one process")
+    serving_capacity: int = Field(default=8192, ge=1, description="requests that wait for Redis in one process")
     snapshot_poll_seconds: float = Field(default=1.0, gt=0, le=60)
     snapshot_max_age_hours: int = Field(default=72, ge=1, le=24 * 30)
 

@@ -37,6 +37,9 @@ LAST_CHANCE_SECONDS = 0.002
 # What an entry of the cache takes besides its name and block: two objects and a link in the dictionary.
 _ENTRY_BYTES = 220
 
+# More are sent before the turn of the loop ends, so that Redis works meanwhile.
+MOST_AT_ONCE = 128
+
 _PING = "*1\r\n$4\r\nPING\r\n"
 
 
@@ -200,6 +203,8 @@ class _Connection(asyncio.Protocol):
         self._unsent.append(read)
         if self._timer is None:
             self._timer = self._loop.call_later(seconds, self._check_deadline)
+        if len(self._commands) >= MOST_AT_ONCE:
+            self._flush()
 
     def lose(self, *, is_timeout: bool = False) -> None:
         """Close this connection for good; everything that waits for a reply is told that there will be none."""
@@ -253,7 +258,7 @@ class _Connection(asyncio.Protocol):
     def _flush(self) -> None:
         commands, self._commands = self._commands, []
         reads, self._unsent = self._unsent, []
-        if not self.is_lost and self._transport is not None:
+        if commands and not self.is_lost and self._transport is not None:
             self._numbers.redis_batches += 1
             self._transport.write("".join(commands).encode())
             # Redis has its time from now on: before, this process may have had many other answers to write.

@@ -7,6 +7,7 @@ read them, send what the engine answers. Everything that can go wrong ends in an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -24,7 +25,7 @@ import uvloop
 from django.conf import settings
 from django.utils.log import configure_logging
 
-from serving.block_reader import BlockCache, BlockReader, CachedReader, read_all
+from serving.block_reader import MOST_AT_ONCE, BlockCache, BlockReader, CachedReader, read_all
 from serving.configuration import Serving, assemble
 from serving.engine import BatchLookup, Block, Lookup, begin
 from serving.http import ALIVE, NO_ANSWER, NOT_FOUND, OVER_CAPACITY, PATH, Request, Response
@@ -106,6 +107,7 @@ class Lane:
         loop.add_signal_handler(signal.SIGTERM, ended.set)
         # Ctrl-C reaches every process of the terminal; the one above ends its workers itself.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        let_askers_finish()
         self._serving.start()
         self._blocks.start(loop)
         server = HttpServer(self.handle, self._on_refused, self._options.most_connections)
@@ -148,6 +150,8 @@ class Lane:
                 if not self._lookups:
                     asyncio.get_running_loop().call_soon(self._read_lookups)
                 self._lookups.append((step, connection))
+                if len(self._lookups) >= MOST_AT_ONCE:
+                    self._read_lookups()
                 return None
             self._numbers.block_cache_hits += 1
             step = step.resume([block])
@@ -238,6 +242,17 @@ def run_worker(options: Options, listening: socket) -> None:
     configure_logging(settings.LOGGING_CONFIG, settings.LOGGING)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(Lane(options).serve(listening))
+
+
+def let_askers_finish() -> None:
+    """Keep this process, when it wakes up, from interrupting whoever has woken it on the same core.
+
+    Who asks often asks several things, and Redis has several replies: one turn of the event loop then has them all.
+    Measured with two workers on cores that they shared with Valkey and whoever asked: 0.8 times the CPU time a request.
+    """
+    if hasattr(os, "SCHED_BATCH"):  # Linux
+        with contextlib.suppress(OSError):  # a container may forbid it
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _tls_context(tls: Tls | None) -> ssl.SSLContext | None:

@@ -45,6 +45,8 @@ HEAD_SECONDS = 30.0
 BODY_SECONDS = 5.0
 # Longer than proxies keep a connection to a server, so that it is they who end it and no request meets a closed one.
 IDLE_SECONDS = 75.0
+# Of a long turn of the loop so many answers are written together, before those who asked grow cold in the caches.
+MOST_AT_ONCE = 128
 # How long a client may leave unread what does not fit into its connection; also when that is to be closed.
 UNREAD_SECONDS = 30.0
 MOST_UNREAD_BYTES = 65_536
@@ -186,9 +188,11 @@ class HttpServer:
             self._is_empty.set()
 
     def write(self, transport: asyncio.Transport, answer: bytes) -> None:
-        """Write an answer with all others of this turn of the loop."""
+        """Write an answer with others of this turn of the loop."""
         self._end_this_turn()
         self._unwritten.append((transport, answer))
+        if len(self._unwritten) >= MOST_AT_ONCE:
+            self._write_and_close()
 
     def close(self, connection: Connection) -> None:
         """Close a connection once the answers of this turn are written."""
