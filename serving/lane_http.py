@@ -3,8 +3,8 @@
 httptools (the parser of Node.js) reads the bytes. What is here is the rest of a server: answers in the order of their
 requests, bounds in bytes and seconds for whatever a client may do, and an end that loses no request.
 
-All answers of one turn of the event loop are written together at its end. Whoever is written to wakes up, and to wake
-one client after another between requests costs more than to answer them.
+The answers of one turn of the event loop are written together. Whoever is written to wakes up, and to wake one client
+after another between requests costs more than to answer them.
 """
 
 from __future__ import annotations
