@@ -111,7 +111,7 @@ class Lane:
         self._serving.start()
         self._blocks.start(loop)
         server = HttpServer(self.handle, self._on_refused, self._options.most_connections)
-        await server.start(listening, _tls_context(self._options.tls), BACKLOG)
+        await server.start(listening, tls_context(self._options.tls) if self._options.tls else None, BACKLOG)
         ticking = loop.create_task(self._tick())
         # What is here by now stays: to look through it for garbage again and again would hold requests up.
         gc.freeze()
@@ -255,11 +255,15 @@ def let_askers_finish() -> None:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
-def _tls_context(tls: Tls | None) -> ssl.SSLContext | None:
-    if tls is None:
-        return None
+def tls_context(tls: Tls) -> ssl.SSLContext:
+    """Give what HTTPS is served with.
+
+    Raises:
+        OSError: the files cannot be read, or do not belong together, or the key is encrypted.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(tls.certificate, tls.key)
+    # An encrypted key would make it ask for a password.
+    context.load_cert_chain(tls.certificate, tls.key, password="")
     context.set_alpn_protocols(["http/1.1"])
     return context

@@ -363,9 +363,7 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """See httptools."""
         self._is_in_body = True
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+        self._stop_the_clock()
         found = self._found
         length = found[_CONTENT_LENGTH]
         if length is not None and int(length) > MAX_BODY_BYTES:
@@ -391,9 +389,7 @@ class Connection(asyncio.Protocol):
         self._found = [*_NONE]
         self._taken = _NOTHING
         self._is_in_body = False
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+        self._stop_the_clock()
         if self._is_deaf:
             return
         method = parser.get_method().decode()
@@ -492,9 +488,7 @@ class Connection(asyncio.Protocol):
         self._is_deaf = True
         self._target = b""
         self._drop_body()
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+        self._stop_the_clock()
 
     def _end(self) -> None:
         """Take no more from this client, and close once everything it asked is answered."""
@@ -562,6 +556,12 @@ class Connection(asyncio.Protocol):
             self._refuse(TOO_LARGE)
         elif self._late is None:
             self._late = self._loop.call_later(BODY_SECONDS if self._is_in_body else HEAD_SECONDS, self._too_late)
+
+    def _stop_the_clock(self) -> None:
+        """Take note that what was waited for has come, or need not come any more."""
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
     def _too_late(self) -> None:
         self._late = None

@@ -92,6 +92,12 @@ class Site:
         self.clients.append(client)
         return client
 
+    def client_that_reads_nothing(self) -> socket.socket:
+        """Give a bare connection, which does not wait either."""
+        client = socket.create_connection(("127.0.0.1", self.port))
+        client.setblocking(False)
+        return client
+
 
 @dataclass
 class Client:
@@ -580,8 +586,7 @@ def test_client__that_reads_no_answers__asks_no_more_and_is_closed_in_the_end(
     large = Response(200, "", bytes(200_000))
 
     async def story(site: Site) -> None:
-        client = socket.create_connection(("127.0.0.1", site.port))
-        client.setblocking(False)
+        client = site.client_that_reads_nothing()
         sent = 0
         while site.server.connections or not sent:
             with suppress(OSError):
@@ -602,8 +607,7 @@ def test_client__that_reads_no_answers_and_asks_for_the_end__closed_all_the_same
     answer = Response(200, "", bytes(30_000))
 
     async def story(site: Site) -> None:
-        client = socket.create_connection(("127.0.0.1", site.port))
-        client.setblocking(False)
+        client = site.client_that_reads_nothing()
         await until(lambda: bool(site.server.connections))
         (connection,) = site.server.connections
         while not (transport := connection._transport) or not transport.get_write_buffer_size():

@@ -6,7 +6,6 @@ import os
 import resource
 import shutil
 import socket
-import ssl
 import threading
 import time
 from argparse import ArgumentTypeError
@@ -20,7 +19,7 @@ from django.utils.log import configure_logging
 from prometheus_client import CollectorRegistry, start_http_server
 
 from serving.configuration import assemble
-from serving.lane import BACKLOG, Options, Tls, run_worker
+from serving.lane import BACKLOG, Options, Tls, run_worker, tls_context
 from serving.lane_server import LaneServer
 from serving.metrics import NumbersCollector, Workers, has_written, is_alive
 
@@ -109,8 +108,7 @@ def _check(host: str, port: int, metrics_port: int, certificate: Path | None, ke
         raise CommandError("--tls-cert and --tls-key belong together.")
     if certificate is not None and key is not None:
         try:
-            # An encrypted key would make it ask for a password.
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+            tls_context(Tls(certificate, key))
         except OSError as error:
             raise CommandError(f"{certificate} and {key} do not serve: {error}.") from None
     try:
