@@ -15,7 +15,7 @@ from django.conf import settings
 
 from benchmarks.load import HEAD_END, Exchange, ask_closed, ask_open
 from benchmarks.machine import Usage, memory_bytes, pin, pinned
-from benchmarks.measuring import Bench, Checked
+from benchmarks.measuring import CONNECTIONS, Bench, Checked, Measurement, medians
 from benchmarks.questions import Questions, Tokens
 from benchmarks.servers import Server, running_lane
 from benchmarks.world import STUDIO, STUDIO_ISSUER, World
@@ -26,13 +26,12 @@ from tenants.models import Tenant
 
 MILLION = 1_000_000
 MILLION_SECONDS = 180.0
+ROUNDS = 3
 OVERLOAD = 3
-OVERLOAD_ROUNDS = 3
 # Ten times as many phones as the lane answers in ten milliseconds.
 OVERLOAD_CONNECTIONS = 4_000
 # An answer that comes later than this is of no use to a player.
 USEFUL_SECONDS = 1.0
-TWO_WORKERS_CONNECTIONS = 128
 SECOND_WORKER_SECONDS = 3.0
 STUDIOS, MODELS_EACH = 100, 10
 STARTS = 3
@@ -85,47 +84,60 @@ class Extras:
         }
 
     def workers(self, server: Server, checked: Checked) -> dict[str, float]:
-        """Ask one worker on its core, then two with a core each, of one of which Valkey and the generator take a share.
+        """Ask one worker on one core and two on two, in turns; Valkey and the generator have the same cores as they.
 
-        How far two go beyond one is told by the CPU time of a request: two cores give as many requests as they have
-        time for, and the time that Valkey and the generator took would be the lane's on a machine with more cores.
+        So what those take of the cores, and of what is in their caches, is in both figures alike.
         """
-        ones = []
-        for _ in range(2):
-            outcome, one = self.bench.peak(server, self.questions.exchanges(server.port, Tokens.SHARED))
-            checked.add(outcome)
-            ones.append(one)
-        # The better of two, since the first may have been a young process.
-        one = min(ones, key=lambda measured: measured.cpu_us)
-        with running_lane(self.bench.places, self.bench.cores.all, self.questions.one(), workers=2) as both:
-            # The first one answers as soon as it is there.
-            time.sleep(SECOND_WORKER_SECONDS)
-            # The newest processes: those above are the command's own.
-            for worker, core in zip(both.processes[-2:], self.bench.cores.all, strict=False):
-                pin(worker, core)
-            outcome, two = self.bench.peak(
-                both, self.questions.exchanges(both.port, Tokens.SHARED), connections=TWO_WORKERS_CONNECTIONS
-            )
-        checked.add(outcome)
+        one_core, two_cores = (self.bench.cores.server,), self.bench.cores.all[:2]
+        ratios, ones, twos = [], [], []
+        try:
+            with running_lane(self.bench.places, two_cores, self.questions.one(), workers=2) as both:
+                # The first one answers as soon as it is there.
+                time.sleep(SECOND_WORKER_SECONDS)
+                # The newest processes: those above are the command's own.
+                for worker, core in zip(both.processes[-2:], two_cores, strict=True):
+                    pin(worker, (core,))
+                for _ in range(ROUNDS):
+                    ones.append(self._beside_all_else(server, one_core, checked))
+                    twos.append(self._beside_all_else(both, two_cores, checked))
+                    ratios.append(twos[-1].rate / ones[-1].rate)
+        finally:
+            self._move_valkey(self.bench.cores.rest)
+        one, two = medians(ones), medians(twos)
         return {
             "rate_one": one.rate,
             "rate_two": two.rate,
             "cpu_us_one": one.cpu_us,
             "cpu_us_two": two.cpu_us,
+            "lane_cores_one": one.server_share,
             "lane_cores_two": two.server_share,
-            "other_cores_two": (two.asking_share or 0.0) + two.valkey_share,
-            "ratio": 2 * one.cpu_us / two.cpu_us,
+            "ratio": median(ratios),
         }
+
+    def _beside_all_else(self, server: Server, cores: tuple[int, ...], checked: Checked) -> Measurement:
+        """Find the peak of a lane that shares its cores with Valkey and the generator."""
+        self._move_valkey(cores)
+        outcome, found = self.bench.peak(
+            server,
+            self.questions.exchanges(server.port, Tokens.SHARED),
+            connections=CONNECTIONS * len(cores),
+            asking_from=cores,
+        )
+        checked.add(outcome)
+        return found
+
+    def _move_valkey(self, cores: tuple[int, ...]) -> None:
+        for process in self.bench.places.valkey_processes:
+            pin(process, cores)
 
     def overload(self, server: Server, checked: Checked) -> dict[str, float]:
         """Find the peak, then ask three times as much, three times over; give the time between best and worst."""
-        rounds = [self._overload(server, checked) for _ in range(OVERLOAD_ROUNDS)]
-        return sorted(rounds, key=lambda found: found["ratio"])[OVERLOAD_ROUNDS // 2]
+        rounds = [self._overload(server, checked) for _ in range(ROUNDS)]
+        return sorted(rounds, key=lambda found: found["ratio"])[ROUNDS // 2]
 
     def _overload(self, server: Server, checked: Checked) -> dict[str, float]:
-        """Find the peak, then ask three times as much, on many connections, without waiting for slow answers."""
-        outcome, peak = self.bench.peak(server, self.questions.exchanges(server.port, Tokens.SHARED))
-        checked.add(outcome)
+        """Find the peak on many connections, then ask three times as much on as many, not waiting for slow answers."""
+        few, peak = (self._peak(server, checked, connections) for connections in (CONNECTIONS, OVERLOAD_CONNECTIONS))
         offered = OVERLOAD * peak.rate
         processes, valkey = server.processes, self.bench.places.valkey_processes
         before = Usage.now(processes, valkey)
@@ -147,6 +159,8 @@ class Extras:
         checked.add(outcome)
         return {
             "peak": peak.rate,
+            "peak_of_few": few.rate,
+            "few": CONNECTIONS,
             "offered": offered,
             "connections": OVERLOAD_CONNECTIONS,
             "goodput": useful / outcome.seconds,
@@ -157,6 +171,12 @@ class Extras:
             "other_share": (used.asking + used.valkey) / used.at,
             "ratio": useful / outcome.seconds / peak.rate,
         }
+
+    def _peak(self, server: Server, checked: Checked, connections: int) -> Measurement:
+        exchanges = self.questions.exchanges(server.port, Tokens.SHARED)
+        outcome, found = self.bench.peak(server, exchanges, connections=connections)
+        checked.add(outcome)
+        return found
 
     def start(self) -> dict[str, float]:
         """Start a lane that knows a hundred studios with ten models each; look at its memory once it is ready."""

@@ -91,10 +91,10 @@ def family(process_id: int) -> list[int]:
     return found
 
 
-def pin(process_id: int, core: int) -> None:
-    """Keep all threads of a running process on one core."""
+def pin(process_id: int, cores: tuple[int, ...]) -> None:
+    """Keep all threads of a running process on these cores."""
     for task in Path(f"/proc/{process_id}/task").iterdir():
-        os.sched_setaffinity(int(task.name), {core})
+        os.sched_setaffinity(int(task.name), cores)
 
 
 def cpu_seconds(process_ids: list[int]) -> float:

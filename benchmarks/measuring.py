@@ -96,12 +96,17 @@ class Bench:
         return min(1.0, self.seconds / 4)
 
     def peak(
-        self, server: Server, exchanges: Iterable[Exchange], *, connections: int = CONNECTIONS
+        self,
+        server: Server,
+        exchanges: Iterable[Exchange],
+        *,
+        connections: int = CONNECTIONS,
+        asking_from: tuple[int, ...] | None = None,
     ) -> tuple[Outcome, Measurement]:
-        """Ask as fast as it answers."""
+        """Ask as fast as it answers, from these cores or else from those that are not the server's."""
         begun: list[Usage] = []
         processes, valkey = server.processes, self.places.valkey_processes
-        with pinned(self.cores.rest):
+        with pinned(asking_from or self.cores.rest):
             outcome = ask_closed(
                 server.port,
                 exchanges,

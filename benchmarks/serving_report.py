@@ -164,13 +164,14 @@ def _lane(extras: Mapping[str, Mapping[str, float]]) -> str:
         "ed25519": "Ed25519 tokens: {rate:,.0f} requests/s with tokens used once, {rate_used_ten_times:,.0f} with each "
         "used ten times. On the same core PyJWT alone verifies {pyjwt_rate:,.0f} such tokens a second ({ratio:.2f} × "
         "and {ratio_used_ten_times:.2f} ×), and the bare signature {signature_rate:,.0f} times.",
-        "workers": "Workers: one on its core {rate_one:,.0f} requests/s at {cpu_us_one:.1f} CPU µs each; two with a "
-        "core each {rate_two:,.0f} at {cpu_us_two:.1f}, with {lane_cores_two:.2f} cores, as the generator and Valkey "
-        "took {other_cores_two:.2f}. With two cores to themselves: {ratio:.2f} × one.",
-        "overload": "Overload: the peak is {peak:,.0f} requests/s. Of {offered:,.0f}/s offered on {connections:,.0f} "
-        "connections {goodput:,.0f}/s were answered rightly within a second (p99 {p99_ms:.0f} ms), {refused:,.0f}/s "
-        "refused with 503, {unsent:,.0f}/s found no connection free. The lane used {lane_share:.0%} of its core then, "
-        "the generator and Valkey {other_share:.0%} of theirs.",
+        "workers": "Workers, with Valkey and the generator on the same cores as they: one on one core "
+        "{rate_one:,.0f} requests/s at {cpu_us_one:.1f} CPU µs each, having {lane_cores_one:.2f} of that core; two on "
+        "two {rate_two:,.0f} at {cpu_us_two:.1f}, having {lane_cores_two:.2f}. That is {ratio:.2f} × one.",
+        "overload": "Overload: the peak is {peak:,.0f} requests/s on {connections:,.0f} connections "
+        "({peak_of_few:,.0f} on {few:.0f}). Of {offered:,.0f}/s offered on as many {goodput:,.0f}/s were answered "
+        "rightly within a second (p99 {p99_ms:.0f} ms), {refused:,.0f}/s refused with 503, {unsent:,.0f}/s found no "
+        "connection free. The lane used {lane_share:.0%} of its core then, the generator and Valkey {other_share:.0%} "
+        "of theirs.",
         "start": "Start with {studios:.0f} studios of {models:.0f} models: {seconds:.2f} s to the first readiness, "
         "{memory_mb:.0f} MB (proportional set size of all its processes).",
     }
