@@ -38,7 +38,8 @@ class Environment(BaseSettings):
     database_url: str = f"sqlite:///{BASE_DIR / 'var' / 'recsite.sqlite3'}"
     # One Redis does for everything; broker and cache can each be given one of their own, and must be where the tables
     # are behind Sentinel or in a cluster. Forms: redis://, rediss://, unix://, for the tables and the cache also
-    # redis+sentinel://host:port,host:port/service/database, for the tables redis+cluster://host:port,host:port.
+    # redis+sentinel://host:port,host:port/service/database, for the tables redis+cluster://host:port,host:port; with
+    # TLS rediss+sentinel:// and rediss+cluster:// (serving/redis_url.py).
     redis_url: str = "redis://127.0.0.1:6379/0"
     broker_url: str | None = None
     cache_url: str | None = None
@@ -86,7 +87,7 @@ class Environment(BaseSettings):
     @field_validator("broker_url")
     @classmethod
     def _is_no_place_of_ours(cls, url: str | None) -> str | None:
-        if url is not None and url.startswith("redis+"):
+        if url is not None and url.startswith(("redis+", "rediss+")):
             raise ValueError("Celery's broker is one Redis (redis://, rediss://) or another broker that Celery knows")
         return url
 

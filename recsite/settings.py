@@ -138,7 +138,8 @@ REDIS_PREFIX = ENV.redis_prefix
 def _redis_cache(url: str, *, timeout_seconds: float) -> dict[str, Any]:
     return {
         "BACKEND": "django_redis.cache.RedisCache",
-        "LOCATION": url,
+        # A list, since text would be cut at its commas.
+        "LOCATION": [url],
         "KEY_PREFIX": ENV.redis_prefix,
         "OPTIONS": {
             "CONNECTION_FACTORY": "serving.redis_clients.TablesConnectionFactory",

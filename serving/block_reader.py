@@ -16,7 +16,7 @@ import random
 import ssl
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import hiredis
@@ -97,7 +97,7 @@ class Address(NamedTuple):
         """
         options: dict[str, Any] = parse_url(url)
         host = str(options.get("host", "localhost"))
-        tls = _tls_context(options) if options.get("connection_class") is SSLConnection else None
+        tls = tls_context(options) if options.get("connection_class") is SSLConnection else None
         return cls(
             host,
             int(options.get("port", 6379)),
@@ -119,7 +119,12 @@ class Address(NamedTuple):
         return [*commands, _PING]
 
 
-def _tls_context(options: dict[str, Any]) -> ssl.SSLContext:
+def tls_context(options: Mapping[str, Any]) -> ssl.SSLContext:
+    """Give what a connection is secured with, by redis-py's `ssl_…` options.
+
+    Raises:
+        OSError: a file of theirs cannot be read, or is none.
+    """
     context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"), capath=options.get("ssl_ca_path"))
     if str(options.get("ssl_check_hostname", True)).lower() in ("false", "0", "no"):
         context.check_hostname = False

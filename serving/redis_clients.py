@@ -40,11 +40,12 @@ def connect(url: str, *, timeout_seconds: float, connect_timeout_seconds: float,
     options = {**times, "health_check_interval": check_seconds, "retry": Retry(NoBackoff(), 0)}
     if place.kind == "one":
         return redis.Redis.from_url(url, **options)
-    options |= {"username": place.username, "password": place.password}
+    options |= {**place.login._asdict(), **place.tls_keywords()}
     if place.kind == "cluster":
         return Cluster(place.hosts, **options)
     sentinels: Any = Sentinel  # whose types are missing
-    manager = sentinels(place.hosts, sentinel_kwargs={**times, "retry": Retry(NoBackoff(), 0)})
+    login = {**place.sentinel_login._asdict(), **place.tls_keywords()}
+    manager = sentinels(place.hosts, sentinel_kwargs={**times, **login, "retry": Retry(NoBackoff(), 0)})
     client: redis.Redis = manager.master_for(place.service, db=place.database, **options)
     return client
 

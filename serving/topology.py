@@ -26,7 +26,7 @@ from redis.backoff import NoBackoff
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import RedisClusterException, RedisError
 
-from serving.block_reader import Address, BlockReader, NodeReader, Put
+from serving.block_reader import Address, BlockReader, NodeReader, Put, tls_context
 from serving.engine import UNAVAILABLE
 from serving.metrics import Numbers
 from serving.redis_url import Place
@@ -69,6 +69,7 @@ def reader_for(url: str, *, deadline_seconds: float, numbers: Numbers) -> Reader
 
     Raises:
         ValueError: no such URL.
+        OSError: a file that it names for TLS cannot be read, or is none.
     """
     place = Place.parse(url)
     if place.kind == "cluster":
@@ -78,8 +79,17 @@ def reader_for(url: str, *, deadline_seconds: float, numbers: Numbers) -> Reader
     return NodeReader(Address.parse(url), deadline_seconds=deadline_seconds, numbers=numbers)
 
 
-def _address(place: Place, host: str, port: int) -> Address:
-    return Address(host, port, None, place.username, place.password, place.database, None, None)
+class _Addresses:
+    """Makes the addresses of a place's servers, who have login, database and TLS in common."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._tls = None if place.tls is None else tls_context(place.tls)
+
+    def of(self, host: str, port: int) -> Address:
+        """Give the address of one of them."""
+        place, tls = self._place, self._tls
+        return Address(host, port, None, *place.login, place.database, tls, None if tls is None else host)
 
 
 # --- Sentinel -------------------------------------------------------------------------------------------------------
@@ -98,6 +108,7 @@ class SentinelReader:
 
     def __init__(self, place: Place, *, deadline_seconds: float, numbers: Numbers) -> None:
         self._place = place
+        self._addresses = _Addresses(place)
         self._deadline_seconds = deadline_seconds
         self._numbers = numbers
         self._node: NodeReader | None = None
@@ -132,7 +143,8 @@ class SentinelReader:
     async def _follow(self, loop: asyncio.AbstractEventLoop) -> None:
         sentinels: Any = Sentinel  # whose types are missing
         times = {"socket_timeout": TOPOLOGY_TIMEOUT_SECONDS, "socket_connect_timeout": TOPOLOGY_TIMEOUT_SECONDS}
-        manager = sentinels(self._place.hosts, sentinel_kwargs={**times, "retry": Retry(NoBackoff(), 0)})
+        login = {**self._place.sentinel_login._asdict(), **self._place.tls_keywords()}
+        manager = sentinels(self._place.hosts, sentinel_kwargs={**times, **login, "retry": Retry(NoBackoff(), 0)})
         known: tuple[str, int] | None = None
         is_away = False
         try:
@@ -157,7 +169,7 @@ class SentinelReader:
 
     def _move_to(self, found: tuple[str, int], loop: asyncio.AbstractEventLoop) -> None:
         before = self._node
-        node = NodeReader(_address(self._place, *found), deadline_seconds=self._deadline_seconds, numbers=self._numbers)
+        node = NodeReader(self._addresses.of(*found), deadline_seconds=self._deadline_seconds, numbers=self._numbers)
         node.start(loop)
         self._node = node
         if before is not None:
@@ -187,6 +199,7 @@ class ClusterReader:
 
     def __init__(self, place: Place, *, deadline_seconds: float, numbers: Numbers) -> None:
         self._place = place
+        self._addresses = _Addresses(place)
         self._deadline_seconds = deadline_seconds
         self._numbers = numbers
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -300,7 +313,7 @@ class ClusterReader:
         node = self._nodes.get((host, port))
         if node is None:
             node = NodeReader(
-                _address(self._place, host, port), deadline_seconds=self._deadline_seconds, numbers=self._numbers
+                self._addresses.of(host, port), deadline_seconds=self._deadline_seconds, numbers=self._numbers
             )
             self._nodes[host, port] = node
             node.start(self._loop)
@@ -340,8 +353,8 @@ class ClusterReader:
     def _cluster(self) -> RedisCluster:
         return RedisCluster(
             startup_nodes=[ClusterNode(host, port) for host, port in self._place.hosts],
-            username=self._place.username,
-            password=self._place.password,
+            **self._place.login._asdict(),
+            **self._place.tls_keywords(),
             require_full_coverage=False,
             socket_timeout=TOPOLOGY_TIMEOUT_SECONDS,
             socket_connect_timeout=TOPOLOGY_TIMEOUT_SECONDS,

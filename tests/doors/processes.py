@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -71,14 +71,24 @@ def wait_for(port: int, path: str, process: subprocess.Popen[bytes], log: Path, 
 
 @contextmanager
 def start_doors(
-    redis_url: str, var_dir: Path, *, capacity: int = 256, deadline_ms: int = 50, wait_ready: bool = True
+    redis_url: str,
+    var_dir: Path,
+    *,
+    capacity: int = 256,
+    deadline_ms: int = 50,
+    wait_ready: bool = True,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[Doors]:
-    """Start the lane (block cache off) and the DRF door on free ports; both are ready in the block."""
+    """Start the lane (block cache off) and the DRF door on free ports; both are ready in the block.
+
+    `variables` are changes to their environment.
+    """
     env = environment(
         redis_url,
         var_dir,
         RECSITE_SERVING_CAPACITY=str(capacity),
         RECSITE_SERVING_DEADLINE_MS=str(deadline_ms),
+        **(variables or {}),
     )
     doors = Doors(free_port(), free_port(), free_port())
     lane_log, drf_log = var_dir / "lane.log", var_dir / "drf.log"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ import redis
 from recsite.embedded import EmbeddedValkey
 from serving.formats.keys import block_bits_for, block_name
 from serving.http import BITS
+from serving.redis_clients import connect
 from tests.doors.corpus import Case, corpus, get, post
 from tests.doors.processes import Doors, start_doors
 from tests.doors.raw_http import RawConnection, RawResponse
 from tests.doors.scene import PLAYERS, Scene, player
+from tests.redis_parts import Guard, cluster_of_three, guarded_by_sentinel, guarded_cluster, watched
 
 # What a client acts on. The dashboard's process adds headers for browsers (a policy, sniffing); they say nothing here.
 HEADERS_THAT_MATTER = (
@@ -213,6 +216,40 @@ def test_doors__snapshot_older_than_the_maximum__closed_alike(
             answer = lane.ask(get("any", f"model=offers&player_id={player(1)}", scene.token()).raw)
         assert (answer.status, b'"not_ready"' in answer.body) == (503, True)
         assert comparison.differences == []
+
+
+@pytest.fixture(params=["cluster", "sentinel", "cluster, guarded", "sentinel, guarded"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Give the address of a Redis of several servers; a guarded one has TLS and passwords."""
+    folder = tmp_path / "redis"
+    with ExitStack() as stack:
+        match request.param:
+            case "cluster":
+                yield stack.enter_context(cluster_of_three(folder)).url
+            case "sentinel":
+                yield stack.enter_context(watched(folder)).url
+            case "cluster, guarded":
+                yield stack.enter_context(guarded_cluster(folder, Guard.make(folder)))
+            case _:
+                yield stack.enter_context(guarded_by_sentinel(folder, Guard.make(folder)))
+
+
+def test_doors__several_servers__same_status_headers_and_body(place: str, tmp_path: Path) -> None:
+    client = connect(place, timeout_seconds=5, connect_timeout_seconds=2)
+    scene = Scene(client)
+    scene.write_all()
+    elsewhere = {f"RECSITE_{part}_URL": "redis://127.0.0.1:1/0" for part in ("BROKER", "CACHE")}
+    with start_doors(place, tmp_path, variables=elsewhere) as doors:
+        wait_until_found(doors, scene)
+        comparison = Comparison(doors)
+        cases = corpus(scene)
+        comparison.ask("healthy", cases)
+        # What is published from now on arrives as well, announced or looked for.
+        scene.publish()
+        comparison.ask("published anew", cases)
+        comparison.expect("healthy", "found, as JSON", "found, as bits", "many keys", "not in the table, a default")
+        assert comparison.differences == []
+    client.close()
 
 
 def conditional(doors: Doors, cases: list[Case]) -> list[Case]:

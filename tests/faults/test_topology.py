@@ -6,8 +6,8 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,17 @@ from tests.doors.scene import PLAYERS, Scene, offer
 from tests.lane_process import LaneProcess, eventually, start_lane
 from tests.loading_scene import Scene as LoadingScene
 from tests.loading_scene import answer, columns, row
-from tests.redis_parts import ClusterOfThree, Watched, ask, cluster_of_three, is_master, watched
+from tests.redis_parts import (
+    ClusterOfThree,
+    Guard,
+    Watched,
+    ask,
+    cluster_of_three,
+    guarded_by_sentinel,
+    guarded_cluster,
+    is_master,
+    watched,
+)
 
 if TYPE_CHECKING:
     from pytest_django.fixtures import Settings
@@ -133,6 +143,20 @@ def test_cluster__a_load__writes_to_every_node_and_drops_from_every_node(
     assert sum(bool(client.exists(name)) for name in names) == len(names)
     tables.drop_table(client, settings.REDIS_PREFIX, load.table.table_id, load.table.block_bits)
     assert not any(client.exists(name) for name in names)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("run", [guarded_cluster, guarded_by_sentinel])
+def test_load__with_tls_and_passwords__is_written_and_read_back(
+    run: Callable[[Path, Guard], AbstractContextManager[str]], tmp_path: Path, settings: Settings
+) -> None:
+    with run(tmp_path / "guarded", Guard.make(tmp_path)) as url:
+        settings.TABLES_REDIS_URL = url
+        scene = LoadingScene(tmp_path)
+        load = scene.load(columns(range(500)))
+        assert load.state == "active", load.problem
+        found = answer(redis_clients.loading_client(), scene, load.table, "p7")
+        assert found == {k: v for k, v in row(7).items() if k != "player_id"}
 
 
 def test_cluster__slots_move_under_load__no_wrong_answer_and_no_fallback(

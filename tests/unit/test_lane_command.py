@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from django.core.management import CommandError, call_command
 
 from recsite.embedded import free_port
 from tests.certificates import write_certificate
+
+if TYPE_CHECKING:
+    from pytest_django.fixtures import Settings
 
 
 def lane(*arguments: str) -> None:
@@ -28,6 +32,16 @@ def test_tls__certificate_and_key_belong_together(tmp_path: Path) -> None:
     for pair in ((certificate, stranger), (certificate, tmp_path / "none"), (key, key), (certificate, certificate)):
         with pytest.raises(CommandError, match="do not serve"):
             lane("--tls-cert", str(pair[0]), "--tls-key", str(pair[1]))
+
+
+@pytest.mark.parametrize("scheme", ["rediss", "rediss+cluster"])
+def test_redis_url__names_a_file_for_tls_that_is_not_there__said_so(
+    scheme: str, tmp_path: Path, settings: Settings
+) -> None:
+    settings.TABLES_REDIS_URL = f"{scheme}://:hunter2@127.0.0.1:1?ssl_ca_certs={tmp_path / 'none'}"
+    with pytest.raises(CommandError, match="RECSITE_REDIS_URL names for TLS do not serve") as refused:
+        lane()
+    assert "hunter2" not in str(refused.value)
 
 
 @pytest.mark.parametrize("option", ["--port", "--metrics-port"])

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from recsite.environment import Environment
-from serving.redis_url import Place
+from serving.redis_url import Login, Place
 
 CLUSTER = "redis+cluster://one:7000,two:7001"
 SENTINEL = "redis+sentinel://one,two:7001/tables"
@@ -28,12 +28,21 @@ def test_place__one_server__is_left_to_redis_py(url: str) -> None:
 def test_place__sentinel__hosts_service_database_and_login() -> None:
     url = "redis+sentinel://lane:p%40ss@one:5000,two,[::1]:5001/tables/3"
     hosts = (("one", 5000), ("two", 26_379), ("::1", 5001))
-    assert Place.parse(url) == Place("sentinel", url, hosts, "lane", "p@ss", "tables", 3)
+    assert Place.parse(url) == Place("sentinel", url, hosts, Login("lane", "p@ss"), Login(), "tables", 3)
 
 
 def test_place__cluster__hosts_and_login() -> None:
     url = "redis+cluster://:secret@one:7000,two"
-    assert Place.parse(url) == Place("cluster", url, (("one", 7000), ("two", 6379)), None, "secret")
+    assert Place.parse(url) == Place("cluster", url, (("one", 7000), ("two", 6379)), Login(None, "secret"))
+
+
+def test_place__with_tls_and_a_login_at_the_sentinels__as_redis_py_takes_them() -> None:
+    options = "ssl_ca_certs=/etc/ca.pem&ssl_check_hostname=false&sentinel_username=w&sentinel_password=p%26q"
+    place = Place.parse(f"rediss+sentinel://:s@one/tables?{options}")
+    assert (place.login, place.sentinel_login) == (Login(None, "s"), Login("w", "p&q"))
+    assert place.tls_keywords() == {"ssl": True, "ssl_ca_certs": "/etc/ca.pem", "ssl_check_hostname": False}
+    assert Place.parse("rediss+cluster://one").tls_keywords() == {"ssl": True}
+    assert Place.parse(CLUSTER).tls_keywords() == {}
 
 
 @pytest.mark.parametrize(
@@ -41,7 +50,14 @@ def test_place__cluster__hosts_and_login() -> None:
     [
         "http://one:1",
         "redis://one:1,two:2",
-        "rediss+cluster://one:1",
+        "rediss+cluster://one:1?ssl_ca_data=x",
+        "rediss+cluster://one:1?ssl_ca_certs=a&ssl_ca_certs=b",
+        "rediss+cluster://one:1?ssl_cert_reqs=optional",
+        "rediss+cluster://one:1?ssl_check_hostname=maybe",
+        "rediss+cluster://one:1?sentinel_password=hunter2",
+        "redis+sentinel://one:1/tables?ssl_ca_certs=a",
+        "redis+sentinel://one:1/tables?sentinel_password=a&hunter2",
+        "redis+sentinel://one:1/tables?sentinel_password=a#hunter2",
         "redis+cluster://",
         "redis+cluster://one:7000,",
         "redis+cluster://one:x",
@@ -65,6 +81,7 @@ def test_place__no_such_form__refused_without_the_password(url: str) -> None:
         ({"redis_url": SENTINEL}, "RECSITE_BROKER_URL is needed"),
         ({"redis_url": CLUSTER, "broker_url": "redis://b"}, "RECSITE_CACHE_URL is needed"),
         ({"redis_url": CLUSTER, "broker_url": CLUSTER}, "broker is one Redis"),
+        ({"redis_url": CLUSTER, "broker_url": "rediss+cluster://one"}, "broker is one Redis"),
         ({"redis_url": CLUSTER, "broker_url": "redis://b", "cache_url": CLUSTER}, "the cache is one Redis"),
     ],
 )

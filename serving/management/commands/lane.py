@@ -21,7 +21,8 @@ from prometheus_client import CollectorRegistry, start_http_server
 from serving.configuration import assemble
 from serving.lane import BACKLOG, Options, Tls, run_worker, tls_context
 from serving.lane_server import LaneServer
-from serving.metrics import NumbersCollector, Workers, has_written, is_alive
+from serving.metrics import Numbers, NumbersCollector, Workers, has_written, is_alive
+from serving.topology import reader_for
 
 # Connections one worker holds, most of them idle phones; what works at once is bounded by SERVING_CAPACITY.
 MOST_CONNECTIONS = 65_536
@@ -115,6 +116,10 @@ def _check(host: str, port: int, metrics_port: int, certificate: Path | None, ke
         assemble("lane")
     except ValueError as error:
         raise CommandError(f"The settings do not do: {error}") from None
+    try:
+        reader_for(settings.TABLES_REDIS_URL, deadline_seconds=1, numbers=Numbers())
+    except OSError as error:
+        raise CommandError(f"The files that RECSITE_REDIS_URL names for TLS do not serve: {error}.") from None
     for taken in (port, metrics_port):
         # Without this a second lane on the same port would quietly take half of the connections.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
