@@ -275,6 +275,9 @@ LOAD_SPLIT_ROWS = ENV.load_split_rows
 LOAD_TIME_LIMIT = timedelta(seconds=ENV.load_time_limit_seconds)
 
 CELERY_BROKER_URL = ENV.broker_url or ENV.redis_url
+if CELERY_BROKER_URL.startswith("rediss://"):
+    # Where the URL names no option of TLS, Celery would take any certificate. One that it names comes before this.
+    CELERY_BROKER_USE_SSL = {"ssl_cert_reqs": "required"}
 # Loads have a queue of their own, so that what takes a moment (publishing, sweeping, schedules) waits behind none.
 # `recsite.celery` declares both.
 CELERY_TASK_ROUTES = {

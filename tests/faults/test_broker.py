@@ -17,9 +17,11 @@ from models_registry.services import load_request
 from recsite.embedded import EmbeddedValkey
 from tests import factories
 from tests.celery_worker import beat_every_second, celery_beat, celery_worker
+from tests.certificates import write_certificate
 from tests.faults.valve import Valve
 from tests.lane_process import eventually
 from tests.loading_scene import Scene, all_blocks, answer, blocks_of, columns, row
+from tests.redis_parts import tls_before
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -153,3 +155,18 @@ def test_schedule__due_while_two_beats_and_two_workers_run__one_load(
 def looked(log: Path) -> int:
     """Count how often a beat had the schedules looked at."""
     return said(log).count("Sending due task scheduling.start_due")
+
+
+def test_broker__with_tls__its_certificate_is_checked(
+    studio_scene: Scene, server: EmbeddedValkey, tmp_path: Path
+) -> None:
+    certificate, key = write_certificate(tmp_path)
+    tables = {"RECSITE_REDIS_URL": server.url}
+    with tls_before(server.port, certificate, key) as port:
+        url = f"rediss://localhost:{port}/0"
+        with celery_worker(url, tmp_path, **tables, RECSITE_BROKER_URL=url) as log:
+            eventually(lambda: "CERTIFICATE_VERIFY_FAILED" in said(log), seconds=60)
+        url += f"?ssl_ca_certs={certificate}"
+        with celery_worker(url, tmp_path, **tables, RECSITE_BROKER_URL=url):
+            load = load_request(version=studio_scene.version, actor=None)
+            eventually(lambda: became_active(load), seconds=60)
