@@ -87,8 +87,11 @@ class Environment(BaseSettings):
     @field_validator("broker_url")
     @classmethod
     def _is_no_place_of_ours(cls, url: str | None) -> str | None:
-        if url is not None and url.startswith(("redis+", "rediss+")):
-            raise ValueError("Celery's broker is one Redis (redis://, rediss://) or another broker that Celery knows")
+        if url is not None and url.startswith(("redis+sentinel:", "redis+cluster:", "rediss+", "unix:")):
+            raise ValueError(
+                "Celery's broker is one Redis (redis://, rediss://, redis+socket:///path) or another broker that Celery "
+                "knows"
+            )
         return url
 
     @field_validator("cache_url")
@@ -101,8 +104,11 @@ class Environment(BaseSettings):
     @model_validator(mode="after")
     def _has_a_broker(self) -> Self:
         kind = Place.parse(self.redis_url).kind
-        if kind != "one" and self.broker_url is None:
-            raise ValueError("RECSITE_BROKER_URL is needed: the broker is neither behind Sentinel nor in a cluster")
+        if self.broker_url is None and (kind != "one" or self.redis_url.startswith("unix:")):
+            raise ValueError(
+                "RECSITE_BROKER_URL is needed: the broker is neither behind Sentinel nor in a cluster, and at a Unix socket "
+                "it is redis+socket:///path"
+            )
         if kind == "cluster" and self.cache_url is None:
             raise ValueError("RECSITE_CACHE_URL is needed: the cache is in no cluster")
         return self

@@ -19,7 +19,7 @@ from tests.doors.corpus import Case, corpus, get, post
 from tests.doors.processes import Doors, start_doors
 from tests.doors.raw_http import RawConnection, RawResponse
 from tests.doors.scene import PLAYERS, Scene, player
-from tests.redis_parts import Guard, cluster_of_three, guarded_by_sentinel, guarded_cluster, watched
+from tests.redis_parts import Guard, cluster_of_three, guarded_by_sentinel, guarded_cluster, tls_before, watched
 
 # What a client acts on. The dashboard's process adds headers for browsers (a policy, sniffing); they say nothing here.
 HEADERS_THAT_MATTER = (
@@ -218,12 +218,23 @@ def test_doors__snapshot_older_than_the_maximum__closed_alike(
         assert comparison.differences == []
 
 
-@pytest.fixture(params=["cluster", "sentinel", "cluster, guarded", "sentinel, guarded"])
+@pytest.fixture(params=["socket", "TLS", "cluster", "sentinel", "cluster, guarded", "sentinel, guarded"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Give the address of a Redis of several servers; a guarded one has TLS and passwords."""
+    """Give an address of another kind than one server at a port; a guarded one has TLS and passwords."""
     folder = tmp_path / "redis"
     with ExitStack() as stack:
         match request.param:
+            case "socket" | "TLS":
+                options = ("--save", "", "--appendonly", "no", "--unixsocket", str(folder / "socket"))
+                valkey = EmbeddedValkey(folder, options=options)
+                stack.callback(valkey.stop)
+                valkey.start()
+                if request.param == "socket":
+                    yield f"unix://{folder / 'socket'}?db=3"
+                    return
+                guard = Guard.make(tmp_path)
+                port = stack.enter_context(tls_before(valkey.port, guard.certificate, guard.key))
+                yield f"rediss://localhost:{port}/3?ssl_ca_certs={guard.certificate}"
             case "cluster":
                 yield stack.enter_context(cluster_of_three(folder)).url
             case "sentinel":
@@ -234,12 +245,13 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
                 yield stack.enter_context(guarded_by_sentinel(folder, Guard.make(folder)))
 
 
-def test_doors__several_servers__same_status_headers_and_body(place: str, tmp_path: Path) -> None:
+def test_doors__every_kind_of_address__same_status_headers_and_body(place: str, tmp_path: Path) -> None:
     client = connect(place, timeout_seconds=5, connect_timeout_seconds=2)
     scene = Scene(client)
     scene.write_all()
     elsewhere = {f"RECSITE_{part}_URL": "redis://127.0.0.1:1/0" for part in ("BROKER", "CACHE")}
-    with start_doors(place, tmp_path, variables=elsewhere) as doors:
+    # Relays in Python stand before the guarded ones.
+    with start_doors(place, tmp_path, deadline_ms=200, variables=elsewhere) as doors:
         wait_until_found(doors, scene)
         comparison = Comparison(doors)
         cases = corpus(scene)

@@ -79,6 +79,8 @@ def test_place__no_such_form__refused_without_the_password(url: str) -> None:
     ("values", "problem"),
     [
         ({"redis_url": SENTINEL}, "RECSITE_BROKER_URL is needed"),
+        ({"redis_url": "unix:///run/redis.sock"}, "RECSITE_BROKER_URL is needed"),
+        ({"broker_url": "unix:///run/redis.sock"}, "redis\\+socket:///path"),
         ({"redis_url": CLUSTER, "broker_url": "redis://b"}, "RECSITE_CACHE_URL is needed"),
         ({"redis_url": CLUSTER, "broker_url": CLUSTER}, "broker is one Redis"),
         ({"redis_url": CLUSTER, "broker_url": "rediss+cluster://one"}, "broker is one Redis"),
