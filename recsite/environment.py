@@ -89,8 +89,7 @@ class Environment(BaseSettings):
     def _is_no_place_of_ours(cls, url: str | None) -> str | None:
         if url is not None and url.startswith(("redis+sentinel:", "redis+cluster:", "rediss+", "unix:")):
             raise ValueError(
-                "Celery's broker is one Redis (redis://, rediss://, redis+socket:///path) or another broker that Celery "
-                "knows"
+                "Celery's broker is one Redis (redis://, rediss://, redis+socket:///path) or another that Celery knows"
             )
         return url
 
@@ -106,8 +105,8 @@ class Environment(BaseSettings):
         kind = Place.parse(self.redis_url).kind
         if self.broker_url is None and (kind != "one" or self.redis_url.startswith("unix:")):
             raise ValueError(
-                "RECSITE_BROKER_URL is needed: the broker is neither behind Sentinel nor in a cluster, and at a Unix socket "
-                "it is redis+socket:///path"
+                "RECSITE_BROKER_URL is needed: the broker is neither behind Sentinel nor in a cluster, and at a Unix "
+                "socket it is redis+socket:///path"
             )
         if kind == "cluster" and self.cache_url is None:
             raise ValueError("RECSITE_CACHE_URL is needed: the cache is in no cluster")
