@@ -71,7 +71,7 @@ class KeyForm(CredentialForm):
         choices=[
             (Algorithm.EDDSA, "Ed25519 (EdDSA)"),
             (Algorithm.ES256, "ES256: ECDSA with P-256"),
-            (Algorithm.RS256, "RS256: RSA, 2,048 bits or more"),
+            (Algorithm.RS256, "RS256: RSA, 2,048 to 4,096 bits"),
         ],
         help_text="The only one that its tokens may use.",
     )

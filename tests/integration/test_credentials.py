@@ -34,7 +34,11 @@ pytestmark = pytest.mark.django_db
 
 
 def pem(key: Any) -> str:
-    text: bytes = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return public_pem(key.public_key())
+
+
+def public_pem(key: Any) -> str:
+    text: bytes = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     return text.decode()
 
 
@@ -43,6 +47,9 @@ P256 = pem(ec.generate_private_key(ec.SECP256R1()))
 P384 = pem(ec.generate_private_key(ec.SECP384R1()))
 RSA_2048 = pem(rsa.generate_private_key(public_exponent=65_537, key_size=2048))
 RSA_1024 = pem(rsa.generate_private_key(public_exponent=65_537, key_size=1024))  # noqa: S505 - it must be refused
+# Whoever holds these, to check a signature with them takes long.
+RSA_WITH_A_LONG_EXPONENT = public_pem(rsa.RSAPublicNumbers(2**2046 + 1, 2**2047 + 1).public_key())
+RSA_8192 = public_pem(rsa.RSAPublicNumbers(65_537, 2**8191 + 1).public_key())
 
 
 def last_entry(tenant: Tenant) -> AuditEntry:
@@ -142,6 +149,8 @@ def test_credential_register_key__key_of_its_algorithm__is_kept_as_pem(
         ("ES256", P384),
         ("ES256", ED25519),
         ("RS256", RSA_1024),
+        ("RS256", RSA_WITH_A_LONG_EXPONENT),
+        ("RS256", RSA_8192),
         ("RS256", P256),
         ("HS256", ED25519),
         ("none", ED25519),
