@@ -32,6 +32,10 @@ class Environment(BaseSettings):
     csrf_trusted_origins: list[str] = []
     # Cookies and HSTS for HTTPS; only the demo and tests, which speak plain HTTP on loopback, turn this off.
     https_only: bool = True
+    # Of those that stand before the dashboard, each appending to X-Forwarded-For whom it had a request from.
+    proxies: int = Field(default=0, ge=0, le=10)
+    # What Prometheus sends as its bearer token; without one the dashboard's /metrics is not there.
+    metrics_token: SecretStr | None = Field(default=None, min_length=16)
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 
     var_dir: Path = BASE_DIR / "var"

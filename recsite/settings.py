@@ -171,6 +171,9 @@ AUTH_PASSWORD_VALIDATORS = [
 LOGIN_URL = "sign-in"
 LOGIN_REDIRECT_URL = "home"
 AXES_VERBOSE = False
+AXES_CLIENT_IP_CALLABLE = "recsite.callers.client_address"
+PROXIES = ENV.proxies
+METRICS_TOKEN = ENV.metrics_token.get_secret_value() if ENV.metrics_token is not None else None
 AXES_FAILURE_LIMIT = 8
 AXES_COOLOFF_TIME = timedelta(minutes=10)
 AXES_LOCKOUT_TEMPLATE = "tenants/locked_out.html"

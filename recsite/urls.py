@@ -4,6 +4,8 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
+from recsite.callers import metrics
+
 urlpatterns = [
     # One sign-in for the dashboard and the admin.
     path("admin/login/", RedirectView.as_view(pattern_name="sign-in", query_string=True)),
@@ -12,7 +14,7 @@ urlpatterns = [
     path("api/", include("recsite.api.urls")),
     path("", include("models_registry.urls")),
     path("", include("serving.urls")),
-    path("", include("django_prometheus.urls")),
+    path("metrics", metrics),
 ]
 
 handler400 = "recsite.api.last_resort.bad_request"

@@ -11,7 +11,7 @@ from django.db import connection
 from django.test import Client
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
-from pytest_django.fixtures import DjangoAssertNumQueries
+from pytest_django.fixtures import DjangoAssertNumQueries, Settings
 
 from models_registry.metrics import DEFINITIONS
 from models_registry.models import Load, LoadState, Schedule, TableState, Version
@@ -236,8 +236,13 @@ def test_is_late__never_loaded__only_if_there_is_a_target(version: Version) -> N
 # --- Metrics ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def metrics_token(settings: Settings) -> None:
+    settings.METRICS_TOKEN = "what Prometheus sends"
+
+
 def metrics(client: Client) -> dict[str, float]:
-    text = client.get("/metrics").content.decode()
+    text = client.get("/metrics", headers={"Authorization": "Bearer what Prometheus sends"}).content.decode()
     samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
     return {
         sample.name + "".join(f" {value}" for value in sample.labels.values()): sample.value

@@ -1,0 +1,35 @@
+"""Who calls the dashboard's process: from which address, and whether it may read what the process counts."""
+
+from __future__ import annotations
+
+import hmac
+
+from django.conf import settings
+from django.http import Http404, HttpRequest, HttpResponse
+from django_prometheus.exports import ExportToDjangoView
+
+
+def client_address(request: HttpRequest) -> str:
+    """Give the address a request came from, as far as it can be trusted.
+
+    Each proxy appends to `X-Forwarded-For` whom it had the request from. What stands before those that our own proxies
+    wrote, the caller may have written.
+    """
+    peer: str = request.META.get("REMOTE_ADDR", "")
+    count: int = settings.PROXIES
+    told = [address.strip() for address in request.headers.get("X-Forwarded-For", "").split(",")]
+    return told[-count] if 0 < count <= len(told) and told[-count] else peer
+
+
+def metrics(request: HttpRequest) -> HttpResponse:
+    """Give Prometheus what this process counts, for the bearer token of the settings; nobody else finds anything here.
+
+    Raises:
+        Http404: the token is another one, or none is set.
+    """
+    token: str | None = settings.METRICS_TOKEN
+    given = request.headers.get("Authorization", "")
+    if request.method != "GET" or token is None or not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+        raise Http404
+    page: HttpResponse = ExportToDjangoView(request)
+    return page
