@@ -50,7 +50,7 @@ def publish_tenant(tenant_id: int) -> bool:
     """
     try:
         # On SQLite the lock keeps every writer out: whether Redis answers at all is found out before.
-        publishing_client().ping()
+        publishing_client().hlen(snapshot.revisions_name(settings.REDIS_PREFIX))
         with _tenant_lock(tenant_id):
             tenant, content = _read(tenant_id)
             issued_at = timezone.now()
@@ -74,29 +74,40 @@ def publish_on_change(*, tenant_id: int, **_: Any) -> None:
 def republish_all() -> int:
     """Publish every tenant whose content, or whose revision in Redis, is not what the database says; give how many.
 
-    Also signs anew whatever is older than five minutes. Two of these at once do no harm. It ends at the first
-    publication that fails: where Redis does not answer one, it will not answer the next.
+    Also signs anew whatever is older than five minutes. Two of these at once do no harm. It ends at a publication that
+    fails where Redis no longer answers at all; one node of a cluster that is away keeps its own tenants waiting only.
 
     Cost: nine queries for each tenant, and one read from Redis.
     """
     try:
-        raw: Any = publishing_client().hgetall(snapshot.revisions_name(settings.REDIS_PREFIX))
+        held = _revisions_held()
     except redis.RedisError as error:
         log.warning("publishing.failed tenant=all problem=%s: %s", type(error).__name__, error)
         return 0
-    held = {key.decode(): value.decode() for key, value in raw.items()}
     published = 0
     for tenant in Tenant.objects.order_by("pk").iterator():
         try:
             if not _needs_publishing(tenant, held):
                 continue
-            if not publish_tenant(tenant.pk):
-                break
+            if publish_tenant(tenant.pk):
+                published += 1
+            else:
+                _revisions_held()
+        except redis.RedisError:
+            break
         except Exception:  # one studio whose rows can't be published must not keep the others waiting
             log.exception("publishing.failed tenant=%s", tenant.pk)
-        else:
-            published += 1
     return published
+
+
+def _revisions_held() -> dict[str, str]:
+    """Give the revisions that Redis holds, by tenants' public ids.
+
+    Raises:
+        redis.RedisError: it does not answer; in a cluster, the node that every publication needs.
+    """
+    raw: Any = publishing_client().hgetall(snapshot.revisions_name(settings.REDIS_PREFIX))
+    return {key.decode(): value.decode() for key, value in raw.items()}
 
 
 def _needs_publishing(tenant: Tenant, held: Mapping[str, str]) -> bool:

@@ -112,8 +112,9 @@ class Address(NamedTuple):
     def greeting(self) -> list[str]:
         """Give the commands a new connection begins with; the last of them is a PING."""
         commands: list[str] = []
-        if self.password is not None:
-            commands.append(_command("AUTH", *([self.username] if self.username else []), self.password))
+        if self.username or self.password is not None:
+            # A user may have no password; that is an empty one.
+            commands.append(_command("AUTH", *([self.username] if self.username else []), self.password or ""))
         if self.database:
             commands.append(_command("SELECT", str(self.database)))
         return [*commands, _PING]

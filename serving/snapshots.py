@@ -14,7 +14,6 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from serving.formats.snapshot import (
     snapshot_name,
 )
 from serving.metrics import Numbers
-from serving.redis_clients import Client, connect
+from serving.redis_clients import Client, by_holder, connect
 from serving.reporting import Reporter
 from serving.sharing import LimitSharing
 from serving.world import World
@@ -303,14 +302,24 @@ class SnapshotWatch(threading.Thread):
 
     def _fetch(self) -> None:
         revisions: dict[bytes, bytes] = self._client.hgetall(revisions_name(self._prefix))  # type: ignore[assignment]  # redis-py types both of its clients at once
-        wanted = iter(self._keeper.wanted(revisions))
-        while some := list(islice(wanted, _SNAPSHOTS_AT_ONCE)):
-            pipeline = self._client.pipeline(transaction=False)
-            for tenant_id in some:
-                pipeline.get(snapshot_name(self._prefix, tenant_id))
-            for tenant_id, envelope in zip(some, pipeline.execute(), strict=True):
-                if envelope is not None:
-                    self._keeper.offer(envelope, f"redis:{tenant_id}")
+        ids = {snapshot_name(self._prefix, tenant_id): tenant_id for tenant_id in self._keeper.wanted(revisions)}
+        problem: Exception | None = None
+        for names in by_holder(self._client, ids).values():
+            try:
+                for first in range(0, len(names), _SNAPSHOTS_AT_ONCE):
+                    self._take({name: ids[name] for name in names[first : first + _SNAPSHOTS_AT_ONCE]})
+            except (redis.RedisError, OSError) as error:
+                problem = error  # one node of a cluster may be away; the others' tenants need not wait for it
+        if problem is not None:
+            raise problem
+
+    def _take(self, ids: Mapping[str, str]) -> None:
+        pipeline = self._client.pipeline(transaction=False)
+        for name in ids:
+            pipeline.get(name)
+        for tenant_id, envelope in zip(ids.values(), pipeline.execute(), strict=True):
+            if envelope is not None:
+                self._keeper.offer(envelope, f"redis:{tenant_id}")
 
     def _tell_lost(self) -> None:
         tables, self._lost = self._lost, set()

@@ -36,6 +36,7 @@ from serving.http import (
     Response,
 )
 from serving.metrics import NumbersCollector
+from serving.redis_clients import by_holder
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,8 @@ REST_SECONDS = 0.25
 _starting = threading.Lock()
 _counting = threading.Lock()
 _capacity = threading.BoundedSemaphore(settings.SERVING_CAPACITY)
-_rest_until = 0.0
+# By server; a race for it costs one more time-out, no more.
+_rest_until: dict[str, float] = {}
 
 
 class _AsTheEngineDecides(BaseContentNegotiation):
@@ -183,15 +185,28 @@ def _body(request: HttpRequest) -> bytes | Response:
 
 
 def _read(names: Sequence[str], parts: Serving) -> Sequence[Block]:
-    """Give the blocks of these names; UNAVAILABLE for all of them where Redis does not answer in time."""
-    global _rest_until  # noqa: PLW0603  # a race for it costs one more time-out, no more
+    """Give the blocks of these names; UNAVAILABLE for those whose Redis does not answer in time."""
+    parts.numbers.redis_reads += len(names)
+    try:
+        client = get_redis_connection("tables")
+        asked = by_holder(client, names)
+    except (RedisError, OSError):
+        parts.numbers.redis_errors += len(names)
+        return [UNAVAILABLE] * len(names)
+    found: dict[str, Block] = {}
+    for node, some in asked.items():
+        found.update(zip(some, _read_from(node, some, client, parts), strict=True))
+    return [found[name] for name in names]
+
+
+def _read_from(node: str, names: Sequence[str], client: Any, parts: Serving) -> Sequence[Block]:
+    """Give what one server holds; one that just failed is left alone for a while, and the others are not."""
     numbers = parts.numbers
-    numbers.redis_reads += len(names)
-    if time.monotonic() < _rest_until:
+    if time.monotonic() < _rest_until.get(node, 0.0):
         numbers.redis_errors += len(names)
         return [UNAVAILABLE] * len(names)
     try:
-        pipeline = get_redis_connection("tables").pipeline(transaction=False)
+        pipeline = client.pipeline(transaction=False)
         for name in names:
             pipeline.get(name)
         numbers.redis_batches += 1
@@ -201,7 +216,7 @@ def _read(names: Sequence[str], parts: Serving) -> Sequence[Block]:
             numbers.redis_timeouts += len(names)
         else:
             numbers.redis_errors += len(names)
-        _rest_until = time.monotonic() + REST_SECONDS
+        _rest_until[node] = time.monotonic() + REST_SECONDS
         return [UNAVAILABLE] * len(names)
 
 

@@ -41,11 +41,11 @@ class Guard(NamedTuple):
 
 
 class ClusterOfThree:
-    """Three masters, each with a replica.
+    """Three masters, each with a replica or none.
 
     Attributes:
         masters: at the start.
-        replicas: of the masters, in their order.
+        replicas: of the masters, in their order; empty for none.
     """
 
     def __init__(self, masters: list[EmbeddedValkey], replicas: list[EmbeddedValkey]) -> None:
@@ -67,10 +67,17 @@ class ClusterOfThree:
         for node in nodes[1:]:
             ask(nodes[0], "CLUSTER", "MEET", "127.0.0.1", node.port, cluster_port(node))
         eventually(lambda: all(len(ask(node, "CLUSTER", "NODES").splitlines()) == len(nodes) for node in nodes))
-        for master, replica in zip(self.masters, self.replicas, strict=True):
+        for master, replica in zip(self.masters, self.replicas, strict=False):
             ask(replica, "CLUSTER", "REPLICATE", identity(master))
         eventually(lambda: all(b"cluster_state:ok" in ask(node, "CLUSTER", "INFO") for node in nodes))
         eventually(lambda: all(b"master_link_status:up" in info(node) for node in self.replicas))
+
+    def join(self, node: EmbeddedValkey) -> None:
+        """Take in one more node, which owns no slot."""
+        others = [*self.masters, *self.replicas]
+        ask(others[0], "CLUSTER", "MEET", "127.0.0.1", node.port, cluster_port(node))
+        eventually(lambda: all(len(ask(n, "CLUSTER", "NODES").splitlines()) > len(others) for n in (*others, node)))
+        eventually(lambda: b"cluster_state:ok" in ask(node, "CLUSTER", "INFO"))
 
     def move_slot(self, slot: int, source: EmbeddedValkey, target: EmbeddedValkey, *, pause: Callable[[], None]) -> int:
         """Move a slot with its keys, one after the other; give how many keys there were."""
@@ -90,18 +97,26 @@ class ClusterOfThree:
 def cluster_of_three(directory: Path) -> Iterator[ClusterOfThree]:
     """Run a cluster until the block ends."""
     with ExitStack() as stack:
-        nodes = []
-        for number in range(6):
-            options = (
-                *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
-                *("--cluster-node-timeout", str(NODE_TIMEOUT_MS), "--cluster-replica-validity-factor", "0"),
-            )
-            node = EmbeddedValkey(directory / f"node{number}", options=(*IN_MEMORY, *options))
-            stack.callback(node.stop)
-            nodes.append(node.start())
+        nodes = [stack.enter_context(cluster_node(directory / f"node{number}")) for number in range(6)]
         cluster = ClusterOfThree(nodes[:3], nodes[3:])
         cluster.start()
         yield cluster
+
+
+@contextmanager
+def cluster_node(directory: Path) -> Iterator[EmbeddedValkey]:
+    """Run a node that is in no cluster yet until the block ends."""
+    options = (
+        *("--cluster-enabled", "yes", "--cluster-port", str(free_port())),
+        *("--cluster-node-timeout", str(NODE_TIMEOUT_MS), "--cluster-replica-validity-factor", "0"),
+        # What lives is served while a part has no master.
+        *("--cluster-require-full-coverage", "no"),
+    )
+    node = EmbeddedValkey(directory, options=(*IN_MEMORY, *options))
+    try:
+        yield node.start()
+    finally:
+        node.stop()
 
 
 class SentinelProcess(EmbeddedValkey):
@@ -136,6 +151,14 @@ class Watched:
         self.master = master
         self.replica = replica
         self.sentinels = sentinels
+
+    def name_the_replica(self) -> None:
+        """Have the Sentinels call the replica the master, while the old one lives on and still takes itself for it."""
+        for sentinel in self.sentinels:
+            ask(sentinel, "SENTINEL", "REMOVE", "tables")
+        ask(self.replica, "REPLICAOF", "NO", "ONE")
+        for sentinel in self.sentinels:
+            ask(sentinel, "SENTINEL", "MONITOR", "tables", "127.0.0.1", self.replica.port, 2)
 
     @property
     def url(self) -> str:

@@ -130,6 +130,24 @@ def test_any_way_in__blocks_empty_blocks_and_missing_ones_in_order(
         assert (numbers.redis_reads, numbers.redis_errors, numbers.redis_timeouts) == (6, 0, 0)
 
 
+def test_a_user_without_a_password__is_let_in(tmp_path: Path) -> None:
+    users = ("--user", "open", "on", "nopass", "~*", "&*", "+@all", "--user", "default", "off")
+    server = EmbeddedValkey(tmp_path / "valkey", options=("--save", "", "--appendonly", "no", *users))
+
+    async def story(reading: Reading) -> None:
+        await reading.connected()
+        assert await reading.read("recsite:a") == [b"A"]
+
+    try:
+        server.start(awaited=b"-NOAUTH")
+        url = f"redis://open@127.0.0.1:{server.port}/0"
+        with redis.Redis.from_url(url) as client:
+            client.set("recsite:a", b"A")
+        run(url, story, deadline_seconds=5)
+    finally:
+        server.stop()
+
+
 def test_tls__the_certificate_is_checked(server: EmbeddedValkey, client: redis.Redis, tmp_path: Path) -> None:
     client.set("recsite:a", b"A")
     certificate, key = write_certificate(tmp_path)

@@ -7,11 +7,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+import redis
 from django.conf import settings as project_settings
 from redis.crc import key_slot
 
@@ -19,8 +20,12 @@ from models_registry import redis_clients
 from models_registry.loading import tables
 from recsite.embedded import EmbeddedValkey
 from serving.formats.keys import block_name
-from serving.redis_clients import Client, connect
-from tests.doors.scene import PLAYERS, Scene, offer
+from serving.formats.snapshot import revisions_name, snapshot_name
+from serving.redis_clients import FOLLOW_SECONDS, Client, connect
+from tests.doors.processes import start_doors
+from tests.doors.raw_http import RawConnection, RawResponse, request
+from tests.doors.scene import PLAYERS, Scene, offer, player
+from tests.doors.test_parity import wait_until_found
 from tests.lane_process import LaneProcess, eventually, start_lane
 from tests.loading_scene import Scene as LoadingScene
 from tests.loading_scene import answer, columns, row
@@ -29,10 +34,12 @@ from tests.redis_parts import (
     Guard,
     Watched,
     ask,
+    cluster_node,
     cluster_of_three,
     guarded_by_sentinel,
     guarded_cluster,
     is_master,
+    tls_before,
     watched,
 )
 
@@ -71,6 +78,18 @@ def lane_on(url: str, folder: Path) -> Iterator[tuple[LaneProcess, Scene]]:
             yield lane, scene
 
 
+class Door(NamedTuple):
+    """A door by its port."""
+
+    port: int
+
+    def offer(self, scene: Scene, number: int) -> RawResponse:
+        """Ask for a player's offer."""
+        target = f"/v1/recommendations?model=offers&player_id={player(number)}"
+        with RawConnection(self.port) as connection:
+            return connection.ask(request("GET", target, [("Authorization", f"Bearer {scene.token()}")]))
+
+
 class Load:
     """Players who ask without end; every answer is held against what the tables say.
 
@@ -79,10 +98,10 @@ class Load:
         last_fallback_at: `time.monotonic` of the last answer that was a fallback.
     """
 
-    def __init__(self, lane: LaneProcess, scene: Scene) -> None:
+    def __init__(self, door: LaneProcess | Door, scene: Scene) -> None:
         self.seen: Counter[str] = Counter()
         self.last_fallback_at = 0.0
-        self._lane = lane
+        self._door = door
         self._scene = scene
         self._is_ending = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(first,)) for first in (0, 1)]
@@ -102,15 +121,16 @@ class Load:
         while not self._is_ending.is_set():
             number = (number + 2) % PLAYERS
             try:
-                kind = self._ask(number)
+                kind = self.ask(number)
             except Exception as error:  # noqa: BLE001  # the test looks at what was seen
                 kind = f"{type(error).__name__}: {error}"
             self.seen[kind] += 1
             if kind == "fallback":
                 self.last_fallback_at = time.monotonic()
 
-    def _ask(self, number: int) -> str:
-        response = self._lane.offer(self._scene, number)
+    def ask(self, number: int) -> str:
+        """Ask once; give what came."""
+        response = self._door.offer(self._scene, number)
         if response.status != 200:
             return f"status {response.status}"
         source = response.header("recommendation-source")
@@ -176,6 +196,90 @@ def test_cluster__slots_move_under_load__no_wrong_answer_and_no_fallback(
     assert load.seen["right"] > 200
 
 
+def test_cluster__slots_move_to_a_node_that_owned_none__both_doors_and_clients_go_on(
+    cluster: ClusterOfThree, tmp_path: Path
+) -> None:
+    names = [*blocks("tab-a")[:2], *blocks("tab-b")[:2], revisions_name(project_settings.REDIS_PREFIX)]
+    with client_of(cluster.url) as client, cluster_node(tmp_path / "fourth") as fourth:
+        scene = Scene(client)
+        scene.write_all()
+        cluster.join(fourth)
+        with start_doors(cluster.url, tmp_path, deadline_ms=200, variables=ELSEWHERE) as doors:
+            wait_until_found(doors, scene)
+            loads = [Load(Door(port), scene) for port in (doors.lane_port, doors.drf_port)]
+            with loads[0], loads[1]:
+                for name in names:
+                    slot = key_slot(name.encode())
+                    source = next(node for node in cluster.masters if ask(node, "CLUSTER", "COUNTKEYSINSLOT", slot))
+
+                    def use_client(key: str = name) -> None:
+                        assert client.exists(key) == 1
+                        pipeline: Any = client.pipeline(transaction=False)
+                        assert pipeline.exists(key).execute() == [1]
+                        time.sleep(0.3)
+
+                    assert cluster.move_slot(slot, source, fourth, pause=use_client) >= 1
+            assert [set(load.seen) for load in loads] == [{"right"}] * 2
+            assert "watch_failed" not in (tmp_path / "lane.log").read_text()
+
+
+def test_cluster__every_node_at_another_address__a_client_finds_them_by_its_url(tmp_path: Path) -> None:
+    """The addresses of the URL lead to the nodes for ever, as a managed cluster's do."""
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(cluster_node(tmp_path / f"node{number}")) for number in range(3)]
+        cluster = ClusterOfThree(nodes, [])
+        relays = stack.enter_context(ExitStack())
+        announce(nodes, relays, tmp_path)
+        cluster.start()
+        with client_of(cluster.url) as client:
+            client.set("known", 1)
+            relays.close()
+            for node in nodes:
+                ask(node, "CLIENT", "KILL", "TYPE", "normal")
+            with pytest.raises(redis.ConnectionError):
+                client.set("known", 2)
+            announce(nodes, relays, tmp_path)
+            eventually(lambda: is_set(client), seconds=10)
+
+
+def announce(nodes: list[EmbeddedValkey], relays: ExitStack, folder: Path) -> None:
+    """Have nodes tell clients the addresses of new relays in place of their own."""
+    guard = Guard.make(folder)
+    for node in nodes:
+        port = relays.enter_context(tls_before(node.port, guard.certificate, guard.key))
+        ask(node, "CONFIG", "SET", "cluster-announce-port", port)
+
+
+def is_set(client: Client) -> bool:
+    try:
+        return bool(client.set("known", 3))
+    except redis.RedisError:
+        return False
+
+
+def test_cluster__one_shard_is_gone__the_others_are_served_and_published_alike(
+    tmp_path: Path, settings: Settings
+) -> None:
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(cluster_node(tmp_path / f"node{number}")) for number in range(3)]
+        cluster = ClusterOfThree(nodes, [])
+        cluster.start()
+        client = stack.enter_context(client_of(cluster.url))
+        scene = Scene(client)
+        scene.write_all()
+        prefix = project_settings.REDIS_PREFIX
+        needed = [revisions_name(prefix), snapshot_name(prefix, "t-aurora")]
+        needing = {key_slot(name.encode()) for name in needed}
+        gone = next(n for n in nodes if not any(ask(n, "CLUSTER", "COUNTKEYSINSLOT", slot) for slot in needing))
+        kill(gone)
+        with start_doors(cluster.url, tmp_path, deadline_ms=200, variables=ELSEWHERE) as doors:
+            loads = [Load(Door(port), scene) for port in (doors.lane_port, doors.drf_port)]
+            eventually(lambda: loads[0].ask(1) in ("right", "fallback"))
+            kinds = [[load.ask(number) for number in range(PLAYERS)] for load in loads]
+            assert set(kinds[0]) == {"right", "fallback"}
+            assert kinds[0] == kinds[1]
+
+
 def test_cluster__asked_to_fail_over__answers_from_the_promoted_replica(
     cluster: ClusterOfThree, tmp_path: Path
 ) -> None:
@@ -231,6 +335,18 @@ def test_sentinel__the_master_is_killed__goes_on_with_the_promoted_one(sentinels
         eventually(lambda: published(scene))
     assert set(load.seen) == {"right", "fallback"}, load.seen
     assert load.last_fallback_at - promoted_at <= MOST_FALLBACK_SECONDS
+
+
+def test_sentinel__names_another_master_while_the_old_one_lives__clients_leave_it(sentinels: Watched) -> None:
+    with client_of(sentinels.url) as client:
+        client.set("before", 1)
+        sentinels.name_the_replica()
+        time.sleep(FOLLOW_SECONDS)
+        client.set("after", 1)
+        pipeline: Any = client.pipeline(transaction=False)
+        pipeline.set("after too", 1).execute()
+    assert [ask(sentinels.replica, "EXISTS", name) for name in ("before", "after", "after too")] == [1, 1, 1]
+    assert ask(sentinels.master, "EXISTS", "after") == 0
 
 
 def published(scene: Scene) -> bool:
