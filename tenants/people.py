@@ -14,6 +14,7 @@ from django.utils.encoding import force_bytes
 from django.utils.http import urlsafe_base64_encode
 
 from tenants import audit
+from tenants.access import is_platform_staff
 from tenants.models import Membership, Role, Tenant, User
 from tenants.rules import RuleBroken
 from tenants.services import lock_tenant, member_set
@@ -25,10 +26,12 @@ class Added:
 
     Attributes:
         is_new_account: they had no account before, so that they need a link to set a password.
+        note: as `RoleGiven.note`.
     """
 
     membership: Membership
     is_new_account: bool
+    note: str
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,8 @@ def member_add(*, tenant: Tenant, who: str, role: str, actor: User | None) -> Ad
             user = _make_account(tenant, who.strip(), actor)
         elif Membership.objects.for_tenant(tenant).filter(user=user).exists():
             raise RuleBroken(f"{user.get_username()} is a member already; change their role in the list.", field="who")
-        membership = member_set(tenant=tenant, user=user, role=role, actor=actor)
-    return Added(membership, is_new)
+        given = member_set(tenant=tenant, user=user, role=role, actor=actor)
+    return Added(given.membership, is_new, given.note)
 
 
 def _find(who: str) -> User | None:
@@ -99,14 +102,26 @@ def _make_account(tenant: Tenant, email: str, actor: User | None) -> User:
     return user
 
 
-def may_link(user: User, tenant: Tenant) -> bool:
-    """Tell whether a studio's admins may give a person a link to set a password: only for accounts that are its own.
+def link_holds(user: User) -> bool:
+    """Tell whether a link to set an account's password may be made, and used: one that was made may hold no longer.
 
-    Whoever has the link has the account: it must be one that this studio made and that opens nothing else. One query.
+    Whoever has the link has the account. So it never opens the platform, and for an account that a studio made nothing
+    but that studio. One query at most.
     """
-    if user.made_for_id != tenant.pk or user.is_staff or user.is_superuser or not user.is_active:
+    if user.is_staff or user.is_superuser or not user.is_active:
         return False
-    return not Membership.objects.unscoped().filter(user=user).exclude(tenant=tenant).exists()
+    if user.made_for_id is None:
+        return True
+    return not Membership.objects.unscoped().filter(user=user).exclude(tenant=user.made_for_id).exists()
+
+
+def may_link(user: User, tenant: Tenant, actor: User | None) -> bool:
+    """Tell whether somebody who administers a studio may give a member a link to set a password.
+
+    The studio's admins may for accounts that it made, platform staff also for those that no studio made.
+    """
+    is_theirs = user.made_for_id == tenant.pk or (user.made_for_id is None and is_platform_staff(actor))
+    return is_theirs and link_holds(user)
 
 
 def password_link(*, tenant: Tenant, user: User, actor: User | None) -> PasswordLink:
@@ -115,11 +130,12 @@ def password_link(*, tenant: Tenant, user: User, actor: User | None) -> Password
     A link that was made before for somebody without a password ends with it.
 
     Raises:
-        RuleBroken: the account is not this studio's own, or the studio has ended.
+        RuleBroken: the account is not this studio's own and the actor not platform staff, or the studio has ended.
     """
     with transaction.atomic():
         lock_tenant(tenant)
-        if not may_link(user, tenant):
+        user.refresh_from_db(from_queryset=User.objects.select_for_update())
+        if not may_link(user, tenant, actor):
             raise RuleBroken("This account is not the studio's own: platform staff can give it a new password.")
         if not user.has_usable_password():
             user.set_unusable_password()  # another one, which ends the links before
@@ -133,6 +149,16 @@ def password_link(*, tenant: Tenant, user: User, actor: User | None) -> Password
         )
     uid = urlsafe_base64_encode(force_bytes(user.pk))
     return PasswordLink(user, reverse("set-password", args=[uid, default_token_generator.make_token(user)]))
+
+
+def lock_account(user: User) -> None:
+    """Read an account anew and keep others from changing it until the open transaction ends.
+
+    The studio that made it is locked first, in the order in which changes of its members lock.
+    """
+    if user.made_for_id is not None:
+        Tenant.objects.select_for_update().get(pk=user.made_for_id)
+    user.refresh_from_db(from_queryset=User.objects.select_for_update())
 
 
 def record_password_change(user: User, *, is_by_link: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -165,8 +166,31 @@ def sources_sorted(places: Sequence[str]) -> dict[str, list[str]]:
 # --- People ---------------------------------------------------------------------------------------------------------
 
 
-def member_set(*, tenant: Tenant, user: User, role: str, actor: User | None) -> Membership:
+@dataclass(frozen=True)
+class RoleGiven:
+    """A person's role in a studio, as it is now.
+
+    Attributes:
+        is_released: another studio had made the account, whose password has ended therefore (`account_release`).
+    """
+
+    membership: Membership
+    is_released: bool = False
+
+    @property
+    def note(self) -> str:
+        """What platform staff must do now, in words; empty where there is nothing."""
+        return f"{RELEASED} Hand over a new link from the studio's members." if self.is_released else ""
+
+
+# Said to platform staff: nobody else gives such an account more.
+RELEASED = "A studio made this account and may know its password: that, its links and its sessions have ended."
+
+
+def member_set(*, tenant: Tenant, user: User, role: str, actor: User | None) -> RoleGiven:
     """Give a person a role in a studio, or another role than they have.
+
+    Whoever made an account may have its password. So one that another studio made loses it (`account_release`).
 
     Raises:
         RuleBroken: no such role, or the account is one that another studio made and the actor is not platform staff.
@@ -191,7 +215,7 @@ def member_set(*, tenant: Tenant, user: User, role: str, actor: User | None) -> 
             membership.role = role
             membership.save(update_fields=["role"])
         else:
-            return membership
+            return RoleGiven(membership)
         audit.record(
             tenant=tenant,
             actor=actor,
@@ -201,7 +225,29 @@ def member_set(*, tenant: Tenant, user: User, role: str, actor: User | None) -> 
             before=before,
             after={"role": role},
         )
-    return membership
+        user.refresh_from_db(from_queryset=User.objects.select_for_update())
+        is_anothers = user.made_for_id not in (None, tenant.pk)
+        if is_anothers:
+            account_release(user=user, actor=actor)
+    return RoleGiven(membership, is_anothers)
+
+
+def account_release(*, user: User, actor: User | None) -> None:
+    """Take an account out of the hands of the studio that made it, before it opens more than that studio.
+
+    Its password, the links to set one and its sessions end, and the studio makes no more links for it.
+    """
+    with transaction.atomic():
+        user.made_for = None
+        user.set_unusable_password()
+        user.save(update_fields=["made_for", "password"])
+        audit.record(
+            tenant=None,
+            actor=actor,
+            action="user.release",
+            subject=f"account {user.get_username()}",
+            summary=f"Took over the account {user.get_username()}; the password it had ended.",
+        )
 
 
 def member_remove(*, tenant: Tenant, user: User, actor: User | None) -> None:

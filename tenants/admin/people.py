@@ -16,7 +16,7 @@ from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationFo
 from tenants import audit
 from tenants.models import Membership, Tenant, User
 from tenants.rules import RuleBroken
-from tenants.services import member_remove, member_set
+from tenants.services import RELEASED, account_release, member_remove, member_set
 from tenants.staff import Label, ServiceForm, StaffAdmin, StudioFilter, acting
 from tenants.templatetags.words import age
 
@@ -82,8 +82,16 @@ class PersonAdmin(UserAdmin, StaffAdmin):  # type: ignore[misc,type-arg]  # two 
         return f"account {obj.username}"
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: Any) -> None:
-        """Save the account; `log_addition` and `log_change` write the trail in the same transaction."""
-        obj.save()
+        """Save the account; `log_addition` and `log_change` write the trail in the same transaction.
+
+        Only what the form changed: the password may have changed since the form read it. Whoever made an account may
+        have its password, so one that gets staff rights loses it.
+        """
+        obj.save(update_fields=form.changed_data if change else None)
+        if obj.made_for_id is not None and (obj.is_staff or obj.is_superuser):
+            account_release(user=obj, actor=acting(request))
+            note = f"{RELEASED} Set a new password (“Change password”) and hand it over."
+            self.message_user(request, note, messages.WARNING)
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: Any) -> None:
         """An account has no rows of other tables to save: groups are not used."""
@@ -119,6 +127,8 @@ class PersonAdmin(UserAdmin, StaffAdmin):  # type: ignore[misc,type-arg]  # two 
 class MembershipForm(ServiceForm):
     """A person's role in a studio."""
 
+    note = ""
+
     class Meta:
         model = Membership
         fields: ClassVar = ["tenant", "user", "role"]
@@ -130,7 +140,9 @@ class MembershipForm(ServiceForm):
         data = self.cleaned_data
         tenant: Tenant = data["tenant"] if self.instance.pk is None else self.instance.tenant
         user: User = data["user"] if self.instance.pk is None else self.instance.user
-        return member_set(tenant=tenant, user=user, role=data["role"], actor=self.actor)
+        given = member_set(tenant=tenant, user=user, role=data["role"], actor=self.actor)
+        self.note = given.note
+        return given.membership
 
 
 @admin.register(Membership)
@@ -172,6 +184,12 @@ class MembershipAdmin(StaffAdmin):
     def since(self, membership: Any) -> str:
         """Say how long ago it was given."""
         return age(membership.created_at)
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: Any) -> None:
+        """Say what is left to do; the form has written."""
+        super().save_model(request, obj, form, change)
+        if form.note:
+            self.message_user(request, form.note, messages.WARNING)
 
     def audit_subject(self, obj: Any) -> str:
         """Give what the audit trail calls it."""

@@ -37,10 +37,21 @@ class MemberAnswer(Answer[Membership]):
     member_since = serializers.DateTimeField(source="created_at")
 
 
+class ChangedMemberAnswer(MemberAnswer):
+    """A person and the role they have now."""
+
+    note = serializers.SerializerMethodField(help_text="What else must be done now, in words; empty mostly.")
+
+    def get_note(self, membership: Membership) -> str:
+        """Give it."""
+        note: str = self.context["note"]
+        return note
+
+
 LINK = "https://recsite.example/set-password/NDI/d2x9k1-4f0c8b7a6e5d4c3b2a190817f6e5d4c3"
 
 
-class AddedMemberAnswer(MemberAnswer):
+class AddedMemberAnswer(ChangedMemberAnswer):
     """A new member, with the link that a new account needs: shown this once."""
 
     password_link = serializers.SerializerMethodField(
@@ -113,6 +124,7 @@ class MemberList(StudioView):
             "username": "nora@nightowl.example",
             "name": "",
             "role": "viewer",
+            "note": "",
             "password_link": LINK,
         },
     )
@@ -130,7 +142,7 @@ class MemberList(StudioView):
         if added.is_new_account:
             made = password_link(tenant=self.tenant, user=user, actor=self.actor)
             link = request.build_absolute_uri(made.path)
-        answer = AddedMemberAnswer(added.membership, context={"link": link})
+        answer = AddedMemberAnswer(added.membership, context={"link": link, "note": added.note})
         return created(answer, reverse("api-member", args=[user.get_username()]))
 
 
@@ -149,9 +161,9 @@ class MemberDetail(StudioView):
         "members_set",
         need=needs(Scope.MEMBERS_WRITE),
         body=MemberRole,
-        answer=MemberAnswer,
+        answer=ChangedMemberAnswer,
         example={"role": "product_manager"},
-        answer_example=MEMBER,
+        answer_example={**MEMBER, "note": ""},
     )
     def put(self, request: Request, username: str) -> Response:
         """Give a person a role, or another one.
@@ -162,8 +174,8 @@ class MemberDetail(StudioView):
         user = User.objects.filter(username=username, is_active=True).first()
         if user is None:
             raise _nobody(username)
-        membership = member_set(tenant=self.tenant, user=user, role=given["role"], actor=self.actor)
-        return Response(MemberAnswer(membership).data)
+        made = member_set(tenant=self.tenant, user=user, role=given["role"], actor=self.actor)
+        return Response(ChangedMemberAnswer(made.membership, context={"note": made.note}).data)
 
     @operation("members_remove", need=needs(Scope.MEMBERS_WRITE), status=204)
     def delete(self, request: Request, username: str) -> Response:

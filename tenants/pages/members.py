@@ -53,12 +53,14 @@ class Member:
 
     Attributes:
         is_last_admin: nobody else could administer the studio.
+        has_link: whoever looks may give them a link to set a password, as far as the list can tell.
         waits: they have not set a password yet.
     """
 
     membership: Membership
     is_you: bool
     is_last_admin: bool
+    has_link: bool
     waits: bool
 
     @property
@@ -73,11 +75,13 @@ def members(request: StudioRequest) -> HttpResponse:
     tenant = request.studio.tenant
     rows = list(Membership.objects.for_tenant(tenant).select_related("user"))
     admins = set(admins_who_can_sign_in(tenant).values_list("pk", flat=True))
+    makers = {tenant.pk, None} if request.studio.is_staff else {tenant.pk}
     found = [
         Member(
             row,
             is_you=row.user_id == request.user.pk,
             is_last_admin=admins == {row.pk},
+            has_link=row.user.made_for_id in makers and not row.user.is_staff,
             waits=not row.user.has_usable_password(),
         )
         for row in rows
@@ -106,8 +110,14 @@ def _added(request: StudioRequest, added: Added) -> HttpResponse:
     if added.is_new_account:
         link = password_link(tenant=request.studio.tenant, user=user, actor=request.user)
         return _link_page(request, link, is_new=True)
-    messages.success(request, f"{user.get_username()} is {added.membership.get_role_display().lower()} now.")
+    _say_role(request, user.get_username(), added.membership.role, added.note)
     return redirect("members", request.studio.tenant.slug)
+
+
+def _say_role(request: StudioRequest, username: str, role: str, note: str) -> None:
+    messages.success(request, f"{username} is {Role(role).label.lower()} now.")
+    if note:
+        messages.warning(request, note)
 
 
 @studio_page(Role.STUDIO_ADMIN, ("GET", "POST"))
@@ -117,14 +127,13 @@ def member_role(request: StudioRequest, username: str) -> HttpResponse:
     form = RoleForm(request.POST if request.method == "POST" else None, initial={"role": membership.role})
     if form.is_valid():
         try:
-            member_set(
+            given = member_set(
                 tenant=request.studio.tenant, user=membership.user, role=form.cleaned_data["role"], actor=request.user
             )
         except RuleBroken as error:
             form.refuse(error)
         else:
-            label = Role(form.cleaned_data["role"]).label.lower()
-            messages.success(request, f"{username} is {label} now.")
+            _say_role(request, username, given.membership.role, given.note)
             return redirect("members", request.studio.tenant.slug)
     return _ask(request, "tenants/member_role.html", membership, form)
 
@@ -159,7 +168,7 @@ def member_link(request: StudioRequest, username: str) -> HttpResponse:
         else:
             return _link_page(request, link, is_new=False)
     problem = ""
-    if not may_link(membership.user, request.studio.tenant):
+    if not may_link(membership.user, request.studio.tenant, request.user):
         problem = "This account is not the studio's own, so only platform staff can give it a new password."
     return _ask(request, "tenants/member_link.html", membership, form, problem)
 

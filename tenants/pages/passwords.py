@@ -10,9 +10,11 @@ from django.contrib.auth.views import PasswordChangeView, PasswordResetConfirmVi
 from django.db import transaction
 from django.forms import Form
 from django.http import HttpResponse
+from django.http.response import HttpResponseBase
 from django.urls import reverse_lazy
 
-from tenants.people import record_password_change
+from tenants.models import User
+from tenants.people import link_holds, lock_account, record_password_change
 
 _RULES = "At least 10 characters, not a common password, and not like the user name."
 
@@ -58,7 +60,12 @@ class OwnPasswordPage(PasswordChangeView):
 
     def form_valid(self, form: Any) -> HttpResponse:
         """Save it and tell the audit trail, both or neither."""
+        checked = form.user.password
         with transaction.atomic():
+            lock_account(form.user)
+            if form.user.password != checked:  # It ended meanwhile, and so did the right to set another.
+                form.add_error("old_password", form.error_messages["password_incorrect"])
+                return self.form_invalid(form)
             response = super().form_valid(form)
             record_password_change(form.user, is_by_link=False)
         messages.success(self.request, "Your password is changed. Wherever else you were signed in, you no longer are.")
@@ -77,11 +84,23 @@ class SetPasswordPage(PasswordResetConfirmView):
     post_reset_login = True
     post_reset_login_backend = "django.contrib.auth.backends.ModelBackend"
 
-    def form_valid(self, form: Any) -> HttpResponse:
-        """Save it and tell the audit trail, both or neither."""
+    def dispatch(self, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        """Hold the account from the look at its link to the last write, so that nobody gives it more in between."""
         with transaction.atomic():
-            response = super().form_valid(form)
-            record_password_change(form.user, is_by_link=True)
+            return super().dispatch(*args, **kwargs)
+
+    def get_user(self, uidb64: str) -> User | None:
+        """Give whose link it is; None also where the account opens more now than a link may."""
+        user: User | None = super().get_user(uidb64)
+        if user is None:
+            return None
+        lock_account(user)
+        return user if link_holds(user) else None
+
+    def form_valid(self, form: Any) -> HttpResponse:
+        """Save it and tell the audit trail."""
+        response = super().form_valid(form)
+        record_password_change(form.user, is_by_link=True)
         messages.success(self.request, f"Your password is set. Next time sign in as {form.user.get_username()}.")
         return response
 

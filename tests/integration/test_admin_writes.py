@@ -15,6 +15,7 @@ from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from models_registry.models import Layout, Load, Override, RecommendationModel, Source, Version
 from tenants.models import AuditEntry, Membership, Role, Tenant, User
+from tenants.people import password_link
 from tests import factories
 
 pytestmark = pytest.mark.django_db
@@ -154,6 +155,19 @@ def test_membership__of_the_last_admin__stays(signed_in: Client, studio: Tenant,
     assert Membership.objects.for_tenant(studio).filter(user=owner, role=Role.STUDIO_ADMIN).exists()
 
 
+def test_membership__of_an_account_that_another_studio_made__ends_its_password_and_says_so(
+    signed_in: Client, studio: Tenant
+) -> None:
+    person = factories.UserFactory.create(made_for=factories.TenantFactory.create())
+    add = reverse("admin:tenants_membership_add")
+    response = signed_in.post(add, {"tenant": studio.pk, "user": person.pk, "role": Role.VIEWER})
+    assert response.status_code == 302
+    assert any("Hand over a new link" in message for message in said(response))
+    person.refresh_from_db()
+    assert (person.made_for, person.has_usable_password()) == (None, False)
+    assert actions(None) == ["user.release"]
+
+
 PERSON = {
     "username": "mira",
     "first_name": "Mira",
@@ -204,6 +218,36 @@ def test_user__a_superuser__makes_somebody_staff(client: Client) -> None:
     person.refresh_from_db()
     assert person.is_staff
     assert AuditEntry.objects.unscoped().get().after == {"is_active": True, "is_staff": True, "is_superuser": False}
+
+
+@pytest.mark.parametrize("right", ["is_staff", "is_superuser"])
+def test_user__that_a_studio_made__given_staff_rights__loses_its_password_and_links(
+    right: str, client: Client, studio: Tenant, owner: User
+) -> None:
+    client.force_login(factories.UserFactory.create(is_staff=True, is_superuser=True))
+    person = factories.UserFactory.create(username="mira", made_for=studio)
+    link = password_link(tenant=studio, user=person, actor=owner)
+    response = client.post(reverse("admin:tenants_user_change", args=[person.pk]), {**PERSON, right: "on"})
+    assert response.status_code == 302
+    assert any("Set a new password (“Change password”) and hand it over" in message for message in said(response))
+    person.refresh_from_db()
+    assert getattr(person, right)
+    assert (person.made_for, person.has_usable_password()) == (None, False)
+    assert "This link does not work any more" in Client().get(link.path).content.decode()
+
+
+def test_user__changed__leaves_a_password_set_meanwhile(signed_in: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    person = factories.UserFactory.create(username="mira")
+    save = User.save
+
+    def save_after_another(user: User, **kwargs: Any) -> None:
+        User.objects.filter(pk=user.pk).update(password="another")
+        save(user, **kwargs)
+
+    monkeypatch.setattr(User, "save", save_after_another)
+    signed_in.post(reverse("admin:tenants_user_change", args=[person.pk]), PERSON)
+    person.refresh_from_db()
+    assert (person.first_name, person.password) == ("Mira", "another")
 
 
 # --- Models, layouts, versions --------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from models_registry.models import RecommendationModel
 from tenants.automation import automation_token_issue
 from tenants.credentials import credential_issue
 from tenants.models import AuditEntry, AutomationToken, Credential, Membership, Role, Tenant, User
-from tests.factories import AuditEntryFactory, CredentialFactory, ModelFactory, UserFactory
+from tests.factories import AuditEntryFactory, CredentialFactory, ModelFactory, TenantFactory, UserFactory
 from tests.integration.api_client import ApiClient
 from tests.integration.test_api_strangers import PUBLIC_KEY
 
@@ -162,7 +162,7 @@ def test_member__added_changed_and_removed(studio: Tenant, owner: User, api: Api
 
     assert (added.status, added.body["role"], added.body["name"]) == (200, "viewer", "Mara Lindt")
     assert changed.body == {**added.body, "role": "product_manager"}
-    assert api.get("members/mara@night.owl").body == changed.body
+    assert {**api.get("members/mara@night.owl").body, "note": ""} == changed.body
     assert [row["username"] for row in api.every("members", limit=1)] == sorted([owner.username, "mara@night.owl"])
     assert [row["username"] for row in api.get("members?role=studio_admin").body["results"]] == [owner.username]
     assert api.delete("members/mara@night.owl").status == 204
@@ -189,6 +189,19 @@ def test_member__of_another_studio__has_two_roles_and_shows_one(studio: Tenant, 
     assert api.put(f"members/{stranger.username}", {"role": "viewer"}).body["role"] == "viewer"
     assert len(api.get("members").body["results"]) == 1
     assert stranger.memberships.count() == 2
+
+
+def test_member__whom_another_studio_made__is_added_by_staff_and_needs_a_new_link(studio: Tenant) -> None:
+    person = UserFactory.create(username="mara", made_for=TenantFactory.create())
+    staff = ApiClient(person=UserFactory.create(is_staff=True), studio=studio.slug)
+
+    added = staff.put("members/mara", {"role": "viewer"})
+
+    assert "Hand over a new link" in added.body["note"]
+    person.refresh_from_db()
+    assert (person.made_for, person.has_usable_password()) == (None, False)
+    assert staff.put("members/mara", {"role": "product_manager"}).body["note"] == ""
+    assert staff.post("members/mara/password-link").status == 200
 
 
 def test_role__that_is_none__is_invalid(studio: Tenant, owner: User, api: ApiClient) -> None:

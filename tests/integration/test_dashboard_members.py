@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from tenants.access import role_of
 from tenants.models import AuditEntry, Membership, Role, Tenant, User
+from tenants.pages.passwords import OwnPasswordForm
 from tenants.people import member_add, password_link
 from tenants.rules import RuleBroken
 from tenants.services import LastAdmin, member_remove, member_set
@@ -279,6 +280,89 @@ def test_link__for_an_account_that_opens_more__is_refused(
     assert "/set-password/" not in answer.html
 
 
+@pytest.mark.parametrize("change", ["a role elsewhere", "staff", "superuser", "switched off"])
+@pytest.mark.parametrize("is_open", [False, True])
+def test_link__for_an_account_that_opens_more_since__does_not_work(
+    is_open: bool, change: str, admin: Client, url: str
+) -> None:
+    link = link_of(add(admin, url, "ceo@borealis.example"))
+    theirs = Client()
+    form_url = get(theirs, link).location if is_open else link
+    person = User.objects.get(username="ceo@borealis.example")
+    # Past the services, which would end the link by themselves.
+    if change == "a role elsewhere":
+        factories.MembershipFactory.create(user=person)
+    else:
+        person.is_staff, person.is_superuser = change == "staff", change == "superuser"
+        person.is_active = change != "switched off"
+        person.save()
+    assert "This link does not work any more" in get(theirs, form_url).text
+    assert "This link does not work any more" in post(theirs, form_url, BOTH).text
+    person.refresh_from_db()
+    assert not person.has_usable_password()
+
+
+@pytest.mark.parametrize("has_password", [False, True])
+def test_account_of_a_studio__given_a_role_elsewhere__opens_nothing_to_those_who_made_it(
+    has_password: bool, admin: Client, studio: Tenant, url: str
+) -> None:
+    link = link_of(add(admin, url, "ceo@borealis.example"))
+    theirs = Client()
+    if has_password:
+        post(theirs, get(theirs, link).location, BOTH)
+        assert get(theirs, f"{url}/models").status == 200
+        link = link_of(post(admin, f"{url}/members/ceo@borealis.example/link"))
+    person = User.objects.get(username="ceo@borealis.example")
+    borealis = factories.TenantFactory.create()
+    staff = factories.UserFactory.create(is_staff=True)
+    given = member_set(tenant=borealis, user=person, role=Role.STUDIO_ADMIN, actor=staff)
+    assert "Hand over a new link" in given.note
+    assert "This link does not work any more" in get(Client(), link).text
+    assert get(theirs, f"{url}/models").location.startswith("/sign-in")
+    sign_in = {"username": person.username, "password": NEW_PASSWORD}
+    assert post(Client(), "/sign-in", sign_in).status != 302
+    assert post(admin, f"{url}/members/{person.username}/link").status == 422
+    entry = AuditEntry.objects.unscoped().get(action="user.release")
+    assert (entry.tenant, entry.actor, entry.subject) == (None, staff, f"account {person.username}")
+
+
+def test_account_of_a_studio__given_a_role_there_again__keeps_its_password(admin: Client, url: str) -> None:
+    link = link_of(add(admin, url, "new@studio.example"))
+    member = f"{url}/members/new@studio.example"
+    post(admin, f"{member}/role", {"role": Role.VIEWER})
+    post(admin, f"{member}/remove")
+    add(admin, url, "new@studio.example")
+    assert get(Client(), link).status == 302
+
+
+def test_account_of_a_studio__added_elsewhere_by_staff__gets_a_link_from_them(studio: Tenant, url: str) -> None:
+    other = factories.TenantFactory.create()
+    member_add(tenant=other, who="ceo@borealis.example", role=Role.VIEWER, actor=None)
+    staff = signed_in(factories.UserFactory.create(is_staff=True))
+    added = add(staff, url, "ceo@borealis.example")
+    listed = get(staff, added.location)
+    assert "A studio made this account and may know its password" in listed.text
+    assert "Link for ceo@borealis.example to set a password" in listed.text
+    link = link_of(post(staff, f"{url}/members/ceo@borealis.example/link"))
+    theirs = Client()
+    assert post(theirs, get(theirs, link).location, BOTH).location == "/"
+    # Nobody's studio made it any more, so that another role takes nothing away.
+    member_set(
+        tenant=factories.TenantFactory.create(),
+        user=User.objects.get(email="ceo@borealis.example"),
+        role=Role.VIEWER,
+        actor=factories.UserFactory.create(is_staff=True),
+    )
+    assert get(theirs, f"{url}/models").status == 200
+
+
+def test_link__by_platform_staff__is_for_nobody_of_theirs(studio: Tenant, url: str) -> None:
+    staff = signed_in(factories.UserFactory.create(is_staff=True))
+    boss = factories.MembershipFactory.create(tenant=studio, user__is_staff=True, user__is_superuser=True).user
+    assert f"Link for {boss.username}" not in get(staff, f"{url}/members").text
+    assert post(staff, f"{url}/members/{boss.username}/link").status == 422
+
+
 def test_link__malformed__is_said_not_to_work(db: None) -> None:
     for link in ("/set-password/MQ/x", "/set-password/!!!/x-y", "/set-password/MQ/set-password"):
         assert "This link does not work any more" in get(Client(), link).text
@@ -314,6 +398,25 @@ def test_own_password__will_not_do__is_said_and_stays(change: dict[str, str], sa
     assert "another one entirely" not in answer.html
     teammate.refresh_from_db()
     assert teammate.check_password(factories.PASSWORD)
+
+
+def test_own_password__ended_meanwhile__is_not_set(teammate: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = signed_in(teammate)
+    check = OwnPasswordForm.clean_old_password
+
+    def check_then_end(form: OwnPasswordForm) -> str:
+        checked = check(form)
+        ended = User.objects.get(pk=teammate.pk)
+        ended.set_unusable_password()
+        ended.save()
+        return checked
+
+    monkeypatch.setattr(OwnPasswordForm, "clean_old_password", check_then_end)
+    assert (
+        "This is not your password now." in post(client, "/password", {"old_password": factories.PASSWORD, **BOTH}).text
+    )
+    teammate.refresh_from_db()
+    assert not teammate.has_usable_password()
 
 
 def test_own_password__signed_out__is_sent_to_sign_in(db: None) -> None:
