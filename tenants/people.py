@@ -17,7 +17,7 @@ from tenants import audit
 from tenants.access import is_platform_staff
 from tenants.models import Membership, Role, Tenant, User
 from tenants.rules import RuleBroken
-from tenants.services import lock_tenant, member_set
+from tenants.services import NobodyToAdd, lock_tenant, member_set, own_people
 
 
 @dataclass(frozen=True)
@@ -45,38 +45,63 @@ class PasswordLink:
 def member_add(*, tenant: Tenant, who: str, role: str, actor: User | None) -> Added:
     """Give somebody a role in a studio, by user name or e-mail address; an address without an account gets one.
 
-    The new account belongs to this studio: no other can add it (`member_set`), since nobody has shown that the address
-    is theirs. It has no password until its link is used (`password_link`).
+    The new account belongs to this studio: no other can add it, since nobody has shown that the address is theirs. It
+    has no password until its link is used (`password_link`). Platform staff add anybody; a studio by itself adds its
+    own people (`own_people`) and those who have no account.
 
     Raises:
-        RuleBroken: nobody has that name, several have that address, they are a member already, or a value will not do.
+        RuleBroken: several have that address, they are a member already, or a value will not do.
+        NobodyToAdd: whoever else it is, if anybody; for platform staff, that nobody has that name is a RuleBroken.
     """
     if role not in Role.values:
         raise RuleBroken("Choose one of the roles.", field="role")
-    user = _find(who.strip())
+    who = who.strip()
+    if not who:
+        raise RuleBroken("Say whom: a user name or an e-mail address.", field="who")
     with transaction.atomic():
         lock_tenant(tenant)
+        user = _find(tenant, who, actor)
         is_new = user is None
         if user is None:
-            user = _make_account(tenant, who.strip(), actor)
+            user = _make_account(tenant, who, actor)
         elif Membership.objects.for_tenant(tenant).filter(user=user).exists():
             raise RuleBroken(f"{user.get_username()} is a member already; change their role in the list.", field="who")
         given = member_set(tenant=tenant, user=user, role=role, actor=actor)
     return Added(given.membership, is_new, given.note)
 
 
-def _find(who: str) -> User | None:
-    if not who:
-        raise RuleBroken("Say whom: a user name or an e-mail address.", field="who")
+def _find(tenant: Tenant, who: str, actor: User | None) -> User | None:
+    """Give whom a name or address means; None if it takes a new account."""
     same_name = Q(username__iexact=who)
-    found = list(User.objects.filter(same_name | Q(email__iexact=who) if "@" in who else same_name)[:3])
+    named = User.objects.filter(same_name | Q(email__iexact=who) if "@" in who else same_name)
+    if is_platform_staff(actor):
+        known = named
+    else:
+        members = Membership.objects.for_tenant(tenant).values("user")
+        known = named.filter(Q(pk__in=own_people(tenant)) | Q(pk__in=members))
+    found = list(known[:3])
     exact = [user for user in found if user.username == who]
     if len(found) > 1 and not exact:
         raise RuleBroken("Several accounts have this address; say the user name.", field="who")
     user = next(iter(exact or found), None)
     if user is not None and not user.is_active:
         raise RuleBroken("This account is switched off. Platform staff can switch it on again.", field="who")
+    if user is None and not is_platform_staff(actor):
+        # The same for a name that nobody has, and for an odd address whoever has it.
+        if "@" not in who:
+            raise NobodyToAdd(who)
+        _check_address(who)
+        if named.exists():
+            raise NobodyToAdd(who)
     return user
+
+
+def _check_address(email: str) -> None:
+    try:
+        validate_email(email)
+        User(username=email.lower(), email=email.lower()).clean_fields(exclude={"password"})
+    except ValidationError:
+        raise RuleBroken(f"“{email}” will not do as an e-mail address.", field="who") from None
 
 
 def _make_account(tenant: Tenant, email: str, actor: User | None) -> User:
@@ -84,13 +109,9 @@ def _make_account(tenant: Tenant, email: str, actor: User | None) -> User:
         raise RuleBroken(
             f"Nobody has the user name “{email}”. To make an account, give an e-mail address.", field="who"
         )
+    _check_address(email)
     user = User(username=email.lower(), email=email.lower(), made_for=tenant)
     user.set_unusable_password()
-    try:
-        validate_email(email)
-        user.clean_fields(exclude={"password"})
-    except ValidationError:
-        raise RuleBroken(f"“{email}” will not do as an e-mail address.", field="who") from None
     user.save()
     audit.record(
         tenant=tenant,

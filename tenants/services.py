@@ -9,17 +9,34 @@ from typing import Any
 
 from django.contrib.auth.hashers import UNUSABLE_PASSWORD_PREFIX
 from django.db import IntegrityError, transaction
+from django.db.models import Exists, OuterRef, Q, QuerySet, Value
+from django.db.models.functions import Concat
 from django.utils import timezone
 
 from tenants import audit
 from tenants.access import is_platform_staff
-from tenants.models import Credential, Membership, Role, Tenant, User
+from tenants.models import AuditEntry, Credential, Membership, Role, Tenant, User
 from tenants.rules import RuleBroken, check_limit, check_reason, check_slug, check_text
 from tenants.signals import announce_after_commit
 
 
 class LastAdmin(RuleBroken):
     """A change after which nobody could administer the studio."""
+
+
+class NobodyToAdd(RuleBroken):
+    """Somebody whom a studio cannot add by itself. The words are the same for all of them, with an account or without.
+
+    Args:
+        who: as it was asked for, so that the answer tells nothing of who was found.
+    """
+
+    def __init__(self, who: str) -> None:
+        super().__init__(
+            f"“{who}” is nobody whom this studio can add by itself. Platform staff can add people who have an account; "
+            "somebody new is added by an e-mail address that has none.",
+            field="who",
+        )
 
 
 def lock_tenant(tenant: Tenant) -> None:
@@ -193,7 +210,8 @@ def member_set(*, tenant: Tenant, user: User, role: str, actor: User | None) -> 
     Whoever made an account may have its password. So one that another studio made loses it (`account_release`).
 
     Raises:
-        RuleBroken: no such role, or the account is one that another studio made and the actor is not platform staff.
+        RuleBroken: no such role.
+        NobodyToAdd: they are not the studio's own (`own_people`), and the actor is not platform staff.
         LastAdmin: the studio would have nobody left to administer it.
     """
     if role not in Role.values:
@@ -204,11 +222,8 @@ def member_set(*, tenant: Tenant, user: User, role: str, actor: User | None) -> 
         membership = members.filter(user=user).first()
         before = {"role": membership.role} if membership else None
         if membership is None:
-            if user.made_for_id not in (None, tenant.pk) and not is_platform_staff(actor):
-                raise RuleBroken(
-                    f"Another studio made the account {user.get_username()}. Platform staff can add it here.",
-                    field="user",
-                )
+            if not is_platform_staff(actor) and not own_people(tenant).filter(pk=user.pk).exists():
+                raise NobodyToAdd(user.get_username())
             membership = Membership.objects.create(tenant=tenant, user=user, role=role)
         elif membership.role != role:
             _keep_an_admin(membership, leaving=membership.role == Role.STUDIO_ADMIN)
@@ -230,6 +245,19 @@ def member_set(*, tenant: Tenant, user: User, role: str, actor: User | None) -> 
         if is_anothers:
             account_release(user=user, actor=actor)
     return RoleGiven(membership, is_anothers)
+
+
+def own_people(tenant: Tenant) -> QuerySet[User]:
+    """Give the people whom a studio may add by itself: nobody else is to be found, or drawn into a studio, unasked.
+
+    They belong to no other studio and not to the platform; and the studio made their account or, as the audit trail
+    says, has had them as members before.
+    """
+    elsewhere = Membership.objects.unscoped().filter(user=OuterRef("pk")).exclude(tenant=tenant)
+    subject = Concat(Value("member "), OuterRef("username"))
+    left = AuditEntry.objects.for_tenant(tenant).filter(action="member.remove", subject=subject)
+    were_here = Q(made_for=tenant) | Q(Exists(left), made_for=None)
+    return User.objects.filter(were_here, ~Exists(elsewhere), is_staff=False, is_superuser=False)
 
 
 def account_release(*, user: User, actor: User | None) -> None:

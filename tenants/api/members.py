@@ -9,6 +9,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from tenants.access import is_platform_staff
 from tenants.api.authentication import needs
 from tenants.api.bodies import Answer, Body, Choice, Nothing, Query, Text, read_body, read_query
 from tenants.api.idempotency import idempotent
@@ -18,7 +19,7 @@ from tenants.api.schema import operation, page_answer
 from tenants.api.studio_view import StudioView, created, page
 from tenants.models import Membership, Role, Scope, User
 from tenants.people import member_add, password_link
-from tenants.services import member_remove, member_set
+from tenants.services import NobodyToAdd, member_remove, member_set
 
 MEMBER = {
     "username": "mara",
@@ -75,7 +76,9 @@ class NewMember(Body):
     """Somebody to be added."""
 
     who = Text(
-        max_length=150, help_text="A user name or an e-mail address; an address without an account gets a new one."
+        max_length=150,
+        help_text="An e-mail address, which gets an account if it has none; or the user name of somebody whom the "
+        "studio may add by itself.",
     )
     role = Choice(choices=Role.choices)
 
@@ -133,7 +136,8 @@ class MemberList(StudioView):
         """Add somebody, by user name or by e-mail address.
 
         An address without an account gets one, and the answer a link with which that person sets a password. Nobody is
-        written to: hand the link over.
+        written to: hand the link over. Of people who have an account, a studio adds those by itself whose account it
+        made or who were members before, and who belong to no other studio. Platform staff add anybody.
         """
         given = read_body(request, NewMember)
         added = member_add(tenant=self.tenant, actor=self.actor, **given)
@@ -168,13 +172,17 @@ class MemberDetail(StudioView):
     def put(self, request: Request, username: str) -> Response:
         """Give a person a role, or another one.
 
-        The person has an account already. The studio keeps at least one studio admin.
+        The person is a member, or one whom the caller may add (see `members_add`); anybody else is
+        a 404, the same whether they have an account or not. The studio keeps at least one studio admin.
         """
         given = read_body(request, MemberRole)
         user = User.objects.filter(username=username, is_active=True).first()
         if user is None:
-            raise _nobody(username)
-        made = member_set(tenant=self.tenant, user=user, role=given["role"], actor=self.actor)
+            raise _nobody(username) if is_platform_staff(self.actor) else not_found(str(NobodyToAdd(username)))
+        try:
+            made = member_set(tenant=self.tenant, user=user, role=given["role"], actor=self.actor)
+        except NobodyToAdd as error:
+            raise not_found(str(error)) from None
         return Response(ChangedMemberAnswer(made.membership, context={"note": made.note}).data)
 
     @operation("members_remove", need=needs(Scope.MEMBERS_WRITE), status=204)

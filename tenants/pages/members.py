@@ -36,7 +36,8 @@ class MemberForm(DashboardForm):
         label="E-mail address or user name",
         max_length=150,
         widget=forms.TextInput({"autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"}),
-        help_text="An address that has no account yet gets one, with a link to set a password that you hand over.",
+        help_text="An address that has no account yet gets one, with a link to set a password that you hand over. "
+        "People who have an account already, other than the studio's own, are added by platform staff.",
     )
     role = _role_field()
 
@@ -98,7 +99,7 @@ def member_new(request: StudioRequest) -> HttpResponse:
         try:
             added = member_add(tenant=tenant, actor=request.user, **form.cleaned_data)
         except RuleBroken as error:
-            form.refuse(error, {"user": "who"})
+            form.refuse(error)
         else:
             return _added(request, added)
     context = {"section": "members", "form": form}

@@ -11,8 +11,8 @@ from models_registry.scheduling import schedule_set
 from models_registry.services import default_set, model_create, override_set, version_create
 from tenants.automation import automation_token_issue
 from tenants.credentials import credential_issue
-from tenants.models import AutomationToken, Credential, Role, Scope, Tenant, User
-from tenants.services import member_set, tenant_create
+from tenants.models import AutomationToken, Credential, Membership, Role, Scope, Tenant, User
+from tenants.services import tenant_create
 from tests.factories import DEFAULT_ANSWER, LAYOUT, LoadFactory, TableFactory
 
 MODEL = "offers"
@@ -47,8 +47,9 @@ def make_scene(local_root: str) -> Scene:
         allowed_local_roots=[local_root],
     )
     admin = User.objects.create_user("admin")
-    member_set(tenant=studio, user=admin, role=Role.STUDIO_ADMIN, actor=None)
-    member_set(tenant=studio, user=User.objects.create_user(MEMBER, made_for=studio), role=Role.VIEWER, actor=None)
+    Membership.objects.create(tenant=studio, user=admin, role=Role.STUDIO_ADMIN)
+    member = User.objects.create_user(MEMBER, made_for=studio)
+    Membership.objects.create(tenant=studio, user=member, role=Role.VIEWER)
     _make_model(studio, admin, local_root)
     served = _make_served_model(studio, admin, local_root)
     for client_id in CLIENT_ID:

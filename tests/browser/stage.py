@@ -31,9 +31,9 @@ from models_registry.rollouts.services import rollout_reweight  # noqa: E402
 from models_registry.services import load_request, model_create, model_update, override_set, version_create  # noqa: E402
 from tenants.automation import automation_token_issue  # noqa: E402
 from tenants.credentials import credential_issue  # noqa: E402
-from tenants.models import Role, Tenant, User  # noqa: E402
+from tenants.models import Membership, Role, Tenant, User  # noqa: E402
 from tenants.people import member_add, password_link  # noqa: E402
-from tenants.services import member_set, tenant_create  # noqa: E402
+from tenants.services import tenant_create  # noqa: E402
 from tests.browser.site import MODEL, PLAYERS  # noqa: E402
 from tests.factories import DEFAULT_ANSWER, LAYOUT, PASSWORD_HASH, TrafficFactory  # noqa: E402
 
@@ -45,7 +45,7 @@ def make_studio(slug: str, folder: str) -> Json:
     tenant = tenant_create(slug=slug, name=slug.replace("-", " ").title(), actor=None, allowed_local_roots=[folder])
     people = {role: _person(f"{slug}-{role.value.replace('_', '-')}") for role in Role}
     for role, person in people.items():
-        member_set(tenant=tenant, user=person, role=role, actor=None)
+        Membership.objects.create(tenant=tenant, user=person, role=role)
     admin = people[Role.STUDIO_ADMIN]
     token = automation_token_issue(tenant=tenant, name="Airflow", scopes=["read"], actor=admin)
     game = credential_issue(tenant=tenant, name="Game backend", actor=admin)

@@ -14,7 +14,15 @@ from models_registry.models import RecommendationModel
 from tenants.automation import automation_token_issue
 from tenants.credentials import credential_issue
 from tenants.models import AuditEntry, AutomationToken, Credential, Membership, Role, Tenant, User
-from tests.factories import AuditEntryFactory, CredentialFactory, ModelFactory, TenantFactory, UserFactory
+from tenants.services import NobodyToAdd
+from tests.factories import (
+    AuditEntryFactory,
+    CredentialFactory,
+    MembershipFactory,
+    ModelFactory,
+    TenantFactory,
+    UserFactory,
+)
 from tests.integration.api_client import ApiClient
 from tests.integration.test_api_strangers import PUBLIC_KEY
 
@@ -155,7 +163,7 @@ def test_credentials__filtered_by_model__name_it(offers: RecommendationModel, st
 
 
 def test_member__added_changed_and_removed(studio: Tenant, owner: User, api: ApiClient) -> None:
-    UserFactory.create(username="mara@night.owl", first_name="Mara", last_name="Lindt")
+    UserFactory.create(username="mara@night.owl", first_name="Mara", last_name="Lindt", made_for=studio)
 
     added = api.put("members/mara@night.owl", {"role": "viewer"})
     changed = api.put("members/mara@night.owl", {"role": "product_manager"})
@@ -169,10 +177,32 @@ def test_member__added_changed_and_removed(studio: Tenant, owner: User, api: Api
     assert api.delete("members/mara@night.owl").code == "not_found"
 
 
-def test_member__without_an_account__is_missing(studio: Tenant, api: ApiClient) -> None:
-    assert api.put("members/nobody", {"role": "viewer"}).code == "not_found"
+def test_member__who_is_not_the_studios__is_as_missing_as_somebody_without_an_account(
+    studio: Tenant, owner: User, stranger: User, api: ApiClient
+) -> None:
+    UserFactory.create(username="boss", is_staff=True, email="boss@platform.example")
     UserFactory.create(username="left", is_active=False)
-    assert api.put("members/left", {"role": "viewer"}).code == "not_found"
+    User.objects.filter(pk=stranger.pk).update(email="stranger@other.example")
+    for client in (api, ApiClient(person=owner)):
+        for who in ("nobody", "boss", "left", stranger.username):
+            set_ = client.put(f"members/{who}", {"role": "viewer"})
+            assert (set_.status, set_.code) == (404, "not_found")
+            assert set_.body["detail"] == str(NobodyToAdd(who))
+        for who in ("nobody", "boss", "left", stranger.username, "boss@platform.example", "stranger@other.example"):
+            added = client.post("members", {"who": who, "role": "viewer"})
+            assert (added.code, added.fields, added.body["detail"]) == ("refused", ["who"], str(NobodyToAdd(who)))
+    assert api.get(f"members/{stranger.username}").code == "not_found"
+    assert stranger.memberships.count() == 1
+
+
+def test_member__whoever_it_is__is_added_by_platform_staff(studio: Tenant, stranger: User) -> None:
+    staff = ApiClient(person=UserFactory.create(is_staff=True), studio=studio.slug)
+    assert staff.put(f"members/{stranger.username}", {"role": "viewer"}).body["role"] == "viewer"
+    assert len(staff.get("members").body["results"]) == 1
+    assert stranger.memberships.count() == 2
+    assert staff.put("members/nobody", {"role": "viewer"}).code == "not_found"
+    UserFactory.create(username="left", is_active=False)
+    assert staff.put("members/left", {"role": "viewer"}).code == "not_found"
 
 
 def test_member__last_admin__stays(studio: Tenant, owner: User, api: ApiClient) -> None:
@@ -182,13 +212,6 @@ def test_member__last_admin__stays(studio: Tenant, owner: User, api: ApiClient) 
     assert (demoted.code, demoted.fields) == ("refused", ["role"])
     assert removed.code == "refused"
     assert Membership.objects.for_tenant(studio).get().role == Role.STUDIO_ADMIN
-
-
-def test_member__of_another_studio__has_two_roles_and_shows_one(studio: Tenant, stranger: User, api: ApiClient) -> None:
-    assert api.get(f"members/{stranger.username}").code == "not_found"
-    assert api.put(f"members/{stranger.username}", {"role": "viewer"}).body["role"] == "viewer"
-    assert len(api.get("members").body["results"]) == 1
-    assert stranger.memberships.count() == 2
 
 
 def test_member__whom_another_studio_made__is_added_by_staff_and_needs_a_new_link(studio: Tenant) -> None:
@@ -344,8 +367,11 @@ def test_member__added_by_address__gets_an_account_and_a_link_once(studio: Tenan
     assert link.path.split("/")[3] not in repr(list(kept))
 
 
-def test_member__added_by_name__gets_no_link(api: ApiClient) -> None:
+def test_member__added_by_name__gets_no_link(studio: Tenant, owner: User) -> None:
+    api = ApiClient(person=owner)
     person = UserFactory.create(username="mara")
+    MembershipFactory.create(tenant=studio, user=person)
+    assert api.delete("members/mara").status == 204
 
     answer = api.post("members", {"who": "mara", "role": "product_manager"})
 

@@ -57,7 +57,7 @@ def test_entry__of_values__says_them_before_and_after(viewer: Client, studio: Te
     model = factories.ModelFactory.create(tenant=studio, slug="offers")
     credential = credential_issue(tenant=studio, name="Game", actor=owner).credential
     credential_update(credential=credential, actor=owner, burst=123_456, allowed_models=[model])
-    person = factories.UserFactory.create()
+    person = factories.UserFactory.create(made_for=studio)
     member_set(tenant=studio, user=person, role=Role.VIEWER, actor=owner)
     member_set(tenant=studio, user=person, role=Role.STUDIO_ADMIN, actor=owner)
     text = get(viewer, url).text

@@ -20,7 +20,7 @@ from tenants.models import AuditEntry, Membership, Role, Tenant, User
 from tenants.pages.passwords import OwnPasswordForm
 from tenants.people import member_add, password_link
 from tenants.rules import RuleBroken
-from tenants.services import LastAdmin, member_remove, member_set
+from tenants.services import LastAdmin, NobodyToAdd, member_remove, member_set
 from tests import factories
 from tests.integration.dashboard_scene import Page, get, page, post, signed_in
 
@@ -82,10 +82,10 @@ def test_members__nobody_yet__platform_staff_add_the_first(studio: Tenant, url: 
 
 
 @pytest.mark.parametrize("by", ["username", "email"])
-def test_add__somebody_with_an_account__gives_the_role_and_no_link(
+def test_add__somebody_of_the_studios_with_an_account__gives_the_role_and_no_link(
     by: str, admin: Client, owner: User, studio: Tenant, url: str
 ) -> None:
-    person = factories.UserFactory.create(username="mara", email="Mara@studio.example")
+    person = factories.UserFactory.create(username="mara", email="Mara@studio.example", made_for=studio)
     answer = add(admin, url, {"username": "mara", "email": "mara@Studio.example"}[by])
     assert answer.location == f"{url}/members"
     assert role_of(person, studio) == Role.PRODUCT_MANAGER
@@ -117,7 +117,7 @@ def test_add__an_address_without_an_account__makes_one_whose_link_is_shown_once(
     ("who", "said"),
     [
         ("", "This field is required."),
-        ("nobody", "Nobody has the user name “nobody”. To make an account, give an e-mail address."),
+        ("nobody", "“nobody” is nobody whom this studio can add by itself. Platform staff can add people"),
         ("a b@studio.example", "will not do as an e-mail address."),
         ("x@", "will not do as an e-mail address."),
         ("switched-off", "This account is switched off."),
@@ -127,8 +127,8 @@ def test_add__an_address_without_an_account__makes_one_whose_link_is_shown_once(
 def test_add__who_will_not_do__is_said_and_nobody_is_added(
     who: str, said: str, admin: Client, studio: Tenant, url: str
 ) -> None:
-    factories.UserFactory.create(username="switched-off", is_active=False)
-    factories.UserFactory.create_batch(2, email="shared@studio.example")
+    factories.UserFactory.create(username="switched-off", is_active=False, made_for=studio)
+    factories.UserFactory.create_batch(2, email="shared@studio.example", made_for=studio)
     people = User.objects.count()
     answer = add(admin, url, who)
     assert answer.status == 422
@@ -143,6 +143,49 @@ def test_add__a_member__leads_to_the_list(admin: Client, teammate: User, url: st
     assert Membership.objects.unscoped().get(user=teammate).role == Role.PRODUCT_MANAGER
 
 
+def test_add__somebody_who_is_not_the_studios__is_refused_as_if_they_were_nobody(
+    admin: Client, stranger: User, url: str
+) -> None:
+    # Else any studio's admin could learn who has an account, and draw people into a studio that they never asked for.
+    User.objects.filter(pk=stranger.pk).update(email="stranger@other.example")
+    factories.UserFactory.create(username="boss", email="boss@platform.example", is_staff=True)
+    factories.UserFactory.create(username="unattached", email="odd@")
+    factories.UserFactory.create(username="gone", is_active=False)
+    factories.UserFactory.create_batch(2, email="shared@other.example")
+
+    def refusal(who: str) -> str:
+        answer = add(admin, url, who)
+        assert answer.status == 422, who
+        return answer.text.replace(who, "WHO")
+
+    names = {refusal(who) for who in (stranger.username, "boss", "unattached", "gone", "no-such-person")}
+    addresses = {refusal(f"{who}.example") for who in ("stranger@other", "boss@platform", "shared@other")}
+    odd = {refusal(who) for who in ("odd@", "even@")}
+    assert len(names) == len(addresses) == len(odd) == 1
+    assert "“WHO” is nobody whom this studio can add by itself. Platform staff can add people" in names.pop()
+    assert "“WHO” is nobody whom this studio can add by itself. Platform staff can add people" in addresses.pop()
+    assert not Membership.objects.unscoped().filter(user__username="boss").exists()
+
+
+@pytest.mark.parametrize("who", ["stranger", "stranger@other.example"])
+def test_add__somebody_of_another_studio_by_platform_staff__gives_the_role(who: str, studio: Tenant, url: str) -> None:
+    person = factories.UserFactory.create(username="stranger", email="stranger@other.example")
+    factories.MembershipFactory.create(user=person)
+    staff = signed_in(factories.UserFactory.create(is_staff=True))
+    assert add(staff, url, who).location == f"{url}/members"
+    assert role_of(person, studio) == Role.PRODUCT_MANAGER
+    assert "Nobody has the user name “nobody”." in add(staff, url, "nobody").text
+
+
+def test_add__somebody_removed_before__gives_the_role_again(
+    admin: Client, studio: Tenant, teammate: User, url: str
+) -> None:
+    post(admin, f"{url}/members/{teammate.username}/remove")
+    assert role_of(teammate, studio) is None
+    assert add(admin, url, teammate.username).location == f"{url}/members"
+    assert role_of(teammate, studio) == Role.PRODUCT_MANAGER
+
+
 def test_account_of_another_studio__can_be_taken_by_platform_staff_alone(
     admin: Client, owner: User, studio: Tenant, url: str
 ) -> None:
@@ -151,8 +194,7 @@ def test_account_of_another_studio__can_be_taken_by_platform_staff_alone(
     person = member_add(tenant=other, who="x@studio.example", role=Role.VIEWER, actor=None).membership.user
     answer = add(admin, url, "x@studio.example")
     assert answer.status == 422
-    assert "Another studio made the account x@studio.example. Platform staff can add it here." in answer.text
-    with pytest.raises(RuleBroken, match="Another studio made"):
+    with pytest.raises(NobodyToAdd):
         member_set(tenant=studio, user=person, role=Role.VIEWER, actor=None)
     assert role_of(person, studio) is None
     staff = factories.UserFactory.create(is_staff=True)

@@ -10,7 +10,7 @@ from tenants import audit
 from tenants.access import NotAllowed, NotAMember, may, require, role_of
 from tenants.models import AuditEntry, Membership, Role, Tenant, User
 from tenants.rules import RuleBroken
-from tenants.services import LastAdmin, member_remove, member_set, tenant_create, tenant_end, tenant_update
+from tenants.services import LastAdmin, NobodyToAdd, member_remove, member_set, tenant_create, tenant_end, tenant_update
 from tenants.signals import tenant_changed
 from tests.factories import MembershipFactory, TenantFactory, UserFactory
 
@@ -118,7 +118,7 @@ def test_tenant_end__without_a_reason__is_refused(studio: Tenant) -> None:
 
 
 def test_member_set__new_then_other_role__keeps_one_membership_and_both_entries(studio: Tenant, owner: User) -> None:
-    person = UserFactory.create()
+    person = UserFactory.create(made_for=studio)
     member_set(tenant=studio, user=person, role=Role.VIEWER, actor=owner)
     member_set(tenant=studio, user=person, role=Role.PRODUCT_MANAGER, actor=owner)
     member_set(tenant=studio, user=person, role=Role.PRODUCT_MANAGER, actor=owner)
@@ -143,6 +143,38 @@ def test_member_changes__the_last_admin__stays(studio: Tenant, owner: User, team
     member_set(tenant=studio, user=teammate, role=Role.STUDIO_ADMIN, actor=owner)
     member_remove(tenant=studio, user=owner, actor=teammate)
     assert role_of(owner, studio) is None
+
+
+@pytest.mark.parametrize(
+    "who", ["nobody's", "another studio's", "a member elsewhere", "staff", "staff again", "gone on"]
+)
+def test_member_set__somebody_elses_account__only_platform_staff_add(who: str, studio: Tenant, owner: User) -> None:
+    other = TenantFactory.create()
+    staff = UserFactory.create(is_staff=True)
+    person = UserFactory.create(
+        is_staff=who in ("staff", "staff again"), made_for=other if who == "another studio's" else None
+    )
+    if who == "a member elsewhere":
+        MembershipFactory.create(tenant=other, user=person)
+    elif who in ("staff again", "gone on"):
+        member_set(tenant=studio, user=person, role=Role.VIEWER, actor=staff)
+        member_remove(tenant=studio, user=person, actor=owner)
+        if who == "gone on":
+            MembershipFactory.create(tenant=other, user=person)
+    for actor in (owner, None):
+        with pytest.raises(NobodyToAdd):
+            member_set(tenant=studio, user=person, role=Role.VIEWER, actor=actor)
+    assert member_set(tenant=studio, user=person, role=Role.VIEWER, actor=staff).membership.role == Role.VIEWER
+    assert member_set(tenant=studio, user=person, role=Role.PRODUCT_MANAGER, actor=owner).membership.user == person
+
+
+def test_member_set__a_member_of_before__comes_back_to_this_studio_only(studio: Tenant, owner: User) -> None:
+    person = UserFactory.create()
+    member_set(tenant=studio, user=person, role=Role.VIEWER, actor=UserFactory.create(is_staff=True))
+    member_remove(tenant=studio, user=person, actor=owner)
+    with pytest.raises(NobodyToAdd):
+        member_set(tenant=TenantFactory.create(), user=person, role=Role.VIEWER, actor=owner)
+    assert member_set(tenant=studio, user=person, role=Role.VIEWER, actor=owner).membership.user == person
 
 
 def test_member_remove__a_stranger__is_refused(studio: Tenant, owner: User, stranger: User) -> None:
@@ -264,7 +296,7 @@ def test_lock__value_changed_meanwhile__is_read_anew(studio: Tenant) -> None:
 def test_audit__every_write_of_the_tenants_app__is_in_one_transaction_with_its_entry(
     studio: Tenant, owner: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    person = UserFactory.create()
+    person = UserFactory.create(made_for=studio)
 
     def full(*_: Any, **__: Any) -> AuditEntry:
         raise ZeroDivisionError("the trail can't be written")
