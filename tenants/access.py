@@ -32,6 +32,10 @@ class NotAllowed(PermissionError):
     """A member whose role does not reach: a 403."""
 
 
+class PersonNeeded(NotAllowed):
+    """An automation token that asks for what only a person may do."""
+
+
 class NotAMember(NotAllowed):
     """Somebody to whom the studio does not exist: the same 404 as for one that does not."""
 

@@ -186,7 +186,10 @@ class Credential(TenantOwned):
 
 
 class Scope(models.TextChoices):
-    """What an automation token may do; each covers only itself. None of them makes tokens: people do that."""
+    """What an automation token may do; each covers only itself.
+
+    None of them makes tokens, studio admins or links to set a password: people do that.
+    """
 
     READ = "read", "Read everything in the studio"
     LOADS_RUN = "loads:run", "Start loads, and go back to a version's earlier table"
@@ -195,7 +198,7 @@ class Scope(models.TextChoices):
     MODELS_WRITE = "models:write", "Make and change models, their layouts and default answers"
     ROLLOUTS_WRITE = "rollouts:write", "Change weights, go back, begin phases, set testers' versions"
     CREDENTIALS_WRITE = "credentials:write", "Issue, change, rotate and revoke credentials"
-    MEMBERS_WRITE = "members:write", "Give people roles in the studio, and take them away"
+    MEMBERS_WRITE = "members:write", "Give people roles below studio admin, and take these away"
 
 
 class AutomationToken(TenantOwned):

@@ -42,7 +42,7 @@ class PasswordLink:
     path: str = field(repr=False)
 
 
-def member_add(*, tenant: Tenant, who: str, role: str, actor: User | None) -> Added:
+def member_add(*, tenant: Tenant, who: str, role: str, actor: User | None, is_by_token: bool = False) -> Added:
     """Give somebody a role in a studio, by user name or e-mail address; an address without an account gets one.
 
     The new account belongs to this studio: no other can add it, since nobody has shown that the address is theirs. It
@@ -51,6 +51,7 @@ def member_add(*, tenant: Tenant, who: str, role: str, actor: User | None) -> Ad
 
     Raises:
         RuleBroken: several have that address, they are a member already, or a value will not do.
+        PersonNeeded: an automation token asks for a studio admin.
         NobodyToAdd: whoever else it is, if anybody; for platform staff, that nobody has that name is a RuleBroken.
     """
     if role not in Role.values:
@@ -66,7 +67,7 @@ def member_add(*, tenant: Tenant, who: str, role: str, actor: User | None) -> Ad
             user = _make_account(tenant, who, actor)
         elif Membership.objects.for_tenant(tenant).filter(user=user).exists():
             raise RuleBroken(f"{user.get_username()} is a member already; change their role in the list.", field="who")
-        given = member_set(tenant=tenant, user=user, role=role, actor=actor)
+        given = member_set(tenant=tenant, user=user, role=role, actor=actor, is_by_token=is_by_token)
     return Added(given.membership, is_new, given.note)
 
 

@@ -14,7 +14,7 @@ from django.db.models.functions import Concat
 from django.utils import timezone
 
 from tenants import audit
-from tenants.access import is_platform_staff
+from tenants.access import PersonNeeded, is_platform_staff
 from tenants.models import AuditEntry, Credential, Membership, Role, Tenant, User
 from tenants.rules import RuleBroken, check_limit, check_reason, check_slug, check_text
 from tenants.signals import announce_after_commit
@@ -204,7 +204,7 @@ class RoleGiven:
 RELEASED = "A studio made this account and may know its password: that, its links and its sessions have ended."
 
 
-def member_set(*, tenant: Tenant, user: User, role: str, actor: User | None) -> RoleGiven:
+def member_set(*, tenant: Tenant, user: User, role: str, actor: User | None, is_by_token: bool = False) -> RoleGiven:
     """Give a person a role in a studio, or another role than they have.
 
     Whoever made an account may have its password. So one that another studio made loses it (`account_release`).
@@ -212,6 +212,7 @@ def member_set(*, tenant: Tenant, user: User, role: str, actor: User | None) -> 
     Raises:
         RuleBroken: no such role.
         NobodyToAdd: they are not the studio's own (`own_people`), and the actor is not platform staff.
+        PersonNeeded: an automation token asks, and this is about a studio admin.
         LastAdmin: the studio would have nobody left to administer it.
     """
     if role not in Role.values:
@@ -224,8 +225,10 @@ def member_set(*, tenant: Tenant, user: User, role: str, actor: User | None) -> 
         if membership is None:
             if not is_platform_staff(actor) and not own_people(tenant).filter(pk=user.pk).exists():
                 raise NobodyToAdd(user.get_username())
+            _check_token_may(role, is_by_token=is_by_token)
             membership = Membership.objects.create(tenant=tenant, user=user, role=role)
         elif membership.role != role:
+            _check_token_may(role, membership.role, is_by_token=is_by_token)
             _keep_an_admin(membership, leaving=membership.role == Role.STUDIO_ADMIN)
             membership.role = role
             membership.save(update_fields=["role"])
@@ -278,11 +281,12 @@ def account_release(*, user: User, actor: User | None) -> None:
         )
 
 
-def member_remove(*, tenant: Tenant, user: User, actor: User | None) -> None:
+def member_remove(*, tenant: Tenant, user: User, actor: User | None, is_by_token: bool = False) -> None:
     """Take a person's role in a studio away.
 
     Raises:
         RuleBroken: they have none there.
+        PersonNeeded: an automation token asks, and they are a studio admin.
         LastAdmin: the studio would have nobody left to administer it.
     """
     with transaction.atomic():
@@ -290,8 +294,9 @@ def member_remove(*, tenant: Tenant, user: User, actor: User | None) -> None:
         membership = Membership.objects.for_tenant(tenant).filter(user=user).first()
         if membership is None:
             raise RuleBroken(f"{user.get_username()} is no member of this studio.", field="user")
-        _keep_an_admin(membership, leaving=membership.role == Role.STUDIO_ADMIN)
         role = membership.role
+        _check_token_may(role, is_by_token=is_by_token)
+        _keep_an_admin(membership, leaving=role == Role.STUDIO_ADMIN)
         membership.delete()
         audit.record(
             tenant=tenant,
@@ -301,6 +306,12 @@ def member_remove(*, tenant: Tenant, user: User, actor: User | None) -> None:
             summary=f"Took {user.get_username()} out of the studio.",
             before={"role": role},
         )
+
+
+def _check_token_may(*roles: str, is_by_token: bool) -> None:
+    """Refuse what would let whoever holds a token get every right in the studio, or shut out those who have them."""
+    if is_by_token and Role.STUDIO_ADMIN in roles:
+        raise PersonNeeded("Only a person gives, changes or takes the role studio admin; sign in to the dashboard.")
 
 
 def _keep_an_admin(membership: Membership, *, leaving: bool) -> None:

@@ -108,7 +108,7 @@ class AutomationTokenList(StudioView):
         example={"name": "Airflow, nightly publish", "scopes": ["read", "loads:run", "versions:write"]},
         answer_example={**TOKEN, "last_used_at": None, "token": "rsa_" + "x" * 43},
     )
-    @idempotent(shows_secret=True)
+    @idempotent(shows_once="token")
     def post(self, request: Request) -> Response:
         """Make an automation token.
 

@@ -200,7 +200,7 @@ class CredentialList(StudioView):
         example={"name": "Android client, live", "allowed_models": ["offers"]},
         answer_example={**CREDENTIAL, "generation": 1, "previous_until": None, "client_secret": SECRET},
     )
-    @idempotent(shows_secret=True)
+    @idempotent(shows_once="client_secret")
     def post(self, request: Request) -> Response:
         """Issue a credential with a secret.
 
@@ -283,7 +283,7 @@ class CredentialRotation(StudioView):
         example={"previous_until": "2026-11-08T00:00:00Z"},
         answer_example={**CREDENTIAL, "client_secret": SECRET},
     )
-    @idempotent(shows_secret=True)
+    @idempotent(shows_once="client_secret")
     def post(self, request: Request, client_id: str) -> Response:
         """Give a credential a new secret; the old one works on until the hour you choose.
 

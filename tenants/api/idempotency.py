@@ -37,13 +37,13 @@ ABANDONED_AFTER = timedelta(minutes=10)
 _KEY = re.compile(r"[!-~]{1,200}")
 
 
-def idempotent(*, shows_secret: bool = False) -> Callable[[Handler], Handler]:
+def idempotent(*, shows_once: str = "") -> Callable[[Handler], Handler]:
     """Make a view's method heed `Idempotency-Key`; without the header nothing changes.
 
     Costs a write before and one within the change.
 
     Args:
-        shows_secret: the answer holds a secret; sent again, it is a 409 that says so.
+        shows_once: the answer's field for a secret. One with it is not kept; sent again, it is a 409 that says so.
     """
 
     def decorate(handler: Handler) -> Handler:
@@ -61,14 +61,14 @@ def idempotent(*, shows_secret: bool = False) -> Callable[[Handler], Handler]:
             try:
                 with transaction.atomic():
                     response = handler(view, request, *args, **kwargs)
-                    _finish(record, response, shows_secret=shows_secret)
+                    _finish(record, response, shows_secret=bool(shows_once and response.data[shows_once]))
             except BaseException:
                 _mine(record).delete()
                 raise
             return response
 
         # Read by the schema and by a test.
-        vars(once).update(is_idempotent=True, shows_secret=shows_secret)
+        vars(once).update(is_idempotent=True, shows_secret=bool(shows_once))
         return cast("Handler", once)
 
     return decorate

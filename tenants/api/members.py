@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from tenants.access import is_platform_staff
-from tenants.api.authentication import needs
+from tenants.api.authentication import ADMIN_IN_PERSON, needs
 from tenants.api.bodies import Answer, Body, Choice, Nothing, Query, Text, read_body, read_query
 from tenants.api.idempotency import idempotent
 from tenants.api.paging import PageQuery, page_of
@@ -56,7 +56,7 @@ class AddedMemberAnswer(ChangedMemberAnswer):
     """A new member, with the link that a new account needs: shown this once."""
 
     password_link = serializers.SerializerMethodField(
-        help_text="Where the person sets a password, once; null for somebody who had an account already."
+        help_text="Where the person sets a password, once; null for somebody who had an account already, and to tokens."
     )
 
     def get_password_link(self, membership: Membership) -> str | None:
@@ -131,22 +131,27 @@ class MemberList(StudioView):
             "password_link": LINK,
         },
     )
-    @idempotent(shows_secret=True)
+    @idempotent(shows_once="password_link")
     def post(self, request: Request) -> Response:
         """Add somebody, by user name or by e-mail address.
 
         An address without an account gets one, and the answer a link with which that person sets a password. Nobody is
         written to: hand the link over. Of people who have an account, a studio adds those by itself whose account it
         made or who were members before, and who belong to no other studio. Platform staff add anybody.
+
+        A token adds nobody as a studio admin, and gets no link: a person makes it in the dashboard, under Members.
         """
         given = read_body(request, NewMember)
-        added = member_add(tenant=self.tenant, actor=self.actor, **given)
+        is_by_token = self.caller.token is not None
+        added = member_add(tenant=self.tenant, actor=self.actor, is_by_token=is_by_token, **given)
         user = added.membership.user
-        link = None
-        if added.is_new_account:
+        link, note = None, added.note
+        if added.is_new_account and is_by_token:
+            note = "They need a link to set a password: a studio admin makes it in the dashboard, under Members."
+        elif added.is_new_account:
             made = password_link(tenant=self.tenant, user=user, actor=self.actor)
             link = request.build_absolute_uri(made.path)
-        answer = AddedMemberAnswer(added.membership, context={"link": link, "note": added.note})
+        answer = AddedMemberAnswer(added.membership, context={"link": link, "note": note})
         return created(answer, reverse("api-member", args=[user.get_username()]))
 
 
@@ -174,22 +179,30 @@ class MemberDetail(StudioView):
 
         The person is a member, or one whom the caller may add (see `members_add`); anybody else is
         a 404, the same whether they have an account or not. The studio keeps at least one studio admin.
+        A token gives nobody that role and changes nobody's who has it.
         """
         given = read_body(request, MemberRole)
         user = User.objects.filter(username=username, is_active=True).first()
         if user is None:
             raise _nobody(username) if is_platform_staff(self.actor) else not_found(str(NobodyToAdd(username)))
         try:
-            made = member_set(tenant=self.tenant, user=user, role=given["role"], actor=self.actor)
+            made = member_set(
+                tenant=self.tenant,
+                user=user,
+                role=given["role"],
+                actor=self.actor,
+                is_by_token=self.caller.token is not None,
+            )
         except NobodyToAdd as error:
             raise not_found(str(error)) from None
         return Response(ChangedMemberAnswer(made.membership, context={"note": made.note}).data)
 
     @operation("members_remove", need=needs(Scope.MEMBERS_WRITE), status=204)
     def delete(self, request: Request, username: str) -> Response:
-        """Take a person's role in the studio away."""
+        """Take a person's role in the studio away. A token takes none from a studio admin."""
         read_query(request, Query)
-        member_remove(tenant=self.tenant, user=_find(self, username).user, actor=self.actor)
+        user = _find(self, username).user
+        member_remove(tenant=self.tenant, user=user, actor=self.actor, is_by_token=self.caller.token is not None)
         return Response(status=204)
 
 
@@ -200,13 +213,13 @@ class MemberLink(StudioView):
 
     @operation(
         "members_make_password_link",
-        need=needs(Scope.MEMBERS_WRITE),
+        need=ADMIN_IN_PERSON,
         body=Nothing,
         answer=PasswordLinkAnswer,
         example={},
         answer_example={"username": "mara", "password_link": LINK},
     )
-    @idempotent(shows_secret=True)
+    @idempotent(shows_once="password_link")
     def post(self, request: Request, username: str) -> Response:
         """Make a link with which a member sets a password.
 

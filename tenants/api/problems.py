@@ -14,7 +14,7 @@ from django.http import Http404, UnreadablePostError
 from rest_framework import exceptions
 from rest_framework.response import Response
 
-from tenants.access import NotAllowed, NotAMember
+from tenants.access import NotAllowed, NotAMember, PersonNeeded
 from tenants.rules import RuleBroken
 
 log = logging.getLogger(__name__)
@@ -173,6 +173,8 @@ def _translate(error: Exception) -> Problem | None:  # noqa: C901, PLR0912 - one
             return Problem(INVALID, "The request does not fit; see “errors”.", errors=list(_flat(error.detail)))
         case NotAMember():
             return not_found(str(error))
+        case PersonNeeded():
+            return Problem(PERSON_REQUIRED, str(error))
         case NotAllowed():
             return Problem(NOT_ALLOWED, str(error))
         case Http404() | exceptions.NotFound():

@@ -7,10 +7,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import redis
 from django.test import Client
 from django.utils import timezone
 
 from models_registry.models import RecommendationModel
+from tenants.access import role_of
 from tenants.automation import automation_token_issue
 from tenants.credentials import credential_issue
 from tenants.models import AuditEntry, AutomationToken, Credential, Membership, Role, Tenant, User
@@ -23,7 +25,7 @@ from tests.factories import (
     TenantFactory,
     UserFactory,
 )
-from tests.integration.api_client import ApiClient
+from tests.integration.api_client import ApiClient, token_client
 from tests.integration.test_api_strangers import PUBLIC_KEY
 
 pytestmark = pytest.mark.django_db
@@ -205,7 +207,8 @@ def test_member__whoever_it_is__is_added_by_platform_staff(studio: Tenant, stran
     assert staff.put("members/left", {"role": "viewer"}).code == "not_found"
 
 
-def test_member__last_admin__stays(studio: Tenant, owner: User, api: ApiClient) -> None:
+def test_member__last_admin__stays(studio: Tenant, owner: User) -> None:
+    api = ApiClient(person=owner)
     demoted = api.put(f"members/{owner.username}", {"role": "viewer"})
     removed = api.delete(f"members/{owner.username}")
 
@@ -346,7 +349,8 @@ def test_studio__written__is_no_method(api: ApiClient) -> None:
 # --- Adding people ----------------------------------------------------------------------------------------------------
 
 
-def test_member__added_by_address__gets_an_account_and_a_link_once(studio: Tenant, api: ApiClient) -> None:
+def test_member__added_by_address__gets_an_account_and_a_link_once(studio: Tenant, owner: User) -> None:
+    api = ApiClient(person=owner)
     body = {"who": "Nora@Example.com", "role": "viewer"}
 
     answer = api.post("members", body, key="nora")
@@ -365,6 +369,46 @@ def test_member__added_by_address__gets_an_account_and_a_link_once(studio: Tenan
     assert api.post("members/nora@example.com/password-link", {}, key="again").code == "secret_shown"
     kept = AuditEntry.objects.for_tenant(studio).values_list("summary", "before", "after")
     assert link.path.split("/")[3] not in repr(list(kept))
+
+
+@pytest.mark.parametrize("role", Role.values)
+def test_member__added_by_a_token__is_no_studio_admin_and_gets_no_link(
+    role: Role, studio: Tenant, owner: User, valkey: redis.Redis
+) -> None:
+    api = token_client(studio, ["members:write"])
+    body = {"who": "nora@example.com", "role": role}
+
+    answer = api.post("members", body, key="nora")
+
+    if role == Role.STUDIO_ADMIN:
+        assert answer.code == "person_required"
+        assert not User.objects.filter(username="nora@example.com").exists()
+        return
+    assert (answer.status, answer.body["password_link"]) == (201, None)
+    assert "a studio admin makes it in the dashboard" in answer.body["note"]
+    assert api.post("members", body, key="nora").body == answer.body
+    assert api.post("members/nora@example.com/password-link").code == "person_required"
+    assert "set-password" not in repr(answer)
+    link = ApiClient(person=owner).post("members/nora@example.com/password-link").body["password_link"]
+    assert Client().get(urlsplit(link).path).status_code == 302
+
+
+def test_member__who_is_a_studio_admin__is_out_of_a_tokens_reach(
+    studio: Tenant, owner: User, teammate: User, valkey: redis.Redis
+) -> None:
+    api = token_client(studio, ["members:write"])
+    other = MembershipFactory.create(tenant=studio, role=Role.STUDIO_ADMIN).user
+
+    raised = api.put(f"members/{teammate.username}", {"role": "studio_admin"})
+    demoted = api.put(f"members/{other.username}", {"role": "viewer"})
+    removed = api.delete(f"members/{other.username}")
+
+    assert raised.code == demoted.code == removed.code == "person_required"
+    assert role_of(teammate, studio) == Role.PRODUCT_MANAGER
+    assert role_of(other, studio) == Role.STUDIO_ADMIN
+    assert api.put("members/nobody", {"role": "studio_admin"}).code == "not_found"
+    assert api.put(f"members/{teammate.username}", {"role": "viewer"}).status == 200
+    assert api.delete(f"members/{teammate.username}").status == 204
 
 
 def test_member__added_by_name__gets_no_link(studio: Tenant, owner: User) -> None:
