@@ -116,6 +116,7 @@ def _settings_page(
         "model": summary.model,
         "layout": newest,
         "next_layout": newest.revision + 1,
+        "is_refused": status == 422,
         **forms,
     }
     return render(request, "models_registry/model_settings.html", context, status=status)

@@ -54,8 +54,18 @@ window.addEventListener("pagehide", () => {
   }
 });
 
-// On a narrow screen the tabs scroll: the open one is in sight.
-document.querySelector(".tabs [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+// What was refused has the focus: the first field that is wrong, or else what is said of the form as a whole.
+const seen = (element) => element.checkVisibility?.() ?? true;
+const wrong = [...document.querySelectorAll('main [aria-invalid="true"]')].find(seen);
+(wrong ?? document.querySelector("main [data-problem]"))?.focus();
+
+// On a narrow screen the tabs scroll: the open one is in sight. Only they do: the page itself may be further down, at what
+// was refused.
+const tab = document.querySelector(".tabs [aria-current]");
+if (tab !== null) {
+  const [open, row] = [tab.getBoundingClientRect(), tab.parentElement.getBoundingClientRect()];
+  tab.parentElement.scrollLeft += open.left - row.left - (row.width - open.width) / 2;
+}
 
 // What only scripts make useful appears, what only their absence needs goes; also in what htmx brings later.
 const dress = () => {

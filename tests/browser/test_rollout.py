@@ -9,7 +9,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.served import await_share
 from tests.browser.site import Studio
-from tests.browser.tabs import Tabs, said, weight
+from tests.browser.tabs import NARROW, WIDE, Tabs, said, weight
 
 
 def test_weights__changed_and_saved__say_their_effect_are_served_and_can_be_gone_back_from(
@@ -106,3 +106,31 @@ def test_switch_off__from_the_page__gives_everybody_to_the_other(tabs: Tabs, off
 
     expect(said(page)).to_contain_text("90 % of players change version")
     await_share(offers, token, "b", 1)
+
+
+@pytest.mark.parametrize("width", [NARROW, WIDE])
+def test_weights__refused_for_a_caution__say_so_and_show_the_box_to_tick(
+    tabs: Tabs, studio: Studio, width: int
+) -> None:
+    studio.make_model(a=6000, b=3000, c=1000)
+    studio.write_rows("d.parquet", offer_id=4)
+    page = tabs.open(f"{studio.model_path}/new-version", studio.sessions["product_manager"], refusals=(422,))
+    page.get_by_label("Name").fill("d")
+    page.get_by_label("Which rows").fill(str(studio.folder / "d.parquet"))
+    page.get_by_label("Load it at once").uncheck()
+    page.get_by_role("button", name="Add the version").click()
+    expect(said(page)).to_contain_text("Made the version d.")
+
+    page.goto(studio.model_path)
+    page.set_viewport_size({"width": width, "height": 700})
+    weight(page, "c").fill("0")
+    weight(page, "d").fill("10")
+    expect(page.locator("#effect")).to_contain_text("d was never loaded")
+    page.get_by_role("button", name="Save weights").click()
+
+    expect(page.get_by_role("alert")).to_contain_text("Nothing was saved: something speaks against these weights.")
+    expect(page.get_by_label("Go on anyway")).to_be_focused()
+    expect(page.get_by_label("Go on anyway")).to_be_in_viewport()
+    page.get_by_label("Go on anyway").check()
+    page.get_by_role("button", name="Save weights").click()
+    expect(said(page)).to_contain_text("Saved as revision 3")
