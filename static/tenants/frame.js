@@ -35,6 +35,27 @@ document.addEventListener("click", (event) => {
   }
 });
 
+// A form is sent once: what the second press of a double tap would make again is ignored. Its button is not disabled, since
+// its name and value are sent. Whoever comes back to the page, or waits for an answer that never comes, may send it again.
+const PATIENCE_MS = 20_000;
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (event.defaultPrevented || form.method !== "post") {
+    return;
+  }
+  if (form.dataset.sent) {
+    event.preventDefault();
+    return;
+  }
+  form.dataset.sent = "true";
+  setTimeout(() => { delete form.dataset.sent; }, PATIENCE_MS);
+});
+window.addEventListener("pageshow", () => {
+  for (const form of document.querySelectorAll("form[data-sent]")) {
+    delete form.dataset.sent;
+  }
+});
+
 // Copying, where the browser lets a page do it (on HTTPS or localhost); elsewhere the text can be marked by hand.
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-copy]");

@@ -42,6 +42,24 @@ def test_new_version__loaded_with_its_progress__can_be_given_players(tabs: Tabs,
     await_offer(offers, token, 3)
 
 
+def test_load_now__pressed_twice__is_asked_for_once(tabs: Tabs, site: Site, studio: Studio) -> None:
+    studio.make_model(a=10_000)
+    page = tabs.open(f"{studio.model_path}/versions/a", studio.sessions["product_manager"])
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    with site.worker_paused():
+        page.get_by_role("button", name="Load now").dblclick()
+        expect(page.locator("#progress")).to_contain_text("Waiting for a worker")
+    assert len(sent) == 1
+    expect(page.get_by_role("main")).to_contain_text("Its table is served: 1,000 rows")
+
+    # The next one, from the same page shown again by the browser, is not ignored.
+    page.go_back()
+    page.get_by_role("button", name="Load now").click()
+    expect(page.get_by_role("main")).to_contain_text("Its table is served: 1,000 rows")
+    assert len(sent) == 2
+
+
 def test_rejected_load__explains_itself_and_changes_nothing(tabs: Tabs, studio: Studio) -> None:
     studio.make_model(a=10_000)
     token = studio.token()
