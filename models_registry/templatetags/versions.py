@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from django import template
 
 from models_registry.models import BASIS_POINTS
+from models_registry.rollouts.allocation import Flow
 from models_registry.selectors import VERSION_COLOURS, ModelState, name_of
 from tenants.templatetags.words import percent
 
@@ -70,6 +71,12 @@ def layer_colour(key: str) -> str:
 def version_name(code: int, names: Mapping[int, str]) -> str:
     """Give a version's name, also of one that is gone."""
     return name_of(code, names)
+
+
+@register.filter
+def together(flows: Iterable[Flow]) -> int:
+    """Give the basis points of all units that these flows move."""
+    return sum(flow.bp for flow in flows)
 
 
 @register.filter

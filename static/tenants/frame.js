@@ -23,13 +23,22 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("htmx:afterSwap", (event) => {
   const dialog = document.getElementById("dialog");
   if (event.detail.target === dialog && !dialog.open) {
-    dialog.setAttribute("aria-label", dialog.querySelector("h1, h2")?.textContent ?? "Please confirm");
+    const heading = dialog.querySelector("h1, h2");
+    dialog.setAttribute("aria-label", heading?.textContent ?? "Please confirm");
     dialog.showModal();
+    // It is read from its beginning: the browser would go to its first field, below all that is to be known before.
+    heading?.setAttribute("tabindex", "-1");
+    heading?.focus();
+    dialog.scrollTop = 0;
   }
 });
+// A click beside it closes it: not one in its padding, which belongs to what is in it, nor one that began in a field.
+let pressed = null;
+document.addEventListener("pointerdown", (event) => { pressed = event.target; });
 document.addEventListener("click", (event) => {
   const dialog = event.target.closest("dialog");
-  if (dialog !== null && (event.target === dialog || event.target.closest("[data-cancel]"))) {
+  const isBeside = event.target === dialog && pressed === dialog;
+  if (dialog !== null && (isBeside || event.target.closest("[data-cancel]"))) {
     event.preventDefault();
     dialog.close();
   }

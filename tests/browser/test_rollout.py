@@ -134,3 +134,27 @@ def test_weights__refused_for_a_caution__say_so_and_show_the_box_to_tick(
     page.get_by_label("Go on anyway").check()
     page.get_by_role("button", name="Save weights").click()
     expect(said(page)).to_contain_text("Saved as revision 3")
+
+
+def test_new_phase__of_many_versions__is_read_from_its_beginning_and_keeps_what_is_typed(
+    tabs: Tabs, studio: Studio
+) -> None:
+    studio.make_model(**{f"v{number:02}": 800 for number in range(11)}, v11=1200)
+    page = tabs.open(studio.model_path, studio.sessions["product_manager"])
+    page.get_by_role("link", name="Start a new phase").click()
+    dialog = page.get_by_role("dialog")
+    heading = dialog.get_by_role("heading", name="Start a new phase?")
+    expect(heading).to_be_focused()
+    expect(heading).to_be_in_viewport()
+    expect(dialog.locator(".flow:visible")).to_have_count(6)
+    dialog.get_by_text("and 126 more, together").click()
+    expect(dialog.locator(".flow:visible")).to_have_count(132)
+
+    dialog.get_by_label("Why").fill("A new experiment")
+    dialog.evaluate("element => { element.scrollTop = 0; }")
+    box = dialog.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 8, box["y"] + 60)
+    expect(dialog.get_by_label("Why")).to_have_value("A new experiment")
+    page.mouse.click(box["x"] - 8, box["y"] + 60)
+    expect(dialog).to_have_count(0)
