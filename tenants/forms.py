@@ -49,3 +49,8 @@ class ReasonForm(DashboardForm):
     )
     # The revision that was on the screen: a change made meanwhile is not overwritten unseen.
     based_on = forms.IntegerField(widget=forms.HiddenInput, required=False)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # In the dialog it is on one page with the weights and their reason: labels must find their own field.
+        kwargs.setdefault("auto_id", "id_ask_%s")
+        super().__init__(*args, **kwargs)

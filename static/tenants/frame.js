@@ -97,6 +97,43 @@ if (tab !== null) {
   tab.parentElement.scrollLeft += open.left - row.left - (row.width - open.width) / 2;
 }
 
+// Where htmx gets no answer: a link is followed as without scripts, so that the server says on a page what is wrong; weights
+// say that their effect is not known; a button says that nothing happened. What asks by itself asks again.
+for (const failure of ["htmx:responseError", "htmx:sendError"]) {
+  document.addEventListener(failure, ({ detail: { elt } }) => {
+    if (elt.matches("a[href]")) {
+      location.href = elt.href;
+    } else if (elt.id === "effect") {
+      say(elt, "This can't be worked out just now; Save will show it before anything changes.");
+      document.getElementById("peek")?.replaceChildren();
+    } else if (elt.matches("button")) {
+      elt.parentElement.querySelector(":scope > .failed")?.remove();
+      const place = document.createElement("div");
+      place.className = "failed";
+      elt.after(place);
+      say(place, "That did not work just now. Nothing you typed is lost: try again.");
+    }
+  });
+}
+const say = (place, words) => {
+  const note = document.createElement("p");
+  note.className = "note bad";
+  note.setAttribute("role", "alert");
+  note.textContent = words;
+  place.replaceChildren(note);
+};
+// While the effect of weights is asked for, what stands there is of other ones.
+document.addEventListener("htmx:beforeRequest", ({ detail: { elt } }) => {
+  if (elt.id === "effect") {
+    elt.setAttribute("aria-busy", "true");
+  }
+});
+document.addEventListener("htmx:afterRequest", ({ detail: { elt } }) => {
+  if (elt.id === "effect") {
+    elt.removeAttribute("aria-busy");
+  }
+});
+
 // What only scripts make useful appears, what only their absence needs goes; also in what htmx brings later.
 const dress = () => {
   for (const button of document.querySelectorAll("[data-copy]")) {

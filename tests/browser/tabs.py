@@ -13,8 +13,8 @@ from tests.browser.site import Site
 
 WIDE = 1280
 NARROW = 390
-# What the browser says of every answer of 400 and above; `_note_response` knows better which of them are meant.
-FAILED_TO_LOAD = "Failed to load resource"
+# What the browser and htmx say of every answer of 400 and above; `_note_response` knows better which of them are meant.
+FAILED_TO_LOAD = ("Failed to load resource", "Response Status Error Code")
 # A page that is left takes its requests with it.
 LEFT = "net::ERR_ABORTED"
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.browser.served import await_share
 from tests.browser.site import Studio
 from tests.browser.tabs import NARROW, WIDE, Tabs, said, weight
+
+UNKNOWN = "This can't be worked out just now; Save will show it before anything changes."
 
 
 def test_weights__changed_and_saved__say_their_effect_are_served_and_can_be_gone_back_from(
@@ -134,6 +136,45 @@ def test_weights__refused_for_a_caution__say_so_and_show_the_box_to_tick(
     page.get_by_label("Go on anyway").check()
     page.get_by_role("button", name="Save weights").click()
     expect(said(page)).to_contain_text("Saved as revision 3")
+
+
+def test_effect__of_a_server_that_fails__is_said_not_to_be_known(tabs: Tabs, offers: Studio) -> None:
+    page = tabs.open(offers.model_path, offers.sessions["product_manager"], refusals=(503, 422))
+    effect = page.locator("#effect")
+    waiting: list[Route] = []
+    page.route("**/effect", lambda route: waiting.append(route))
+    with page.expect_request("**/effect"):
+        weight(page, "b").fill("20")
+    expect(effect).to_have_attribute("aria-busy", "true")
+    while waiting:
+        waiting.pop().fulfill(status=503)
+    expect(effect).to_have_text(UNKNOWN)
+    expect(effect).not_to_have_attribute("aria-busy", "true")
+
+    # Save shows the effect first, and saves it when it was seen.
+    weight(page, "b").blur()
+    page.get_by_role("button", name="Save weights").click()
+    expect(effect).to_contain_text("10 % of players change version")
+    page.get_by_role("button", name="Save weights").click()
+    expect(said(page)).to_contain_text("Saved as revision 3")
+
+
+def test_switch_off__whose_dialog_does_not_come__opens_as_a_page(tabs: Tabs, offers: Studio) -> None:
+    page = tabs.open(offers.model_path, offers.sessions["product_manager"], refusals=(503,))
+
+    def fail_for_htmx(route: Route) -> None:
+        if route.request.headers.get("hx-request"):
+            route.fulfill(status=503)
+        else:
+            route.continue_()
+
+    page.route("**/switch-off**", fail_for_htmx)
+    page.get_by_role("link", name="Switch off a").click()
+
+    expect(page.get_by_role("heading", name="Switch off a?")).to_be_visible()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.get_by_role("button", name="Switch it off").click()
+    expect(said(page)).to_contain_text("90 % of players change version")
 
 
 def test_new_phase__of_many_versions__is_read_from_its_beginning_and_keeps_what_is_typed(
