@@ -11,16 +11,26 @@
     slider: row.querySelector("input[type=range]"),
     number: row.querySelector("input[type=number]"),
     fit: row.querySelector("[data-fit]"),
+    name: row.closest("tr").querySelector("th").textContent.trim(),
   }));
   const WHOLE = 10000; // basis points
 
-  const read = (row) => Math.round(Number(row.number.value.replace(",", ".")) * 100);
+  // What the server takes: a number from 0 to 100 with two places at most. NaN for anything else, so that no sum is told of it.
+  const NUMBER = /^(\d+\.?\d{0,2}|\.\d{1,2})$/;
+  const read = (row) => {
+    const typed = row.number.value.trim().replace(",", ".");
+    const bp = NUMBER.test(typed) ? Math.round(Number(typed) * 100) : NaN;
+    return bp <= WHOLE ? bp : NaN;
+  };
   const percent = (bp) => `${(bp / 100).toFixed(2).replace(/\.?0+$/, "")} %`;
   const write = (row, bp) => {
     row.number.value = (bp / 100).toFixed(2);
     row.slider.value = bp / 100;
   };
   const ask = () => form.dispatchEvent(new CustomEvent("weights"));
+
+  // What the others leave.
+  const fittingOf = (index, weights) => WHOLE - weights.reduce((a, b, other) => (other === index ? a : a + b), 0);
 
   const tell = () => {
     const weights = rows.map(read);
@@ -30,14 +40,17 @@
     output.textContent = Number.isNaN(total) ? "–" : `${percent(total)}${isWhole ? " ✓" : ""}`;
     output.className = `num strong ${isWhole ? "ok" : "bad"}`;
     let rest = "";
-    if (total < WHOLE) {
+    if (Number.isNaN(total)) {
+      const wrong = rows.filter((row, index) => Number.isNaN(weights[index])).map((row) => row.name);
+      rest = `${wrong.join(", ")}: type 0 to 100, in steps of 0.01`;
+    } else if (total < WHOLE) {
       rest = `${percent(WHOLE - total)} is left to give`;
     } else if (total > WHOLE) {
       rest = `${percent(total - WHOLE)} too much`;
     }
     sum.querySelector(".rest").textContent = isWhole ? "" : `· ${rest}`;
     rows.forEach((row, index) => {
-      const fitting = weights[index] + WHOLE - total;
+      const fitting = fittingOf(index, weights);
       row.fit.classList.toggle("idle", isWhole || !(fitting >= 0 && fitting <= WHOLE));
       row.fit.title = `Set to ${percent(fitting)}, so that the sum is 100 %`;
     });
@@ -77,8 +90,7 @@
       }
     });
     row.fit.addEventListener("click", () => {
-      const total = rows.map(read).reduce((a, b) => a + b, 0);
-      write(row, read(row) + WHOLE - total);
+      write(row, fittingOf(rows.indexOf(row), rows.map(read)));
       tell();
       ask();
     });

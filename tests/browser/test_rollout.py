@@ -138,6 +138,29 @@ def test_weights__refused_for_a_caution__say_so_and_show_the_box_to_tick(
     expect(said(page)).to_contain_text("Saved as revision 3")
 
 
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [("33.333", "A weight goes in steps of 0.01 %."), ("", "Type a number; 0 for no players.")],
+)
+def test_weight__that_will_not_do__has_no_green_sum_and_is_named(
+    tabs: Tabs, studio: Studio, typed: str, words: str
+) -> None:
+    studio.make_model(a=0, b=3333, c=6667)
+    page = tabs.open(studio.model_path, studio.sessions["product_manager"], refusals=(422,))
+    expect(page.locator("#sum")).to_contain_text("100 % ✓")
+
+    weight(page, "a").fill(typed)
+    weight(page, "c").fill("33.34")
+    expect(page.locator("#effect")).to_contain_text(f"a: {words}")
+    expect(page.locator("#sum")).not_to_contain_text("✓")
+    expect(page.locator("#sum")).to_contain_text("a: type 0 to 100, in steps of 0.01")
+
+    # What the others leave is still offered.
+    page.locator("tr").filter(has=weight(page, "a")).get_by_role("button", name="Fit").click()
+    expect(weight(page, "a")).to_have_value("33.33")
+    expect(page.locator("#sum")).to_contain_text("100 % ✓")
+
+
 def test_effect__of_a_server_that_fails__is_said_not_to_be_known(tabs: Tabs, offers: Studio) -> None:
     page = tabs.open(offers.model_path, offers.sessions["product_manager"], refusals=(503, 422))
     effect = page.locator("#effect")

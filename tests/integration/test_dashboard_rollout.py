@@ -169,7 +169,7 @@ def test_effect__while_typing__is_a_fragment_with_the_same_words(client: Client,
         (weights(50, 30, 10), "The weights sum to 90 %, and must sum to 100 %: 10 % is left to give."),
         (weights(70, 30, "10.5"), "The weights sum to 110.5 %, and must sum to 100 %: that is 10.5 % too much."),
         (weights(60, 30, 10), "These are the weights there are now: nobody changes version."),
-        (weights("sixty", 30, 10), "A weight above is no number from 0 to 100."),
+        (weights("sixty", 30, 10), "2026-11-a: Type a number, such as 33.33."),
     ],
 )
 def test_effect__nothing_to_save__says_why(client: Client, offers: Offers, typed: dict[str, Any], words: str) -> None:
