@@ -73,8 +73,12 @@ document.addEventListener("click", async (event) => {
   }
   await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
   const words = (button.dataset.words ??= button.innerHTML);
-  button.textContent = "Copied";
-  setTimeout(() => { button.innerHTML = words; }, 2000);
+  const told = document.getElementById("told");
+  button.textContent = told.textContent = "Copied";
+  setTimeout(() => {
+    button.innerHTML = words;
+    told.textContent = "";
+  }, 2000);
 });
 
 // What is shown once is not brought again by the browser's “back”.
