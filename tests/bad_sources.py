@@ -259,6 +259,12 @@ BAD_COLUMNS = [
         REJECTED,
         "Column offer_id is missing",
     ),
+    Source(
+        "no column that is wanted",
+        table({"player": PLAYERS, "offer": list(range(ROWS))}),
+        REJECTED,
+        "Column player_id is missing; a key wants",
+    ),
     Source("nothing but a key", table({"player_id": PLAYERS}), REJECTED, "column items is missing"),
     *(
         Source(f"{name} for a number", table(every("offer_id", value)), REJECTED, f"offer_id is {name}, {WANTS_UINT}")

@@ -276,6 +276,8 @@ class Run:
                 check, usable = check_columns(extract.schema, expected)
                 self._note_columns(extract, expected)
                 self._found(check)
+                if not usable:  # no row can be read, so there is nothing more to find
+                    raise Rejected(self._problem())
                 self._split_if_large(extract, expected)
                 staging = stack.enter_context(
                     Staging(
