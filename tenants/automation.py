@@ -18,7 +18,7 @@ from serving.formats.encoding import base64url_encode
 from tenants import audit
 from tenants.credentials import NotAuthenticated
 from tenants.models import AutomationToken, Scope, Tenant, User, new_public_id
-from tenants.rules import RuleBroken, check_reason, check_text
+from tenants.rules import AlreadyMade, RuleBroken, check_reason, check_text
 from tenants.services import lock_tenant
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ def automation_token_issue(
     scopes: Collection[str],
     actor: User | None,
     expires_at: datetime | None = None,
+    public_id: str | None = None,
 ) -> IssuedToken:
     """Make a token of 256 random bits that may do in this studio what its scopes say.
 
@@ -55,14 +56,16 @@ def automation_token_issue(
         scopes: one or more of `Scope`.
         actor: who makes it.
         expires_at: when it stops working by itself; None for never.
+        public_id: what follows `at_` in its id; a new one without.
 
     Raises:
         RuleBroken: a value will not do, or the studio has ended.
+        AlreadyMade: there is one with this `public_id`.
     """
     secret = TOKEN_PREFIX + base64url_encode(secrets.token_bytes(32))
     token = AutomationToken(
         tenant=tenant,
-        public_id=f"at_{new_public_id()}",
+        public_id=f"at_{public_id or new_public_id()}",
         name=check_text(name, field="name", what="The name", max_length=100),
         scopes=_check_scopes(scopes),
         token_hash=_hash(secret),
@@ -72,6 +75,8 @@ def automation_token_issue(
     )
     with transaction.atomic():
         lock_tenant(tenant)
+        if public_id and AutomationToken.objects.unscoped().filter(public_id=token.public_id).exists():
+            raise AlreadyMade(f"The automation token “{token.name}” was made already.")
         token.save(force_insert=True)
         after = {"scopes": token.scopes, "expires_at": expires_at.isoformat() if expires_at else None}
         _record(token, actor, "automation_token.issue", "Issued", after=after)

@@ -29,7 +29,7 @@ from serving.formats import tokens
 from serving.formats.encoding import base64url_encode
 from tenants import audit
 from tenants.models import Algorithm, Credential, CredentialKind, Tenant, User, new_public_id
-from tenants.rules import RuleBroken, check_limit, check_reason, check_text
+from tenants.rules import AlreadyMade, RuleBroken, check_limit, check_reason, check_text
 from tenants.services import apply_changes, lock_tenant
 from tenants.signals import announce_after_commit
 
@@ -85,11 +85,13 @@ def credential_issue(
     allowed_models: Collection[ServedModel] = (),
     requests_per_second: int | None = None,
     burst: int | None = None,
+    public_id: str | None = None,
 ) -> IssuedCredential:
     """Make a credential with a secret of 256 random bits. Without `allowed_models` it may ask for all of the studio's.
 
     Raises:
         RuleBroken: a value will not do, a model is another studio's, or the studio has ended.
+        AlreadyMade: there is one with this `public_id` (what follows `cr_` in its client id; a new one without).
     """
     secret = _new_secret()
     credential = Credential(
@@ -99,7 +101,7 @@ def credential_issue(
         secret_hash=_hash(secret),
         secret_hint=_hint(secret),
     )
-    _create(credential, name, actor, allowed_models, requests_per_second, burst)
+    _create(credential, name, actor, allowed_models, requests_per_second, burst, public_id)
     return IssuedCredential(credential, secret)
 
 
@@ -114,6 +116,7 @@ def credential_register_key(  # noqa: PLR0913 - what such a credential is
     allowed_models: Collection[ServedModel] = (),
     requests_per_second: int | None = None,
     burst: int | None = None,
+    public_id: str | None = None,
 ) -> Credential:
     """Register the public half of a key with which the studio's backend signs player tokens itself.
 
@@ -127,9 +130,11 @@ def credential_register_key(  # noqa: PLR0913 - what such a credential is
         allowed_models: what it is narrowed to; empty for all.
         requests_per_second: its limit.
         burst: how many requests may come at once.
+        public_id: see `credential_issue`.
 
     Raises:
         RuleBroken: the key is not of that kind, or another value will not do.
+        AlreadyMade: see `credential_issue`.
     """
     credential = Credential(
         tenant=tenant,
@@ -138,7 +143,7 @@ def credential_register_key(  # noqa: PLR0913 - what such a credential is
         public_key=_check_public_key(public_key, algorithm),
         issuer=check_text(issuer, field="issuer", what="The issuer", max_length=200),
     )
-    _create(credential, name, actor, allowed_models, requests_per_second, burst)
+    _create(credential, name, actor, allowed_models, requests_per_second, burst, public_id)
     return credential
 
 
@@ -231,6 +236,11 @@ def credential_revoke(*, credential: Credential, actor: User | None, reason: str
     return credential
 
 
+def client_id_of(public_id: str) -> str:
+    """Give the client id of the credential that is made with a `public_id`."""
+    return f"cr_{public_id}"
+
+
 def _create(
     credential: Credential,
     name: str,
@@ -238,9 +248,10 @@ def _create(
     allowed_models: Collection[ServedModel],
     requests_per_second: int | None,
     burst: int | None,
+    public_id: str | None,
 ) -> None:
     credential.name = check_text(name, field="name", what="The name", max_length=100)
-    credential.client_id = f"cr_{new_public_id()}"
+    credential.client_id = client_id_of(public_id or new_public_id())
     credential.created_by = actor
     if requests_per_second is not None:
         credential.requests_per_second = _check_rate(requests_per_second)
@@ -249,6 +260,8 @@ def _create(
     with transaction.atomic():
         lock_tenant(credential.tenant)
         _check_same_tenant(credential.tenant, allowed_models)
+        if public_id and Credential.objects.unscoped().filter(client_id=credential.client_id).exists():
+            raise AlreadyMade(f"The credential “{credential.name}” was made already.")
         credential.save(force_insert=True)
         credential.allowed_models.set([model.pk for model in allowed_models])
         after = {

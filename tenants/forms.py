@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from django import forms
+from django.core.signing import BadSignature, Signer
 
+from tenants.models import new_public_id
 from tenants.rules import RuleBroken
 
 
@@ -26,6 +28,23 @@ class DashboardForm(forms.Form):
         """
         field = (fields or {}).get(error.field, error.field)
         self.add_error(field if field in self.fields else None, str(error))
+
+
+_SIGNER = Signer(salt="tenants.forms.OnceForm")
+
+
+class OnceForm(DashboardForm):
+    """A form that carries the id of what it makes: sent twice (double tap, reload, back) it makes one, not two."""
+
+    once = forms.CharField(widget=forms.HiddenInput, required=False, initial=lambda: _SIGNER.sign(new_public_id()))
+
+    @property
+    def public_id(self) -> str | None:
+        """The random part of the id; None if the form came without one. Only when the form is valid."""
+        try:
+            return _SIGNER.unsign(self.cleaned_data["once"])
+        except BadSignature:
+            return None
 
 
 class NeededReasonForm(DashboardForm):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from django.contrib.auth.tokens import default_token_generator
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.db.models import Q
 from django.urls import reverse
 from django.utils.encoding import force_bytes
@@ -66,7 +66,10 @@ def member_add(*, tenant: Tenant, who: str, role: str, actor: User | None, is_by
         if user is None:
             user = _make_account(tenant, who, actor)
         elif Membership.objects.for_tenant(tenant).filter(user=user).exists():
-            raise RuleBroken(f"{user.get_username()} is a member already; change their role in the list.", field="who")
+            words = f"{user.get_username()} is a member already; change their role in the list."
+            if user.made_for_id == tenant.pk and not user.has_usable_password():
+                words += " “Link” there makes them a new link to set a password."
+            raise RuleBroken(words, field="who")
         given = member_set(tenant=tenant, user=user, role=role, actor=actor, is_by_token=is_by_token)
     return Added(given.membership, is_new, given.note)
 
@@ -113,7 +116,11 @@ def _make_account(tenant: Tenant, email: str, actor: User | None) -> User:
     _check_address(email)
     user = User(username=email.lower(), email=email.lower(), made_for=tenant)
     user.set_unusable_password()
-    user.save()
+    try:
+        with transaction.atomic():
+            user.save()
+    except IntegrityError:  # somebody made it for another studio since `_find` looked
+        raise NobodyToAdd(email) from None
     audit.record(
         tenant=tenant,
         actor=actor,

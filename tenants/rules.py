@@ -18,6 +18,10 @@ class RuleBroken(ValueError):
         self.field = field
 
 
+class AlreadyMade(RuleBroken):
+    """What a form asks for was made when that form was sent before; its secret is not given twice."""
+
+
 def check_slug(slug: str) -> str:
     """Give the slug; RuleBroken unless it is 1 to 50 letters, digits, hyphens and underscores."""
     try:

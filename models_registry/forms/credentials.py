@@ -10,7 +10,7 @@ from django import forms
 from django.utils import timezone
 
 from models_registry.models import RecommendationModel
-from tenants.forms import DashboardForm
+from tenants.forms import DashboardForm, OnceForm
 from tenants.models import Algorithm
 
 ALL, CHOSEN = "all", "chosen"
@@ -63,7 +63,18 @@ class CredentialForm(DashboardForm):
         return values
 
 
-class KeyForm(CredentialForm):
+class NewCredentialForm(CredentialForm, OnceForm):
+    """A credential that is to be made."""
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """See `CredentialForm`."""
+        values = super().values
+        del values["once"]
+        return {**values, "public_id": self.public_id}
+
+
+class KeyForm(NewCredentialForm):
     """The public half of a key with which the studio's backend signs tokens."""
 
     algorithm = forms.ChoiceField(

@@ -15,10 +15,11 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 
 from models_registry.credentials import CredentialSummary, credential_of, credentials_of
-from models_registry.forms.credentials import ALL, CHOSEN, CredentialForm, KeyForm, RotateForm
+from models_registry.forms.credentials import ALL, CHOSEN, CredentialForm, KeyForm, NewCredentialForm, RotateForm
 from models_registry.models import RecommendationModel
 from tenants.credentials import (
     IssuedCredential,
+    client_id_of,
     credential_issue,
     credential_register_key,
     credential_revoke,
@@ -28,7 +29,7 @@ from tenants.credentials import (
 from tenants.forms import NeededReasonForm
 from tenants.models import Role
 from tenants.pages.studio import StudioRequest, studio_page
-from tenants.rules import RuleBroken
+from tenants.rules import AlreadyMade, RuleBroken
 from tenants.trying import commands_to_try, example_model
 
 
@@ -51,10 +52,14 @@ def credentials(request: StudioRequest) -> HttpResponse:
 @studio_page(Role.STUDIO_ADMIN, ("GET", "POST"))
 def credential_new(request: StudioRequest) -> HttpResponse:
     """Ask for a name, models and limits; answer with the secret."""
-    form = CredentialForm(_models(request), request.POST if request.method == "POST" else None)
+    form = NewCredentialForm(_models(request), request.POST if request.method == "POST" else None)
     if form.is_valid():
         try:
             issued = credential_issue(tenant=request.studio.tenant, actor=request.user, **form.values)
+        except AlreadyMade:
+            return _to_what_was_made(
+                request, form, "Its secret was shown then; if you lack it, “Rotate” makes a new one."
+            )
         except RuleBroken as error:
             form.refuse(error)
         else:
@@ -70,6 +75,8 @@ def credential_key_new(request: StudioRequest) -> HttpResponse:
     if form.is_valid():
         try:
             credential = credential_register_key(tenant=request.studio.tenant, actor=request.user, **form.values)
+        except AlreadyMade:
+            return _to_what_was_made(request, form, "There is nothing more to do.")
         except RuleBroken as error:
             form.refuse(error)
         else:
@@ -77,6 +84,11 @@ def credential_key_new(request: StudioRequest) -> HttpResponse:
             return redirect("credential", request.studio.tenant.slug, credential.client_id)
     context = {"section": "credentials", "form": form}
     return render(request, "models_registry/credential_key_new.html", context, status=422 if form.errors else 200)
+
+
+def _to_what_was_made(request: StudioRequest, form: NewCredentialForm, words: str) -> HttpResponse:
+    messages.warning(request, f"This form was sent before, and made this credential. {words}")
+    return redirect("credential", request.studio.tenant.slug, client_id_of(form.public_id or ""))
 
 
 def _models(request: StudioRequest) -> list[RecommendationModel]:

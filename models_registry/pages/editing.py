@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
+from django.utils import timezone
 
 from models_registry.forms.layouts import LayoutEditor
 from models_registry.forms.models import DefaultForm, ModelForm, ModelSettingsForm, VersionForm
-from models_registry.models import RecommendationModel
+from models_registry.models import RecommendationModel, Version
 from models_registry.pages.model import model_page
 from models_registry.selectors import ModelSummary, model_summary
 from models_registry.services import (
@@ -28,6 +30,9 @@ from tenants.forms import DashboardForm
 from tenants.models import Role
 from tenants.pages.studio import StudioRequest, studio_page
 from tenants.rules import RuleBroken
+
+# A form that asks for what was made so shortly before was sent twice.
+SENT_TWICE = timedelta(minutes=10)
 
 # --- A new model ------------------------------------------------------------------------------------------------------
 
@@ -194,12 +199,19 @@ def version_new(request: StudioRequest, model: RecommendationModel) -> HttpRespo
                 actor=request.user,
             )
         except RuleBroken as error:
+            if made := _made_just_now(model, values):
+                messages.success(request, f"Made the version {made.name}.")
+                return redirect("version", model.tenant.slug, model.slug, made.name)
             form.refuse(error)
         else:
             said = f"Made the version {version.name}."
             if values["load_now"]:
-                load_request(version=version, actor=request.user)
-                said += " Its load is queued."
+                try:
+                    load_request(version=version, actor=request.user)
+                except RuleBroken as error:
+                    messages.error(request, f"It is not being loaded. {error}")
+                else:
+                    said += " Its load is queued."
             if summary.versions:
                 said += " It has no players yet: give it a weight."
             messages.success(request, said)
@@ -215,3 +227,10 @@ def version_new(request: StudioRequest, model: RecommendationModel) -> HttpRespo
         "layout": newest_layout(model),
     }
     return render(request, "models_registry/version_new.html", context, status=422 if form.errors else 200)
+
+
+def _made_just_now(model: RecommendationModel, values: dict[str, Any]) -> Version | None:
+    """Give the version that this form made when it was sent before (double tap, reload), if that is what happened."""
+    rows = Version.objects.for_tenant(model.tenant).filter(model=model, created_at__gt=timezone.now() - SENT_TWICE)
+    source = {"source__kind": values["source_kind"], "source__location": values["source_location"].strip()}
+    return rows.filter(name=values["name"], **source).first()

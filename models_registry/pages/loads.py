@@ -13,7 +13,7 @@ from django.urls import reverse
 
 from models_registry.forms.loads import AcceptForm, LoadFilter
 from models_registry.loads import loads_of, progress_of
-from models_registry.models import Load, LoadState, Table, Version
+from models_registry.models import RUNNING_STATES, Load, LoadState, Table, Version
 from models_registry.services import load_activate_anyway
 from models_registry.spreads import spread_of
 from tenants.models import Role
@@ -70,13 +70,15 @@ def loads(request: StudioRequest) -> HttpResponse:
 
 @load_page()
 def load(request: StudioRequest, load: Load) -> HttpResponse:
-    """Give a load: how far it is, or how it ended and what its checks found. Three queries on top of the gate's."""
+    """Give a load: how far it is, or how it ended and what its checks found. Four queries on top of the gate's."""
     table = Table.objects.for_tenant(request.studio.tenant).filter(load=load).first()
+    of_version = Load.objects.for_tenant(request.studio.tenant).filter(version=load.version)
     return render(
         request,
         "models_registry/load.html",
         {
             **_about(load),
+            "running": of_version.filter(state__in=RUNNING_STATES).defer("report").order_by("-fence").first(),
             "table": table,
             "is_served": table is not None and load.version.active_table_id == table.pk,
             "may_be_accepted": _may_be_accepted(load),

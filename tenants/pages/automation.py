@@ -17,15 +17,15 @@ from django.urls import reverse
 from django.utils import timezone
 
 from tenants.automation import automation_token_issue, automation_token_revoke
-from tenants.forms import DashboardForm, NeededReasonForm
+from tenants.forms import NeededReasonForm, OnceForm
 from tenants.models import AutomationToken, Role, Scope
 from tenants.pages.studio import StudioRequest, studio_page
-from tenants.rules import RuleBroken
+from tenants.rules import AlreadyMade, RuleBroken
 
 LIVES = {"90": "90 days", "365": "a year", "30": "30 days", "0": "until it is revoked"}
 
 
-class TokenForm(DashboardForm):
+class TokenForm(OnceForm):
     """What a new token is for, what it may do, and for how long."""
 
     name = forms.CharField(label="Name", max_length=100, help_text="What uses it, such as “Airflow, nightly publish”.")
@@ -95,7 +95,12 @@ def automation_token_new(request: StudioRequest) -> HttpResponse:
                 scopes=form.cleaned_data["scopes"],
                 expires_at=form.expires_at,
                 actor=request.user,
+                public_id=form.public_id,
             )
+        except AlreadyMade:
+            words = "This form was sent before, and made its token."
+            messages.warning(request, f"{words} If you lack what was shown then, revoke it and make another.")
+            return redirect("automation", request.studio.tenant.slug)
         except RuleBroken as error:
             form.refuse(error)
         else:

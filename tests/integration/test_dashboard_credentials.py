@@ -22,7 +22,7 @@ from tenants.automation import automation_token_authenticate
 from tenants.credentials import NotAuthenticated, credential_authenticate
 from tenants.models import Algorithm, AuditEntry, AutomationToken, Credential, CredentialKind, Tenant, User
 from tests import factories
-from tests.integration.dashboard_scene import Page, get, make_offers, post, signed_in
+from tests.integration.dashboard_scene import Page, field_value, get, make_offers, post, signed_in
 
 pytestmark = pytest.mark.django_db
 NEW = {"name": "Android client, live", "reach": "all", "requests_per_second": "100", "burst": "200"}
@@ -41,6 +41,10 @@ def url(studio: Tenant) -> str:
 def secret_of(answer: Page, prefix: str = "rsk_") -> str:
     (secret,) = set(re.findall(rf"{prefix}[A-Za-z0-9_-]{{43}}", html.unescape(answer.html)))
     return str(secret)
+
+
+def once(client: Client, url: str) -> str:
+    return field_value(get(client, url).html, "once")
 
 
 def own(studio: Tenant) -> Credential:
@@ -110,6 +114,34 @@ def test_issue__a_value_will_not_do__is_said_and_nothing_is_made(
     assert answer.status == 422
     assert said in answer.text
     assert not Credential.objects.for_tenant(studio).exists()
+
+
+def test_issue__the_same_form_twice__makes_one_and_leads_to_it(admin: Client, studio: Tenant, url: str) -> None:
+    form = {**NEW, "once": once(admin, f"{url}/new-credential")}
+    secret = secret_of(post(admin, f"{url}/new-credential", form))
+    again = post(admin, f"{url}/new-credential", form)
+    credential = own(studio)
+    assert again.location == f"{url}/credentials/{credential.client_id}"
+    assert "This form was sent before, and made this credential." in get(admin, again.location).text
+    assert credential_authenticate(credential.client_id, secret).credential == credential
+    # The next visit makes another one, and so does a key that nobody signed.
+    post(admin, f"{url}/new-credential", {**NEW, "once": once(admin, f"{url}/new-credential")})
+    post(admin, f"{url}/new-credential", {**NEW, "once": credential.client_id.removeprefix("cr_")})
+    assert Credential.objects.for_tenant(studio).count() == 3
+
+
+def test_issue__refused_first__makes_one_with_the_same_form(admin: Client, studio: Tenant, url: str) -> None:
+    refused = post(admin, f"{url}/new-credential", {**NEW, "name": ""} | {"once": once(admin, f"{url}/new-credential")})
+    assert refused.status == 422
+    assert secret_of(post(admin, f"{url}/new-credential", {**NEW, "once": field_value(refused.html, "once")}))
+    own(studio)
+
+
+def test_register_key__the_same_form_twice__makes_one(admin: Client, studio: Tenant, url: str) -> None:
+    form = {**NEW, "algorithm": "EdDSA", "public_key": pem(KEYS["EdDSA"]), "issuer": "https://auth.example"}
+    form["once"] = once(admin, f"{url}/new-key")
+    answers = {post(admin, f"{url}/new-key", form).location for _ in range(2)}
+    assert answers == {f"{url}/credentials/{own(studio).client_id}"}
 
 
 # --- Keys -------------------------------------------------------------------------------------------------------------
@@ -338,6 +370,15 @@ def test_automation_token__revoked__ends_and_is_listed_as_ended(admin: Client, s
         automation_token_authenticate(secret)
     assert "1 that ended" in get(admin, f"{url}/automation").text
     assert "It is revoked already." in get(admin, revoke).text
+
+
+def test_automation_token__the_same_form_twice__makes_one(admin: Client, studio: Tenant, url: str) -> None:
+    form = {"name": "Job", "scopes": ["read"], "days": "0", "once": once(admin, f"{url}/new-automation-token")}
+    secret = secret_of(post(admin, f"{url}/new-automation-token", form), "rsa_")
+    again = post(admin, f"{url}/new-automation-token", form)
+    assert again.location == f"{url}/automation"
+    assert "This form was sent before, and made its token." in get(admin, again.location).text
+    assert AutomationToken.objects.for_tenant(studio).get() == automation_token_authenticate(secret)
 
 
 def test_automation_token__without_a_scope__is_refused(admin: Client, studio: Tenant, url: str) -> None:

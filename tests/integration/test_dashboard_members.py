@@ -186,6 +186,21 @@ def test_add__somebody_removed_before__gives_the_role_again(
     assert role_of(teammate, studio) == Role.PRODUCT_MANAGER
 
 
+def test_add__the_same_form_twice__makes_one_account_and_says_so(
+    admin: Client, studio: Tenant, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(admin, url, "new@studio.example")
+    again = add(admin, url, "new@studio.example")
+    assert again.status == 422
+    assert "is a member already; change their role in the list. “Link” there makes them a new link" in again.text
+    # Another studio's came in between: looked for before the first was made.
+    monkeypatch.setattr("tenants.people._find", lambda tenant, who, actor: None)
+    at_once = add(admin, url, "new@studio.example")
+    assert at_once.status == 422
+    assert "“new@studio.example” is nobody whom this studio can add by itself." in at_once.text
+    assert User.objects.filter(username="new@studio.example").count() == 1
+
+
 def test_account_of_another_studio__can_be_taken_by_platform_staff_alone(
     admin: Client, owner: User, studio: Tenant, url: str
 ) -> None:

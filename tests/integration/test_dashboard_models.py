@@ -390,6 +390,19 @@ def test_new_version__second_one__has_no_players(teammate: User, studio: Tenant)
     assert not Load.objects.for_tenant(studio).filter(state=LoadState.QUEUED).exists()
 
 
+def test_new_version__the_same_form_twice__made_one_and_leads_to_it(teammate: User, studio: Tenant) -> None:
+    offers, client = make_offers(studio), signed_in(teammate)
+    form = NEW_VERSION | {"load_now": "on"}
+    answers = [post(client, f"{offers.url}/new-version", form) for _ in range(2)]
+    assert {answer.location for answer in answers} == {f"{offers.url}/versions/2026-12-a"}
+    assert Load.objects.for_tenant(studio).filter(state=LoadState.QUEUED).count() == 1
+    # Another source under that name is another version.
+    other = post(client, f"{offers.url}/new-version", form | {"source_location": "/srv/tables/others.parquet"})
+    assert "The model has a version “2026-12-a” already." in other.text
+    Version.objects.for_tenant(studio).update(created_at=timezone.now() - timedelta(hours=1))
+    assert post(client, f"{offers.url}/new-version", form).status == 422
+
+
 @pytest.mark.parametrize(
     ("change", "words", "field"),
     [

@@ -174,6 +174,31 @@ def test_load__a_limit_that_is_none__is_refused_next_to_its_field(
     assert Load.objects.unscoped().filter(version=offers.b).count() == before
 
 
+@pytest.mark.parametrize("state", [LoadState.QUEUED, LoadState.WRITING])
+def test_load__one_runs_or_waits__is_led_to_instead_of_asked_for_again(
+    state: LoadState, client: Client, offers: Offers, url: str
+) -> None:
+    loads = f"/studios/{offers.model.tenant.slug}/loads"
+    failed = factories.LoadFactory.create(version=offers.b, state=LoadState.FAILED, problem="The disk is full.")
+    assert f'action="{url}/load"' in get(client, f"{loads}/{failed.pk}").html
+    load = factories.LoadFactory.create(version=offers.b, state=state, heartbeat_at=timezone.now())
+    for page in (url, f"{loads}/{failed.pk}"):
+        html = get(client, page).html
+        assert f'action="{url}/load"' not in html
+        assert f'action="{url}/dry-run"' not in html
+        assert f'href="{url}/load"' not in html
+        assert f'href="{loads}/{load.pk}"' in html
+
+
+def test_load__a_dry_run_runs__a_load_can_be_asked_for_and_no_second_dry_run(
+    client: Client, offers: Offers, url: str
+) -> None:
+    factories.LoadFactory.create(version=offers.b, state=LoadState.QUEUED, is_dry_run=True)
+    html = get(client, url).html
+    assert f'action="{url}/load"' in html
+    assert f'action="{url}/dry-run"' not in html
+
+
 # --- Source -----------------------------------------------------------------------------------------------------------
 
 
