@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
+from django.contrib import messages
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
@@ -18,6 +20,7 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import resolve_url
 from django.urls import reverse
 from django.utils.cache import add_never_cache_headers
+from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_http_methods
 from django_htmx.http import HttpResponseClientRedirect
 from django_htmx.middleware import HtmxDetails
@@ -126,9 +129,23 @@ def _enter(user: User, slug: str, role: Role) -> Studio:
 
 
 def _to_sign_in(request: StudioRequest) -> HttpResponseBase:
-    """Send somebody to sign in, and then back to the page they were on (never to an address that only takes a POST)."""
+    """Send somebody to sign in, and then back to the page they were on (never to an address that only takes a POST).
+
+    Whoever sent a form is told that it came to nothing.
+    """
     if request.htmx:
         here = request.htmx.current_url_abs_path or reverse("home")
         return HttpResponseClientRedirect(redirect_to_login(here).url)
-    back = request.get_full_path() if request.method in ("GET", "HEAD") else resolve_url("home")
-    return redirect_to_login(back)
+    if request.method in ("GET", "HEAD"):
+        return redirect_to_login(request.get_full_path())
+    messages.warning(request, "You were signed out meanwhile, so nothing was saved. Sign in, then do it again.")
+    return redirect_to_login(_came_from(request) or resolve_url("home"))
+
+
+def _came_from(request: StudioRequest) -> str:
+    """Give the page of this site that a form was on; empty if the browser does not say."""
+    page = request.headers.get("Referer", "")
+    if not url_has_allowed_host_and_scheme(page, {request.get_host()}, require_https=request.is_secure()):
+        return ""
+    parts = urlsplit(page)
+    return urlunsplit(("", "", parts.path, parts.query, ""))

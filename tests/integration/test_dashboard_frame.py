@@ -193,6 +193,20 @@ def test_studio_page__not_signed_in__comes_back_after_signing_in(studio: Tenant)
     assert answer.location == f"/sign-in?next=/studios/{studio.slug}/models%3Fx%3D1"
 
 
+def test_form__session_ended_meanwhile__says_that_nothing_was_saved_and_leads_back(studio: Tenant) -> None:
+    client = Client()
+    url = f"/studios/{studio.slug}/models/offers"
+    answer = post(client, f"{url}/weights", Referer=f"http://testserver{url}/history?before=3#x")
+    assert answer.location == f"/sign-in?next={url}/history%3Fbefore%3D3"
+    assert "You were signed out meanwhile, so nothing was saved." in get(client, answer.location).text
+    assert "nothing was saved" not in get(client, answer.location).text
+
+
+@pytest.mark.parametrize("page", ["https://evil.example/studios/x", "//evil.example", "http://testserver.evil/x", ""])
+def test_form__session_ended_and_sent_from_nowhere_here__leads_to_the_first_page(page: str, studio: Tenant) -> None:
+    assert post(Client(), f"/studios/{studio.slug}/new-model", Referer=page).location == "/sign-in?next=/"
+
+
 def test_fragment__not_signed_in__sends_the_whole_page_to_sign_in(studio: Tenant) -> None:
     headers = {"HX-Request": "true", "HX-Current-URL": f"http://testserver/studios/{studio.slug}/models/offers"}
     response = Client().get(f"/studios/{studio.slug}/models/offers/live", headers=headers)
