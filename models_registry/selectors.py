@@ -79,14 +79,17 @@ class VersionState:
 
 
 class ModelState(Enum):
-    """How a model stands, in the words of its pill, from the worst to the best."""
+    """How a model stands, in the words of its pill, from the worst to the best.
+
+    Whether anybody is answered from it is not known here: that takes a lane.
+    """
 
     NO_VERSION = "No version yet"
     LOADING = "First load runs"
     NOT_LOADED = "Nothing loaded yet"
     PARTLY = "Partly loaded"
-    LATE = "Serving · data is late"
-    SERVING = "Serving"
+    LATE = "Loaded · data is late"
+    LOADED = "Loaded"
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ class ModelSummary:
             return ModelState.LOADING if is_loading else ModelState.NOT_LOADED
         if len(loaded) < len(self.served):
             return ModelState.PARTLY
-        return ModelState.LATE if any(state.is_late for state in loaded) else ModelState.SERVING
+        return ModelState.LATE if any(state.is_late for state in loaded) else ModelState.LOADED
 
     def version_state(self, code: int) -> VersionState | None:
         """Give the version with a code."""

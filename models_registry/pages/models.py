@@ -10,15 +10,25 @@ from django.shortcuts import render
 from django.urls import reverse
 
 from models_registry.selectors import ModelSummary, first_steps, models_of
+from models_registry.traffic import propagation
 from tenants.pages.studio import StudioRequest, studio_page
 from tenants.trying import commands_to_try, example_model
 
 
 @studio_page()
 def models(request: StudioRequest) -> HttpResponse:
-    """Give every model with its weights, the age of its data and its state. Six queries on top of the gate's."""
+    """Give every model with its weights, the age of its data and its state.
+
+    Six queries on top of the gate's, and one pipeline to Redis.
+    """
     summaries = models_of(request.studio.tenant)
-    context = {"section": "models", "summaries": summaries, **steps_context(request, summaries)}
+    lanes = propagation(request.studio.tenant) if any(summary.data_at for summary in summaries) else None
+    context = {
+        "section": "models",
+        "summaries": summaries,
+        "is_unanswered": lanes is not None and not lanes.processes,
+        **steps_context(request, summaries),
+    }
     return render(request, "models_registry/models.html", context)
 
 

@@ -23,7 +23,7 @@ _STATE_LOOKS = {
     ModelState.NOT_LOADED: "bad",
     ModelState.PARTLY: "bad",
     ModelState.LATE: "warn",
-    ModelState.SERVING: "ok",
+    ModelState.LOADED: "ok",
 }
 
 

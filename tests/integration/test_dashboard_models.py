@@ -8,6 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import redis
+from django.conf import settings
 from django.utils import timezone
 
 from models_registry.models import (
@@ -19,6 +21,7 @@ from models_registry.models import (
     SourceKind,
     Version,
 )
+from serving.reporting import processes_name
 from tenants.models import Role, Tenant, User
 from tests import factories
 from tests.integration.dashboard_scene import field_value, get, give_table, make_offers, post, signed_in
@@ -68,7 +71,7 @@ def test_models__each_says_key_weights_data_and_state(teammate: User, studio: Te
     assert "Offers in the shop · keyed by player_id" in answer.text
     assert "2026-11-a 60 % 2026-11-b 30 % 2026-11-c 10 %" in answer.text
     assert 'aria-label="2026-11-a 60 %, 2026-11-b 30 %, 2026-11-c 10 %"' in answer.html
-    assert "Serving · data is late" in answer.text
+    assert "Loaded · data is late" in answer.text
     assert "data from 2 days ago" in answer.text
 
 
@@ -89,6 +92,21 @@ def test_models__one_of_two_served_versions_without_a_table__is_partly_loaded(te
     offers = make_offers(studio)
     Version.objects.unscoped().filter(pk=offers.c.pk).update(active_table=None)
     assert "Partly loaded" in get(signed_in(teammate), f"/studios/{studio.slug}/models").text
+
+
+def test_models__no_lane_runs__says_so_and_nothing_is_called_serving(
+    teammate: User, studio: Tenant, valkey: redis.Redis
+) -> None:
+    make_offers(studio)
+    client, url = signed_in(teammate), f"/studios/{studio.slug}/models"
+    said = "No lane is running just now, so games get no answer."
+    text = get(client, url).text
+    assert said in text
+    assert "2026-11-c 10 % Loaded" in text
+    assert "Serving" not in get(client, f"{url}/offers").text
+    now_ms = int(timezone.now().timestamp() * 1000)
+    valkey.hset(processes_name(settings.REDIS_PREFIX), "lane-1", str(now_ms))
+    assert said not in get(client, url).text
 
 
 def test_models__of_another_studio__are_not_listed(teammate: User, studio: Tenant) -> None:

@@ -47,7 +47,7 @@ def keep_tables(version: Version) -> list[Table]:
 
 def test_version__loaded__says_what_it_serves(client: Client, url: str) -> None:
     text = get(client, url).text
-    assert "2026-11-b Serving" in text
+    assert "2026-11-b Loaded" in text
     assert "Data from 1 hour ago" in text
     assert "Rows 1,000" in text
     assert "Weight 30 % of players" in text
@@ -66,7 +66,7 @@ def test_version__without_weight__says_so(client: Client, studio: Tenant) -> Non
 def test_version__old_data__is_late(client: Client, offers: Offers, url: str) -> None:
     give_table(offers.b, at=timezone.now() - timedelta(hours=30))
     text = get(client, url).text
-    assert "Serving · data is late" in text
+    assert "Loaded · data is late" in text
     assert "1 day ago · late" in text
 
 
