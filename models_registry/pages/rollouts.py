@@ -143,6 +143,7 @@ def history(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
         "tab": "rollout",
         "summary": summary,
         "model": model,
+        "who": who(model),
         "lines": lines[:LINES_OF_HISTORY],
         "older": lines[LINES_OF_HISTORY - 1].revision.number if len(lines) > LINES_OF_HISTORY else None,
     }

@@ -378,6 +378,7 @@ def test_history__long__is_paged(client: Client, offers: Offers) -> None:
     assert "made the first version" in older.text
     everything = get(client, f"{offers.url}/history")
     assert everything.text.count("“step-") == 12
+    assert "revision 13, 0.01 % of players moved" in everything.text
     assert get(client, f"{offers.url}/history?before=1").status == 200
     assert get(client, f"{offers.url}/history?before=x").text == everything.text
 
