@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from typing import Any, NamedTuple
 
 from django.db.models import Q
 from django.urls import NoReverseMatch, reverse
+from django.utils import timezone
 
 from models_registry.models import Version
 from tenants.models import AuditEntry, Role, Scope, Tenant
@@ -62,8 +63,8 @@ class TrailFilter:
         who: a part of the actor's name.
         kind: one of `KINDS`.
         about: a part of the subject.
-        since: the first day, in UTC.
-        until: the last day, in UTC.
+        since: the first day, in the current time zone.
+        until: the last day, in the current time zone.
     """
 
     who: str = ""
@@ -83,10 +84,11 @@ class TrailFilter:
             rows = rows.filter(wanted)
         if self.about:
             rows = rows.filter(subject__icontains=self.about)
+        zone = timezone.get_current_timezone()
         if self.since:
-            rows = rows.filter(at__gte=datetime.combine(self.since, time.min, UTC))
+            rows = rows.filter(at__gte=datetime.combine(self.since, time.min, zone))
         if self.until:
-            rows = rows.filter(at__lt=datetime.combine(self.until, time.min, UTC) + timedelta(days=1))
+            rows = rows.filter(at__lt=datetime.combine(self.until + timedelta(days=1), time.min, zone))
         return rows
 
 

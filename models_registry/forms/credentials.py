@@ -125,13 +125,17 @@ class RotateForm(DashboardForm):
         help_text="Until then both work, so that every server can be given the new one in peace.",
     )
     until = forms.DateTimeField(
-        label="The hour, in UTC",
+        label="The hour",
         required=False,
         widget=forms.DateTimeInput({"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"),
         help_text="At most 30 days from now.",
     )
     # A page that is sent again by “reload” must not replace the secret that it has just made.
     generation = forms.IntegerField(widget=forms.HiddenInput)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["until"].label = f"The hour, by your clock ({timezone.get_current_timezone_name()})"
 
     def clean(self) -> dict[str, Any]:
         """Want the hour where it was to be chosen."""

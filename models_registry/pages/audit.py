@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from datetime import date
 from typing import Any
 
 from django import forms
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.http import HttpResponse, StreamingHttpResponse
 from django.shortcuts import render
 from django.utils.http import urlencode
@@ -18,6 +20,16 @@ from tenants.models import AuditEntry, Membership
 from tenants.pages.studio import StudioRequest, studio_page
 
 COLUMNS = ("at", "who", "action", "subject", "summary", "reason", "before", "after")
+
+
+def _day_field(label: str) -> forms.DateField:
+    # The first and the last days that there are have no instant in every time zone.
+    bounds = (
+        MinValueValidator(date(2000, 1, 1), "Say a day from the year 2000 on."),
+        MaxValueValidator(date(2999, 12, 31), "Say a day before the year 3000."),
+    )
+    widget = forms.DateInput({"type": "date"}, format="%Y-%m-%d")
+    return forms.DateField(label=label, required=False, widget=widget, validators=bounds)
 
 
 class TrailForm(DashboardForm):
@@ -32,8 +44,8 @@ class TrailForm(DashboardForm):
     about = forms.CharField(
         label="About", max_length=200, required=False, widget=forms.TextInput({"placeholder": "a model, a name, an id"})
     )
-    since = forms.DateField(label="From", required=False, widget=forms.DateInput({"type": "date"}, format="%Y-%m-%d"))
-    until = forms.DateField(label="Until", required=False, widget=forms.DateInput({"type": "date"}, format="%Y-%m-%d"))
+    since = _day_field("From")
+    until = _day_field("Until")
 
     @property
     def wanted(self) -> TrailFilter:

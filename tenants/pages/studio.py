@@ -19,6 +19,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import resolve_url
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.cache import add_never_cache_headers
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_http_methods
@@ -27,6 +28,7 @@ from django_htmx.middleware import HtmxDetails
 
 from tenants.access import NotAllowed, NotAMember, is_platform_staff, reaches, require
 from tenants.models import Role, Tenant, User
+from tenants.pages.local_time import zone_of
 
 # Django calls views with what the address holds, so there is nothing to check about the rest of their arguments.
 View = Callable[..., HttpResponse]
@@ -90,6 +92,7 @@ def studio_page(role: Role = Role.VIEWER, methods: tuple[str, ...] = ("GET",)) -
 
     Somebody who is not signed in is sent to sign in and back; a stranger gets the 404 of a studio that does not exist;
     a member whose role does not reach gets a 403 that says which role it takes. Answers are never cached.
+    Times are shown, and read from forms, by the browser's clock (`zone_of`).
 
     Cost: the session, the person, the studio, and for members their role: four queries.
 
@@ -107,7 +110,8 @@ def studio_page(role: Role = Role.VIEWER, methods: tuple[str, ...] = ("GET",)) -
             if not isinstance(person, User):
                 return _to_sign_in(request)
             request.studio = _enter(person, studio, role)
-            response = view(request, **kwargs)
+            with timezone.override(zone_of(request)):
+                response = view(request, **kwargs)
             add_never_cache_headers(response)
             return response
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from django import template
 from django.urls import NoReverseMatch, reverse
+from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
@@ -32,27 +33,38 @@ MENU: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
 @register.simple_tag
 def when(moment: datetime | None, nothing: str = "never") -> SafeString | str:
     """Give how long ago something was, with the exact instant for whoever points at it."""
+    return nothing if moment is None else _time(moment, age(moment))
+
+
+@register.simple_tag
+def dated(moment: datetime | None, nothing: str = "never") -> SafeString | str:
+    """Give what `when` does and from a day on the date as well, which a phone cannot show otherwise."""
     if moment is None:
         return nothing
-    utc = moment.astimezone(UTC)
-    return format_html(
-        '<time datetime="{}" title="{}">{}</time>',
-        utc.isoformat(timespec="seconds"),
-        exact(utc),
-        age(moment),
-    )
+    now = timezone.now()
+    words = age(moment, now)
+    if abs(now - moment) >= timedelta(days=1):
+        local = timezone.localtime(moment)
+        year = "" if local.year == timezone.localtime(now).year else f"\xa0{local.year}"
+        words += f", {local:%-d\xa0%b}{year}"
+    return _time(moment, words)
+
+
+def _time(moment: datetime, words: str) -> SafeString:
+    utc = moment.astimezone(UTC).isoformat(timespec="seconds")
+    return format_html('<time datetime="{}" title="{}">{}</time>', utc, exact(moment), words)
 
 
 @register.filter
 def exact(moment: datetime) -> str:
-    """Give an instant to the second, in UTC: “12 Nov 2026, 14:02:07 UTC”."""
-    return f"{moment.astimezone(UTC):%-d %b %Y, %H:%M:%S} UTC"
+    """Give an instant to the second, by the clock of whoever looks: “12 Nov 2026, 14:02:07 Europe/Berlin”."""
+    return f"{timezone.localtime(moment):%-d %b %Y, %H:%M:%S} {timezone.get_current_timezone_name()}"
 
 
 @register.filter
 def day(moment: datetime) -> str:
-    """Give an instant's day in UTC: “12 Nov 2026”."""
-    return f"{moment.astimezone(UTC):%-d %b %Y}"
+    """Give an instant's day, by the clock of whoever looks: “12 Nov 2026”."""
+    return f"{timezone.localtime(moment):%-d %b %Y}"
 
 
 @register.filter

@@ -14,6 +14,8 @@ from django.utils.timesince import timesince
 register = template.Library()
 
 NOTHING = "–"
+# Longer than the 90 days that a token usually works for; months and weeks are cut down too far before.
+LONGEST_IN_DAYS = timedelta(days=100)
 
 
 @register.filter
@@ -25,6 +27,8 @@ def age(when: datetime | None, now: datetime | None = None) -> str:
     apart = abs(now - when)
     if apart < timedelta(minutes=1):
         words = f"{int(apart.total_seconds())} s"
+    elif timedelta(days=1) <= apart < LONGEST_IN_DAYS:
+        words = f"{apart.days} day{'s' if apart.days > 1 else ''}"
     else:
         words = timesince(now - apart, now, depth=1).replace("\xa0", " ")
     return f"{words} ago" if when <= now else f"in {words}"

@@ -116,6 +116,27 @@ def test_trail__narrowed__gives_what_fits_alone(studio: Tenant) -> None:
     assert summaries(studio, TrailFilter(who="mara", kind="weights", about="offers", since=day)) == []
 
 
+def test_trail__from_a_day_on__has_dates_and_days_by_the_clock_of_who_looks(
+    viewer: Client, studio: Tenant, url: str
+) -> None:
+    at = datetime(timezone.now().year - 1, 3, 4, 20, tzinfo=UTC)
+    factories.AuditEntryFactory.create(tenant=studio, summary="old-one", at=at)
+    now = timezone.now()
+    recent = now - timedelta(days=9)
+    factories.AuditEntryFactory.create(tenant=studio, summary="recent-one", at=recent)
+    year = "" if recent.year == now.year else f" {recent.year}"
+    text = get(viewer, url).text
+    assert f"9 days ago, {recent:%-d %b}{year}" in text
+    assert f"ago, 4 Mar {at.year}" in text
+    viewer.cookies["recsite_zone"] = "Asia/Kolkata"
+    answer = get(viewer, f"{url}?since={at:%Y}-03-05&until={at:%Y}-03-05")
+    assert "old-one" in answer.text
+    assert f"ago, 5 Mar {at.year}" in answer.text
+    assert "Days are by your clock (Asia/Kolkata)." in answer.text
+    assert f'title="5 Mar {at.year}, 01:30:00 Asia/Kolkata"' in answer.html
+    assert "Say a day before the year 3000." in get(viewer, f"{url}?until=9999-12-31").text
+
+
 def test_trail__narrowed_to_nothing__says_so_and_keeps_what_was_asked(viewer: Client, studio: Tenant, url: str) -> None:
     factories.AuditEntryFactory.create(tenant=studio)
     answer = get(viewer, f"{url}?who=nobody-at-all&kind=loads")

@@ -232,6 +232,18 @@ def test_rotate__both_secrets_work_until_the_chosen_hour(
     assert_kept_nowhere(admin, secret, [page, f"{page}/rotate", f"{url}/credentials"])
 
 
+def test_rotate__a_chosen_hour__is_by_the_clock_of_who_chooses(admin: Client, studio: Tenant, url: str) -> None:
+    credential = factories.CredentialFactory.create(tenant=studio)
+    rotate = f"{url}/credentials/{credential.client_id}/rotate"
+    admin.cookies["recsite_zone"] = "Asia/Kolkata"
+    assert "The hour, by your clock (Asia/Kolkata)" in get(admin, rotate).text
+    tomorrow = (timezone.now() + timedelta(days=1)).replace(hour=12, minute=0, second=0, microsecond=0)
+    until = f"{tomorrow:%Y-%m-%d}T17:30"
+    assert secret_of(post(admin, rotate, {"overlap": "chosen", "until": until, "generation": "1"}))
+    credential.refresh_from_db()
+    assert credential.previous_until == tomorrow
+
+
 def test_rotate__the_answer_reloaded__does_not_make_another_secret(admin: Client, studio: Tenant, url: str) -> None:
     credential = factories.CredentialFactory.create(tenant=studio)
     rotate = f"{url}/credentials/{credential.client_id}/rotate"

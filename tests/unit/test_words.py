@@ -18,7 +18,11 @@ NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
         (timedelta(hours=3, minutes=59), "3 hours ago"),
         (timedelta(days=2, hours=5), "2 days ago"),
         (timedelta(seconds=-30), "in 30 s"),
-        (timedelta(days=-7), "in 1 week"),
+        (timedelta(days=1), "1 day ago"),
+        (timedelta(days=9, hours=23), "9 days ago"),
+        (timedelta(days=-7), "in 7 days"),
+        (timedelta(days=-90, seconds=1), "in 89 days"),
+        (timedelta(days=130), "4 months ago"),
     ],
 )
 def test_age__an_instant__is_said_in_its_largest_unit(apart: timedelta, words: str) -> None:
