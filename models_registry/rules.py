@@ -78,6 +78,15 @@ def check_key_fields(key_fields: Sequence[str]) -> list[str]:
     return names
 
 
+def check_unit_field(unit_field: str, key_fields: Sequence[str]) -> str:
+    """Give the field that is bucketed: one of the key fields, or empty for the whole key."""
+    if unit_field and unit_field not in key_fields:
+        raise RuleBroken(
+            "The unit field must be one of the key fields, or empty for the whole key.", field="unit_field"
+        )
+    return unit_field
+
+
 def check_load_limit(field: str, value: float) -> float:
     """Give a limit of what a load may differ by; RuleBroken if it is none. `field` is a model's."""
     number = float(value)

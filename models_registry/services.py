@@ -37,6 +37,7 @@ from models_registry.rules import (
     check_layout,
     check_load_limit,
     check_source,
+    check_unit_field,
     check_version_name,
 )
 from serving.formats.tokens import is_unit
@@ -88,14 +89,10 @@ def model_create(  # noqa: PLR0913 - what a model is
         slug=check_slug(slug),
         name=check_text(name, field="name", what="The name", max_length=100),
         key_fields=check_key_fields(key_fields),
-        unit_field=unit_field,
+        unit_field=check_unit_field(unit_field, key_fields),
         default_answer=as_dict(default_answer),
         max_client_age_seconds=check_client_age(max_client_age_seconds),
     )
-    if unit_field and unit_field not in model.key_fields:
-        raise RuleBroken(
-            "The unit field must be one of the key fields, or empty for the whole key.", field="unit_field"
-        )
     fields = check_layout(layout)
     check_default(model.default_answer, [fields])
     with transaction.atomic():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from django import forms
 from django.core.signing import BadSignature, Signer
@@ -28,6 +28,17 @@ class DashboardForm(forms.Form):
         """
         field = (fields or {}).get(error.field, error.field)
         self.add_error(field if field in self.fields else None, str(error))
+
+
+_T = TypeVar("_T")
+
+
+def held_to(check: Callable[..., _T], *values: Any) -> _T:
+    """Give what a service's check gives; its refusal as a form's, so that all that is wrong is said at once."""
+    try:
+        return check(*values)
+    except RuleBroken as error:
+        raise forms.ValidationError(str(error)) from None
 
 
 _SIGNER = Signer(salt="tenants.forms.OnceForm")

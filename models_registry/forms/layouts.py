@@ -9,7 +9,9 @@ from typing import Any
 from django import forms
 from django.forms import BaseFormSet, formset_factory
 
+from models_registry.rules import check_layout
 from tenants.forms import DashboardForm
+from tenants.rules import RuleBroken
 
 MAX_FIELDS = 64
 PREFIX = "field"
@@ -109,7 +111,7 @@ class LayoutEditor:
     Attributes:
         rows: the forms of its fields.
         formset: for the template.
-        problem: what a service said of the layout as a whole.
+        problem: what is wrong with the layout as a whole.
     """
 
     def __init__(self, formset: BaseFormSet[LayoutFieldForm]) -> None:
@@ -157,8 +159,14 @@ class LayoutEditor:
         return list(self.formset.forms)
 
     def is_valid(self) -> bool:
-        """Tell whether every row can be read; whether they make a layout is for the service to say."""
-        return self.formset.is_valid() and bool(self.formset.forms)
+        """Tell whether every row can be read and they make a layout; `problem` says why they do not."""
+        if not self.formset.is_valid() or not self.formset.forms:
+            return False
+        try:
+            check_layout(self.fields)
+        except RuleBroken as error:
+            self.problem = str(error)
+        return not self.problem
 
     @property
     def fields(self) -> list[dict[str, Any]]:

@@ -9,7 +9,10 @@ from typing import Any
 from django import forms
 
 from models_registry.models import SourceKind
-from tenants.forms import DashboardForm
+from models_registry.rules import check_key_fields, check_source, check_unit_field, check_version_name
+from tenants.forms import DashboardForm, held_to
+from tenants.models import Tenant
+from tenants.rules import RuleBroken, check_slug
 from tenants.templatetags.words import plain_json
 
 _NAME_LOOKS = {"autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"}
@@ -99,6 +102,20 @@ class ModelForm(DashboardForm):
     max_client_age_seconds = _client_age_field()
     default_answer = _default_field()
 
+    def clean_slug(self) -> str:
+        """Hold it to the service's rule."""
+        return held_to(check_slug, self.cleaned_data["slug"])
+
+    def clean_key_fields(self) -> list[str]:
+        """Hold them to the service's rule."""
+        return held_to(check_key_fields, self.cleaned_data["key_fields"])
+
+    def clean_unit_field(self) -> str:
+        """Hold it to the service's rule; `key_fields` was cleaned before."""
+        unit_field: str = self.cleaned_data["unit_field"]
+        key_fields = self.cleaned_data.get("key_fields")
+        return unit_field if key_fields is None else held_to(check_unit_field, unit_field, key_fields)
+
 
 class ModelSettingsForm(DashboardForm):
     """What of a model can be changed."""
@@ -157,6 +174,21 @@ class SourceForm(DashboardForm):
         "project.dataset.table. BigQuery query: its SQL.",
     )
 
+    def __init__(self, tenant: Tenant, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._tenant = tenant
+
+    def clean(self) -> dict[str, Any]:
+        """Hold the source to what the studio may read."""
+        cleaned = super().clean() or self.cleaned_data
+        kind, location = cleaned.get("source_kind"), cleaned.get("source_location")
+        if kind and location:
+            try:
+                cleaned["source_location"] = check_source(self._tenant, kind, location)
+            except RuleBroken as error:
+                self.refuse(error)
+        return cleaned
+
 
 class VersionForm(SourceForm):
     """A new version and where its rows come from."""
@@ -170,3 +202,7 @@ class VersionForm(SourceForm):
         help_text="Answers carry it. Letters, digits, dots, hyphens and underscores.",
     )
     load_now = forms.BooleanField(label="Load it at once", required=False, initial=True)
+
+    def clean_name(self) -> str:
+        """Hold it to the service's rule."""
+        return held_to(check_version_name, self.cleaned_data["name"])

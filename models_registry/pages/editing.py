@@ -187,7 +187,7 @@ def _write(form: DashboardForm, write: Callable[[], object], said: str) -> str |
 def version_new(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
     """Ask for a new version and its source, make it, and have it loaded if that is wanted."""
     summary = model_summary(model)
-    form = VersionForm(request.POST) if request.method == "POST" else VersionForm()
+    form = VersionForm(model.tenant, request.POST if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():
         values = form.cleaned_data
         try:

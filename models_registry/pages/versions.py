@@ -132,11 +132,13 @@ def _load(
 @version_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
 def version_source(request: StudioRequest, version: Version) -> HttpResponse:
     """Ask where a version's rows come from, and change it."""
-    source = getattr(version, "source", None)
+    source, tenant = getattr(version, "source", None), version.model.tenant
     if request.method == "POST":
-        form = SourceForm(request.POST)
+        form = SourceForm(tenant, request.POST)
     else:
-        form = SourceForm(initial={"source_kind": source.kind, "source_location": source.location} if source else None)
+        form = SourceForm(
+            tenant, initial={"source_kind": source.kind, "source_location": source.location} if source else None
+        )
     if request.method == "POST" and form.is_valid():
         values = form.cleaned_data
         try:
@@ -148,7 +150,6 @@ def version_source(request: StudioRequest, version: Version) -> HttpResponse:
         else:
             messages.success(request, f"Saved. The next load of {version.name} reads there.")
             return redirect(*address(version))
-    tenant = version.model.tenant
     allowed = [*tenant.allowed_gs_prefixes, *tenant.allowed_local_roots, *tenant.allowed_datasets]
     return ask(request, "models_registry/version_source.html", version, form, {"allowed": allowed})
 

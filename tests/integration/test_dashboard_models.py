@@ -246,6 +246,24 @@ def test_new_model__that_will_not_do__says_why_and_keeps_what_was_typed(
     assert not RecommendationModel.objects.for_tenant(studio).exists()
 
 
+def test_new_model__several_mistakes__are_said_at_once(teammate: User, studio: Tenant) -> None:
+    wrong = {"slug": "of fers", "key_fields": "model", "unit_field": "", "field-1-step": "0.3"}
+    answer = post(signed_in(teammate), f"/studios/{studio.slug}/new-model", NEW_MODEL | wrong)
+    assert answer.status == 422
+    assert "“of fers” will not do as a short name" in answer.text
+    assert "“model” has another meaning in requests" in answer.text
+    assert "The layout will not do: field 'discount'" in answer.text
+
+
+def test_new_version__several_mistakes__are_said_at_once(teammate: User, studio: Tenant) -> None:
+    offers = make_offers(studio)
+    wrong = {"name": "2026 a", "source_location": "/etc/passwd"}
+    answer = post(signed_in(teammate), f"{offers.url}/new-version", NEW_VERSION | wrong)
+    assert answer.status == 422
+    assert "A version's name is 1 to 60 letters" in answer.text
+    assert "This studio may not read /etc/passwd." in answer.text
+
+
 def test_new_model__slug_taken__is_said_next_to_it(teammate: User, studio: Tenant) -> None:
     make_offers(studio)
     answer = post(signed_in(teammate), f"/studios/{studio.slug}/new-model", NEW_MODEL)
