@@ -11,8 +11,70 @@ from django.core.signing import BadSignature, Signer
 from tenants.models import new_public_id
 from tenants.rules import RuleBroken
 
+# Django's words for what is wrong, by field class and code, in those of whoever fills the form in.
+_WORDS: tuple[tuple[type[forms.Field], dict[str, str]], ...] = (
+    (forms.Field, {"required": "This is needed."}),
+    (
+        forms.CharField,
+        {
+            "max_length": "This has %(show_value)d characters; at most %(limit_value)d fit.",
+            "null_characters_not_allowed": "This holds a character that cannot be kept: type it anew.",
+        },
+    ),
+    (forms.IntegerField, {"invalid": "Write a whole number."}),
+    (
+        forms.DecimalField,
+        {
+            "invalid": "Write a number.",
+            "max_digits": "This number has too many digits.",
+            "max_decimal_places": "At most %(max)s digits may follow the point.",
+            "max_whole_digits": "This number is too large.",
+        },
+    ),
+    (forms.DateField, {"invalid": "Write a day, such as 2026-11-23."}),
+    (forms.DateTimeField, {"invalid": "Choose a day and a time."}),
+    (forms.ChoiceField, {"required": "Choose one.", "invalid_choice": "Choose one of those that are there."}),
+    (
+        forms.MultipleChoiceField,
+        {
+            "required": "Tick at least one.",
+            "invalid_choice": "Choose of those that are there.",
+            "invalid_list": "Choose of those that are there.",
+        },
+    ),
+)
 
-class DashboardForm(forms.Form):
+
+def _words_for(field: forms.Field) -> dict[str, str]:
+    words: dict[str, str] = {}
+    for kind, more in _WORDS:
+        if isinstance(field, kind):
+            words |= more
+    least, most = getattr(field, "min_value", None), getattr(field, "max_value", None)
+    if least is not None and most is not None:
+        words["min_value"] = words["max_value"] = f"Write a number from {least:,} to {most:,}."
+    elif least is not None:
+        words["min_value"] = f"Write a number of {least:,} or more."
+    return words
+
+
+class InPlainWords(forms.Form):
+    """A form that says what is wrong in words for people; a field's own words stay."""
+
+    def full_clean(self) -> None:
+        """See Django. Here, since fields may come and go until then."""
+        for field in self.fields.values():
+            of_django: dict[str, Any] = {}
+            for kind in reversed(type(field).__mro__):
+                if kind.__module__ == forms.Field.__module__:
+                    of_django |= kind.__dict__.get("default_error_messages", {})
+            for code, words in _words_for(field).items():
+                if field.error_messages.get(code) == of_django.get(code):
+                    field.error_messages[code] = words
+        super().full_clean()
+
+
+class DashboardForm(InPlainWords):
     """A form of the dashboard: drawn with `components/field.html`, and told by a service what will not do."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -249,7 +249,7 @@ BAD_FILES = [
 ]
 
 
-WANTS_UINT = "the layout wants uint 0 … 4095"
+WANTS_UINT = "the layout wants a whole number from 0 to 4,095"
 BAD_COLUMNS = [
     Source("a column is missing", table(usual(offer_id=None)), REJECTED, f"Column offer_id is missing; {WANTS_UINT}."),
     Source("the key is missing", table(usual(player_id=None)), REJECTED, "Column player_id is missing; a key wants"),
@@ -281,16 +281,16 @@ BAD_COLUMNS = [
             ("ARRAY<INT64>", [7]),
         )
     ),
-    Source("whole numbers for a text", table(every("segment", 1)), REJECTED, "segment is INT64, the layout wants enum"),
-    Source("a number for a list", table(every("items", 1)), REJECTED, "items is INT64, the layout wants list"),
-    Source("texts in a list", table(every("items", ["a"])), REJECTED, "items is ARRAY<STRING>, the layout wants list"),
+    Source("whole numbers for a text", table(every("segment", 1)), REJECTED, "segment is INT64, the layout wants one"),
+    Source("a number for a list", table(every("items", 1)), REJECTED, "items is INT64, the layout wants a list"),
+    Source("texts in a list", table(every("items", ["a"])), REJECTED, "items is ARRAY<STRING>, the layout wants a"),
     Source("lists in a list", table(every("items", [[1]])), REJECTED, "items is ARRAY<ARRAY<INT64>>"),
-    Source("texts for decimals", table(every("discount", "0.5")), REJECTED, "discount is STRING, the layout wants dec"),
+    Source("texts for decimals", table(every("discount", "0.5")), REJECTED, "discount is STRING, the layout wants a"),
     Source(
         "BIGNUMERIC for decimals",
         table(every("discount", Decimal("0.5"), pa.decimal256(50, 9))),
         REJECTED,
-        "discount is BIGNUMERIC, the layout wants decimal",
+        "discount is BIGNUMERIC, the layout wants a number",
     ),
     *(
         Source(f"{name} for a key", table(usual(player_id=values)), REJECTED, f"player_id is {name}, a key wants")

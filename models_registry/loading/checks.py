@@ -114,7 +114,7 @@ def check_columns(schema: pa.Schema, expected: Expected) -> tuple[Check, tuple[s
     for column in expected.columns:
         wants = [f"the layout wants {field_name(fields[column])}"] if column in fields else []
         if column in expected.key_fields:
-            wants.insert(0, "a key wants STRING or INT64")
+            wants.insert(0, "a key wants texts or whole numbers (STRING or INT64)")
         if column not in schema.names:
             if column in expected.key_fields or not fields[column].is_optional:
                 problems.append(f"column {column} is missing; {' and '.join(wants)}")

@@ -76,23 +76,24 @@ def type_name(kind: pa.DataType) -> str:
 
 
 def field_name(field: Field) -> str:
-    """Give what a field wants, such as “uint 0 … 100”."""
-    optional = "optional " if field.is_optional else ""
+    """Give what a field wants, in the words of the layout editor, such as “a whole number from 0 to 100”."""
     if isinstance(field.kind, String):
-        return f"{optional}string of at most {field.kind.max_bytes} bytes"
-    if isinstance(field.kind, List):
-        return f"{optional}list of at most {field.kind.max_items} × {_scalar_name(field.kind.item)}"
-    return optional + _scalar_name(field.kind)
+        words = f"a text of at most {field.kind.max_bytes:,} bytes"
+    elif isinstance(field.kind, List):
+        words = f"a list of at most {field.kind.max_items:,} items, each {_scalar_name(field.kind.item)}"
+    else:
+        words = _scalar_name(field.kind)
+    return f"{words}, or nothing" if field.is_optional else words
 
 
 def _scalar_name(scalar: Scalar) -> str:
     if isinstance(scalar, Uint):
-        return f"uint {scalar.min} … {scalar.max}"
+        return f"a whole number from {scalar.min:,} to {scalar.max:,}"
     if isinstance(scalar, Enum):
-        return f"enum of {len(scalar.values)} texts"
+        return f"one of {len(scalar.values)} texts"
     if isinstance(scalar, DecimalNumber):
-        return f"decimal {scalar.min} … {scalar.max} in steps of {scalar.step}"
-    return "bool"
+        return f"a number from {scalar.min:,} to {scalar.max:,} in steps of {scalar.step}"
+    return "yes or no"
 
 
 def shown(value: object) -> str:

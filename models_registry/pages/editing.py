@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from models_registry.forms.layouts import LayoutEditor
 from models_registry.forms.models import DefaultForm, ModelForm, ModelSettingsForm, VersionForm
+from models_registry.loading.columns import field_name
 from models_registry.models import RecommendationModel, Version
 from models_registry.pages.model import model_page
 from models_registry.selectors import ModelSummary, model_summary
@@ -26,6 +27,7 @@ from models_registry.services import (
     newest_layout,
     version_create,
 )
+from serving.formats.layouts import Layout
 from tenants.forms import DashboardForm
 from tenants.models import Role
 from tenants.pages.studio import StudioRequest, studio_page
@@ -122,6 +124,7 @@ def _settings_page(
         "layout": newest,
         "next_layout": newest.revision + 1,
         "is_refused": status == 422,
+        "fields": [(field.name, field_name(field)) for field in Layout.parse(newest.fields).fields],
         **forms,
     }
     return render(request, "models_registry/model_settings.html", context, status=status)

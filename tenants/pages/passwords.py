@@ -13,6 +13,7 @@ from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import reverse_lazy
 
+from tenants.forms import InPlainWords
 from tenants.models import User
 from tenants.people import link_holds, lock_account, record_password_change
 
@@ -26,7 +27,7 @@ def _reword(form: Form) -> None:
     again.label, again.help_text = "The same once more", ""
 
 
-class OwnPasswordForm(PasswordChangeForm):
+class OwnPasswordForm(InPlainWords, PasswordChangeForm):
     """Django's, in this project's words."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -41,7 +42,7 @@ class OwnPasswordForm(PasswordChangeForm):
     }
 
 
-class NewPasswordForm(SetPasswordForm):  # type: ignore[type-arg]  # generic in the stubs alone
+class NewPasswordForm(InPlainWords, SetPasswordForm):  # type: ignore[type-arg]  # generic in the stubs alone
     """Django's, in this project's words."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

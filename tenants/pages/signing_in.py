@@ -8,8 +8,10 @@ from django import forms
 from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.views import LoginView, LogoutView
 
+from tenants.forms import InPlainWords
 
-class SignInForm(AuthenticationForm):
+
+class SignInForm(InPlainWords, AuthenticationForm):
     """Django's, in this project's words."""
 
     username = forms.CharField(

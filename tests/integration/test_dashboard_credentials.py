@@ -98,11 +98,11 @@ def test_issue__all_models_chosen__leaves_ticks_below_out(admin: Client, studio:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"name": ""}, "This field is required."),
-        ({"burst": "0"}, "Ensure this value is greater than or equal to 1."),
-        ({"requests_per_second": "x"}, "Enter a whole number."),
+        ({"name": ""}, "This is needed."),
+        ({"burst": "0"}, "Write a number from 1 to 1,000,000."),
+        ({"requests_per_second": "x"}, "Write a whole number."),
         ({"reach": "chosen"}, "Tick at least one model, or choose all of them."),
-        ({"reach": "chosen", "allowed_models": ["foreign"]}, "Select a valid choice."),
+        ({"reach": "chosen", "allowed_models": ["foreign"]}, "Choose of those that are there."),
     ],
 )
 def test_issue__a_value_will_not_do__is_said_and_nothing_is_made(
@@ -178,7 +178,7 @@ def test_register_key__of_each_algorithm__says_what_its_tokens_look_like(
     [
         ({"public_key": "nonsense"}, "This is no public key in PEM form."),
         ({"public_key": pem(KEYS["RS256"])}, "The key does not fit the algorithm"),
-        ({"issuer": ""}, "This field is required."),
+        ({"issuer": ""}, "This is needed."),
         (
             {"public_key": KEYS["EdDSA"].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()},
             "This is a private key.",

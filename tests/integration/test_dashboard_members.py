@@ -116,7 +116,7 @@ def test_add__an_address_without_an_account__makes_one_whose_link_is_shown_once(
 @pytest.mark.parametrize(
     ("who", "said"),
     [
-        ("", "This field is required."),
+        ("", "This is needed."),
         ("nobody", "“nobody” is nobody whom this studio can add by itself. Platform staff can add people"),
         ("a b@studio.example", "will not do as an e-mail address."),
         ("x@", "will not do as an e-mail address."),

@@ -215,14 +215,17 @@ def test_new_model__several_key_fields__by_commas_or_spaces(teammate: User, stud
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"slug": ""}, "This field is required."),
+        ({"slug": ""}, "This is needed."),
         ({"slug": "of fers"}, "will not do as a short name"),
         ({"key_fields": "player-id", "unit_field": ""}, "“player-id” will not do as a key field"),
         ({"unit_field": "country"}, "The unit field must be one of the key fields"),
         ({"default_answer": "{offer"}, "This is not JSON (line 1, column 2)."),
         ({"default_answer": "[1]"}, "Write an object"),
         ({"default_answer": '{"offer_id": 5000}'}, "The default answer does not fit the layout: offer_id"),
-        ({"max_client_age_seconds": "0"}, "greater than or equal to 1"),
+        ({"slug": "a" * 51}, "This has 51 characters; at most 50 fit."),
+        ({"slug": "a\0b"}, "This holds a character that cannot be kept"),
+        ({"max_client_age_seconds": "86401"}, "Write a number from 1 to 86,400."),
+        ({"max_client_age_seconds": "0"}, "Write a number from 1 to 86,400."),
         ({"field-0-max": ""}, "Say the largest value."),
         ({"field-1-step": ""}, "Say the step."),
         ({"field-1-step": "0.3"}, "The layout will not do: field 'discount'"),
@@ -386,7 +389,8 @@ def test_settings__viewer__reads_them(studio: Tenant) -> None:
     offers = make_offers(studio)
     viewer = factories.MembershipFactory.create(tenant=studio, role=Role.VIEWER).user
     answer = get(signed_in(viewer), f"{offers.url}/settings")
-    assert '"offer_id"' in answer.text
+    assert "offer_id a whole number from 0 to 4,095" in answer.text
+    assert "uint" not in answer.text
     assert "60 s" in answer.text
 
 
@@ -445,8 +449,8 @@ def test_new_version__the_same_form_twice__made_one_and_leads_to_it(teammate: Us
         ({"name": "2026 a"}, "A version's name is 1 to 60 letters", "name"),
         ({"name": "2026-11-a"}, "The model has a version “2026-11-a” already.", "name"),
         ({"source_location": "/etc/*.parquet"}, "This studio may not read /etc/*.parquet.", "source_location"),
-        ({"source_kind": "floppy"}, "Select a valid choice.", "source_kind"),
-        ({"source_location": ""}, "This field is required.", "source_location"),
+        ({"source_kind": "floppy"}, "Choose one of those that are there.", "source_kind"),
+        ({"source_location": ""}, "This is needed.", "source_location"),
     ],
 )
 def test_new_version__that_will_not_do__is_refused_next_to_its_field(

@@ -63,10 +63,10 @@ def test_tester__added_again__gets_the_other_version(client: Client, offers: Off
 @pytest.mark.parametrize(
     ("change", "words", "field"),
     [
-        ({"unit": ""}, "This field is required.", "unit"),
+        ({"unit": ""}, "This is needed.", "unit"),
         ({"unit": "p\x01"}, "A unit is a text of 1 to 256 bytes without control characters.", "unit"),
         ({"unit": "ü" * 200}, "A unit is a text of 1 to 256 bytes without control characters.", "unit"),
-        ({"version": "no-such"}, "Select a valid choice.", "version"),
+        ({"version": "no-such"}, "Choose one of those that are there.", "version"),
     ],
 )
 def test_tester__that_will_not_do__is_refused_next_to_its_field(
@@ -217,9 +217,9 @@ def test_why__player_and_placement__version_is_known_without_the_placement(
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ("player_id=", "This field is required."),
+        ("player_id=", "This is needed."),
         ("player_id=p%01", "holds a character"),
-        ("player_id=" + "x" * 300, "at most 256 characters"),
+        ("player_id=" + "x" * 300, "at most 256 fit"),
         ("player_id=" + "%C3%BC" * 200, "too long"),
     ],
 )

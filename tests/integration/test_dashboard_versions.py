@@ -323,11 +323,11 @@ def test_schedule__only_when_somebody_asks__is_taken_away(client: Client, offers
         ({"crontab": "every day"}, "A crontab has five fields", "crontab"),
         ({"crontab": "99 5 * * *"}, "The crontab cannot be read", "crontab"),
         ({"crontab": "0 0 31 2 *"}, "The crontab cannot be read", "crontab"),
-        ({"timezone": "Mars/Olympus"}, "Select a valid choice", "timezone"),
+        ({"timezone": "Mars/Olympus"}, "Choose one of those that are there.", "timezone"),
         ({"kind": "interval"}, "The interval is a whole number of minutes", "every"),
-        ({"kind": "interval", "every": "0"}, "greater than or equal to 1", "every"),
+        ({"kind": "interval", "every": "0"}, "Write a number from 1 to 100,000.", "every"),
         ({"kind": "interval", "every": "100000", "unit": "1440"}, "The interval is a whole number", "every"),
-        ({"kind": "now and then"}, "Select a valid choice", "kind"),
+        ({"kind": "now and then"}, "Choose one of those that are there.", "kind"),
     ],
 )
 def test_schedule__that_will_not_do__is_refused_next_to_its_field(

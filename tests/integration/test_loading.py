@@ -230,30 +230,31 @@ def without(name: str) -> Callable[[], dict[str, Any]]:
     return lambda: {k: v for k, v in columns(range(3)).items() if k != name}
 
 
+WANTS_LIST = "the layout wants a list of at most 3 items, each a whole number from 0 to 999"
 REJECTIONS = {
     "a column is missing": (
         without("offer_id"),
-        {"columns": "column offer_id is missing; the layout wants uint 0 … 4095"},
+        {"columns": "column offer_id is missing; the layout wants a whole number from 0 to 4,095"},
     ),
     "the key is missing": (
         without("player_id"),
-        {"columns": "column player_id is missing; a key wants STRING or INT64"},
+        {"columns": "column player_id is missing; a key wants texts or whole numbers (STRING or INT64)"},
     ),
     "a timestamp for a number": (
         bad(offer_id=pa.array([1, 2, 3], pa.timestamp("us", "UTC"))),
-        {"columns": "column offer_id is TIMESTAMP, the layout wants uint 0 … 4095"},
+        {"columns": "column offer_id is TIMESTAMP, the layout wants a whole number from 0 to 4,095"},
     ),
     "a float for a key": (
         bad(player_id=[0.5, 1.5, 2.5]),
-        {"columns": "column player_id is FLOAT64, a key wants STRING or INT64"},
+        {"columns": "column player_id is FLOAT64, a key wants texts or whole numbers (STRING or INT64)"},
     ),
     "numbers for a list": (
         bad(items=[1, 2, 3]),
-        {"columns": "column items is INT64, the layout wants list of at most 3 × uint 0 … 999"},
+        {"columns": f"column items is INT64, {WANTS_LIST}"},
     ),
     "texts in a list of numbers": (
         bad(items=[["a"], [], []]),
-        {"columns": "column items is ARRAY<STRING>, the layout wants list of at most 3 × uint 0 … 999"},
+        {"columns": f"column items is ARRAY<STRING>, {WANTS_LIST}"},
     ),
     "a null": (
         bad(segment=["new", None, "new"]),
