@@ -213,6 +213,13 @@ class StudioAdmin(StaffAdmin):
                 context["notice"] = f"This studio ended {age(studio.ended_at)}. Serving refuses it; nothing changes."
         return super().render_change_form(request, context, *args, **kwargs)
 
+    def response_add(self, request: HttpRequest, obj: Any, post_url_continue: str | None = None) -> HttpResponse:
+        """Go on to the studio's own page, which leads from there; the form's other buttons do what they say."""
+        if request.POST.keys() & {"_continue", "_addanother"}:
+            return super().response_add(request, obj, post_url_continue)
+        self.message_user(request, f"Made the studio {obj.name}.", messages.SUCCESS)
+        return HttpResponseRedirect(reverse("models", args=[obj.slug]))
+
     @action(description="End studio", url_path="end", permissions=["act"], variant=ActionVariant.DANGER)
     def end(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Ask for the short name and a reason, then end the studio."""

@@ -62,13 +62,21 @@ NEW_STUDIO = {
 
 def test_new_studio__lists_one_a_line__by_the_service(signed_in: Client, staff: User) -> None:
     response = signed_in.post(reverse("admin:tenants_tenant_add"), NEW_STUDIO)
-    assert response.status_code == 302
+    assert response.headers["Location"] == "/studios/aurora/models"
     studio = Tenant.objects.get(slug="aurora")
+    first_page = signed_in.get("/studios/aurora/models").content.decode()
+    assert "Made the studio Aurora Games." in first_page
+    assert "From here to a first answer" in first_page
     assert studio.allowed_datasets == ["prod.recs", "prod.more"]
     assert studio.allowed_gs_prefixes == []
     assert (studio.requests_per_second, studio.burst) == (500, 900)
     assert actions(studio) == ["tenant.create", "tenant.update"]
     assert AuditEntry.objects.unscoped().filter(actor=staff).count() == 2
+
+
+def test_new_studio__save_and_add_another__stays_in_the_admin(signed_in: Client) -> None:
+    add = reverse("admin:tenants_tenant_add")
+    assert signed_in.post(add, {**NEW_STUDIO, "_addanother": "1"}).headers["Location"] == add
 
 
 @pytest.mark.parametrize(
