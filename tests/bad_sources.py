@@ -124,7 +124,7 @@ def _write_feather(folder: Path) -> None:
         writer.write(as_table(usual()))
 
 
-U64 = pa.uint64()
+U64, VIEW = pa.uint64(), pa.string_view()
 LOADS, REJECTED, FAILED = "active", "rejected", "failed"
 PLAYERS = columns(range(ROWS))["player_id"]
 NOT_PARQUET = "is not a Parquet file, or it is damaged, encrypted or cut short"
@@ -187,7 +187,10 @@ HARMLESS = [
     Source("texts as dictionaries", table(usual(segment=pa.array(usual()["segment"]).dictionary_encode())), LOADS, ""),
     Source("keys as dictionaries", table(usual(player_id=pa.array(PLAYERS).dictionary_encode())), LOADS, ""),
     Source("long texts", table(usual(player_id=pa.array(PLAYERS, pa.large_string()))), LOADS, ""),
-    Source("views of texts", table(usual(player_id=pa.array(PLAYERS, pa.string_view()))), LOADS, ""),
+    *(
+        Source(f"views of texts in {column}", table(usual(**{column: pa.array(usual()[column], VIEW)})), LOADS, "")
+        for column in ("player_id", "segment", "title")
+    ),
     Source("lists of long offsets", table(usual(items=pa.array([[1]] * ROWS, pa.large_list(pa.int64())))), LOADS, ""),
     Source("lists of one size", table(usual(items=pa.array([[1, 2]] * ROWS, pa.list_(pa.int64(), 2)))), LOADS, ""),
     Source("empty lists alone", table(usual(items=pa.array([[]] * ROWS, pa.list_(pa.null())))), LOADS, ""),
@@ -284,6 +287,12 @@ BAD_COLUMNS = [
     Source("whole numbers for a text", table(every("segment", 1)), REJECTED, "segment is INT64, the layout wants one"),
     Source("a number for a list", table(every("items", 1)), REJECTED, "items is INT64, the layout wants a list"),
     Source("texts in a list", table(every("items", ["a"])), REJECTED, "items is ARRAY<STRING>, the layout wants a"),
+    Source(
+        "views of lists",
+        table(every("items", [1], pa.list_view(pa.int64()))),
+        REJECTED,
+        "items is LIST_VIEW<ELEMENT: INT64>",
+    ),
     Source("lists in a list", table(every("items", [[1]])), REJECTED, "items is ARRAY<ARRAY<INT64>>"),
     Source("texts for decimals", table(every("discount", "0.5")), REJECTED, "discount is STRING, the layout wants a"),
     Source(

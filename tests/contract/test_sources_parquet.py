@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -79,6 +79,24 @@ def test_files__encoded_as_a_dictionary_here_and_plain_there__are_read_as_one(fo
     extract, batches = read(folder)
     assert extract.schema.field("player_id").type == pa.string()
     assert [batch.column("player_id").to_pylist() for batch in batches] == [["p1"], ["p2"]]
+
+
+@pytest.mark.parametrize("text", [pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+@pytest.mark.parametrize("lists", [pa.list_, pa.large_list, lambda text: pa.list_(text, 1)])
+def test_files__with_texts_laid_out_in_some_way_in_lists__are_read_as_plain_texts(
+    folder: Path, text: pa.DataType, lists: Callable[[pa.DataType], pa.DataType]
+) -> None:
+    values = [["a text longer than what a view holds itself"], None, ["b"]]
+    write(
+        folder,
+        "a.parquet",
+        player_id=pa.array(["p1", "p2", "p3"], pa.string_view()),
+        level=pa.array(values, lists(text)),
+    )
+    extract, batches = read(folder)
+    plain = pa.large_string() if text == pa.string_view() else pa.string()
+    assert extract.schema.types == [pa.large_string(), lists(plain)]
+    assert [batch.column("level").to_pylist() for batch in batches] == [values]
 
 
 def test_column__whose_name_begins_like_a_wanted_one__is_not_read_for_it(folder: Path) -> None:

@@ -194,8 +194,22 @@ def _type_name(kind: pa.DataType | None) -> str:
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """Give the type of a column's values: writers choose to encode them as a dictionary file by file."""
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+    """Give the type of a column's values: how writers choose to lay texts out, file by file, is no concern of a load.
+
+    Dictionaries become what is in them and views of texts, which not all of Arrow can work with, plain texts; in lists
+    too. Lists that are views stay what they are, and are refused with the columns: Arrow does not read them reliably.
+    """
+    if pa.types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_list(kind):
+        return pa.list_(_plain(kind.value_type))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_plain(kind.value_type))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_plain(kind.value_type), kind.list_size)
+    return kind
 
 
 def _batches(files: _Files, footers: list[_Footer], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
