@@ -120,7 +120,10 @@ UNFOLD: dict[str, Any] = {
 
 # --- Database -------------------------------------------------------------------------------------------------------
 
-DATABASES: dict[str, Any] = {"default": dj_database_url.parse(ENV.database_url, conn_max_age=60)}
+# A kept connection is looked at before a request or a task uses it: the database may have been restarted since.
+DATABASES: dict[str, Any] = {
+    "default": dj_database_url.parse(ENV.database_url, conn_max_age=60, conn_health_checks=True)
+}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # Several processes share the file: readers must not block writers, and a writer waits for its turn.
     DATABASES["default"]["OPTIONS"] = {

@@ -18,6 +18,7 @@ SUITES = [
     "test_services_rollouts.py",
     "test_api_idempotency.py",
     "test_api_problems.py",
+    "test_database_restarted.py",
 ]
 
 
