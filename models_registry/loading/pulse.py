@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from django.db import InterfaceError, OperationalError, connection
 from django.utils import timezone
 
 from models_registry.loading.pacing import ProcessorShare
@@ -110,9 +111,21 @@ class Pulse:
     def write(self, **fields: Any) -> None:
         """Write fields of the load, its progress with them.
 
+        A connection that the database has dropped meanwhile, as it does when it is restarted, is replaced, once, and
+        only outside a transaction: what that had written before would be lost.
+
         Raises:
             Overtaken: see there; nothing was written then.
         """
+        try:
+            self._write(**fields)
+        except (OperationalError, InterfaceError):
+            if connection.in_atomic_block or connection.is_usable():
+                raise
+            connection.close()
+            self._write(**fields)
+
+    def _write(self, **fields: Any) -> None:
         held = Load.objects.unscoped().filter(pk=self.load.pk, attempts=self.load.attempts, state__in=ALIVE_STATES)
         if not held.update(
             heartbeat_at=timezone.now(), rows_read=self.rows_read, rows_written=self.rows_written, **fields

@@ -60,7 +60,7 @@ class RangePulse(Pulse):
         else:
             self.write(state=state, **fields)
 
-    def write(self, **fields: Any) -> None:
+    def _write(self, **fields: Any) -> None:
         """Say that range and load are alive; `fields` are the load's.
 
         Raises:
