@@ -46,7 +46,7 @@ class RecordField(forms.CharField):
             return None
         try:
             record = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             where = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
             raise forms.ValidationError(f"This is not JSON{where}.") from None
         if not isinstance(record, dict):

@@ -348,6 +348,32 @@ def test_settings__default_answer__is_set_and_taken_away(teammate: User, studio:
     assert offers.model.default_answer is None
 
 
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (r'{"title": "\u0000"}', "The default answer holds a character that cannot be kept: NUL, U+0000."),
+        (r'{"ti\u0000tle": "x"}', "The default answer holds a character that cannot be kept: NUL, U+0000."),
+        (
+            '{"title": ' + "[" * 500 + "]" * 500 + "}",
+            "The default answer holds too many lists or objects in each other.",
+        ),
+        ("[" * 5000, "This is not JSON."),
+        ('{"title": ' * 5000, "This is not JSON."),
+    ],
+)
+def test_settings__default_answer_that_no_database_keeps__is_refused(
+    teammate: User, studio: Tenant, typed: str, words: str
+) -> None:
+    model = factories.ModelFactory.create(tenant=studio, slug="texts", default_answer=None)
+    factories.LayoutFactory.create(model=model, fields=[{"name": "title", "type": "string", "max_bytes": 20}])
+    url = f"/studios/{studio.slug}/models/texts/settings"
+    refused = post(signed_in(teammate), url, {"part": "default", "default_answer": typed})
+    assert refused.status == 422
+    assert words in refused.text
+    model.refresh_from_db()
+    assert model.default_answer is None
+
+
 def test_settings__layout__becomes_the_next_revision(teammate: User, studio: Tenant) -> None:
     offers, client = make_offers(studio, default_answer=None), signed_in(teammate)
     url = f"{offers.url}/settings"

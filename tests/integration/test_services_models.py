@@ -101,6 +101,12 @@ def test_model_create__slug_of_another_studio__is_free(studio: Tenant, stranger:
         ("layout", {"layout": []}),
         ("layout", {"layout": [{"name": "a", "type": "float"}]}),
         ("layout", {"layout": ["a"]}),
+        ("layout", {"layout": [{"name": "a", "type": "enum", "values": ["x", "y\0"]}]}),
+        (
+            "layout",
+            {"layout": [{"name": "a", "type": "list", "max_items": 1, "item": {"type": "enum", "values": ["\0"]}}]},
+        ),
+        ("default_answer", {"default_answer": {"offer_id\0": 1}}),
         ("default_answer", {"default_answer": {"offer_id": 1}}),
         ("default_answer", {"default_answer": {"offer_id": 5000, "discount": 0}}),
         ("default_answer", {"default_answer": {**DEFAULT_ANSWER, "other": 1}}),
