@@ -492,8 +492,7 @@ def override_set(
         RuleBroken: the unit is no text of 1 to 256 bytes, or the version is another model's.
     """
     note = check_text(note, field="note", what="The note", max_length=200, is_required=False)
-    if not is_unit(unit):
-        raise RuleBroken("A unit is a text of 1 to 256 bytes without control characters.", field="unit")
+    _check_unit(unit)
     if version.model_id != model.pk:
         raise RuleBroken("The version is another model's.", field="version")
     with transaction.atomic():
@@ -516,8 +515,9 @@ def override_remove(*, model: RecommendationModel, unit: str, actor: User | None
     """Let the weights decide for a tester again.
 
     Raises:
-        RuleBroken: there is no override for this unit.
+        RuleBroken: there is no override for this unit, or it is none.
     """
+    _check_unit(unit)
     with transaction.atomic():
         _lock_model(model)
         rows = Override.objects.for_tenant(model.tenant).select_related("version")
@@ -530,6 +530,11 @@ def override_remove(*, model: RecommendationModel, unit: str, actor: User | None
 
 
 # --- What the functions above share ---------------------------------------------------------------------------------
+
+
+def _check_unit(unit: str) -> None:
+    if not is_unit(unit):
+        raise RuleBroken("A unit is a text of 1 to 256 bytes without control characters.", field="unit")
 
 
 def _lock_model(model: RecommendationModel) -> None:

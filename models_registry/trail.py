@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import MAXYEAR, MINYEAR, date, datetime, time, timedelta
 from typing import Any, NamedTuple
 
 from django.db.models import Q
@@ -85,9 +85,10 @@ class TrailFilter:
         if self.about:
             rows = rows.filter(subject__icontains=self.about)
         zone = timezone.get_current_timezone()
-        if self.since:
+        # Beyond these years a day in another zone is no date any more, and no line is of then.
+        if self.since and self.since.year > MINYEAR:
             rows = rows.filter(at__gte=datetime.combine(self.since, time.min, zone))
-        if self.until:
+        if self.until and self.until.year < MAXYEAR:
             rows = rows.filter(at__lt=datetime.combine(self.until + timedelta(days=1), time.min, zone))
         return rows
 

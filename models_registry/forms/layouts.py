@@ -141,7 +141,7 @@ class LayoutEditor:
             for index in range(_count(data))
         ]
         what, _, number = action.partition("-")
-        index = int(number) if number.isdecimal() else -1
+        index = int(number) if number.isdecimal() and len(number) < 6 else -1
         if what == "add" and len(rows) < MAX_FIELDS:
             rows.append({"type": "uint"})
         elif what == "remove" and 0 <= index < len(rows) and len(rows) > 1:

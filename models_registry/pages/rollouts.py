@@ -42,6 +42,8 @@ from tenants.templatetags.words import percent
 
 LINES = 10
 LINES_OF_HISTORY = 50
+# Python refuses to read a number of some thousand digits.
+LONGEST_NUMBER = 16
 # Clients keep an answer for a tenth longer or shorter than the model says, so that they do not come back all at once.
 CLIENT_AGE_SPREAD = 1.1
 # A page stops asking how far a change has come when it is this old.
@@ -135,9 +137,8 @@ def history(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
     """Give the older lines of the history, fifty at a time."""
     summary = model_summary(model)
     before = request.GET.get("before", "")
-    lines = history_of(
-        model, summary.names, before=int(before) if before.isdecimal() else None, limit=LINES_OF_HISTORY + 1
-    )
+    number = int(before) if before.isdecimal() and len(before) < LONGEST_NUMBER else None
+    lines = history_of(model, summary.names, before=number, limit=LINES_OF_HISTORY + 1)
     context = {
         "section": "models",
         "tab": "rollout",
@@ -328,7 +329,8 @@ def _may_save(summary: ModelSummary, form: WeightsForm, proposal: Proposal) -> b
     if seen != proposal.stamp:
         seen_number = seen.partition(",")[0]
         newest = summary.rollout
-        if newest is not None and seen_number.isdecimal() and int(seen_number) != newest.number:
+        is_number = seen_number.isdecimal() and len(seen_number) < LONGEST_NUMBER
+        if newest is not None and is_number and int(seen_number) != newest.number:
             words = f"{newest.actor_name} changed the weights meanwhile. This is what yours would do to theirs:"
         else:
             words = "Look at what this does, then save it."

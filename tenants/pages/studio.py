@@ -109,6 +109,9 @@ def studio_page(role: Role = Role.VIEWER, methods: tuple[str, ...] = ("GET",)) -
             person: object = request.user
             if not isinstance(person, User):
                 return _to_sign_in(request)
+            # Nothing is called so, and PostgreSQL refuses to look for it.
+            if "\0" in request.path:
+                raise Http404
             request.studio = _enter(person, studio, role)
             with timezone.override(zone_of(request)):
                 response = view(request, **kwargs)

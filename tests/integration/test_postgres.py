@@ -19,6 +19,7 @@ SUITES = [
     "test_api_idempotency.py",
     "test_api_problems.py",
     "test_database_restarted.py",
+    "test_odd_input.py",
 ]
 
 
