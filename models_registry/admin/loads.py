@@ -73,7 +73,7 @@ class LoadAdmin(ReadOnlyAdmin):
         view = self.admin_site.admin_view(self.progress_view)
         return [path("<path:object_id>/progress/", view, name="models_registry_load_progress"), *super().get_urls()]
 
-    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
         """Let the version's page link to the version's loads."""
         return lookup == "version__id__exact" or super().lookup_allowed(lookup, value, request)
 

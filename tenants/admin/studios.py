@@ -216,7 +216,8 @@ class StudioAdmin(StaffAdmin):
     def response_add(self, request: HttpRequest, obj: Any, post_url_continue: str | None = None) -> HttpResponse:
         """Go on to the studio's own page, which leads from there; the form's other buttons do what they say."""
         if request.POST.keys() & {"_continue", "_addanother"}:
-            return super().response_add(request, obj, post_url_continue)
+            usual: HttpResponse = super().response_add(request, obj, post_url_continue)
+            return usual
         self.message_user(request, f"Made the studio {obj.name}.", messages.SUCCESS)
         return HttpResponseRedirect(reverse("models", args=[obj.slug]))
 
