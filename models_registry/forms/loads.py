@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django import forms
@@ -39,15 +39,16 @@ class LoadFilter(DashboardForm):
     state = forms.ChoiceField(label="State", required=False)
 
     def __init__(self, versions: Iterable[tuple[str, str]], data: Mapping[str, Any]) -> None:
-        super().__init__(data)
         by_model: dict[str, list[str]] = defaultdict(list)
         for model, name in versions:
             by_model[model].append(name)
-        shown = [data["model"]] if data.get("model") in by_model else list(by_model)
-        names = list(dict.fromkeys(name for model in shown for name in by_model[model]))
-        choices = {
+        given = {name: str(data.get(name, "")) for name in self.base_fields}
+        super().__init__({**given, "version": _of_a_model(given, by_model)})
+        shown = [given["model"]] if given["model"] in by_model else list(by_model)
+        groups = [(model, [(f"{model}/{name}", name) for name in by_model[model]]) for model in shown]
+        choices: dict[str, list[Any]] = {
             "model": [("", "All models"), *((slug, slug) for slug in by_model)],
-            "version": [("", "All versions"), *((name, name) for name in names)],
+            "version": [("", "All versions"), *(groups if len(groups) > 1 else groups[0][1] if groups else ())],
             "state": [("", "Any state"), *LoadState.choices],
         }
         for field, values in choices.items():
@@ -57,13 +58,23 @@ class LoadFilter(DashboardForm):
     @property
     def chosen(self) -> dict[str, str]:
         """The filters that are set, by what `loads_of` calls them."""
-        return {name: self.cleaned_data.get(name, "") for name in self.fields}
+        chosen = {name: self.cleaned_data.get(name, "") for name in self.fields}
+        if chosen["version"]:
+            chosen["model"], _, chosen["version"] = chosen["version"].partition("/")
+        return chosen
 
     def query(self, **more: object) -> str:
         """Give the filters that are set, and more, as an address holds them."""
         query = QueryDict(mutable=True)
         query.update({name: str(value) for name, value in {**self.chosen, **more}.items() if value})
         return query.urlencode()
+
+
+def _of_a_model(given: Mapping[str, str], by_model: Mapping[str, Sequence[str]]) -> str:
+    """Give the version that is asked for as the choices have it, with its model; a name alone is the first one's."""
+    version = given["version"]
+    models = [given["model"], *by_model] if version and "/" not in version else []
+    return next((f"{model}/{version}" for model in models if version in by_model.get(model, ())), version)
 
 
 class AcceptForm(DashboardForm):

@@ -86,6 +86,10 @@ def test_loads__each__says_what_came_of_it(client: Client, offers: Offers, loads
         ("model=offers&version=2026-11-b", 1),
         ("version=2026-11-b", 1),
         ("model=other", 1),
+        ("version=other/2026-11-b", 1),
+        ("version=offers/2026-11-b", 1),
+        ("model=other&version=2026-11-b", 1),
+        ("model=other&version=offers/2026-11-a", 1),
         ("model=other&state=active", 0),
         ("state=queued", 1),
         ("model=offers&state=active", 3),
@@ -96,12 +100,23 @@ def test_loads__each__says_what_came_of_it(client: Client, offers: Offers, loads
 )
 def test_loads__filtered__are_those(client: Client, offers: Offers, loads: str, query: str, found: int) -> None:
     other = factories.ModelFactory.create(tenant=offers.model.tenant, slug="other")
-    factories.LoadFactory.create(version=factories.VersionFactory.create(model=other, name="x"))
+    factories.LoadFactory.create(version=factories.VersionFactory.create(model=other, name="2026-11-b"))
     factories.LoadFactory.create()
     answer = get(client, f"{loads}?{query}")
     assert answer.status == 200
     assert len(re.findall(r'<th scope="row"', answer.html)) == found
     assert ("No load fits" in answer.text) is (found == 0)
+
+
+def test_loads__versions_to_choose__are_listed_by_model(client: Client, offers: Offers, loads: str) -> None:
+    other = factories.ModelFactory.create(tenant=offers.model.tenant, slug="songs")
+    factories.VersionFactory.create(model=other, name="2026-11-b")
+    html = get(client, loads).html
+    assert '<optgroup label="songs">' in html
+    assert '<option value="offers/2026-11-b">2026-11-b</option>' in html
+    html = get(client, f"{loads}?version=songs/2026-11-b").html
+    assert '<option value="songs/2026-11-b" selected>2026-11-b</option>' in html
+    assert "<optgroup" not in get(client, f"{loads}?model=songs").html
 
 
 def test_loads__more_than_a_page__are_reached_page_by_page(client: Client, offers: Offers, loads: str) -> None:
