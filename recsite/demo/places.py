@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ class Places:
         return self.var_dir / "log"
 
 
-# The lock lives as long as this process does, and no child inherits it.
+# The locks live as long as this process does, and no child inherits them.
 _held: list[IO[str]] = []
 _prepared: list[Places] = []
 
@@ -172,11 +173,28 @@ def _first_settings(var_dir: Path) -> str:
 
 
 def _free_ports() -> list[int]:
-    """Give four different free ports: the usual ones where nobody listens there."""
+    """Give four different free ports: the usual ones where nobody listens there and no other demo is about to."""
     ports: list[int] = []
     for preferred in (DASHBOARD_PORT, LANE_PORT, METRICS_PORT, VALKEY_PORT):
         port = free_port(preferred)
-        while port in ports:
+        while not _claim(port):
             port = free_port()
         ports.append(port)
     return ports
+
+
+def _claim(port: int) -> bool:
+    """Take a port before other demos of this user do, until this process ends; tell whether that was possible.
+
+    Some time goes by until a part listens, and two demos that start at once found the same ports free.
+    """
+    folder = Path(tempfile.gettempdir()) / f"recsite-demo-ports-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    claim = (folder / str(port)).open("a")
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        claim.close()
+        return False
+    _held.append(claim)
+    return True

@@ -12,6 +12,7 @@ import pytest
 from dotenv import dotenv_values
 
 from recsite.demo import places
+from recsite.embedded import free_port
 from recsite.environment import Environment
 from serving.formats.snapshot import parse_private_key, parse_public_keys
 from serving.formats.tokens import parse_master_keys
@@ -21,6 +22,7 @@ from serving.formats.tokens import parse_master_keys
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in [name for name in os.environ if name.startswith("RECSITE_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("RECSITE_VAR_DIR", str(tmp_path / "var"))
     monkeypatch.setenv("RECSITE_ENV_FILE", str(tmp_path / "var" / "demo.env"))
     yield tmp_path / "var"
@@ -94,6 +96,15 @@ def test_start__usual_port_is_taken__another_one_is_used(monkeypatch: pytest.Mon
     ports = {prepared.dashboard_port, prepared.lane_port, prepared.metrics_port, prepared.valkey_port}
     assert port not in ports
     assert len(ports) == 4
+
+
+def test_start__another_demo_starts_at_once__each_has_ports_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DASHBOARD_PORT", "LANE_PORT", "METRICS_PORT", "VALKEY_PORT"):
+        monkeypatch.setattr(places, name, free_port())
+    # Neither has a part that listens yet.
+    first, second = places._free_ports(), places._free_ports()
+    assert first == [places.DASHBOARD_PORT, places.LANE_PORT, places.METRICS_PORT, places.VALKEY_PORT]
+    assert len({*first, *second}) == 8
 
 
 @pytest.mark.parametrize("where", ["environment", "file"])
