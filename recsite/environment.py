@@ -4,13 +4,17 @@ The file is the one `RECSITE_ENV_FILE` names; without that variable it is `var/d
 writes, so that every other command finds the demo by itself. Variables win over the file.
 """
 
+import json
 import os
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Any, Self
 
+import dj_database_url
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from serving.formats.snapshot import parse_private_key, parse_public_keys
+from serving.formats.tokens import parse_master_keys
 from serving.redis_url import Place
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -28,8 +32,9 @@ class Environment(BaseSettings):
 
     debug: bool = False
     secret_key: SecretStr = Field(min_length=32)
-    allowed_hosts: list[str] = ["localhost", "127.0.0.1"]
-    csrf_trusted_origins: list[str] = []
+    # pydantic-settings' own reading of JSON would end in a traceback instead of a sentence.
+    allowed_hosts: Annotated[list[str], NoDecode] = ["localhost", "127.0.0.1"]
+    csrf_trusted_origins: Annotated[list[str], NoDecode] = []
     # Cookies and HSTS for HTTPS; only the demo and tests, which speak plain HTTP on loopback, turn this off.
     https_only: bool = True
     # Of those that stand before the dashboard, each appending to X-Forwarded-For whom it had a request from.
@@ -82,6 +87,62 @@ class Environment(BaseSettings):
     load_split_rows: int = Field(default=20_000_000, ge=1000)
     load_time_limit_seconds: int = Field(default=3 * 3600, ge=60)
 
+    @field_validator("allowed_hosts", "csrf_trusted_origins", mode="before")
+    @classmethod
+    def _is_json(cls, typed: Any) -> Any:
+        if not isinstance(typed, str):
+            return typed
+        try:
+            return json.loads(typed)
+        except ValueError:
+            raise ValueError('write a JSON list of texts, such as ["one", "two"]') from None
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_a_database(cls, url: str) -> str:
+        try:
+            dj_database_url.parse(url)
+        except ValueError:
+            raise ValueError(
+                "write postgres://user:password@host:5432/database, percent-encoded where a part holds : / ? # or @"
+            ) from None
+        return url
+
+    # What is wrong with a key is said without repeating any of it.
+    @field_validator("token_master_keys")
+    @classmethod
+    def _are_master_keys(cls, keys: SecretStr) -> SecretStr:
+        try:
+            parse_master_keys(keys.get_secret_value())
+        except ValueError:
+            raise ValueError(
+                "write id:key, or several separated by commas; a key is base64url of 32 bytes or more"
+            ) from None
+        return keys
+
+    @field_validator("snapshot_private_key")
+    @classmethod
+    def _is_a_private_key(cls, key: SecretStr | None) -> SecretStr | None:
+        try:
+            # Empty is as good as none: so a process is kept from one that its file has.
+            if key:
+                parse_private_key(key.get_secret_value())
+        except ValueError:
+            raise ValueError("write id:key; the key is base64url of the 32 bytes of an Ed25519 private key") from None
+        return key
+
+    @field_validator("snapshot_public_keys")
+    @classmethod
+    def _are_public_keys(cls, keys: str) -> str:
+        try:
+            parse_public_keys(keys)
+        except ValueError:
+            raise ValueError(
+                "write id:key, or several separated by commas; a key is base64url of the 32 bytes of an Ed25519 public "
+                "key"
+            ) from None
+        return keys
+
     @field_validator("redis_url")
     @classmethod
     def _is_a_place(cls, url: str) -> str:
@@ -103,6 +164,18 @@ class Environment(BaseSettings):
         if url is not None and Place.parse(url).kind == "cluster":
             raise ValueError("the cache is one Redis (redis://, rediss://), or one behind Sentinel (redis+sentinel://)")
         return url
+
+    @model_validator(mode="after")
+    def _is_trusted(self) -> Self:
+        if self.snapshot_private_key:
+            key_id, key = parse_private_key(self.snapshot_private_key.get_secret_value())
+            listed = parse_public_keys(self.snapshot_public_keys).get(key_id)
+            if listed is None or listed.public_bytes_raw() != key.public_key().public_bytes_raw():
+                raise ValueError(
+                    "RECSITE_SNAPSHOT_PUBLIC_KEYS must list the public half of RECSITE_SNAPSHOT_PRIVATE_KEY under the "
+                    "same id: serving trusts nothing else"
+                )
+        return self
 
     @model_validator(mode="after")
     def _has_a_broker(self) -> Self:

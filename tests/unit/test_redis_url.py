@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from recsite.environment import Environment
+from serving.formats.encoding import base64url_encode
 from serving.redis_url import Login, Place
 
 CLUSTER = "redis+cluster://one:7000,two:7001"
@@ -16,7 +17,11 @@ SENTINEL = "redis+sentinel://one,two:7001/tables"
 
 def environment(**values: Any) -> Environment:
     """Give settings that are whole but for the values under test, from no file."""
-    needed: dict[str, Any] = {"secret_key": "x" * 32, "token_master_keys": "k1:x", "snapshot_public_keys": "s1:x"}
+    needed: dict[str, Any] = {
+        "secret_key": "x" * 32,
+        "token_master_keys": f"k1:{base64url_encode(bytes(32))}",
+        "snapshot_public_keys": f"s1:{base64url_encode(bytes(32))}",
+    }
     return Environment(_env_file=None, **needed, **values)  # type: ignore[call-arg]  # pydantic-settings' own argument
 
 
