@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from pytest_django.fixtures import Settings
 
-from models_registry.loading.sources import Confinement, Extract, SourceProblem, open_source
+from models_registry.loading.sources import Confinement, Extract, SourceProblem, confinement, open_source
 from recsite.embedded import free_port
 from tests.contract.gcs_server import serve_gcs
 
@@ -156,6 +157,96 @@ def test_file__removed_between_opening_and_reading__is_a_clear_sentence(folder: 
         path.unlink()
         with pytest.raises(SourceProblem, match=r"is not there \(any more\)"):
             list(extract.batches)
+
+
+# --- Links that take a place after it was checked -------------------------------------------------------------------
+
+
+@pytest.fixture
+def rival(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give another studio's folder, with a file that looks like ours."""
+    folder = tmp_path_factory.mktemp("rival") / "day=1"
+    folder.mkdir()
+    write(folder, "a.parquet", player_id=["theirs"], level=[9])
+    return folder
+
+
+def replace_by_link(path: Path, target: Path) -> None:
+    path.rename(path.with_name("_away"))
+    path.symlink_to(target)
+
+
+@pytest.mark.parametrize("part", ["day=1", "day=1/a.parquet"])
+def test_link__put_in_a_files_place_once_it_was_checked__is_not_followed(
+    folder: Path, rival: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "day=1").mkdir()
+    path = write(folder / "day=1", "a.parquet", player_id=["ours"], level=[1])
+    check = confinement.check_local
+
+    def check_then_replace(checked: Path, roots: Sequence[str], location: str) -> Path:
+        real = check(checked, roots, location)
+        if checked == path:
+            # What is looked at next is whether it is a file, then it is opened.
+            monkeypatch.setattr(Path, "is_file", lambda _: True)
+            replace_by_link(folder / part, rival.parent / part)
+        return real
+
+    monkeypatch.setattr(confinement, "check_local", check_then_replace)
+    assert problem(folder, "day=1/*.parquet") == (
+        f"“{path}” was replaced while it was read; load again when it is whole."
+    )
+
+
+@pytest.mark.parametrize("part", ["day=1", "day=1/a.parquet"])
+def test_link__put_in_a_files_place_before_its_rows_are_read__is_not_followed(
+    folder: Path, rival: Path, part: str
+) -> None:
+    (folder / "day=1").mkdir()
+    path = write(folder / "day=1", "a.parquet", player_id=["ours"], level=[1])
+    with open_source("parquet", str(path), Confinement((), (), (str(folder),)), WANTED, labels={}) as extract:
+        replace_by_link(folder / part, rival.parent / part)
+        with pytest.raises(SourceProblem, match="was replaced while it was read"):
+            list(extract.batches)
+
+
+def test_link__put_in_a_folders_place_once_it_was_checked__is_not_listed(
+    folder: Path, rival: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "day=1").mkdir()
+    (rival / "a.parquet").rename(rival / "their-plans.parquet")
+    check = confinement.check_local
+
+    def check_then_replace(checked: Path, roots: Sequence[str], location: str) -> Path:
+        real = check(checked, roots, location)
+        if checked == folder / "day=1" and not checked.is_symlink():
+            replace_by_link(checked, rival)
+        return real
+
+    monkeypatch.setattr(confinement, "check_local", check_then_replace)
+    assert "their-plans" not in problem(folder, "*/*.parquet")
+
+
+def test_pipe__put_in_a_files_place_before_its_rows_are_read__is_not_waited_for(folder: Path) -> None:
+    path = write(folder, "a.parquet", player_id=["ours"], level=[1])
+    with open_source("parquet", str(path), Confinement((), (), (str(folder),)), WANTED, labels={}) as extract:
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(SourceProblem, match="is not a file"):
+            list(extract.batches)
+
+
+def test_file__behind_a_link_within_the_folder__is_read_where_the_link_led_when_it_was_checked(folder: Path) -> None:
+    for day, player in (("day=1", "old"), ("day=2", "new")):
+        (folder / day).mkdir()
+        write(folder / day, "a.parquet", player_id=[player], level=[1])
+    latest = folder / "latest"
+    latest.symlink_to(folder / "day=1")
+    confinement_of_studio = Confinement((), (), (str(folder),))
+    with open_source("parquet", f"{latest}/*.parquet", confinement_of_studio, WANTED, labels={}) as extract:
+        latest.unlink()
+        latest.symlink_to(folder / "day=2")
+        assert [batch.to_pylist() for batch in extract.batches] == [[{"player_id": "old", "level": 1}]]
 
 
 def test_kind__that_nobody_knows__is_refused(folder: Path) -> None:

@@ -5,6 +5,7 @@ A refusal is the same whether or not the thing exists, so that nobody can feel t
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +27,8 @@ MAX_FILES = 10_000
 # BigQuery lists at most this many of the tables that a query references.
 MAX_REFERENCED = 50
 MAX_SHOWN = 200
+# For a folder on the way Linux asks only that it may be passed through; elsewhere it must be readable.
+_ON_THE_WAY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW
 
 Listing = Callable[[str], Iterable[tuple[str, bool]]]
 
@@ -92,6 +95,31 @@ def check_local(path: Path, roots: Sequence[str], location: str) -> Path:
     raise SourceProblem(
         f"This studio may not read “{shown(location)}”: it is not below a folder that platform staff allow it."
     )
+
+
+def open_real(path: str, flags: int = 0) -> int:
+    """Open for reading what `check_local` gave, and give the descriptor, which is the caller's to close.
+
+    What was checked is a path, and whoever may write below it can put a link into any place of it a moment later. So
+    the way is gone name by name and no link is followed: what opens lies where the check saw it.
+
+    Raises:
+        OSError: it is not there, may not be read, or a link took a place on the way (`is_link_on_the_way`).
+    """
+    *folders, name = path.removeprefix("/").split("/")
+    folder = os.open("/", _ON_THE_WAY)
+    try:
+        for segment in folders:
+            outer, folder = folder, os.open(segment, _ON_THE_WAY, dir_fd=folder)
+            os.close(outer)
+        return os.open(name or ".", os.O_RDONLY | os.O_NOFOLLOW | flags, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def is_link_on_the_way(error: OSError) -> bool:
+    """Tell whether `open_real` met a link, or a file, in the place of a folder or of what it was to open."""
+    return error.errno in {errno.ELOOP, errno.ENOTDIR}
 
 
 def gs_folder(location: str, prefixes: Sequence[str]) -> tuple[str, tuple[str, ...]]:

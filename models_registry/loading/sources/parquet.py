@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ GCS_RETRY_LIMIT = timedelta(seconds=10)
 
 @dataclass(frozen=True)
 class _Files:
-    """Files that have been found and may be read: `paths` are as `filesystem` takes them."""
+    """Files that have been found and may be read: `paths` are as `filesystem` takes them, local ones real."""
 
     filesystem: fs.FileSystem
     scheme: str
@@ -35,6 +36,25 @@ class _Files:
 
     def name(self, path: str) -> str:
         return f"{self.scheme}{path}"
+
+    def open(self, path: str) -> pa.NativeFile:
+        """Open one of the files; a local one only where it was when it was checked, with no link followed.
+
+        Raises:
+            SourceProblem: it is a pipe or a device by now.
+            OSError: it cannot be opened; also Arrow's own.
+        """
+        if self.scheme:
+            return self.filesystem.open_input_file(path)
+        # Whoever opens a pipe waits for its writer, unless told not to.
+        descriptor = rules.open_real(path, os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise _not_a_file(path)
+            # Arrow takes only a name; this one is the descriptor's own.
+            return self.filesystem.open_input_file(f"/dev/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
 
 
 @dataclass(frozen=True)
@@ -81,8 +101,12 @@ def _local(location: str, confinement: Confinement) -> _Files:
     def listing(path: str) -> list[tuple[str, bool]]:
         real = rules.check_local(Path(path), confinement.local_roots, path)
         try:
-            with os.scandir(real) as entries:
-                return [(entry.name, entry.is_dir()) for entry in entries]
+            descriptor = rules.open_real(str(real), os.O_DIRECTORY)
+            try:
+                with os.scandir(descriptor) as entries:
+                    return [(entry.name, entry.is_dir()) for entry in entries]
+            finally:
+                os.close(descriptor)
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
@@ -92,8 +116,12 @@ def _local(location: str, confinement: Confinement) -> _Files:
     real_paths = [str(rules.check_local(Path(path), confinement.local_roots, path)) for path in found]
     for path in real_paths:
         if not Path(path).is_file():
-            raise SourceProblem(f"“{shown(path)}” is not a file.")
+            raise _not_a_file(path)
     return _Files(fs.LocalFileSystem(), "", real_paths)
+
+
+def _not_a_file(path: str) -> SourceProblem:
+    return SourceProblem(f"“{shown(path)}” is not a file.")
 
 
 def _remote(location: str, confinement: Confinement, gcs_endpoint: str | None) -> _Files:
@@ -143,7 +171,7 @@ def _gcs(endpoint: str | None) -> fs.FileSystem:
 
 def _read_footer(files: _Files, path: str) -> _Footer:
     try:
-        with files.filesystem.open_input_file(path) as stream:
+        with files.open(path) as stream:
             parquet = pq.ParquetFile(stream)
             return _Footer(parquet.schema_arrow, parquet.metadata.num_rows)
     except (OSError, pa.ArrowException) as error:
@@ -156,6 +184,8 @@ def _unreadable(name: str, error: Exception) -> str:
         return f"The worker is not allowed to read “{shown(name)}”."
     if isinstance(error, FileNotFoundError):
         return f"“{shown(name)}” is not there (any more)."
+    if isinstance(error, OSError) and rules.is_link_on_the_way(error):
+        return _replaced(name)
     text = str(error)
     if isinstance(error, OSError) and name.startswith(GS_SCHEME):
         if "PERMISSION_DENIED" in text or "UNAUTHENTICATED" in text:
@@ -163,6 +193,10 @@ def _unreadable(name: str, error: Exception) -> str:
         if "UNAVAILABLE" in text or "DEADLINE_EXCEEDED" in text or "Could not resolve" in text:
             return f"Cloud Storage could not be reached to read “{shown(name)}”; try again later."
     return f"“{shown(name)}” is not a Parquet file, or it is damaged, encrypted or cut short."
+
+
+def _replaced(name: str) -> str:
+    return f"“{shown(name)}” was replaced while it was read; load again when it is whole."
 
 
 def _common_schema(files: _Files, footers: list[_Footer], wanted: Sequence[str]) -> pa.Schema:
@@ -214,12 +248,11 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 def _batches(files: _Files, footers: list[_Footer], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     for path, footer in zip(files.paths, footers, strict=True):
-        name = shown(files.name(path))
         try:
-            with files.filesystem.open_input_file(path) as stream:
+            with files.open(path) as stream:
                 parquet = pq.ParquetFile(stream)
                 if parquet.metadata.num_rows != footer.rows or not parquet.schema_arrow.equals(footer.schema):
-                    raise SourceProblem(f"“{name}” was replaced while it was read; load again when it is whole.")
+                    raise SourceProblem(_replaced(files.name(path)))
                 for batch in parquet.iter_batches(ROWS_PER_BATCH, columns=schema.names):
                     # Arrow also reads “a.b” when asked for “a”, and gives columns in the file's order.
                     yield batch.select(schema.names).cast(schema)
