@@ -15,6 +15,7 @@ from django.db import transaction
 from django.db.models import F
 
 from models_registry.broker import hand_over
+from models_registry.limits import check_load_may_wait
 from models_registry.models import (
     MAX_CODE,
     RUNNING_STATES,
@@ -311,6 +312,7 @@ def load_request(
         repairs: the table of which Redis lost a part.
 
     Raises:
+        LimitReached: a dry run of the version waits already, and this is one; or too many of the studio's loads wait.
         RuleBroken: the version has no source, the limit will not do, or the studio has ended.
     """
     if rows_per_second_limit is not None and not 1 <= rows_per_second_limit <= MAX_ROWS_PER_SECOND:
@@ -356,6 +358,7 @@ def load_activate_anyway(*, load: Load, actor: User | None, reason: str) -> Load
     Raises:
         RuleBroken: there is no reason, the load was not rejected, or by a check that is never waived, or a newer load
             has become active or waives the same already, or the studio has ended.
+        LimitReached: too many of the studio's loads wait.
     """
     reason = check_reason(reason, is_required=True)
     with transaction.atomic():
@@ -402,6 +405,7 @@ def _check_may_be_accepted(load: Load) -> None:
 
 def _queue_load(version: Version, actor: User | None, kind: str, location: str, **values: Any) -> Load:
     """Make the next load of a version and enqueue it after commit. Under the studio's lock."""
+    check_load_may_wait(version, is_dry_run=values.get("is_dry_run", False))
     # The UPDATE holds the row until commit, so the number read after it is this load's alone.
     Version.objects.for_tenant(version.model.tenant).filter(pk=version.pk).update(last_fence=F("last_fence") + 1)
     version.refresh_from_db(fields=["last_fence"])

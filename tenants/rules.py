@@ -22,6 +22,10 @@ class AlreadyMade(RuleBroken):
     """What a form asks for was made when that form was sent before; its secret is not given twice."""
 
 
+class LimitReached(RuleBroken):
+    """A change that is refused because the studio has as much of something as it may."""
+
+
 def check_slug(slug: str) -> str:
     """Give the slug; RuleBroken unless it is 1 to 50 letters, digits, hyphens and underscores."""
     try:

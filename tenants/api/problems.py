@@ -15,7 +15,7 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 
 from tenants.access import NotAllowed, NotAMember, PersonNeeded
-from tenants.rules import RuleBroken
+from tenants.rules import LimitReached, RuleBroken
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,9 @@ SECRET_SHOWN = Kind(
     "secret_shown", 409, "Conflict", "This request has been answered, with a secret that is shown only once."
 )
 CONFLICT = Kind("conflict", 409, "Conflict", "Something else was changed at the same moment; look again.")
+LIMIT_REACHED = Kind(
+    "limit_reached", 409, "Conflict", "The studio has as much of this as it may; `detail` says what and how much."
+)
 LENGTH_REQUIRED = Kind("length_required", 411, "Length required", "A body needs a Content-Length.")
 TOO_LARGE = Kind("body_too_large", 413, "Content too large", "The body is too large.")
 UNSUPPORTED = Kind("unsupported_media_type", 415, "Unsupported media type", "Send application/json.")
@@ -83,6 +86,7 @@ KINDS = (
     IN_PROGRESS,
     SECRET_SHOWN,
     CONFLICT,
+    LIMIT_REACHED,
     LENGTH_REQUIRED,
     TOO_LARGE,
     UNSUPPORTED,
@@ -168,7 +172,8 @@ def _translate(error: Exception) -> Problem | None:  # noqa: C901, PLR0912 - one
     match error:
         case RuleBroken():
             errors = [{"field": error.field, "detail": str(error)}] if error.field else None
-            return Problem(REFUSED, str(error), errors=errors)
+            kind = LIMIT_REACHED if isinstance(error, LimitReached) else REFUSED
+            return Problem(kind, str(error), errors=errors)
         case exceptions.ValidationError():
             return Problem(INVALID, "The request does not fit; see “errors”.", errors=list(_flat(error.detail)))
         case NotAMember():

@@ -183,6 +183,7 @@ class Schema(AutoSchema):
         possible += [problems.NO_STUDIO, problems.NOT_FOUND, problems.RATE_LIMITED, problems.UNAVAILABLE]
         if is_write:
             possible += [problems.MALFORMED, problems.PERSON_REQUIRED, problems.CSRF_FAILED, problems.CONFLICT]
+            possible.append(problems.LIMIT_REACHED)
             possible += [problems.REFUSED, problems.TOO_LARGE, problems.UNSUPPORTED, problems.LENGTH_REQUIRED]
         if getattr(method, "is_idempotent", False):
             possible += [problems.IN_PROGRESS, problems.KEY_REUSED]

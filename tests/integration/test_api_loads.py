@@ -96,6 +96,22 @@ def test_load__dry_run_with_a_limit__says_both(studio: Tenant, version: Version,
     assert (load.is_dry_run, load.rows_per_second_limit) == (True, 5000)
 
 
+@pytest.mark.django_db
+@pytest.mark.usefixtures("celery_queue")
+def test_dry_run__asked_for_again_while_it_waits__is_a_limit_and_its_key_may_be_sent_again(
+    studio: Tenant, version: Version, api: ApiClient
+) -> None:
+    path, body = "models/offers/versions/v1/loads", {"dry_run": True}
+    assert api.post(path, body).status == 201
+
+    again = api.post(path, body, key="later")
+
+    assert (again.status, again.code) == (409, "limit_reached")
+    assert again.body["detail"] == "Load 1, a dry run of “v1”, waits already; ask for another once it has begun."
+    Load.objects.for_tenant(studio).update(state=LoadState.EXTRACTING)
+    assert api.post(path, body, key="later").status == 201
+
+
 def rejected(version: Version, *, may_be_waived: bool = True) -> Load:
     report = {"checks": [{"name": "row count", "passed": False, "may_be_waived": may_be_waived}]}
     return LoadFactory.create(version=version, state=LoadState.REJECTED, report=report)

@@ -13,6 +13,7 @@ from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 from pytest_django.fixtures import DjangoAssertNumQueries, Settings
 
+from models_registry import limits
 from models_registry.metrics import DEFINITIONS
 from models_registry.models import Load, LoadState, Schedule, TableState, Version
 from models_registry.scheduling import freshness_set, schedule_remove, schedule_set, start_due_loads
@@ -159,6 +160,20 @@ def test_start_due_loads__no_source__says_so_and_others_start(schedule: Schedule
     without = factories.ScheduleFactory.create(next_run_at=DUE - timedelta(minutes=1))
     assert [load.version for load in start_due_loads(DUE)] == [version]
     assert again(without).note.endswith("has no source yet.")
+
+
+def test_start_due_loads__too_many_of_the_studio_wait__says_so_and_is_tried_at_its_next_time(
+    schedule: Schedule, version: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_WAITING_LOADS", 1)
+    waiting = factories.LoadFactory.create(version__model=version.model)
+    assert start_due_loads(DUE) == []
+    now = again(schedule)
+    assert now.note.startswith("The run due at 2026-11-01 12:00 UTC was left out: 1 loads of this studio wait already")
+    assert now.next_run_at == DUE + timedelta(hours=4)
+    Load.objects.unscoped().filter(pk=waiting.pk).update(state=LoadState.EXTRACTING)
+    assert [load.version for load in start_due_loads(DUE + timedelta(hours=4))] == [version]
+    assert again(schedule).note == ""
 
 
 def test_start_due_loads__one_that_cannot_be_moved_on__others_start(schedule: Schedule, version: Version) -> None:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
+from models_registry.limits import MAX_WAITING_LOADS
 from models_registry.models import (
     Layout,
     Load,
@@ -31,9 +35,9 @@ from models_registry.services import (
     version_create,
 )
 from tenants.models import AuditEntry, Tenant, User
-from tenants.rules import RuleBroken
+from tenants.rules import LimitReached, RuleBroken
 from tenants.services import tenant_end, tenant_update
-from tests.factories import DEFAULT_ANSWER, LAYOUT, TableFactory, VersionFactory
+from tests.factories import DEFAULT_ANSWER, LAYOUT, LoadFactory, TableFactory, TenantFactory, VersionFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -363,6 +367,50 @@ def test_load_request__studio_ended__is_refused(model: RecommendationModel) -> N
     tenant_end(tenant=model.tenant, actor=None, reason="over")
     with pytest.raises(RuleBroken, match="ended"):
         load_request(version=version, actor=None)
+
+
+def test_dry_run__while_one_of_the_version_waits__is_refused_and_names_it(model: RecommendationModel) -> None:
+    version, other = new_version(model), new_version(model, "b")
+    waiting = load_request(version=version, actor=None, dry_run=True)
+    with pytest.raises(LimitReached, match=f"Load {waiting.fence}, a dry run of “a”, waits already"):
+        load_request(version=version, actor=None, dry_run=True)
+    load_request(version=other, actor=None, dry_run=True)
+    load_request(version=version, actor=None)
+    Load.objects.unscoped().filter(pk=waiting.pk).update(state=LoadState.EXTRACTING)
+    load_request(version=version, actor=None, dry_run=True)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("celery_queue")
+def test_dry_runs__asked_for_at_once__one_waits(model: RecommendationModel) -> None:
+    version = new_version(model)
+    together = threading.Barrier(4)
+
+    def ask() -> None:
+        own = Version.objects.unscoped().get(pk=version.pk)
+        together.wait(10)
+        with suppress(LimitReached):
+            load_request(version=own, actor=None, dry_run=True)
+        connection.close()
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert Load.objects.unscoped().filter(version=version).count() == 1
+
+
+def test_loads__as_many_wait_as_may__the_next_of_this_studio_is_refused(model: RecommendationModel) -> None:
+    version = new_version(model)
+    LoadFactory.create_batch(MAX_WAITING_LOADS - 1, version=version)
+    LoadFactory.create(version=version, state=LoadState.EXTRACTING)
+    Version.objects.unscoped().update(last_fence=MAX_WAITING_LOADS)
+    load_request(version=version, actor=None)
+    for is_dry_run in (False, True):
+        with pytest.raises(LimitReached, match="50 loads of this studio wait already"):
+            load_request(version=version, actor=None, dry_run=is_dry_run)
+    load_request(version=new_version(new_model(TenantFactory.create(allowed_local_roots=["/srv"]))), actor=None)
 
 
 def version_with_two_tables(model: RecommendationModel) -> Version:
