@@ -423,6 +423,8 @@ class World:
 
     def _forget(self, credential: PreparedCredential) -> None:
         credential.is_live = False
+        # Verified tokens hold it for a while yet; it must not hold the models of its time.
+        credential.know({})
         if self._by_kid.get(credential.published.id) is credential:
             del self._by_kid[credential.published.id]
         for header in credential.keys:

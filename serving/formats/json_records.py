@@ -10,6 +10,7 @@ Nothing of a layout but numbers stands in the source of that function; names and
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -37,16 +38,28 @@ class JsonRecords:
             Raises DamagedPayload where no record of this layout packs to these bytes.
     """
 
-    __slots__ = ("layout", "text")
+    __slots__ = ("__weakref__", "layout", "text")
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         # Of a thousand models' layouts a process that has just started needs few.
-        self.text: Callable[[bytes], str] = self._first_text
+        self.text: Callable[[bytes], str] = _first_text(weakref.ref(self), layout)
 
-    def _first_text(self, payload: bytes) -> str:
-        self.text = _Writer(self.layout).function()
-        return self.text(payload)
+
+def _first_text(owner: weakref.ref[JsonRecords], layout: Layout) -> Callable[[bytes], str]:
+    """Give what stands in for a function that is not written yet, and puts that into its own place.
+
+    It does not hold its owner: that would keep each layout that was replaced until the next full collection of garbage.
+    """
+
+    def text(payload: bytes) -> str:
+        written = _Writer(layout).function()
+        records = owner()
+        if records is not None:
+            records.text = written
+        return written(payload)
+
+    return text
 
 
 class _Writer:
@@ -75,7 +88,8 @@ class _Writer:
         body += ["if left > 7 or bits & ((1 << left) - 1):", _INDENT + _LONG, f"return f'{''.join(record)}}}}}'"]
         source = "\n".join(["def text(payload):", *(_INDENT + line for line in body)])
         exec(compile(source, f"<{len(self._layout.fields)} fields as JSON>", "exec"), self._names)  # noqa: S102  # see the module
-        text: Callable[[bytes], str] = self._names["text"]
+        # Its names, which it holds, must not hold it in turn.
+        text: Callable[[bytes], str] = self._names.pop("text")
         return text
 
     def _field(self, number: int, field: Field) -> Iterator[str]:

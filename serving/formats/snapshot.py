@@ -86,6 +86,8 @@ class Model(msgspec.Struct, frozen=True):
         default: the record answered when a key has no row; None for none.
         default_revision: grows with every change of the default.
         allocation: 10,000 version codes, one a slot.
+        versions: those that a slot or an override gives, and those that have been loaded.
+        layouts: those of these versions.
         overrides: version code by unit.
     """
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -43,6 +46,27 @@ def test_any_bytes__the_same_bytes_or_the_same_refusal(layout: Layout, payload: 
     if layout.payload_width is not None:
         payload = payload[: layout.payload_width].ljust(layout.payload_width, b"\x00")
     assert directly(JsonRecords(layout), payload) == by_way_of_the_record(layout, payload)
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_records__not_needed_any_more__are_freed_without_a_collection_of_garbage(
+    is_asked: bool,
+) -> None:
+    gc.disable()
+    try:
+        records = JsonRecords(WIDE)
+        if is_asked:
+            records.text(WIDE.pack({"x%s": 1}))
+        gone: list[weakref.ref[object]] = [weakref.ref(records), weakref.ref(records.text)]
+        del records
+        assert [reference() for reference in gone] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_text__kept_without_its_records__still_right() -> None:
+    text, payload = JsonRecords(WIDE).text, WIDE.pack({"x%s": 1})
+    assert [text(payload), text(payload)] == [by_way_of_the_record(WIDE, payload)] * 2
 
 
 def test_texts__more_than_are_kept__still_right() -> None:

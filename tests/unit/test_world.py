@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
@@ -75,6 +78,27 @@ def test_snapshot_that_contradicts_itself__refused_whole_and_the_one_before_goes
     assert served.tenants["t1"].models.keys() == {"offers"}
     assert accepts(served, token())
     assert not accepts(served, token("cr_new"))
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_newer_snapshot__frees_the_one_before_at_once_even_if_tokens_of_a_credential_that_went_are_kept(
+    is_asked: bool,
+) -> None:
+    gc.disable()
+    try:
+        served = world(tenant(model(), credentials=(credential(), credential("cr_b"))))
+        assert accepts(served, token("cr_b"))
+        records = served.tenants["t1"].models["offers"].versions[0].records
+        if is_asked:
+            records.text(records.layout.pack({"offer": 7, "gift": True}))
+        old, whole = weakref.ref(records), weakref.ref(served)
+        del records
+        served.put(snapshot(tenant(model()), 2))
+        assert old() is None
+        del served
+        assert whole() is None
+    finally:
+        gc.enable()
 
 
 def test_public_key_that_is_none__refused_whole() -> None:
