@@ -5,12 +5,22 @@ Under the studio's lock, so that of two at once the second sees what the first t
 
 from __future__ import annotations
 
-from models_registry.models import Load, LoadState, Version
+import msgspec
+
+from models_registry.models import Layout, Load, LoadState, Override, RecommendationModel, Version
+from serving.formats.keys import SLOTS
+from tenants.models import Tenant
 from tenants.rules import LimitReached
 
 # All studios' loads wait in one queue. More than this a studio has no use for: one load a version, of the dozens that
 # it may have in use at once.
 MAX_WAITING_LOADS = 50
+# Testers are people with a phone at hand; whole groups of players are what weights are for.
+MAX_TESTERS = 1_000
+# A lane unpacks each snapshot between two requests, so that its size is a time that every studio's players wait.
+MAX_PUBLISHED_BYTES = 2_000_000
+# What a version takes in a snapshot, with its name and two tables; a model takes a byte for each slot.
+VERSION_BYTES = 200
 
 
 def check_load_may_wait(version: Version, *, is_dry_run: bool) -> None:
@@ -28,3 +38,42 @@ def check_load_may_wait(version: Version, *, is_dry_run: bool) -> None:
         raise LimitReached(
             f"{MAX_WAITING_LOADS} loads of this studio wait already, and more may not; ask again once some have begun."
         )
+
+
+def check_tester_may_be_added(model: RecommendationModel) -> None:
+    """Refuse a tester where the model has as many as it may. One query."""
+    if Override.objects.for_tenant(model.tenant).filter(model=model).count() >= MAX_TESTERS:
+        raise LimitReached(
+            f"The model “{model.slug}” has {MAX_TESTERS:,} testers, and more it may not have; take one away first.",
+            field="unit",
+        )
+
+
+def check_published_size(tenant: Tenant, *, field: str) -> None:
+    """Refuse what was just written if serving could be given more of the studio than it may. Five queries."""
+    size_bytes = publishable_bytes(tenant)
+    if size_bytes > MAX_PUBLISHED_BYTES:
+        raise LimitReached(
+            f"Layouts, defaults, versions and testers of this studio would take {size_bytes / 1e6:.2f} MB together; "
+            f"they may take {MAX_PUBLISHED_BYTES / 1e6:.0f} MB. Most of it usually are the values of enum fields.",
+            field=field,
+        )
+
+
+def publishable_bytes(tenant: Tenant) -> int:
+    """Give about how large a studio's snapshot could become by what it has now, its credentials apart. Five queries.
+
+    All that could come into it counts, and not what is in it now: neither a change of weights nor a load that ends well
+    may be refused for its size.
+    """
+    models = RecommendationModel.objects.for_tenant(tenant)
+    documents = [
+        *Layout.objects.for_tenant(tenant).values_list("fields", flat=True),
+        *models.exclude(default_answer=None).values_list("default_answer", flat=True),
+        list(Override.objects.for_tenant(tenant).values_list("unit", flat=True)),
+    ]
+    return (
+        sum(len(msgspec.msgpack.encode(document)) for document in documents)
+        + models.count() * SLOTS
+        + Version.objects.for_tenant(tenant).count() * VERSION_BYTES
+    )

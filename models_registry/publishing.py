@@ -181,7 +181,11 @@ def _build_models(tenant: Tenant) -> Iterator[snapshot.Model]:
     overrides = _by_model(models.Override.objects.for_tenant(tenant).select_related("version").order_by("unit"))
     for model in found:
         rollout = rollouts[model.rollout_id]
-        layouts = {version.layout.revision: version.layout for version in versions[model.pk]}
+        # Only a slot or a tester leads to a version. One without either that was never loaded is left out, as lanes
+        # prepare each version and each layout that they are given.
+        codes = {*bytes(rollout.allocation), *(override.version.code for override in overrides[model.pk])}
+        served = [v for v in versions[model.pk] if v.code in codes or v.active_table_id or v.previous_table_id]
+        layouts = {version.layout.revision: version.layout for version in served}
         yield snapshot.Model(
             slug=model.slug,
             key_fields=tuple(model.key_fields),
@@ -194,7 +198,7 @@ def _build_models(tenant: Tenant) -> Iterator[snapshot.Model]:
             phase=rollout.phase,
             allocation=bytes(rollout.allocation),
             allocation_revision=rollout.number,
-            versions=tuple(_build_version(version) for version in versions[model.pk]),
+            versions=tuple(_build_version(version) for version in served),
             overrides={override.unit: override.version.code for override in overrides[model.pk]},
         )
 

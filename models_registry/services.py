@@ -15,7 +15,7 @@ from django.db import transaction
 from django.db.models import F
 
 from models_registry.broker import hand_over
-from models_registry.limits import check_load_may_wait
+from models_registry.limits import check_load_may_wait, check_published_size, check_tester_may_be_added
 from models_registry.models import (
     MAX_CODE,
     RUNNING_STATES,
@@ -84,6 +84,7 @@ def model_create(  # noqa: PLR0913 - what a model is
 
     Raises:
         RuleBroken: any of these will not do, or the slug is taken.
+        LimitReached: the studio would have more than serving may be given of it.
     """
     model = RecommendationModel(
         tenant=tenant,
@@ -102,6 +103,7 @@ def model_create(  # noqa: PLR0913 - what a model is
             raise RuleBroken(f"The studio has a model “{slug}” already.", field="slug")
         model.save(force_insert=True)
         Layout.objects.create(model=model, revision=0, fields=fields)
+        check_published_size(tenant, field="layout")
         after = {
             "key_fields": model.key_fields,
             "unit_field": model.unit_field,
@@ -165,6 +167,7 @@ def layout_add(*, model: RecommendationModel, fields: Sequence[Mapping[str, Any]
 
     Raises:
         RuleBroken: it is no layout, it is the newest one already, or all 256 revisions are taken.
+        LimitReached: the studio would have more than serving may be given of it.
     """
     checked = check_layout(fields)
     with transaction.atomic():
@@ -175,6 +178,7 @@ def layout_add(*, model: RecommendationModel, fields: Sequence[Mapping[str, Any]
         if newest.revision >= MAX_CODE:
             raise RuleBroken(f"The model “{model.slug}” has used all of its 256 layout revisions.", field="fields")
         layout = Layout.objects.create(model=model, revision=newest.revision + 1, fields=checked)
+        check_published_size(model.tenant, field="layout")
         summary = f"Added layout {layout.revision} to “{model.slug}”."
         after = {"revision": layout.revision, "layout": checked}
         _record(model, actor, "layout.add", summary, after=after)
@@ -193,6 +197,7 @@ def default_set(
 
     Raises:
         RuleBroken: a layout in use cannot hold it; the message names layout and field.
+        LimitReached: the studio would have more than serving may be given of it.
     """
     wanted = as_dict(default_answer)
     with transaction.atomic():
@@ -203,6 +208,8 @@ def default_set(
             model.default_answer = wanted
             model.default_revision += 1
             model.save(update_fields=["default_answer", "default_revision"])
+            if wanted is not None:
+                check_published_size(model.tenant, field="default_answer")
             summary = f"Changed the default answer of “{model.slug}”."
             _record(model, actor, "model.set_default", summary, before=before, after={"default_answer": wanted})
     return model
@@ -233,6 +240,7 @@ def version_create(
     Raises:
         RuleBroken: the name is taken, the studio may not read the source, the default answer does not fit the layout,
             or all 256 codes have been used.
+        LimitReached: the studio would have more than serving may be given of it.
     """
     check_version_name(name)
     with transaction.atomic():
@@ -246,6 +254,7 @@ def version_create(
             raise RuleBroken(f"The model has a version “{name}” already.", field="name")
         version = Version.objects.create(model=model, name=name, code=_free_code(model), layout=layout)
         Source.objects.create(version=version, kind=source_kind, location=location)
+        check_published_size(model.tenant, field="name")
         if not RolloutRevision.objects.for_tenant(model.tenant).filter(model=model).exists():
             rollout_start(version=version, actor=actor)
         after = {
@@ -494,6 +503,7 @@ def override_set(
 
     Raises:
         RuleBroken: the unit is no text of 1 to 256 bytes, or the version is another model's.
+        LimitReached: the model has 1,000 testers, or serving would be given more of the studio than it may.
     """
     note = check_text(note, field="note", what="The note", max_length=200, is_required=False)
     _check_unit(unit)
@@ -503,7 +513,11 @@ def override_set(
         _lock_model(model)
         rows = Override.objects.for_tenant(model.tenant).select_related("version")
         before = rows.filter(model=model, unit=unit).first()
+        if before is None:
+            check_tester_may_be_added(model)
         override, _ = rows.update_or_create(model=model, unit=unit, defaults={"version": version, "note": note})
+        if before is None:
+            check_published_size(model.tenant, field="unit")
         _record(
             model,
             actor,

@@ -22,6 +22,7 @@ from models_registry.tasks import republish
 from recsite.embedded import EmbeddedValkey, free_port
 from serving.formats import snapshot
 from serving.formats.layouts import Layout
+from serving.world import PreparedModel
 from tenants.credentials import (
     credential_issue,
     credential_register_key,
@@ -102,10 +103,31 @@ def test_build_tenant__model_without_a_rollout__is_left_out(model: Recommendatio
 def test_build_tenant__layout_no_version_uses__is_left_out(model: RecommendationModel) -> None:
     newer = LayoutFactory.create(model=model, fields=LAYOUT[:1])
     LayoutFactory.create(model=model, fields=LAYOUT[1:])
-    VersionFactory.create(model=model, layout=newer)
+    OverrideFactory.create(version=VersionFactory.create(model=model, layout=newer))
     [built] = build_tenant(model.tenant).models
     assert [layout.revision for layout in built.layouts] == [0, 1]
     assert [version.layout_revision for version in built.versions] == [0, 0, 1]
+
+
+def test_build_tenant__version_that_nobody_can_reach__is_left_out_with_its_layout(model: RecommendationModel) -> None:
+    wide = LayoutFactory.create(model=model, fields=LAYOUT[::-1])
+    unreached = VersionFactory.create(model=model, layout=wide)
+    [built] = build_tenant(model.tenant).models
+    assert [version.code for version in built.versions] == [0, 1]
+    assert [layout.revision for layout in built.layouts] == [0]
+    OverrideFactory.create(version=unreached)
+    [built] = build_tenant(model.tenant).models
+    assert [version.code for version in built.versions] == [0, 1, unreached.code]
+    assert [layout.revision for layout in built.layouts] == [0, wide.revision]
+    assert PreparedModel(built, "x").versions.keys() == {0, 1, unreached.code}
+
+
+def test_build_tenant__version_without_players_that_was_loaded__is_in_it(model: RecommendationModel) -> None:
+    loaded = VersionFactory.create(model=model)
+    loaded.active_table = TableFactory.create(load__version=loaded)
+    loaded.save()
+    [built] = build_tenant(model.tenant).models
+    assert [version.code for version in built.versions] == [0, 1, loaded.code]
 
 
 @pytest.mark.parametrize("state", [TableState.WRITING, TableState.DROPPING, TableState.DROPPED])

@@ -9,7 +9,8 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from models_registry.limits import MAX_WAITING_LOADS
+from models_registry import limits
+from models_registry.limits import MAX_WAITING_LOADS, publishable_bytes
 from models_registry.models import (
     Layout,
     Load,
@@ -367,6 +368,65 @@ def test_load_request__studio_ended__is_refused(model: RecommendationModel) -> N
     tenant_end(tenant=model.tenant, actor=None, reason="over")
     with pytest.raises(RuleBroken, match="ended"):
         load_request(version=version, actor=None)
+
+
+# --- How much a studio may have -------------------------------------------------------------------------------------
+
+
+def enum_of(size_bytes: int, name: str = "kind") -> list[dict[str, Any]]:
+    """Give a layout that takes about so many bytes."""
+    return [{"name": name, "type": "enum", "values": [f"{number:027}" for number in range(size_bytes // 28)]}]
+
+
+def test_layouts__more_than_serving_may_be_given__are_refused_and_nothing_is_kept(
+    studio: Tenant, model: RecommendationModel
+) -> None:
+    model.default_answer = None
+    model.save()
+    layout_add(model=model, fields=enum_of(1_500_000), actor=None)
+    with pytest.raises(LimitReached, match=r"would take 2\.\d+ MB together; they may take 2 MB") as refused:
+        layout_add(model=model, fields=enum_of(600_000, "other"), actor=None)
+    assert refused.value.field == "layout"
+    with pytest.raises(LimitReached):
+        new_model(studio, slug="other", layout=enum_of(600_000), default_answer=None)
+    assert Layout.objects.for_tenant(studio).count() == 2
+    assert RecommendationModel.objects.for_tenant(studio).count() == 1
+    new_model(TenantFactory.create(), layout=enum_of(600_000), default_answer=None)
+
+
+def test_everything_else_that_serving_is_given__counts_too(
+    model: RecommendationModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = new_version(model)
+    size_bytes = publishable_bytes(model.tenant)
+    assert 10_200 < size_bytes < 11_000
+    monkeypatch.setattr(limits, "MAX_PUBLISHED_BYTES", size_bytes + 100)
+    override_set(model=model, unit="t", version=version, actor=None)
+    with pytest.raises(LimitReached):
+        override_set(model=model, unit="t" * 101, version=version, actor=None)
+    with pytest.raises(LimitReached):
+        new_version(model, "b")
+    monkeypatch.setattr(limits, "MAX_PUBLISHED_BYTES", size_bytes - 1)
+    with pytest.raises(LimitReached):
+        default_set(model=model, default_answer={**DEFAULT_ANSWER, "offer_id": 2}, actor=None)
+    # What makes it less, or no more, goes on.
+    default_set(model=model, default_answer=None, actor=None)
+    override_set(model=model, unit="t", version=version, actor=None, note="again")
+
+
+def test_testers__as_many_as_a_model_may_have__the_next_is_refused(
+    model: RecommendationModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = new_version(model)
+    monkeypatch.setattr(limits, "MAX_TESTERS", 2)
+    for unit in ("a", "b"):
+        override_set(model=model, unit=unit, version=version, actor=None)
+    with pytest.raises(LimitReached, match="has 2 testers") as refused:
+        override_set(model=model, unit="c", version=version, actor=None)
+    assert refused.value.field == "unit"
+    override_set(model=model, unit="b", version=version, actor=None, note="the same tester")
+    override_remove(model=model, unit="a", actor=None)
+    override_set(model=model, unit="c", version=version, actor=None)
 
 
 def test_dry_run__while_one_of_the_version_waits__is_refused_and_names_it(model: RecommendationModel) -> None:
