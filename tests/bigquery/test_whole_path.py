@@ -176,7 +176,7 @@ def test_load__of_what_will_not_do__says_so_in_a_sentence_and_the_old_table_goes
     third = pa.array([Decimal("0.333")] * PLAYERS, pa.decimal128(38, 9))
     for name, table, state, words in (
         ("nulls", rows(offer_id=nothing), LoadState.REJECTED, ("column offer_id, row 1", "a value is required")),
-        ("times", rows(offer_id=times), LoadState.REJECTED, ("column offer_id is TIMESTAMP", "uint 0")),
+        ("times", rows(offer_id=times), LoadState.REJECTED, ("column offer_id is TIMESTAMP", "a whole number from 0")),
         ("thirds", rows(price=third), LoadState.REJECTED, ("price", "0.333")),
         ("unnamed", rows().drop_columns(["price"]), LoadState.REJECTED, ("column price is missing",)),
     ):
