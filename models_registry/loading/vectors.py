@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from models_registry.loading.cutting import BlockCutter
@@ -72,9 +73,9 @@ def _differences(check: Callable[[Any], Iterator[str]], vector: Any) -> list[str
         return list(check(vector))
     except KeyError as error:
         return [f"the vector lacks {error}"]
-    except (TypeError, AttributeError, BadLayout) as error:
+    except (TypeError, AttributeError, OverflowError, BadLayout) as error:
         return [f"it is not a vector of this kind: {error}"]
-    except ValueError as error:
+    except (ValueError, duckdb.Error, pa.ArrowException) as error:
         return [f"{type(error).__name__}: {error}"]
 
 
@@ -88,7 +89,7 @@ def _check_slot(vector: Any) -> Iterator[str]:
 
 
 def _check_locate(vector: Any) -> Iterator[str]:
-    values, bits = [str(value) for value in vector["key"]], vector["block_bits"]
+    values, bits = [str(value) for value in vector["key"]], _block_bits(vector)
     canonical = keys.canonical_key(values)
     block, fingerprint = keys.locate(keys.digest(canonical), bits)
     wanted = (vector["canonical"].lower(), vector["block"], vector["fingerprint"].lower())
@@ -149,7 +150,7 @@ def _check_refuse(vector: Any) -> Iterator[str]:
 
 
 def _check_block(vector: Any) -> Iterator[str]:
-    layout, bits, wanted = Layout.parse(vector["layout"]), vector["block_bits"], bytes.fromhex(vector["bytes"])
+    layout, bits, wanted = Layout.parse(vector["layout"]), _block_bits(vector), bytes.fromhex(vector["bytes"])
     number = vector.get("block", 0)
     rows = [(_key_values(row["key"]), row["record"]) for row in vector["rows"]]
     try:
@@ -192,6 +193,13 @@ def _cut(layout: Layout, bits: int, number: int, rows: Sequence[tuple[list[str],
 
 def _nothing() -> None:
     """Stand in for a load's heartbeat."""
+
+
+def _block_bits(vector: Any) -> int:
+    bits = vector["block_bits"]
+    if not isinstance(bits, int) or not 0 <= bits <= keys.MAX_BLOCK_BITS:
+        raise TypeError(f"block_bits is a whole number from 0 to {keys.MAX_BLOCK_BITS}")
+    return bits
 
 
 def _key_values(key: Any) -> list[str]:

@@ -174,6 +174,13 @@ def flip(text: str, at: int) -> str:
         ("pack", lambda v: {}),
         ("pack", lambda v: 5),
         ("block", lambda v: v | {"bytes": "not hex"}),
+        ("locate", lambda v: v | {"key": {}}),
+        ("block", lambda v: v | {"block": 2**70}),
+        *(
+            (section, lambda v, bits=bits: v | {"block_bits": bits})
+            for section in ("locate", "block")
+            for bits in (-1, 31, 65, 2**70, -(2**70), "4", None)
+        ),
     ],
 )
 def test_check_vectors__one_vector_changed__named(
