@@ -165,7 +165,11 @@ def test_effect__of_a_server_that_fails__is_said_not_to_be_known(tabs: Tabs, off
     page = tabs.open(offers.model_path, offers.sessions["product_manager"], refusals=(503, 422))
     effect = page.locator("#effect")
     waiting: list[Route] = []
-    page.route("**/effect", waiting.append)
+
+    def hold(route: Route) -> None:
+        waiting.append(route)
+
+    page.route("**/effect", hold)
     with page.expect_request("**/effect"):
         weight(page, "b").fill("20")
     expect(effect).to_have_attribute("aria-busy", "true")
