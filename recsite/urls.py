@@ -14,7 +14,7 @@ urlpatterns = [
     path("api/", include("recsite.api.urls")),
     path("", include("models_registry.urls")),
     path("", include("serving.urls")),
-    path("metrics", metrics),
+    path("metrics", metrics, name="metrics"),
 ]
 
 handler400 = "recsite.api.last_resort.bad_request"
