@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import MAXYEAR, MINYEAR, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from typing import Any, NamedTuple
 
 from django.db.models import Q
@@ -85,10 +85,9 @@ class TrailFilter:
         if self.about:
             rows = rows.filter(subject__icontains=self.about)
         zone = timezone.get_current_timezone()
-        # Beyond these years a day in another zone is no date any more, and no line is of then.
-        if self.since and self.since.year > MINYEAR:
+        if self.since:
             rows = rows.filter(at__gte=datetime.combine(self.since, time.min, zone))
-        if self.until and self.until.year < MAXYEAR:
+        if self.until:
             rows = rows.filter(at__lt=datetime.combine(self.until + timedelta(days=1), time.min, zone))
         return rows
 

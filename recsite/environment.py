@@ -6,8 +6,9 @@ writes, so that every other command finds the demo by itself. Variables win over
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import dj_database_url
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -17,12 +18,22 @@ from serving.formats.snapshot import parse_private_key, parse_public_keys
 from serving.formats.tokens import parse_master_keys
 from serving.redis_url import Place
 
+T = TypeVar("T")
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 
 def environment_file() -> Path:
     """Give the settings file that is read (it need not exist)."""
     return Path(os.environ.get("RECSITE_ENV_FILE", BASE_DIR / "var" / "demo.env"))
+
+
+def _read(parse: Callable[[str], T], text: str, words: str) -> T:
+    """Give what a text says; where it cannot be read, a ValueError of these words alone."""
+    try:
+        return parse(text)
+    except ValueError:
+        raise ValueError(words) from None
 
 
 class Environment(BaseSettings):
@@ -90,57 +101,38 @@ class Environment(BaseSettings):
     @field_validator("allowed_hosts", "csrf_trusted_origins", mode="before")
     @classmethod
     def _is_json(cls, typed: Any) -> Any:
-        if not isinstance(typed, str):
-            return typed
-        try:
-            return json.loads(typed)
-        except ValueError:
-            raise ValueError('write a JSON list of texts, such as ["one", "two"]') from None
+        words = 'write a JSON list of texts, such as ["one", "two"]'
+        return _read(json.loads, typed, words) if isinstance(typed, str) else typed
 
     @field_validator("database_url")
     @classmethod
     def _is_a_database(cls, url: str) -> str:
-        try:
-            dj_database_url.parse(url)
-        except ValueError:
-            raise ValueError(
-                "write postgres://user:password@host:5432/database, percent-encoded where a part holds : / ? # or @"
-            ) from None
+        words = "write postgres://user:password@host:5432/database, percent-encoded where a part holds : / ? # or @"
+        _read(dj_database_url.parse, url, words)
         return url
 
     # What is wrong with a key is said without repeating any of it.
     @field_validator("token_master_keys")
     @classmethod
     def _are_master_keys(cls, keys: SecretStr) -> SecretStr:
-        try:
-            parse_master_keys(keys.get_secret_value())
-        except ValueError:
-            raise ValueError(
-                "write id:key, or several separated by commas; a key is base64url of 32 bytes or more"
-            ) from None
+        words = "write id:key, or several separated by commas; a key is base64url of 32 bytes or more"
+        _read(parse_master_keys, keys.get_secret_value(), words)
         return keys
 
     @field_validator("snapshot_private_key")
     @classmethod
     def _is_a_private_key(cls, key: SecretStr | None) -> SecretStr | None:
-        try:
-            # Empty is as good as none: so a process is kept from one that its file has.
-            if key:
-                parse_private_key(key.get_secret_value())
-        except ValueError:
-            raise ValueError("write id:key; the key is base64url of the 32 bytes of an Ed25519 private key") from None
+        # Empty is as good as none: so a process is kept from one that its file has.
+        if key:
+            words = "write id:key; the key is base64url of the 32 bytes of an Ed25519 private key"
+            _read(parse_private_key, key.get_secret_value(), words)
         return key
 
     @field_validator("snapshot_public_keys")
     @classmethod
     def _are_public_keys(cls, keys: str) -> str:
-        try:
-            parse_public_keys(keys)
-        except ValueError:
-            raise ValueError(
-                "write id:key, or several separated by commas; a key is base64url of the 32 bytes of an Ed25519 public "
-                "key"
-            ) from None
+        words = "a key is base64url of the 32 bytes of an Ed25519 public key"
+        _read(parse_public_keys, keys, f"write id:key, or several separated by commas; {words}")
         return keys
 
     @field_validator("redis_url")

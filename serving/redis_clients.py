@@ -44,12 +44,12 @@ def connect(url: str, *, timeout_seconds: float, connect_timeout_seconds: float,
     options = {**times, "health_check_interval": check_seconds, "retry": Retry(NoBackoff(), 0)}
     if place.kind == "one":
         return redis.Redis.from_url(url, **options)
-    options |= {**place.login._asdict(), **place.tls_keywords()}
+    options |= place.server_keywords()
     if place.kind == "cluster":
         return Cluster(place.hosts, **options)
     sentinels: Any = Sentinel  # whose types are missing
     asking: dict[str, Any] = {name: min(seconds, SENTINEL_SECONDS) for name, seconds in times.items()}
-    asking |= {**place.sentinel_login._asdict(), **place.tls_keywords(), "retry": Retry(NoBackoff(), 0)}
+    asking |= {**place.sentinel_keywords(), "retry": Retry(NoBackoff(), 0)}
     manager = sentinels(place.hosts, sentinel_kwargs=asking)
     client: redis.Redis = manager.master_for(place.service, redis_class=OfMaster, db=place.database, **options)
     return client

@@ -98,8 +98,16 @@ class Place(NamedTuple):
             raise ValueError(f"{scheme}:// is host:port,host:port/service/database")
         return place._replace(service=path[0], database=int(path[1]) if path[1:] else 0)
 
+    def server_keywords(self) -> dict[str, Any]:
+        """Give what redis-py's clients take to get into the servers: the login, and TLS."""
+        return {**self.login._asdict(), **self.tls_keywords()}
+
+    def sentinel_keywords(self) -> dict[str, Any]:
+        """Give the same for the Sentinels."""
+        return {**self.sentinel_login._asdict(), **self.tls_keywords()}
+
     def tls_keywords(self) -> dict[str, Any]:
-        """Give what redis-py's clients take for TLS to these servers; nothing without."""
+        """Give what redis-py's clients take for TLS to any of them; nothing without."""
         return {} if self.tls is None else {"ssl": True, **self.tls}
 
 

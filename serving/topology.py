@@ -143,8 +143,8 @@ class SentinelReader:
     async def _follow(self, loop: asyncio.AbstractEventLoop) -> None:
         sentinels: Any = Sentinel  # whose types are missing
         times = {"socket_timeout": TOPOLOGY_TIMEOUT_SECONDS, "socket_connect_timeout": TOPOLOGY_TIMEOUT_SECONDS}
-        login = {**self._place.sentinel_login._asdict(), **self._place.tls_keywords()}
-        manager = sentinels(self._place.hosts, sentinel_kwargs={**times, **login, "retry": Retry(NoBackoff(), 0)})
+        asking = {**times, **self._place.sentinel_keywords(), "retry": Retry(NoBackoff(), 0)}
+        manager = sentinels(self._place.hosts, sentinel_kwargs=asking)
         known: tuple[str, int] | None = None
         is_away = False
         try:
@@ -353,8 +353,7 @@ class ClusterReader:
     def _cluster(self) -> RedisCluster:
         return RedisCluster(
             startup_nodes=[ClusterNode(host, port) for host, port in self._place.hosts],
-            **self._place.login._asdict(),
-            **self._place.tls_keywords(),
+            **self._place.server_keywords(),
             require_full_coverage=False,
             socket_timeout=TOPOLOGY_TIMEOUT_SECONDS,
             socket_connect_timeout=TOPOLOGY_TIMEOUT_SECONDS,

@@ -26,6 +26,14 @@ class LimitReached(RuleBroken):
     """A change that is refused because the studio has as much of something as it may."""
 
 
+def whole_number(text: str) -> int | None:
+    """Give the number that an address or a hidden field holds; None for any other text.
+
+    Also for one of more digits than any id has: Python refuses to read some thousand.
+    """
+    return int(text) if text.isdecimal() and len(text) < 16 else None
+
+
 def check_slug(slug: str) -> str:
     """Give the slug; RuleBroken unless it is 1 to 50 letters, digits, hyphens and underscores."""
     try:

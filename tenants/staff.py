@@ -29,7 +29,7 @@ from unfold.widgets import (
 
 from tenants.access import is_platform_staff
 from tenants.models import Tenant, User
-from tenants.rules import RuleBroken
+from tenants.rules import RuleBroken, whole_number
 from tenants.scoping import TenantOwned
 
 
@@ -343,8 +343,8 @@ class StudioFilter(DropdownFilter):
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         """Narrow to the choice."""
-        chosen = self.value()
-        return queryset.filter(**{self.path: int(chosen)}) if chosen and chosen.isdecimal() else queryset
+        chosen = whole_number(self.value() or "")
+        return queryset if chosen is None else queryset.filter(**{self.path: chosen})
 
 
 class ReadOnlyAdmin(StaffAdmin):

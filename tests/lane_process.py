@@ -53,7 +53,7 @@ class LaneProcess:
 
     def offer(self, scene: Scene, number: int = 1, *, credential: str = "cr_all") -> RawResponse:
         """Ask for a player's offer."""
-        return self.ask(f"/v1/recommendations?model=offers&player_id={player(number)}", scene.token(credential))
+        return offer_at(self.port, scene, number, credential=credential)
 
     def metrics(self) -> dict[str, float]:
         """Give what Prometheus would read, by series."""
@@ -77,6 +77,13 @@ class LaneProcess:
         """Give the ids of its worker processes."""
         below = self.descendants()
         return [pid for pid, _, command in _processes() if pid in below and "resource_tracker" not in command]
+
+
+def offer_at(port: int, scene: Scene, number: int, *, credential: str = "cr_all") -> RawResponse:
+    """Ask a door for a player's offer, on a connection of its own."""
+    target = f"/v1/recommendations?model=offers&player_id={player(number)}"
+    with RawConnection(port) as connection:
+        return connection.ask(request("GET", target, [("Authorization", f"Bearer {scene.token(credential)}")]))
 
 
 @contextmanager

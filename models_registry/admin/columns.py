@@ -11,6 +11,7 @@ from django.http import HttpRequest
 from unfold.contrib.filters.admin import DropdownFilter
 
 from models_registry.models import Layout, Load, LoadState, RecommendationModel, RolloutRevision, Version
+from tenants.rules import whole_number
 from tenants.staff import StaffAdmin
 
 LOAD_COLOURS = {
@@ -89,5 +90,5 @@ class ModelFilter(DropdownFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         """Narrow to the choice."""
-        chosen = self.value()
-        return queryset.filter(**{self.path: int(chosen)}) if chosen and chosen.isdecimal() else queryset
+        chosen = whole_number(self.value() or "")
+        return queryset if chosen is None else queryset.filter(**{self.path: chosen})

@@ -18,7 +18,7 @@ from models_registry.services import load_activate_anyway
 from models_registry.spreads import spread_of
 from tenants.models import Role
 from tenants.pages.studio import Gate, StudioRequest, View, studio_page
-from tenants.rules import RuleBroken
+from tenants.rules import RuleBroken, whole_number
 
 LINES = 30
 
@@ -53,9 +53,7 @@ def loads(request: StudioRequest) -> HttpResponse:
     versions = Version.objects.for_tenant(tenant).order_by("model__slug", "name")
     form = LoadFilter(versions.values_list("model__slug", "name"), request.GET)
     before = request.GET.get("before", "")
-    found = loads_of(
-        tenant, **form.chosen, before=int(before) if before.isdecimal() and len(before) < 16 else None, limit=LINES + 1
-    )
+    found = loads_of(tenant, **form.chosen, before=whole_number(before), limit=LINES + 1)
     context = {
         "section": "loads",
         "form": form,

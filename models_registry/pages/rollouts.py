@@ -37,13 +37,11 @@ from tenants.forms import ReasonForm
 from tenants.models import Role
 from tenants.pages.local_time import zone_of
 from tenants.pages.studio import StudioRequest
-from tenants.rules import RuleBroken
+from tenants.rules import RuleBroken, whole_number
 from tenants.templatetags.words import percent
 
 LINES = 10
 LINES_OF_HISTORY = 50
-# Python refuses to read a number of some thousand digits.
-LONGEST_NUMBER = 16
 # Clients keep an answer for a tenth longer or shorter than the model says, so that they do not come back all at once.
 CLIENT_AGE_SPREAD = 1.1
 # A page stops asking how far a change has come when it is this old.
@@ -136,9 +134,8 @@ def live(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
 def history(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
     """Give the older lines of the history, fifty at a time."""
     summary = model_summary(model)
-    before = request.GET.get("before", "")
-    number = int(before) if before.isdecimal() and len(before) < LONGEST_NUMBER else None
-    lines = history_of(model, summary.names, before=number, limit=LINES_OF_HISTORY + 1)
+    before = whole_number(request.GET.get("before", ""))
+    lines = history_of(model, summary.names, before=before, limit=LINES_OF_HISTORY + 1)
     context = {
         "section": "models",
         "tab": "rollout",
@@ -327,10 +324,9 @@ def _may_save(summary: ModelSummary, form: WeightsForm, proposal: Proposal) -> b
     """Tell whether this very effect was seen and its cautions were waved off; say on the form what is missing."""
     seen = form.cleaned_data["seen"]
     if seen != proposal.stamp:
-        seen_number = seen.partition(",")[0]
+        seen_number = whole_number(seen.partition(",")[0])
         newest = summary.rollout
-        is_number = seen_number.isdecimal() and len(seen_number) < LONGEST_NUMBER
-        if newest is not None and is_number and int(seen_number) != newest.number:
+        if newest is not None and seen_number not in (None, newest.number):
             words = f"{newest.actor_name} changed the weights meanwhile. This is what yours would do to theirs:"
         else:
             words = "Look at what this does, then save it."
