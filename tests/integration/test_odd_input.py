@@ -13,6 +13,7 @@ from django.urls.converters import StringConverter
 
 from models_registry.services import override_set
 from tenants.models import Tenant, User
+from tests import factories
 from tests.integration.dashboard_scene import Offers, get, make_offers, post, signed_in
 
 pytestmark = pytest.mark.django_db
@@ -59,6 +60,14 @@ def test_weights__seen_of_many_digits__is_the_page_again(client: Client, offers:
 def test_layout__a_row_of_many_digits_removed__changes_nothing(client: Client, studio: Tenant) -> None:
     form = {"layout": f"remove-{MANY_DIGITS}", "field-TOTAL_FORMS": "1", "field-INITIAL_FORMS": "0"}
     assert post(client, f"/studios/{studio.slug}/new-model", form).status == 200
+
+
+@pytest.mark.parametrize("narrowed", ["studio", "model"])
+def test_admin__a_list_narrowed_by_many_digits__is_not_narrowed(offers: Offers, narrowed: str) -> None:
+    staff = signed_in(factories.UserFactory.create(is_staff=True, is_superuser=True))
+    answer = get(staff, f"/admin/models_registry/version/?{narrowed}={MANY_DIGITS}")
+    assert answer.status == 200
+    assert offers.b.name in answer.text
 
 
 @pytest.mark.parametrize(("page", "status"), [("audit", 422), ("audit.csv", 200)])
