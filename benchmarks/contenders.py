@@ -236,7 +236,7 @@ CONTENDERS = (
     Contender(
         "empty-lane",
         "lane's server, empty handler",
-        "a limit: the same from `serving/lane_http.py`, which the lane is made of.",
+        "a limit: the same from `serving/lane/http11.py`, which the lane is made of.",
         _empty_lane,
         reads=False,
     ),

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from django.conf import settings
 
-from serving.redis_clients import Client, connect
+from serving.redis.clients import Client, connect
 
 PUBLISHING_TIMEOUT_SECONDS = 2.0
 LOADING_TIMEOUT_SECONDS = 15.0

@@ -30,7 +30,7 @@ from models_registry.models import (
     Version,
 )
 from models_registry.redis_clients import publishing_client
-from serving.redis_clients import Client
+from serving.redis.clients import Client
 from serving.reporting import FIELD, TrafficBatch, applied_name, processes_name, traffic_name
 from tenants.models import Credential, Tenant
 

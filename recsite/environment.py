@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from serving.formats.snapshot import parse_private_key, parse_public_keys
 from serving.formats.tokens import parse_master_keys
-from serving.redis_url import Place
+from serving.redis.url import Place
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ class Environment(BaseSettings):
     # One Redis does for everything; broker and cache can each be given one of their own, and must be where the tables
     # are behind Sentinel or in a cluster. Forms: redis://, rediss://, unix://, for the tables and the cache also
     # redis+sentinel://host:port,host:port/service/database, for the tables redis+cluster://host:port,host:port; with
-    # TLS rediss+sentinel:// and rediss+cluster:// (serving/redis_url.py).
+    # TLS rediss+sentinel:// and rediss+cluster:// (serving/redis/url.py).
     redis_url: str = "redis://127.0.0.1:6379/0"
     broker_url: str | None = None
     cache_url: str | None = None

@@ -145,7 +145,7 @@ def _redis_cache(url: str, *, timeout_seconds: float) -> dict[str, Any]:
         "LOCATION": [url],
         "KEY_PREFIX": ENV.redis_prefix,
         "OPTIONS": {
-            "CONNECTION_FACTORY": "serving.redis_clients.TablesConnectionFactory",
+            "CONNECTION_FACTORY": "serving.redis.clients.TablesConnectionFactory",
             "SERIALIZER": "django_redis.serializers.json.JSONSerializer",
             "SOCKET_TIMEOUT": timeout_seconds,
             "SOCKET_CONNECT_TIMEOUT": timeout_seconds,

@@ -22,7 +22,7 @@ import msgspec
 
 from serving.http import Exposure
 from serving.metrics import Numbers
-from serving.redis_clients import Client
+from serving.redis.clients import Client
 from serving.world import World
 
 TRAFFIC_EVERY_SECONDS = 5.0

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 import msgspec
 
 from serving.limits import share
-from serving.redis_clients import Client
+from serving.redis.clients import Client
 from serving.world import World
 
 EXCHANGE_EVERY_SECONDS = 0.5

@@ -30,7 +30,7 @@ from serving.formats.snapshot import (
     snapshot_name,
 )
 from serving.metrics import Numbers
-from serving.redis_clients import Client, by_holder, connect
+from serving.redis.clients import Client, by_holder, connect
 from serving.reporting import Reporter
 from serving.sharing import LimitSharing
 from serving.world import World

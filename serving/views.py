@@ -36,7 +36,7 @@ from serving.http import (
     Response,
 )
 from serving.metrics import NumbersCollector
-from serving.redis_clients import by_holder
+from serving.redis.clients import by_holder
 
 logger = logging.getLogger(__name__)
 

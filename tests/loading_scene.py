@@ -16,7 +16,7 @@ from models_registry.models import Load, Table, Version
 from serving.formats.blocks import find_payload
 from serving.formats.keys import block_name, canonical_key, digest, locate
 from serving.formats.layouts import Layout
-from serving.redis_clients import Client
+from serving.redis.clients import Client
 from tenants.models import Tenant
 from tests import factories
 

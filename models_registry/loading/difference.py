@@ -24,7 +24,7 @@ from models_registry.models import Table
 from serving.formats.blocks import DamagedBlock
 from serving.formats.keys import FINGERPRINT_BYTES
 from serving.formats.layouts import Layout
-from serving.redis_clients import Client
+from serving.redis.clients import Client
 
 MAX_SAMPLES = 5
 CHUNK_BYTES = 4 * 2**20

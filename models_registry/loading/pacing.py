@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 
-from serving.redis_clients import Client
+from serving.redis.clients import Client
 
 # Between two looks at Redis; a look costs it some microseconds.
 LOOK_SECONDS = 0.01

@@ -23,7 +23,7 @@ from models_registry.models import RUNNING_STATES, Load, LoadState, Table, Table
 from models_registry.redis_clients import loading_client
 from models_registry.services import load_request
 from serving.formats.keys import lost_tables_name
-from serving.redis_clients import Client
+from serving.redis.clients import Client
 from tenants import audit
 from tenants.rules import RuleBroken
 from tenants.services import lock_tenant

@@ -19,7 +19,7 @@ from models_registry.loading.pacing import Pacer
 from serving.formats.blocks import DamagedBlock, find_payload
 from serving.formats.keys import block_name, canonical_key, digest, locate
 from serving.formats.layouts import DamagedPayload, Layout
-from serving.redis_clients import Client
+from serving.redis.clients import Client
 
 # Others wait behind what was sent and is not answered, also those who wait for Redis' processor: these many blocks take
 # it a tenth of a millisecond.

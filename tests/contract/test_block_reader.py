@@ -14,9 +14,9 @@ import redis
 import uvloop
 
 from recsite.embedded import EmbeddedValkey, free_port
-from serving.block_reader import MOST_AT_ONCE, Address, NodeReader, read_all
 from serving.engine import UNAVAILABLE, Block
 from serving.metrics import Numbers
+from serving.redis.reader import MOST_AT_ONCE, Address, NodeReader, read_all
 from tests.certificates import write_certificate
 
 # Far longer than anything takes: whatever is still waiting by then hangs.

@@ -18,7 +18,7 @@ from recsite.embedded import EmbeddedValkey, free_port
 from serving.formats.blocks import encode_block
 from serving.formats.keys import block_name, canonical_key, digest, locate
 from serving.formats.layouts import Layout
-from serving.redis_clients import Client
+from serving.redis.clients import Client
 from tests.certificates import write_certificate
 from tests.lane_process import eventually
 from tests.redis_parts import tls_before

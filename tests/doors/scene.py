@@ -18,7 +18,7 @@ from serving.formats.blocks import encode_block
 from serving.formats.keys import block_bits_for, block_name, canonical_key, digest, locate
 from serving.formats.layouts import Layout
 from serving.formats.tokens import derive_key, header_parameters, parse_master_keys
-from serving.redis_clients import Client
+from serving.redis.clients import Client
 
 PLAYERS = 400
 OFFER_LAYOUT: list[dict[str, Any]] = [

@@ -14,7 +14,7 @@ import redis
 from recsite.embedded import EmbeddedValkey
 from serving.formats.keys import block_bits_for, block_name
 from serving.http import BITS
-from serving.redis_clients import connect
+from serving.redis.clients import connect
 from tests.doors.corpus import Case, corpus, get, post
 from tests.doors.processes import Doors, start_doors
 from tests.doors.raw_http import RawConnection, RawResponse

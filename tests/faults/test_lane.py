@@ -16,7 +16,7 @@ from recsite.embedded import EmbeddedValkey
 from serving.formats import snapshot as published
 from serving.formats.keys import lost_tables_name
 from serving.http import BITS
-from serving.redis_clients import Client
+from serving.redis.clients import Client
 from tests.certificates import write_certificate
 from tests.doors.raw_http import RawConnection, RawResponse, request
 from tests.doors.scene import OFFER_DEFAULT, Scene, offer, player

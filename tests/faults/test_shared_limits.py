@@ -14,7 +14,7 @@ from django.conf import settings
 
 from recsite.embedded import EmbeddedValkey
 from serving.limits import Bucket
-from serving.redis_clients import Client
+from serving.redis.clients import Client
 from serving.sharing import LimitSharing, Said, demand_name
 from serving.snapshots import watch_client
 from serving.world import World

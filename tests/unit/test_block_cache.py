@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.block_reader import BlockCache, CachedReader, Put, read_all
 from serving.engine import UNAVAILABLE, Block
 from serving.metrics import Numbers
+from serving.redis.reader import BlockCache, CachedReader, Put, read_all
 
 
 class Redis:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from serving import lane
 from serving.http import NO_ANSWER, PATH, Request, Response
-from serving.lane import Lane, Options
-from serving.lane_http import Connection, HttpServer
+from serving.lane import application as lane
+from serving.lane.application import Lane, Options
+from serving.lane.http11 import Connection, HttpServer
 
 
 class Client(Connection):
@@ -81,7 +81,7 @@ def test_defect__503_counted_and_logged_without_what_was_asked(
     assert answers == [NO_ANSWER] * 5
     assert application._serving.numbers.unexpected_errors == 5
     assert application._serving.numbers.requests == {503: 5}
-    (message,) = [record.getMessage() for record in caplog.records if record.name == "serving.lane"]
+    (message,) = [record.getMessage() for record in caplog.records if record.name == "serving.lane.application"]
     assert message.startswith("request.failed error=KeyError at='test_lane.py:")
     assert "ana" not in message
     assert "secret" not in message

@@ -18,9 +18,9 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving import lane_http
 from serving.http import BODY_INCOMPLETE, MAX_BODY_BYTES, NO_ANSWER, OVER_CAPACITY, PATH, Request, Response, head_of
-from serving.lane_http import Connection, HttpServer
+from serving.lane.application import http11
+from serving.lane.http11 import Connection, HttpServer
 from tests.certificates import write_certificate
 
 PLAIN = Request("GET", "", None, None, None, None, b"")
@@ -32,9 +32,9 @@ UPGRADE = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Setting
 @pytest.fixture(scope="module", autouse=True)
 def _in_a_hurry() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(lane_http, "ACCEPTED_SECONDS", 0.0)
-        patched.setattr(lane_http, "ACCEPTED_TLS_SECONDS", 0.0)
-        patched.setattr(lane_http, "KEPT_SECONDS", 0.02)
+        patched.setattr(http11, "ACCEPTED_SECONDS", 0.0)
+        patched.setattr(http11, "ACCEPTED_TLS_SECONDS", 0.0)
+        patched.setattr(http11, "KEPT_SECONDS", 0.02)
         yield
 
 
@@ -518,7 +518,7 @@ def test_client__that_ends_in_the_same_turn__takes_no_answer_from_others() -> No
 
 
 def test_body__late__said_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane_http, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(http11, "BODY_SECONDS", 0.05)
 
     async def story(site: Site) -> None:
         client = await site.client()
@@ -530,7 +530,7 @@ def test_body__late__said_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_head__late__closed_however_it_dribbles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane_http, "HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(http11, "HEAD_SECONDS", 0.1)
 
     async def story(site: Site) -> None:
         client = await site.client()
@@ -549,7 +549,7 @@ def test_head__late__closed_however_it_dribbles(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_idle__closed_after_a_while_but_not_while_it_waits_for_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane_http, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(http11, "IDLE_SECONDS", 0.5)
 
     async def story(site: Site) -> None:
         silent, waits, busy = [await site.client() for _ in range(3)]
@@ -582,7 +582,7 @@ def test_connections__more_than_there_may_be__told_so() -> None:
 def test_client__that_reads_no_answers__asks_no_more_and_is_closed_in_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lane_http, "UNREAD_SECONDS", 0.3)
+    monkeypatch.setattr(http11, "UNREAD_SECONDS", 0.3)
     large = Response(200, "", bytes(200_000))
 
     async def story(site: Site) -> None:
@@ -602,7 +602,7 @@ def test_client__that_reads_no_answers__asks_no_more_and_is_closed_in_the_end(
 def test_client__that_reads_no_answers_and_asks_for_the_end__closed_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lane_http, "UNREAD_SECONDS", 0.3)
+    monkeypatch.setattr(http11, "UNREAD_SECONDS", 0.3)
     # More than the kernel takes, and less than what makes it stop reading.
     answer = Response(200, "", bytes(30_000))
 
@@ -622,7 +622,7 @@ def test_client__that_reads_no_answers_and_asks_for_the_end__closed_all_the_same
 
 
 def test_bodies__more_than_there_is_room_for__told_so_until_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane_http, "MAX_BODIES_BYTES", 250_000)
+    monkeypatch.setattr(http11, "MAX_BODIES_BYTES", 250_000)
     head = get("Content-Length: 100001", method="POST")
 
     async def story(site: Site) -> None:
@@ -640,7 +640,7 @@ def test_bodies__more_than_there_is_room_for__told_so_until_there_is(monkeypatch
 
 
 def test_spellings_of_headers__are_kept_up_to_a_number_and_a_length() -> None:
-    known = lane_http._Headers()
+    known = http11._Headers()
     for number in range(2000):
         assert known[b"x-%d" % number] is None
         assert known[b"y" * 1000] is None
@@ -653,7 +653,7 @@ def test_spellings_of_headers__are_kept_up_to_a_number_and_a_length() -> None:
 
 
 def test_finish__a_kept_connection_that_asks_once_more__answered_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane_http, "KEPT_SECONDS", 5.0)
+    monkeypatch.setattr(http11, "KEPT_SECONDS", 5.0)
 
     async def story(site: Site) -> None:
         client = await site.client()
@@ -669,7 +669,7 @@ def test_finish__a_kept_connection_that_asks_once_more__answered_and_told(monkey
 
 
 def test_finish__answers_what_was_asked_and_closes_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane_http, "FINISH_SECONDS", 1.5)
+    monkeypatch.setattr(http11, "FINISH_SECONDS", 1.5)
 
     async def story(site: Site) -> None:
         idle, waits, begun, never = [await site.client() for _ in range(4)]

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from recsite.environment import Environment
 from serving.formats.encoding import base64url_encode
-from serving.redis_url import Login, Place
+from serving.redis.url import Login, Place
 
 CLUSTER = "redis+cluster://one:7000,two:7001"
 SENTINEL = "redis+sentinel://one,two:7001/tables"

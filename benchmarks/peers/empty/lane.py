@@ -7,7 +7,7 @@ import sys
 import uvloop
 
 from serving.http import Request, Response
-from serving.lane_http import Connection, HttpServer
+from serving.lane.http11 import Connection, HttpServer
 
 BACKLOG, MOST_CONNECTIONS = 4096, 65_536
 _NOTHING = Response(200, "", b"")

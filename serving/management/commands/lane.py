@@ -19,10 +19,10 @@ from django.utils.log import configure_logging
 from prometheus_client import CollectorRegistry, start_http_server
 
 from serving.configuration import assemble
-from serving.lane import BACKLOG, Options, Tls, run_worker, tls_context
-from serving.lane_server import LaneServer
+from serving.lane.application import BACKLOG, Options, Tls, run_worker, tls_context
+from serving.lane.workers import LaneServer
 from serving.metrics import Numbers, NumbersCollector, Workers, has_written, is_alive
-from serving.topology import reader_for
+from serving.redis.topology import reader_for
 
 # Connections one worker holds, most of them idle phones; what works at once is bounded by SERVING_CAPACITY.
 MOST_CONNECTIONS = 65_536

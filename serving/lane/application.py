@@ -25,13 +25,13 @@ import uvloop
 from django.conf import settings
 from django.utils.log import configure_logging
 
-from serving.block_reader import MOST_AT_ONCE, BlockCache, BlockReader, CachedReader, read_all
 from serving.configuration import Serving, assemble
 from serving.engine import BatchLookup, Block, Lookup, begin
 from serving.http import ALIVE, NO_ANSWER, NOT_FOUND, OVER_CAPACITY, PATH, Request, Response
-from serving.lane_http import Connection, HttpServer
+from serving.lane.http11 import Connection, HttpServer
 from serving.metrics import WorkerFile
-from serving.topology import reader_for
+from serving.redis.reader import MOST_AT_ONCE, BlockCache, BlockReader, CachedReader, read_all
+from serving.redis.topology import reader_for
 
 logger = logging.getLogger(__name__)
 

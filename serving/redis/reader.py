@@ -5,7 +5,8 @@ time-out, a cancelled read, a malformed reply) is closed and never used again; a
 While there is no connection that has answered a PING, a read fails at once; a new connection is tried for in the
 background, without end.
 
-A Redis of several nodes has a `NodeReader` per node, and a map from block to node before them: `serving.topology`.
+A Redis of several nodes has a `NodeReader` per node, and a map from block to node before them:
+`serving.redis.topology`.
 """
 
 from __future__ import annotations

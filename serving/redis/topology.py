@@ -26,10 +26,10 @@ from redis.backoff import NoBackoff
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import RedisClusterException, RedisError
 
-from serving.block_reader import Address, BlockReader, NodeReader, Put, tls_context
 from serving.engine import UNAVAILABLE
 from serving.metrics import Numbers
-from serving.redis_url import Place
+from serving.redis.reader import Address, BlockReader, NodeReader, Put, tls_context
+from serving.redis.url import Place
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Reader(BlockReader, Protocol):
 
 
 def reader_for(url: str, *, deadline_seconds: float, numbers: Numbers) -> Reader:
-    """Give the reader for a Redis of any kind that `serving.redis_url` knows.
+    """Give the reader for a Redis of any kind that `serving.redis.url` knows.
 
     Raises:
         ValueError: no such URL.

@@ -1,4 +1,4 @@
-"""redis-py's clients for each kind of Redis that `serving.redis_url` knows."""
+"""redis-py's clients for each kind of Redis that `serving.redis.url` knows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from redis.exceptions import RedisClusterException, SlotNotCoveredError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from serving.redis_url import Place
+from serving.redis.url import Place
 
 Client = redis.Redis | RedisCluster
 # How often the Sentinels are asked whether the master is another one, and how long each may take.

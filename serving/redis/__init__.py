@@ -1,0 +1,1 @@
+"""Redis as serving sees it: addresses, clients, topology, and the reader of blocks."""
