@@ -16,8 +16,8 @@ import duckdb
 
 from benchmarks.world import WorldProblem
 from examples.generate import example_of
+from models_registry.catalogue.services import load_request, model_create, version_create
 from models_registry.models import Load, LoadState, RecommendationModel, SourceKind, Table, Version
-from models_registry.services import load_request, model_create, version_create
 from recsite.demo.data import PEOPLE, make_people
 from tenants.models import User
 from tenants.services import tenant_create

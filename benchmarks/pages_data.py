@@ -16,7 +16,6 @@ from django.contrib.auth.hashers import make_password
 from django.db import connection, transaction
 from django.utils import timezone
 
-from models_registry import traffic
 from models_registry.models import (
     BASIS_POINTS,
     CredentialUse,
@@ -37,6 +36,7 @@ from models_registry.models import (
     new_table_id,
 )
 from models_registry.rollouts.allocation import first_allocation, weights_of
+from models_registry.traffic.collecting import collecting
 from tenants.models import AuditEntry, AutomationToken, Credential, Membership, Role, Tenant, User, new_public_id
 
 FIELDS = [
@@ -287,7 +287,7 @@ def _counts(amount: Amount, versions: Sequence[Version], now: datetime) -> Itera
     for span in TrafficSpan:
         seconds = int(span)
         newest = int(now.timestamp()) // seconds * seconds
-        length = min(traffic.KEEP[span], timedelta(days=amount.days))
+        length = min(collecting.KEEP[span], timedelta(days=amount.days))
         for at in range(newest - int(length.total_seconds()), newest + 1, seconds):
             starts_at = adapt(datetime.fromtimestamp(at, tz=now.tzinfo))
             level = (1.2 + math.sin(at / 86400 * math.tau)) * min(seconds, now.timestamp() - at)

@@ -14,7 +14,7 @@ class ModelsRegistryConfig(AppConfig):
 
     def ready(self) -> None:
         """Publish a tenant's snapshot whenever a commit changed what serving must know; show the loads' metrics."""
-        from models_registry.metrics import LoadingCollector  # noqa: PLC0415 - models exist only by now
+        from models_registry.loading.metrics import LoadingCollector  # noqa: PLC0415 - models exist only by now
         from models_registry.publishing import publish_on_change  # noqa: PLC0415 - as above
         from tenants.signals import tenant_changed  # noqa: PLC0415 - as above
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from models_registry.traffic import requests_in_24_hours
+from models_registry.traffic.collecting import requests_in_24_hours
 from tenants.models import Credential, CredentialKind, Tenant
 from tenants.templatetags.words import age, number
 

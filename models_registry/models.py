@@ -189,7 +189,7 @@ class ScheduleKind(models.TextChoices):
 
 
 class Schedule(TenantOwned):
-    """When a version is loaded by itself. `models_registry.scheduling` works out and starts the runs."""
+    """When a version is loaded by itself. `models_registry.loading.schedules` works out and starts the runs."""
 
     tenant_path = "version__model__tenant"
 

@@ -3,9 +3,9 @@
 from celery import shared_task
 from django.utils import timezone
 
-from models_registry import traffic
+from models_registry.loading.schedules import start_due_loads
 from models_registry.publishing import republish_all
-from models_registry.scheduling import start_due_loads
+from models_registry.traffic.collecting import collecting
 
 
 @shared_task(name="publishing.republish", time_limit=300)  # type: ignore[untyped-decorator]  # Celery ships no types
@@ -23,10 +23,10 @@ def start_due() -> int:
 @shared_task(name="traffic.collect", time_limit=120)  # type: ignore[untyped-decorator]  # as above
 def collect_traffic() -> int:
     """Move what serving counted into the database. Runs every 10 s; twice is harmless."""
-    return traffic.collect()
+    return collecting.collect()
 
 
 @shared_task(name="traffic.prune", time_limit=300)  # type: ignore[untyped-decorator]  # as above
 def prune_traffic() -> int:
     """Drop counts that are no longer kept. Runs every hour."""
-    return traffic.prune()
+    return collecting.prune()

@@ -12,8 +12,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from models_registry.admin.columns import LOAD_COLOURS, newest_weights
+from models_registry.catalogue.selectors import data_at, is_late, weights_by_code
 from models_registry.models import RUNNING_STATES, Load, LoadState, RecommendationModel, RolloutRevision, Version
-from models_registry.selectors import data_at, is_late, weights_by_code
 from tenants.models import Credential, Tenant
 from tenants.staff import change_url
 

@@ -327,7 +327,7 @@ def as_markdown(control_plane: Sequence[Definition]) -> str:
     lines = [
         "# Metrics",
         "",
-        "Made by `python manage.py metrics_docs` from `serving/metrics.py` and `models_registry/metrics.py`; edit",
+        "Made by `python manage.py metrics_docs` from `serving/metrics.py` and `models_registry/loading/metrics.py`; edit",
         "those.",
         "",
         "The lane answers `/metrics` on a port of its own (`--metrics-port`), for all of its workers together. The DRF",

@@ -13,7 +13,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import display
 
 from models_registry.admin.columns import LOAD_COLOURS, ModelFilter
-from models_registry.loads import progress_of
+from models_registry.loading.progress import progress_of
 from models_registry.models import Load, LoadRange, LoadState, Table, TableState
 from tenants.staff import Label, ReadOnlyAdmin, StudioFilter, link_to
 from tenants.templatetags.words import age, duration, megabytes, number, percent_number

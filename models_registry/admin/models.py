@@ -18,9 +18,9 @@ from unfold.widgets import UnfoldAdminDecimalFieldWidget, UnfoldAdminTextareaWid
 
 from models_registry.admin.columns import ModelFilter, NamedChoices, newest_weights
 from models_registry.admin.rollouts import WeightPages
+from models_registry.catalogue.selectors import data_at, is_late, weights_by_code
+from models_registry.catalogue.services import default_set, layout_add, model_create, model_update
 from models_registry.models import Layout, RecommendationModel, Version
-from models_registry.selectors import data_at, is_late, weights_by_code
-from models_registry.services import default_set, layout_add, model_create, model_update
 from serving.formats.layouts import BadLayout
 from serving.formats.layouts import Layout as PackedLayout
 from tenants.staff import Label, LinesField, ServiceForm, StudioFilter, number_field, text_field

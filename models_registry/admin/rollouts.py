@@ -17,6 +17,15 @@ from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminDecimalFieldWidget
 
 from models_registry.admin.columns import ModelFilter, NamedChoices
+from models_registry.catalogue.selectors import (
+    VERSION_COLOURS,
+    ModelSummary,
+    VersionState,
+    history_of,
+    model_summary,
+    name_of,
+)
+from models_registry.catalogue.services import override_remove, override_set
 from models_registry.forms.weights import WeightsForm
 from models_registry.models import BASIS_POINTS, Override, RecommendationModel, RolloutRevision, Version
 from models_registry.rollouts.cautions import Caution, cautions
@@ -29,8 +38,6 @@ from models_registry.rollouts.services import (
     rollout_reweight,
     weights_bp_of,
 )
-from models_registry.selectors import VERSION_COLOURS, ModelSummary, VersionState, history_of, model_summary, name_of
-from models_registry.services import override_remove, override_set
 from tenants.rules import RuleBroken
 from tenants.staff import (
     ReadOnlyAdmin,

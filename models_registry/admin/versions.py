@@ -23,10 +23,10 @@ from models_registry.admin.columns import (
     newest_load,
     newest_weights,
 )
+from models_registry.catalogue.selectors import STALE_AFTER, data_at, is_late, weights_by_code
+from models_registry.catalogue.services import load_request, source_set, table_roll_back, version_create
+from models_registry.loading.schedules import words
 from models_registry.models import RUNNING_STATES, Load, LoadState, Schedule, Source, SourceKind, Table, Version
-from models_registry.scheduling import words
-from models_registry.selectors import STALE_AFTER, data_at, is_late, weights_by_code
-from models_registry.services import load_request, source_set, table_roll_back, version_create
 from tenants.rules import RuleBroken
 from tenants.staff import (
     Label,

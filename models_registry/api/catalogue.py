@@ -11,8 +11,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from models_registry.api.lookups import find_model
+from models_registry.catalogue.services import default_set, layout_add, model_create, model_update
 from models_registry.models import Layout, RecommendationModel
-from models_registry.services import default_set, layout_add, model_create, model_update
 from tenants.api.authentication import needs
 from tenants.api.bodies import Answer, Body, Change, Choice, Number, Query, Text, Whole, YesNo, read_body, read_query
 from tenants.api.idempotency import idempotent

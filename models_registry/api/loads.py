@@ -11,8 +11,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from models_registry.api.lookups import find_version
+from models_registry.catalogue.services import MAX_ROWS_PER_SECOND, load_activate_anyway, load_request
 from models_registry.models import RUNNING_STATES, Load, LoadState, SourceKind
-from models_registry.services import MAX_ROWS_PER_SECOND, load_activate_anyway, load_request
 from tenants.api.authentication import needs
 from tenants.api.bodies import Answer, Body, Moment, Query, Text, Whole, YesNo, read_body, read_query
 from tenants.api.idempotency import idempotent

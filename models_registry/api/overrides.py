@@ -10,8 +10,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from models_registry.api.lookups import find_model, version_named
+from models_registry.catalogue.services import override_remove, override_set
 from models_registry.models import Override, RecommendationModel
-from models_registry.services import override_remove, override_set
 from tenants.api.authentication import needs
 from tenants.api.bodies import Answer, Body, Query, Text, read_body, read_query
 from tenants.api.paging import PageQuery, page_of

@@ -11,6 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from models_registry.api.lookups import find_model
+from models_registry.catalogue.selectors import model_summary, name_of
 from models_registry.models import BASIS_POINTS, RecommendationModel, RolloutRevision, Version
 from models_registry.rollouts.cautions import Caution, cautions
 from models_registry.rollouts.services import (
@@ -21,7 +22,6 @@ from models_registry.rollouts.services import (
     rollout_new_phase_preview,
     rollout_preview,
 )
-from models_registry.selectors import model_summary, name_of
 from tenants.api.authentication import needs
 from tenants.api.bodies import Answer, Body, Moment, Query, Whole, read_body, read_query
 from tenants.api.paging import PageQuery, page_of

@@ -9,8 +9,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from models_registry.api.lookups import find_version
+from models_registry.loading.schedules import MAX_CRONTAB, MAX_MINUTES, schedule_remove, schedule_set, words
 from models_registry.models import Schedule, ScheduleKind, Version
-from models_registry.scheduling import MAX_CRONTAB, MAX_MINUTES, schedule_remove, schedule_set, words
 from tenants.api.authentication import needs
 from tenants.api.bodies import Answer, Body, Choice, Query, Text, Whole, YesNo, read_body, read_query
 from tenants.api.problems import not_found

@@ -10,9 +10,9 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from models_registry import traffic
 from models_registry.api.lookups import find_model
 from models_registry.models import RecommendationModel, TrafficSpan, Version
+from models_registry.traffic.collecting import collecting
 from tenants.api.authentication import needs
 from tenants.api.bodies import Answer, Moment, Query, read_query
 from tenants.api.schema import operation
@@ -117,9 +117,9 @@ class ModelTraffic(StudioView):
         since, until = _times(asked, span)
         row = find_model(self.tenant, model)
         answer = {
-            "collected_until": traffic.collected_until(),
+            "collected_until": collecting.collected_until(),
             "span_seconds": int(span),
-            "gaps": traffic.gaps(since, until),
+            "gaps": collecting.gaps(since, until),
             "versions": _versions(row, span, since, until),
         }
         return Response(TrafficAnswer(answer).data)
@@ -134,7 +134,7 @@ class Propagation(StudioView):
     def get(self, request: Request) -> Response:
         """Read how many serving processes serve by the studio's newest snapshot."""
         read_query(request, Query)
-        found = traffic.propagation(self.tenant)
+        found = collecting.propagation(self.tenant)
         answer = {
             "snapshot_revision": self.tenant.snapshot_revision,
             "published_at": self.tenant.snapshot_published_at,
@@ -165,9 +165,9 @@ def _times(asked: dict[str, Any], span: TrafficSpan) -> tuple[datetime, datetime
 
 def _versions(model: RecommendationModel, span: TrafficSpan, since: datetime, until: datetime) -> list[dict[str, Any]]:
     """Give each version's numbers, by code. Three queries."""
-    seen = traffic.seen(model)
-    series = traffic.series(model, span=span, since=since, until=until)
-    nothing = traffic.Seen(0, None, None)
+    seen = collecting.seen(model)
+    series = collecting.series(model, span=span, since=since, until=until)
+    nothing = collecting.Seen(0, None, None)
     rows = Version.objects.for_tenant(model.tenant).filter(model=model).order_by("code")
     return [
         {

@@ -14,10 +14,10 @@ from rest_framework.response import Response
 
 from models_registry.api.lookups import find_model, find_version, with_tables
 from models_registry.api.schedules import SCHEDULE, ScheduleAnswer
+from models_registry.catalogue.selectors import data_at, is_late
+from models_registry.catalogue.services import source_set, table_roll_back, version_create
+from models_registry.loading.schedules import MAX_MINUTES, freshness_set
 from models_registry.models import Layout, RecommendationModel, RolloutRevision, Source, SourceKind, Table, Version
-from models_registry.scheduling import MAX_MINUTES, freshness_set
-from models_registry.selectors import data_at, is_late
-from models_registry.services import source_set, table_roll_back, version_create
 from tenants.api.authentication import needs
 from tenants.api.bodies import Answer, Body, Choice, Query, Reason, Text, Whole, read_body, read_query
 from tenants.api.idempotency import idempotent

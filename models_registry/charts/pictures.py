@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from models_registry.catalogue.selectors import weights_by_code
 from models_registry.charts import drawing
-from models_registry.charts.counts import Column, ModelTraffic, Reading, with_ends
 from models_registry.charts.drawing import Area, Band, Spot, Step, TimeLabel, ValueLine
 from models_registry.models import BASIS_POINTS, TrafficSource
-from models_registry.selectors import weights_by_code
+from models_registry.traffic.over_time import Column, ModelTraffic, Reading, with_ends
 from tenants.templatetags.dashboard import share
 from tenants.templatetags.words import number
 

@@ -9,7 +9,7 @@ from typing import Any
 from django import forms
 from django.forms import BaseFormSet, formset_factory
 
-from models_registry.rules import check_layout
+from models_registry.catalogue.rules import check_layout
 from tenants.forms import DashboardForm
 from tenants.rules import RuleBroken
 

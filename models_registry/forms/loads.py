@@ -9,8 +9,8 @@ from typing import Any
 from django import forms
 from django.http import QueryDict
 
+from models_registry.catalogue.services import MAX_ROWS_PER_SECOND
 from models_registry.models import LoadState
-from models_registry.services import MAX_ROWS_PER_SECOND
 from tenants.forms import DashboardForm
 
 

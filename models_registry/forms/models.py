@@ -8,8 +8,8 @@ from typing import Any
 
 from django import forms
 
+from models_registry.catalogue.rules import check_key_fields, check_source, check_unit_field, check_version_name
 from models_registry.models import SourceKind
-from models_registry.rules import check_key_fields, check_source, check_unit_field, check_version_name
 from tenants.forms import DashboardForm, held_to
 from tenants.models import Tenant
 from tenants.rules import RuleBroken, check_slug

@@ -9,8 +9,8 @@ from typing import Any
 from django import forms
 from django.forms.boundfield import BoundField
 
+from models_registry.catalogue.selectors import VersionState
 from models_registry.models import BASIS_POINTS
-from models_registry.selectors import VersionState
 from tenants.forms import DashboardForm
 from tenants.templatetags.words import percent
 

@@ -22,9 +22,9 @@ from django.conf import settings
 from django.db.models import F, Sum
 from django.utils import timezone
 
-from models_registry.broker import hand_over
 from models_registry.loading import tables
 from models_registry.loading.activation import activate
+from models_registry.loading.broker import hand_over
 from models_registry.loading.checks import Expected, check_rows
 from models_registry.loading.comparisons import compare_distributions
 from models_registry.loading.pacing import Pacer

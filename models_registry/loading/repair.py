@@ -18,10 +18,10 @@ from django.db import transaction
 from django.db.models import F, Max, Q
 from redis.cluster import RedisCluster
 
+from models_registry.catalogue.services import load_request
 from models_registry.loading.tables import count_missing, read_lengths
 from models_registry.models import RUNNING_STATES, Load, LoadState, Table, TableState
 from models_registry.redis_clients import loading_client
-from models_registry.services import load_request
 from serving.formats.keys import lost_tables_name
 from serving.redis.clients import Client
 from tenants import audit

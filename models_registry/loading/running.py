@@ -24,6 +24,7 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
+from models_registry.catalogue.services import failed_checks
 from models_registry.loading import tables
 from models_registry.loading.activation import activate
 from models_registry.loading.background import call
@@ -53,7 +54,6 @@ from models_registry.loading.staging import InvalidText, Staging
 from models_registry.loading.tables import TableProblem
 from models_registry.models import Load, LoadState, Table, TableState
 from models_registry.redis_clients import loading_client
-from models_registry.services import failed_checks
 from serving.formats.keys import block_bits_for
 from serving.formats.layouts import BadLayout, Layout
 from tenants.rules import RuleBroken

@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from models_registry.broker import hand_over
+from models_registry.loading.broker import hand_over
 from models_registry.loading.pulse import Pulse
 from models_registry.loading.sources import PARTITIONS, Scratch, SourceProblem, drop_partitions
 from models_registry.models import Load, LoadRange, LoadState, RangeState, Table, TableState, new_table_id

@@ -18,7 +18,8 @@ import redis
 from django.conf import settings
 from django.db.models import Max, Q, QuerySet
 
-from models_registry.broker import count_messages, hand_over
+from models_registry.catalogue.services import load_enqueue
+from models_registry.loading.broker import count_messages, hand_over
 from models_registry.loading.pulse import ALIVE_STATES
 from models_registry.loading.splitting import FINISH_TASK, RANGE_TASK, drop_scratch, finish_if_done
 from models_registry.loading.tables import drop_table
@@ -33,7 +34,6 @@ from models_registry.models import (
     Version,
 )
 from models_registry.redis_clients import loading_client
-from models_registry.services import load_enqueue
 from serving.formats.snapshot import BadSnapshot, open_snapshot, parse_public_keys, snapshot_name
 from tenants.models import Tenant
 

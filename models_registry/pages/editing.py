@@ -12,13 +12,8 @@ from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
 
-from models_registry.forms.layouts import LayoutEditor
-from models_registry.forms.models import DefaultForm, ModelForm, ModelSettingsForm, VersionForm
-from models_registry.loading.columns import field_name
-from models_registry.models import RecommendationModel, Version
-from models_registry.pages.model import model_page
-from models_registry.selectors import ModelSummary, model_summary
-from models_registry.services import (
+from models_registry.catalogue.selectors import ModelSummary, model_summary
+from models_registry.catalogue.services import (
     default_set,
     layout_add,
     load_request,
@@ -27,6 +22,11 @@ from models_registry.services import (
     newest_layout,
     version_create,
 )
+from models_registry.forms.layouts import LayoutEditor
+from models_registry.forms.models import DefaultForm, ModelForm, ModelSettingsForm, VersionForm
+from models_registry.loading.columns import field_name
+from models_registry.models import RecommendationModel, Version
+from models_registry.pages.model import model_page
 from serving.formats.layouts import Layout
 from tenants.forms import DashboardForm
 from tenants.models import Role

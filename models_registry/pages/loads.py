@@ -11,10 +11,10 @@ from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 
+from models_registry.catalogue.services import load_activate_anyway
 from models_registry.forms.loads import AcceptForm, LoadFilter
-from models_registry.loads import loads_of, progress_of
+from models_registry.loading.progress import loads_of, progress_of
 from models_registry.models import RUNNING_STATES, Load, LoadState, Table, Version
-from models_registry.services import load_activate_anyway
 from models_registry.spreads import spread_of
 from tenants.models import Role
 from tenants.pages.studio import Gate, StudioRequest, View, studio_page

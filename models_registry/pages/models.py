@@ -9,8 +9,8 @@ from django.http import HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 
-from models_registry.selectors import ModelSummary, first_steps, models_of
-from models_registry.traffic import propagation
+from models_registry.catalogue.selectors import ModelSummary, first_steps, models_of
+from models_registry.traffic.collecting import propagation
 from tenants.pages.studio import StudioRequest, studio_page
 from tenants.trying import commands_to_try, example_model
 

@@ -14,8 +14,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
-from models_registry import traffic
-from models_registry.charts.counts import DAY, read
+from models_registry.catalogue.selectors import ModelSummary, VersionState, history_of, model_summary, weights_by_code
 from models_registry.charts.pictures import model_charts
 from models_registry.forms.weights import WeightsForm
 from models_registry.models import RecommendationModel, RolloutRevision
@@ -32,7 +31,8 @@ from models_registry.rollouts.services import (
     rollout_switch_off,
     weights_without,
 )
-from models_registry.selectors import ModelSummary, VersionState, history_of, model_summary, weights_by_code
+from models_registry.traffic.collecting import collecting
+from models_registry.traffic.over_time import DAY, read
 from tenants.forms import ReasonForm
 from tenants.models import Role
 from tenants.pages.local_time import zone_of
@@ -71,7 +71,7 @@ class VersionRow:
 
     state: VersionState
     field: Any
-    seen: traffic.Seen | None
+    seen: collecting.Seen | None
     fewer_rows: float
 
 
@@ -370,7 +370,7 @@ class Live:
     """
 
     is_published: bool
-    lanes: traffic.Propagation | None
+    lanes: collecting.Propagation | None
     seconds: float | None
     client_seconds: int
     asks_again: bool
@@ -383,7 +383,7 @@ def _live(summary: ModelSummary) -> Live | None:
         return None
     published_at = tenant.snapshot_published_at
     is_published = published_at is not None and published_at >= revision.created_at
-    lanes = traffic.propagation(tenant)
+    lanes = collecting.propagation(tenant)
     seconds = None
     # Later publications (another change, the signing anew every five minutes) say nothing about this one's speed.
     if published_at is not None and lanes is not None and lanes.seconds is not None:

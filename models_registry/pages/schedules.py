@@ -7,9 +7,9 @@ from django.http import HttpResponse
 from django.shortcuts import redirect
 
 from models_registry.forms.schedules import FreshnessForm, ScheduleForm
+from models_registry.loading.schedules import freshness_set, in_words, schedule_remove, schedule_set, words
 from models_registry.models import Version
 from models_registry.pages.versions import address, ask, version_page
-from models_registry.scheduling import freshness_set, in_words, schedule_remove, schedule_set, words
 from tenants.models import Role
 from tenants.pages.studio import StudioRequest
 from tenants.rules import RuleBroken

@@ -7,12 +7,12 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 
+from models_registry.catalogue.selectors import model_summary
+from models_registry.catalogue.services import override_remove, override_set
 from models_registry.forms.testers import TesterForm
 from models_registry.models import Override, RecommendationModel
 from models_registry.pages.model import model_page
 from models_registry.pages.rollouts import who
-from models_registry.selectors import model_summary
-from models_registry.services import override_remove, override_set
 from tenants.models import Role
 from tenants.pages.studio import StudioRequest
 from tenants.rules import RuleBroken

@@ -7,13 +7,13 @@ from typing import Any
 from django.http import HttpResponse
 from django.shortcuts import render
 
-from models_registry import traffic
-from models_registry.charts.counts import DAY, PERIODS, Period, Reading, read
+from models_registry.catalogue.selectors import model_summary, models_of
 from models_registry.charts.pictures import model_charts, table_rows
 from models_registry.models import RecommendationModel
 from models_registry.pages.model import model_page
 from models_registry.pages.rollouts import who
-from models_registry.selectors import model_summary, models_of
+from models_registry.traffic.collecting import collecting
+from models_registry.traffic.over_time import DAY, PERIODS, Period, Reading, read
 from tenants.pages.local_time import zone_of
 from tenants.pages.studio import StudioRequest, studio_page
 
@@ -34,7 +34,7 @@ def studio_traffic(request: StudioRequest) -> HttpResponse:
         "has_traffic": has_traffic,
     }
     if not has_traffic:
-        context["lanes"] = traffic.propagation(request.studio.tenant)
+        context["lanes"] = collecting.propagation(request.studio.tenant)
     part = request.htmx and not request.htmx.boosted
     return render(request, f"models_registry/{'_traffic' if part else 'traffic'}.html", context)
 
@@ -62,7 +62,7 @@ def model_traffic(request: StudioRequest, model: RecommendationModel) -> HttpRes
         "has_traffic": bool(found.answers),
     }
     if not found.answers:
-        context["lanes"] = traffic.propagation(model.tenant)
+        context["lanes"] = collecting.propagation(model.tenant)
     part = request.htmx and not request.htmx.boosted
     return render(request, f"models_registry/{'_model_traffic' if part else 'model_traffic'}.html", context)
 

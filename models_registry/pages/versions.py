@@ -12,16 +12,16 @@ from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render, resolve_url
 
+from models_registry.catalogue.selectors import ModelSummary, VersionState, data_at, model_summary
+from models_registry.catalogue.services import load_request, source_set, table_roll_back
 from models_registry.forms.loads import LoadForm
 from models_registry.forms.models import SourceForm
-from models_registry.loads import loads_of, progress_of
+from models_registry.loading.progress import loads_of, progress_of
 from models_registry.models import Override, RecommendationModel, RolloutRevision, Table, TableState, Version
 from models_registry.pages.model import model_page
 from models_registry.pages.models import steps_context
 from models_registry.pages.rollouts import who
 from models_registry.rollouts.analysis import assignment_query
-from models_registry.selectors import ModelSummary, VersionState, data_at, model_summary
-from models_registry.services import load_request, source_set, table_roll_back
 from tenants.forms import DashboardForm, ReasonForm
 from tenants.models import Role
 from tenants.pages.studio import Gate, StudioRequest, View

@@ -5,12 +5,12 @@ from __future__ import annotations
 from django.http import HttpResponse
 from django.shortcuts import render
 
+from models_registry.catalogue.selectors import data_at, model_summary
 from models_registry.forms.testers import WhyForm
 from models_registry.models import RecommendationModel, Table
 from models_registry.pages.model import model_page
 from models_registry.pages.rollouts import who
 from models_registry.rollouts.explaining import Explanation, explain
-from models_registry.selectors import data_at, model_summary
 from tenants.pages.studio import StudioRequest
 from tenants.rules import RuleBroken
 

@@ -6,8 +6,8 @@ import string
 from collections.abc import Iterable, Mapping
 from string import Template
 
+from models_registry.catalogue.selectors import name_of
 from models_registry.models import RecommendationModel, RolloutRevision
-from models_registry.selectors import name_of
 from serving.formats.keys import SEPARATOR, SLOTS
 from tenants.templatetags.dashboard import exact
 

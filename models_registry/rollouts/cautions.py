@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from models_registry.selectors import VersionState
+from models_registry.catalogue.selectors import VersionState
 
 # Fewer rows than the fullest version that is served by at least this share is worth a word.
 FEWER_ROWS = 0.01

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django import template
 
-from models_registry.scheduling import in_words, words
+from models_registry.loading.schedules import in_words, words
 
 register = template.Library()
 

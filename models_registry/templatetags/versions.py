@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from django import template
 
+from models_registry.catalogue.selectors import VERSION_COLOURS, ModelState, name_of
 from models_registry.models import BASIS_POINTS
 from models_registry.rollouts.allocation import Flow
-from models_registry.selectors import VERSION_COLOURS, ModelState, name_of
 from tenants.templatetags.words import percent
 
 register = template.Library()

@@ -13,9 +13,9 @@ from django.db import transaction
 from django.utils import timezone
 
 from examples.generate import DEFAULT_PLAYERS, EXAMPLES, Example, keys_of, parquet_path, write_parquet
+from models_registry.catalogue.services import model_create, source_set, version_create
 from models_registry.models import BASIS_POINTS, RecommendationModel, SourceKind, Version
 from models_registry.rollouts.services import rollout_reweight
-from models_registry.services import model_create, source_set, version_create
 from recsite.demo.demo_file import DemoCredential, DemoFile, Person
 from tenants.credentials import NotAuthenticated, credential_authenticate, credential_issue, credential_rotate
 from tenants.models import Credential, Membership, Role, Tenant, User

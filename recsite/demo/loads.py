@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from django.conf import settings
 from django.utils import timezone
 
+from models_registry.catalogue.services import load_request
 from models_registry.models import RUNNING_STATES, Load, LoadState, Table, Version
 from models_registry.redis_clients import loading_client
-from models_registry.services import load_request
 from recsite.demo.screen import LoadDisplay
 from serving.formats.keys import block_name
 from tenants.models import User

@@ -18,11 +18,11 @@ from django.core.management import call_command
 from django.utils import timezone
 from pytest_django import Settings
 
+from models_registry.catalogue.services import load_request, source_set
 from models_registry.loading import ranges, upkeep
 from models_registry.loading.running import run_load
 from models_registry.loading.upkeep import STALE_AFTER
 from models_registry.models import Load, LoadRange, LoadState, RangeState, SourceKind, Table, TableState, Version
-from models_registry.services import load_request, source_set
 from recsite.embedded import EmbeddedValkey
 from tests.bigquery.emulator import PROJECT, BigQuery
 from tests.celery_worker import celery_worker, point_celery_at

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pytest
 import redis
 
+from models_registry.catalogue.services import load_request, model_create, source_set, version_create
 from models_registry.models import Load, LoadState, SourceKind, Version
 from models_registry.publishing import publish_tenant
-from models_registry.services import load_request, model_create, source_set, version_create
 from recsite.embedded import EmbeddedValkey
 from tenants.credentials import credential_issue, mint_token
 from tenants.models import Tenant

@@ -11,9 +11,9 @@ import redis
 from django.utils import timezone
 from pytest_django import Settings
 
+from models_registry.catalogue.services import load_request
+from models_registry.loading.schedules import schedule_set
 from models_registry.models import Load, LoadState, Schedule, ScheduleKind, Table, Version
-from models_registry.scheduling import schedule_set
-from models_registry.services import load_request
 from recsite.embedded import EmbeddedValkey
 from tests import factories
 from tests.celery_worker import beat_every_second, celery_beat, celery_worker

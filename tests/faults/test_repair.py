@@ -13,10 +13,10 @@ from django.conf import settings as project_settings
 from django.utils import timezone
 from pytest_django import Settings
 
+from models_registry.catalogue.services import load_request
 from models_registry.loading.repair import repair_all
 from models_registry.models import Load, LoadState, Table, Version
 from models_registry.publishing import publish_tenant, republish_all
-from models_registry.services import load_request
 from recsite.embedded import EmbeddedValkey
 from serving.formats.keys import block_name, canonical_key, digest, locate
 from tenants.credentials import credential_issue, mint_token

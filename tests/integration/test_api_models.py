@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from models_registry.catalogue.services import model_create, version_create
 from models_registry.models import LoadState, RecommendationModel, Source, Version
-from models_registry.services import model_create, version_create
 from tenants.models import AuditEntry, Tenant
 from tests.factories import DEFAULT_ANSWER, LAYOUT, LoadFactory, TableFactory
 from tests.integration.api_client import ApiClient

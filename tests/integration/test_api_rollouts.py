@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from models_registry.catalogue.services import model_create, version_create
 from models_registry.models import RecommendationModel, RolloutRevision
-from models_registry.services import model_create, version_create
 from tenants.models import AuditEntry, Tenant
 from tests.factories import LAYOUT
 from tests.integration.api_client import ApiClient

@@ -16,8 +16,8 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 from rest_framework.views import APIView
 
+from models_registry.catalogue.services import layout_add, load_request, model_create, override_set, version_create
 from models_registry.models import LoadState, Version
-from models_registry.services import layout_add, load_request, model_create, override_set, version_create
 from tenants.api.authentication import Need
 from tenants.api.studio_view import StudioView
 from tenants.automation import automation_token_issue

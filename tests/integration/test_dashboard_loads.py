@@ -13,9 +13,9 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
 
+from models_registry.catalogue.services import load_request
 from models_registry.loading.running import run_load
 from models_registry.models import Load, LoadState
-from models_registry.services import load_request
 from tenants.models import Role, Tenant, User
 from tests import factories
 from tests.integration.dashboard_scene import Offers, get, make_offers, post, signed_in

@@ -13,10 +13,10 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django.fixtures import DjangoAssertNumQueries
 
-from models_registry.charts.counts import DAY, HOUR, MONTH, WEEK, ModelTraffic, Period, read
+from models_registry.catalogue.selectors import model_summary
 from models_registry.charts.pictures import model_charts, table_rows
 from models_registry.models import RolloutRevision, TrafficPosition, Version
-from models_registry.selectors import model_summary
+from models_registry.traffic.over_time import DAY, HOUR, MONTH, WEEK, ModelTraffic, Period, read
 from serving.reporting import processes_name
 from tenants.models import Tenant, User
 from tenants.pages.local_time import UTC_ZONE

@@ -15,10 +15,10 @@ from django.test import Client
 from django.urls import reverse
 from pytest_django import Settings
 
+from models_registry.catalogue.services import load_activate_anyway
 from models_registry.loading import comparisons, difference
 from models_registry.loading.running import run_load
 from models_registry.models import Load, LoadState
-from models_registry.services import load_activate_anyway
 from serving.formats.keys import block_name
 from tests.loading_scene import Scene, answer, columns, row
 

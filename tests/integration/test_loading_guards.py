@@ -9,11 +9,11 @@ import pytest
 import redis
 from pytest_django import Settings
 
+from models_registry.catalogue.services import load_activate_anyway, load_request, table_roll_back
 from models_registry.loading import distributions
 from models_registry.loading.pulse import Progress
 from models_registry.loading.running import run_load
 from models_registry.models import Load, LoadState, Table, Version
-from models_registry.services import load_activate_anyway, load_request, table_roll_back
 from tenants.models import AuditEntry, User
 from tenants.rules import RuleBroken
 from tenants.services import tenant_end

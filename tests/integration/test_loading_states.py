@@ -17,6 +17,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 from pytest_django import Settings
 
+from models_registry.catalogue.services import load_enqueue
 from models_registry.loading import pacing, running, tables, tasks, upkeep
 from models_registry.loading.background import call, read_ahead
 from models_registry.loading.cutting import Cut
@@ -26,7 +27,6 @@ from models_registry.loading.tasks import drop_table, run, sweep
 from models_registry.loading.upkeep import DROP_AFTER, FORGOTTEN_AFTER, STALE_AFTER, UNDERWAY_FOR
 from models_registry.models import Load, LoadState, Table, TableState, Version
 from models_registry.publishing import publish_tenant
-from models_registry.services import load_enqueue
 from recsite.embedded import EmbeddedValkey
 from tenants.services import tenant_end
 from tests import factories

@@ -13,11 +13,11 @@ from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 from pytest_django.fixtures import DjangoAssertNumQueries, Settings
 
-from models_registry import limits
-from models_registry.metrics import DEFINITIONS
+from models_registry.catalogue import limits
+from models_registry.catalogue.selectors import is_late
+from models_registry.loading.metrics import DEFINITIONS
+from models_registry.loading.schedules import freshness_set, schedule_remove, schedule_set, start_due_loads
 from models_registry.models import Load, LoadState, Schedule, TableState, Version
-from models_registry.scheduling import freshness_set, schedule_remove, schedule_set, start_due_loads
-from models_registry.selectors import is_late
 from tenants.models import AuditEntry, Tenant, User
 from tenants.rules import RuleBroken
 from tests import factories

@@ -9,8 +9,20 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from models_registry import limits
-from models_registry.limits import MAX_WAITING_LOADS, publishable_bytes
+from models_registry.catalogue import limits
+from models_registry.catalogue.limits import MAX_WAITING_LOADS, publishable_bytes
+from models_registry.catalogue.services import (
+    default_set,
+    layout_add,
+    load_request,
+    model_create,
+    model_update,
+    override_remove,
+    override_set,
+    source_set,
+    table_roll_back,
+    version_create,
+)
 from models_registry.models import (
     Layout,
     Load,
@@ -22,18 +34,6 @@ from models_registry.models import (
     Table,
     TableState,
     Version,
-)
-from models_registry.services import (
-    default_set,
-    layout_add,
-    load_request,
-    model_create,
-    model_update,
-    override_remove,
-    override_set,
-    source_set,
-    table_roll_back,
-    version_create,
 )
 from tenants.models import AuditEntry, Tenant, User
 from tenants.rules import LimitReached, RuleBroken

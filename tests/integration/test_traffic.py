@@ -12,7 +12,6 @@ import pytest
 import redis
 from django.conf import settings as project_settings
 
-from models_registry import traffic
 from models_registry.models import (
     CredentialUse,
     Traffic,
@@ -23,6 +22,7 @@ from models_registry.models import (
     Version,
 )
 from models_registry.publishing import publish_tenant
+from models_registry.traffic.collecting import collecting
 from serving.http import Exposure, Response
 from serving.metrics import Numbers
 from serving.reporting import FIELD, Reporter, TrafficBatch, processes_name, traffic_name
@@ -64,10 +64,10 @@ def test_collect__two_processes_counted__sums_by_version_and_source(valkey: redi
     two.answer(version, "default")
     one.reporter.send_traffic()
     two.reporter.send_traffic()
-    assert traffic.collect() == 2
+    assert collecting.collect() == 2
     for span in TrafficSpan:
         assert totals(version, span) == {"table": 7, "default": 1}
-    seen = traffic.seen(version.model)[version.pk]
+    seen = collecting.seen(version.model)[version.pk]
     assert (seen.answers, seen.share, seen.default_share) == (8, 1.0, 1 / 8)
 
 
@@ -76,14 +76,14 @@ def test_collect__again__counts_nothing_twice(valkey: redis.Redis, version: Vers
     process.answer(version, times=5)
     process.reporter.send_traffic()
     kept: Any = valkey.xrange(traffic_name(project_settings.REDIS_PREFIX))
-    traffic.collect()
+    collecting.collect()
     for entry_id, fields in kept:  # a trim that failed leaves the stream as it was
         valkey.delete(traffic_name(project_settings.REDIS_PREFIX))
         valkey.xadd(traffic_name(project_settings.REDIS_PREFIX), fields, id=entry_id)
-    assert traffic.collect() == 0
+    assert collecting.collect() == 0
     process.answer(version, times=2)
     process.reporter.send_traffic()
-    traffic.collect()
+    collecting.collect()
     assert totals(version) == {"table": 7}
 
 
@@ -94,12 +94,12 @@ def test_collect__fails_in_the_middle__counts_all_of_it_the_next_time(
     process.answer(version, times=5)
     process.reporter.send_traffic()
     with monkeypatch.context() as patched:
-        patched.setattr(traffic, "_count_uses", raiser(RuntimeError("the power failed")))
+        patched.setattr(collecting, "_count_uses", raiser(RuntimeError("the power failed")))
         with pytest.raises(RuntimeError, match="power"):
-            traffic.collect()
+            collecting.collect()
     assert totals(version) == {}
     assert TrafficPosition.objects.get().entry_id == "0-0"
-    traffic.collect()
+    collecting.collect()
     assert totals(version) == {"table": 5}
 
 
@@ -113,7 +113,7 @@ def test_collect__entry_of_another_release_and_unknown_names__passed_over(
     process.answer(version)
     process.numbers.observe(Response(200, "", b"", "", (Exposure("nobody", "offers", "one", "table"),)), 0.001)
     process.reporter.send_traffic()
-    traffic.collect()
+    collecting.collect()
     assert totals(version) == {"table": 1}
     assert Traffic.objects.unscoped().count() == len(TrafficSpan)
 
@@ -124,9 +124,9 @@ def test_collect__same_slugs_in_two_studios__kept_apart(valkey: redis.Redis, ver
     process.answer(version, times=2)
     process.answer(other, times=3)
     process.reporter.send_traffic()
-    traffic.collect()
+    collecting.collect()
     assert (totals(version), totals(other)) == ({"table": 2}, {"table": 3})
-    assert list(traffic.seen(version.model)) == [version.pk]
+    assert list(collecting.seen(version.model)) == [version.pk]
 
 
 def test_collect__credentials_used__requests_and_last_use(valkey: redis.Redis, version: Version) -> None:
@@ -136,18 +136,18 @@ def test_collect__credentials_used__requests_and_last_use(valkey: redis.Redis, v
     process.reporter.send_traffic()
     process.world.uses[credential.client_id] += 4
     process.reporter.send_traffic()
-    traffic.collect()
-    assert traffic.requests_in_24_hours([credential.pk]) == {credential.pk: 7}
+    collecting.collect()
+    assert collecting.requests_in_24_hours([credential.pk]) == {credential.pk: 7}
     credential.refresh_from_db()
     assert credential.last_used_at is not None
     assert abs(credential.last_used_at.timestamp() - time.time()) < 60
 
 
 def test_collect__nothing_was_asked__says_that_it_has_looked(valkey: redis.Redis, version: Version) -> None:
-    traffic.collect()
-    first = traffic.collected_until()
-    traffic.collect()
-    last = traffic.collected_until()
+    collecting.collect()
+    first = collecting.collected_until()
+    collecting.collect()
+    last = collecting.collected_until()
     assert first is not None
     assert last is not None
     assert first < last
@@ -160,7 +160,7 @@ def test_collect__batch_waited_for_redis__is_spread_over_the_time_it_covers(
     at = datetime(2026, 11, 20, 12, 3, 30, tzinfo=UTC)
     exposures = [(model.tenant.slug, model.slug, version.name, "table", 100)]
     send(valkey, TrafficBatch(int(at.timestamp()), exposures, {}, int(at.timestamp()) - 150))
-    traffic.collect()
+    collecting.collect()
     rows = Traffic.objects.for_tenant(model.tenant).filter(version=version)
     by_minute = {row.starts_at.minute: row.answers for row in rows.filter(span=60)}
     assert by_minute == {1: 40, 2: 40, 3: 20}
@@ -174,7 +174,7 @@ def test_collect__batch_older_than_its_short_spans_are_kept__counts_all_of_it_wh
     at = int(datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp())
     exposures = [(version.model.tenant.slug, version.model.slug, version.name, "table", 2400)]
     send(valkey, TrafficBatch(at, exposures, {}, at - 24 * 3600))
-    traffic.collect()
+    collecting.collect()
     rows = Traffic.objects.for_tenant(version.model.tenant).filter(version=version)
     assert sum(row.answers for row in rows.filter(span=3600)) == 2400
     assert {row.answers for row in rows.filter(span=3600)} == {100}
@@ -185,19 +185,19 @@ def test_collect__redis_was_emptied__leaves_one_gap_and_goes_on(valkey: redis.Re
     process = Process(valkey)
     process.answer(version)
     process.reporter.send_traffic()
-    traffic.collect()
-    before = traffic.collected_until()
+    collecting.collect()
+    before = collecting.collected_until()
     process.answer(version, times=10)
     process.reporter.send_traffic()
     valkey.flushall()
     for _ in range(3):
-        traffic.collect()
+        collecting.collect()
     gap = TrafficGap.objects.get()
     assert gap.starts_at == before
     assert gap.ends_at > gap.starts_at
     process.answer(version, times=5)
     process.reporter.send_traffic()
-    traffic.collect()
+    collecting.collect()
     assert totals(version) == {"table": 6}
     assert TrafficGap.objects.count() == 1
 
@@ -206,14 +206,14 @@ def test_collect__redis_was_emptied_and_written_again__leaves_a_gap(valkey: redi
     process = Process(valkey)
     process.answer(version)
     process.reporter.send_traffic()
-    traffic.collect()
+    collecting.collect()
     process.answer(version, times=10)
     process.reporter.send_traffic()
     valkey.flushall()
     process.answer(version, times=5)
     process.reporter.send_traffic()
-    traffic.collect()
-    traffic.collect()
+    collecting.collect()
+    collecting.collect()
     assert totals(version) == {"table": 6}
     assert TrafficGap.objects.count() == 1
 
@@ -222,14 +222,14 @@ def test_collect__stream_was_cut_before_it_was_read__leaves_a_gap(valkey: redis.
     process = Process(valkey)
     process.answer(version)
     process.reporter.send_traffic()
-    traffic.collect()
+    collecting.collect()
     name = traffic_name(project_settings.REDIS_PREFIX)
     for _ in range(3):
         process.answer(version)
         process.reporter.send_traffic()
     valkey.xtrim(name, maxlen=1, approximate=False)
-    traffic.collect()
-    traffic.collect()
+    collecting.collect()
+    collecting.collect()
     gap = TrafficGap.objects.get()
     assert gap.ends_at >= gap.starts_at
     assert totals(version) == {"table": 2}
@@ -243,7 +243,7 @@ def test_report__redis_away__counts_wait_for_it(valkey: redis.Redis, version: Ve
         process.reporter.report()
     process.reporter._client = valkey
     process.reporter.report()
-    traffic.collect()
+    collecting.collect()
     assert totals(version) == {"table": 6}
 
 
@@ -259,7 +259,7 @@ def test_prune__old_counts__go_and_others_stay(version: Version) -> None:
     count(TrafficSpan.HOUR, timedelta(days=34))
     credential = CredentialFactory.create(tenant=version.model.tenant)
     CredentialUse.objects.create(credential=credential, starts_at=now - timedelta(days=36), requests=1)
-    assert traffic.prune(now) == 3
+    assert collecting.prune(now) == 3
     assert Traffic.objects.unscoped().count() == 2
 
 
@@ -273,7 +273,7 @@ def test_series__gaps_in_the_counts__are_zeroes(version: Version) -> None:
             source="table",
             answers=hours,
         )
-    points = traffic.series(version.model, span=TrafficSpan.HOUR, since=now - timedelta(hours=4), until=now)
+    points = collecting.series(version.model, span=TrafficSpan.HOUR, since=now - timedelta(hours=4), until=now)
     assert [point.answers for point in points[version.pk]] == [0, 3, 0, 1, 0]
 
 
@@ -287,13 +287,13 @@ def test_propagation__processes_apply_a_revision__live_on_all_of_them(valkey: re
     for process, revision in ((one, tenant.snapshot_revision), (two, tenant.snapshot_revision - 1)):
         process.world.tenants = {tenant.public_id: applied(tenant.public_id, revision)}
         process.reporter.report()
-    seen = traffic.propagation(tenant)
+    seen = collecting.propagation(tenant)
     assert seen is not None
     assert (seen.processes, seen.live_on, seen.seconds) == (2, 1, None)
 
     two.world.tenants = {tenant.public_id: applied(tenant.public_id, tenant.snapshot_revision)}
     two.reporter.report()
-    seen = traffic.propagation(tenant)
+    seen = collecting.propagation(tenant)
     assert seen is not None
     assert (seen.processes, seen.live_on) == (2, 2)
     assert seen.seconds is not None
@@ -304,11 +304,11 @@ def test_propagation__process_silent_for_long__is_not_waited_for(valkey: redis.R
     tenant = version.model.tenant
     Process(valkey).reporter.report()
     later = datetime.now(UTC) + timedelta(seconds=30)
-    seen = traffic.propagation(tenant, now=later)
+    seen = collecting.propagation(tenant, now=later)
     assert seen is not None
     assert seen.processes == 0
     much_later = datetime.now(UTC) + timedelta(hours=2)
-    traffic.propagation(tenant, now=much_later)
+    collecting.propagation(tenant, now=much_later)
     assert valkey.hgetall(processes_name(project_settings.REDIS_PREFIX)) == {}
 
 
@@ -320,7 +320,7 @@ def test_report__redis_was_emptied__what_is_applied_is_said_again(valkey: redis.
     valkey.flushall()
     process.reporter.report()
     process.reporter.report()
-    seen = traffic.propagation(tenant)
+    seen = collecting.propagation(tenant)
     assert seen is not None
     assert seen.live_on == 1
 

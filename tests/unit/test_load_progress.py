@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from models_registry.loads import progress_of
+from models_registry.loading.progress import progress_of
 from models_registry.models import Load, LoadState
 
 NOW = datetime(2026, 11, 12, 12, tzinfo=UTC)

@@ -13,7 +13,7 @@ import pytest
 from django.conf import settings
 from prometheus_client import CollectorRegistry, generate_latest
 
-from models_registry.metrics import DEFINITIONS as CONTROL_PLANE
+from models_registry.loading.metrics import DEFINITIONS as CONTROL_PLANE
 from serving import metrics
 from serving.http import UNAUTHORIZED, Exposure, LostBlock, Response
 from serving.metrics import DEFINITIONS, Numbers, NumbersCollector, Reading, WorkerFile, Workers, as_markdown, combined

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models_registry.loading.schedules import next_cron_run, next_run, words
 from models_registry.models import Schedule, ScheduleKind
-from models_registry.scheduling import next_cron_run, next_run, words
 from tenants.rules import RuleBroken
 
 BERLIN = "Europe/Berlin"

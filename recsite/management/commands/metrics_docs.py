@@ -5,7 +5,7 @@ from pathlib import Path
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from models_registry import metrics
+from models_registry.loading import metrics
 from serving.metrics import as_markdown
 
 

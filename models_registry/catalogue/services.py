@@ -14,8 +14,19 @@ from typing import Any
 from django.db import transaction
 from django.db.models import F
 
-from models_registry.broker import hand_over
-from models_registry.limits import check_load_may_wait, check_published_size, check_tester_may_be_added
+from models_registry.catalogue.limits import check_load_may_wait, check_published_size, check_tester_may_be_added
+from models_registry.catalogue.rules import (
+    as_dict,
+    check_client_age,
+    check_default,
+    check_key_fields,
+    check_layout,
+    check_load_limit,
+    check_source,
+    check_unit_field,
+    check_version_name,
+)
+from models_registry.loading.broker import hand_over
 from models_registry.models import (
     MAX_CODE,
     RUNNING_STATES,
@@ -30,17 +41,6 @@ from models_registry.models import (
     Version,
 )
 from models_registry.rollouts.services import rollout_start
-from models_registry.rules import (
-    as_dict,
-    check_client_age,
-    check_default,
-    check_key_fields,
-    check_layout,
-    check_load_limit,
-    check_source,
-    check_unit_field,
-    check_version_name,
-)
 from serving.formats.tokens import is_unit
 from tenants import audit
 from tenants.models import Tenant, User

@@ -11,8 +11,8 @@ from django.utils import timezone
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from models_registry.catalogue.selectors import is_late, late_by
 from models_registry.models import RUNNING_STATES, Load, LoadState, Table, TableState, Version
-from models_registry.selectors import is_late, late_by
 from serving.metrics import Definition
 
 log = logging.getLogger(__name__)

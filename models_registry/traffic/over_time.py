@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from django.db.models import Max, Q, Sum, Value
 from django.utils import timezone
 
+from models_registry.catalogue.selectors import ModelSummary, weights_by_code
 from models_registry.models import (
     BASIS_POINTS,
     RecommendationModel,
@@ -20,8 +21,7 @@ from models_registry.models import (
     TrafficSource,
     TrafficSpan,
 )
-from models_registry.selectors import ModelSummary, weights_by_code
-from models_registry.traffic import Seen
+from models_registry.traffic.collecting import Seen
 
 # A column of which more than this part was lost is not drawn.
 MOST_LOST = 0.1

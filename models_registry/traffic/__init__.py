@@ -1,0 +1,1 @@
+"""What was answered: counts collected from the lanes, read over time, and how far a change has spread."""
