@@ -36,7 +36,7 @@ from models_registry.models import (
     new_table_id,
 )
 from models_registry.rollouts.allocation import first_allocation, weights_of
-from models_registry.traffic.collecting import collecting
+from models_registry.traffic import collecting
 from tenants.models import AuditEntry, AutomationToken, Credential, Membership, Role, Tenant, User, new_public_id
 
 FIELDS = [

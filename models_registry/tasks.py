@@ -5,7 +5,7 @@ from django.utils import timezone
 
 from models_registry.loading.schedules import start_due_loads
 from models_registry.publishing import republish_all
-from models_registry.traffic.collecting import collecting
+from models_registry.traffic import collecting
 
 
 @shared_task(name="publishing.republish", time_limit=300)  # type: ignore[untyped-decorator]  # Celery ships no types

@@ -17,4 +17,4 @@ app = Celery("recsite")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 # Here and not in the settings, so that a lane, which reads those, starts without Celery's library.
 app.conf.task_queues = (Queue("celery"), Queue("loads"))
-app.autodiscover_tasks(["models_registry.loading", "models_registry", "tenants"])
+app.autodiscover_tasks(["models_registry.loading", "models_registry", "recsite.api"])

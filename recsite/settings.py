@@ -46,6 +46,9 @@ INSTALLED_APPS = [
     "axes",
     "csp",
     "recsite",
+    "recsite.dashboard",
+    "recsite.api",
+    "recsite.staff",
     "tenants",
     "models_registry",
     "serving",
@@ -95,12 +98,12 @@ UNFOLD: dict[str, Any] = {
     "SITE_SUBHEADER": "Platform staff",
     "SITE_SYMBOL": "conversion_path",
     "SITE_URL": "/",
-    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": "recsite.overview.favicon"}],
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": "recsite.staff.overview.favicon"}],
     "SHOW_BACK_BUTTON": False,
     "BORDER_RADIUS": "8px",
-    "STYLES": ["recsite.overview.stylesheet"],
-    "DASHBOARD_CALLBACK": "recsite.overview.overview",
-    "SIDEBAR": {"navigation": "recsite.overview.navigation"},
+    "STYLES": ["recsite.staff.overview.stylesheet"],
+    "DASHBOARD_CALLBACK": "recsite.staff.overview.overview",
+    "SIDEBAR": {"navigation": "recsite.staff.overview.navigation"},
     "COLORS": {
         "primary": {
             "50": "#eef2ff",
@@ -213,8 +216,8 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.AllowAny"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
-    "DEFAULT_SCHEMA_CLASS": "tenants.api.schema.Schema",
-    "EXCEPTION_HANDLER": "tenants.api.problems.problem_response",
+    "DEFAULT_SCHEMA_CLASS": "recsite.api.schema.Schema",
+    "EXCEPTION_HANDLER": "recsite.api.problems.problem_response",
     "UNAUTHENTICATED_USER": None,
 }
 API_REQUESTS_PER_MINUTE = ENV.api_requests_per_minute
@@ -238,7 +241,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     },
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
-        "recsite.api.serving_described.add_security",
+        "recsite.api.described.serving.add_security",
     ],
 }
 

@@ -10,9 +10,8 @@ urlpatterns = [
     # One sign-in for the dashboard and the admin.
     path("admin/login/", RedirectView.as_view(pattern_name="sign-in", query_string=True)),
     path("admin/", admin.site.urls),
-    path("", include("tenants.urls")),
+    path("", include("recsite.dashboard.urls")),
     path("api/", include("recsite.api.urls")),
-    path("", include("models_registry.urls")),
     path("", include("serving.urls")),
     path("metrics", metrics, name="metrics"),
 ]

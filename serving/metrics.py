@@ -327,8 +327,8 @@ def as_markdown(control_plane: Sequence[Definition]) -> str:
     lines = [
         "# Metrics",
         "",
-        "Made by `python manage.py metrics_docs` from `serving/metrics.py` and `models_registry/loading/metrics.py`; edit",
-        "those.",
+        "Made by `python manage.py metrics_docs` from `serving/metrics.py` and `models_registry/loading/metrics.py`;",
+        "edit those.",
         "",
         "The lane answers `/metrics` on a port of its own (`--metrics-port`), for all of its workers together. The DRF",
         "door's numbers have the same names and are in the `/metrics` of the dashboard's process, for whoever sends",

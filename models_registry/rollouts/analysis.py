@@ -9,7 +9,7 @@ from string import Template
 from models_registry.catalogue.selectors import name_of
 from models_registry.models import RecommendationModel, RolloutRevision
 from serving.formats.keys import SEPARATOR, SLOTS
-from tenants.templatetags.dashboard import exact
+from tenants.figures import exact
 
 # One for each version that has slots; beyond the plain ones (a model with so many is yet to be seen) accented ones.
 _LETTERS = string.ascii_letters + string.digits + "".join(map(chr, range(0x100, 0x200)))

@@ -1,1 +1,1 @@
-"""The API as a whole: its addresses, its OpenAPI document, the page that shows it."""
+"""The API for programs: /api/v1/, its OpenAPI documents and the page that shows them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views import defaults
 
-from tenants.api.problems import INTERNAL, MALFORMED, MEDIA_TYPE, Problem
+from recsite.api.problems import INTERNAL, MALFORMED, MEDIA_TYPE, Problem
 
 PREFIX = "/api/"
 

@@ -17,7 +17,7 @@ import schemathesis
 from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.config import SchemathesisConfig
 
-from recsite.api.document import document
+from recsite.api.described.document import document
 from tests.api.conftest import ApiServer
 from tests.api.scene import CLIENT_ID, MEMBER, MODEL, REJECTED_FENCE, SERVED_MODEL, TOKEN_ID, UNIT, VERSIONS
 

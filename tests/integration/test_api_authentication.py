@@ -354,7 +354,7 @@ def test_limit__reached__is_a_429_with_retry_after_for_that_caller_alone(
     studio: Tenant, api: ApiClient, owner: User, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.API_REQUESTS_PER_MINUTE = 2
-    monkeypatch.setattr("tenants.api.studio_view.time.time", lambda: 1_800_000_030.0)
+    monkeypatch.setattr("recsite.api.studio_view.time.time", lambda: 1_800_000_030.0)
 
     assert [api.get("studio").status for _ in range(3)] == [200, 200, 429]
     refused = api.get("studio")
@@ -362,7 +362,7 @@ def test_limit__reached__is_a_429_with_retry_after_for_that_caller_alone(
     assert refused.headers["Retry-After"] == "30"
     assert ApiClient(person=owner).get("studio").status == 200
 
-    monkeypatch.setattr("tenants.api.studio_view.time.time", lambda: 1_800_000_060.0)
+    monkeypatch.setattr("recsite.api.studio_view.time.time", lambda: 1_800_000_060.0)
     assert api.get("studio").status == 200
 
 

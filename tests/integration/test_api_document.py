@@ -12,8 +12,8 @@ from django.core.management import call_command
 from django.test import Client
 from django.urls import get_resolver
 
-from recsite.api.document import document
-from recsite.api.reference import METHODS, groups, with_code
+from recsite.api.described.document import document
+from recsite.api.described.reference import METHODS, groups, with_code
 from tenants.models import User
 from tests.api.scene import CLIENT_ID, MEMBER, MODEL, REJECTED_FENCE, TOKEN_ID, UNIT, VERSIONS, Scene, make_scene
 from tests.factories import TenantFactory

@@ -14,7 +14,7 @@ from django.db.models.signals import post_save
 from django.utils import timezone
 
 from models_registry.models import RecommendationModel
-from tenants.api.idempotency import ABANDONED_AFTER, KEPT_FOR, clean_idempotency_records
+from recsite.api.idempotency import ABANDONED_AFTER, KEPT_FOR, clean_idempotency_records
 from tenants.models import AuditEntry, Credential, IdempotencyRecord, Tenant, User
 from tests.factories import LAYOUT, TenantFactory
 from tests.integration.api_client import Answered, ApiClient, token_client

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from django.urls import get_resolver
 
-from recsite.api.document import document
-from recsite.api.reference import METHODS
+from recsite.api.described.document import document
+from recsite.api.described.reference import METHODS
 from tests.integration.test_dashboard_strangers import studio_routes
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "api.md"

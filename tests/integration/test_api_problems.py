@@ -12,7 +12,7 @@ from django.conf import settings as project_settings
 from django.db import IntegrityError, OperationalError
 from django.test import Client
 
-from tenants.api.problems import KINDS
+from recsite.api.problems import KINDS
 from tenants.models import User
 from tests.factories import LAYOUT, UserFactory
 from tests.integration.api_client import Answered, ApiClient
@@ -187,7 +187,7 @@ def test_database__fails__is_no_500(
         raise error
 
     # A database that fails within a request cannot be had otherwise without losing the test's own.
-    monkeypatch.setattr("models_registry.api.catalogue.model_create", fail)
+    monkeypatch.setattr("recsite.api.operations.catalogue.model_create", fail)
     answer = api.post("models", MODEL)
 
     assert (answer.status, answer.code) == (status, code)
@@ -201,8 +201,8 @@ def test_mistake_of_ours__below_api__is_a_problem_and_elsewhere_a_page(
         raise ZeroDivisionError
 
     # There is no known way to make a view fail so.
-    monkeypatch.setattr("models_registry.api.catalogue.model_create", fail)
-    monkeypatch.setattr("tenants.pages.home.studios_of", fail)
+    monkeypatch.setattr("recsite.api.operations.catalogue.model_create", fail)
+    monkeypatch.setattr("recsite.dashboard.pages.home.studios_of", fail)
     api._client.raise_request_exception = False
     answer = api.post("models", MODEL)
     person = Client(raise_request_exception=False)

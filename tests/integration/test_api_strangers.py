@@ -18,8 +18,8 @@ from rest_framework.views import APIView
 
 from models_registry.catalogue.services import layout_add, load_request, model_create, override_set, version_create
 from models_registry.models import LoadState, Version
-from tenants.api.authentication import Need
-from tenants.api.studio_view import StudioView
+from recsite.api.authentication import Need
+from recsite.api.studio_view import StudioView
 from tenants.automation import automation_token_issue
 from tenants.credentials import credential_issue
 from tenants.models import AuditEntry, Role, Scope, Tenant, User

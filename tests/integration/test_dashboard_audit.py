@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from models_registry.rollouts.services import rollout_reweight
-from models_registry.trail import PAGE_SIZE, TrailFilter, trail_page
+from recsite.dashboard.audit_trail import PAGE_SIZE, TrailFilter, trail_page
 from tenants.credentials import credential_issue, credential_update
 from tenants.models import AuditEntry, Role, Tenant, User
 from tenants.services import member_set

@@ -15,9 +15,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from recsite.dashboard.pages.passwords import OwnPasswordForm
 from tenants.access import role_of
 from tenants.models import AuditEntry, Membership, Role, Tenant, User
-from tenants.pages.passwords import OwnPasswordForm
 from tenants.people import member_add, password_link
 from tenants.rules import RuleBroken
 from tenants.services import LastAdmin, NobodyToAdd, member_remove, member_set

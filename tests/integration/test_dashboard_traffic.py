@@ -14,12 +14,12 @@ from django.utils import timezone
 from pytest_django.fixtures import DjangoAssertNumQueries
 
 from models_registry.catalogue.selectors import model_summary
-from models_registry.charts.pictures import model_charts, table_rows
 from models_registry.models import RolloutRevision, TrafficPosition, Version
 from models_registry.traffic.over_time import DAY, HOUR, MONTH, WEEK, ModelTraffic, Period, read
+from recsite.dashboard.charts.pictures import model_charts, table_rows
+from recsite.dashboard.local_time import UTC_ZONE
 from serving.reporting import processes_name
 from tenants.models import Tenant, User
-from tenants.pages.local_time import UTC_ZONE
 from tests.factories import RolloutRevisionFactory, TrafficFactory, TrafficGapFactory
 from tests.integration.dashboard_scene import Offers, get, make_offers, signed_in
 

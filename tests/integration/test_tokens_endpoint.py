@@ -12,8 +12,8 @@ from django.db import OperationalError
 from django.test import Client
 from django.utils import timezone
 
+from recsite.api import token
 from serving.formats import tokens
-from tenants import views
 from tenants.credentials import credential_issue, credential_revoke, credential_rotate
 from tenants.models import Credential, Tenant
 from tests.factories import SECRET, CredentialFactory, ModelFactory
@@ -277,7 +277,7 @@ def test_token__database_away__is_503_with_retry_after(
     def away(*_: Any, **__: Any) -> None:
         raise OperationalError("server closed the connection")
 
-    monkeypatch.setattr(views, "credential_authenticate", away)
+    monkeypatch.setattr(token, "credential_authenticate", away)
     answer = post_json(web, of(credential))
     assert_refused(answer, 503, "unavailable", "temporarily_unavailable")
     assert answer["Retry-After"]

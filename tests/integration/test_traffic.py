@@ -22,7 +22,7 @@ from models_registry.models import (
     Version,
 )
 from models_registry.publishing import publish_tenant
-from models_registry.traffic.collecting import collecting
+from models_registry.traffic import collecting
 from serving.http import Exposure, Response
 from serving.metrics import Numbers
 from serving.reporting import FIELD, Reporter, TrafficBatch, processes_name, traffic_name

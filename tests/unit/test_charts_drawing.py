@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models_registry.charts import drawing
-from models_registry.charts.drawing import Band, Step
+from recsite.dashboard.charts import drawing
+from recsite.dashboard.charts.drawing import Band, Step
 
 SINCE = datetime(2026, 11, 20, 12, tzinfo=UTC)
 UNTIL = SINCE + timedelta(hours=4)

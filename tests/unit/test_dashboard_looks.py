@@ -10,7 +10,7 @@ from django.conf import settings
 from django.template import Context, Template
 
 from models_registry.catalogue.selectors import VERSION_COLOURS
-from models_registry.templatetags.versions import colour
+from recsite.dashboard.templatetags.versions import colour
 
 CSS = (Path(settings.BASE_DIR) / "static" / "recsite.css").read_text()
 WHITE = "#ffffff"

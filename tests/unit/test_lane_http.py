@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.http import BODY_INCOMPLETE, MAX_BODY_BYTES, NO_ANSWER, OVER_CAPACITY, PATH, Request, Response, head_of
-from serving.lane.application import http11
+from serving.lane import http11
 from serving.lane.http11 import Connection, HttpServer
 from tests.certificates import write_certificate
 

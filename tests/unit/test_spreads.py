@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from models_registry.spreads import spread_of
+from recsite.dashboard.charts.spreads import spread_of
 
 
 def field(psi: float | None, *bins: tuple[str, float, float | None], kind: str = "uint") -> dict[str, Any]:

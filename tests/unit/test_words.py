@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tenants.templatetags.words import age, duration, megabytes, number, percent, plain_json
+from tenants.figures import age, duration, megabytes, number, percent, plain_json
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 

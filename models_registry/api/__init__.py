@@ -1,1 +1,0 @@
-"""The API's resources that this app has: models, versions, loads, rollouts. Its foundations are in `tenants.api`."""

@@ -1,0 +1,1 @@
+"""The API described: the OpenAPI document and the page that shows it."""

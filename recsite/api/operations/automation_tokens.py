@@ -1,0 +1,171 @@
+"""Automation tokens: people make them, for machines."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from django.db.models import Q, QuerySet
+from django.urls import reverse
+from django.utils import timezone
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from recsite.api.authentication import ADMIN_IN_PERSON, needs
+from recsite.api.bodies import Answer, Body, Choice, Moment, Query, Reason, Text, read_body, read_query
+from recsite.api.idempotency import idempotent
+from recsite.api.paging import PageQuery, page_of
+from recsite.api.problems import not_found
+from recsite.api.schema import operation, page_answer
+from recsite.api.studio_view import StudioView, created, page
+from tenants.automation import automation_token_issue, automation_token_revoke
+from tenants.models import AutomationToken, Scope
+
+TOKEN = {
+    "id": "at_5f2m8q0xk1bc",
+    "name": "Airflow, nightly publish",
+    "scopes": ["read", "loads:run", "versions:write"],
+    "hint": "rsa_…x4Qw",
+    "created_at": "2026-11-01T10:00:00Z",
+    "created_by": "mara",
+    "expires_at": None,
+    "last_used_at": "2026-11-02T04:00:12Z",
+    "revoked_at": None,
+}
+
+
+class AutomationTokenAnswer(Answer[AutomationToken]):
+    """An automation token, without the token itself."""
+
+    id = serializers.CharField(source="public_id")
+    name = serializers.CharField()
+    scopes = serializers.ListField(child=serializers.ChoiceField(choices=Scope.choices))
+    hint = serializers.CharField(source="token_hint", help_text="What it begins and ends with.")
+    created_at = serializers.DateTimeField()
+    created_by = serializers.CharField(
+        source="created_by.username", default=None, allow_null=True, help_text="null: the system, or somebody gone."
+    )
+    expires_at = serializers.DateTimeField(allow_null=True)
+    last_used_at = serializers.DateTimeField(allow_null=True, help_text="To the minute.")
+    revoked_at = serializers.DateTimeField(allow_null=True)
+
+
+class IssuedAutomationTokenAnswer(AutomationTokenAnswer):
+    """An automation token, with the token itself: shown this once, kept nowhere."""
+
+    token = serializers.SerializerMethodField(help_text="Send it as `Authorization: Bearer …`. It is not shown again.")
+
+    def get_token(self, token: AutomationToken) -> str:
+        """Give the token."""
+        return str(self.context["secret"])
+
+
+class NewAutomationToken(Body):
+    """A token to be made."""
+
+    name = Text(max_length=100, help_text="What uses it.")
+    scopes = serializers.ListField(
+        child=Choice(choices=Scope.choices), min_length=1, max_length=20, help_text="What it may do; nothing else."
+    )
+    expires_at = Moment(required=False, allow_null=True, help_text="When it stops working by itself; never without.")
+
+
+class AutomationTokenQuery(PageQuery):
+    """Which tokens."""
+
+    state = serializers.ChoiceField(
+        choices=["active", "ended"], required=False, help_text="active: it works now; ended: revoked or expired."
+    )
+
+
+class AutomationTokenList(StudioView):
+    """The studio's automation tokens."""
+
+    tag: ClassVar = "Automation tokens"
+
+    @operation(
+        "automation_tokens_list",
+        need=needs(Scope.READ),
+        query=AutomationTokenQuery,
+        answer=page_answer(AutomationTokenAnswer),
+        answer_example={"results": [TOKEN], "next_cursor": None},
+    )
+    def get(self, request: Request) -> Response:
+        """List the automation tokens, the newest first."""
+        asked = read_query(request, AutomationTokenQuery)
+        rows = _rows(self)
+        is_ended = Q(revoked_at__isnull=False) | Q(expires_at__lte=timezone.now())
+        if "state" in asked:
+            rows = rows.filter(is_ended) if asked["state"] == "ended" else rows.exclude(is_ended)
+        return page(page_of(rows, asked, by="pk", is_descending=True), AutomationTokenAnswer)
+
+    @operation(
+        "automation_tokens_issue",
+        need=ADMIN_IN_PERSON,
+        body=NewAutomationToken,
+        answer=IssuedAutomationTokenAnswer,
+        status=201,
+        example={"name": "Airflow, nightly publish", "scopes": ["read", "loads:run", "versions:write"]},
+        answer_example={**TOKEN, "last_used_at": None, "token": "rsa_" + "x" * 43},
+    )
+    @idempotent(shows_once="token")
+    def post(self, request: Request) -> Response:
+        """Make an automation token.
+
+        Only a studio admin can, signed in: no token makes tokens. The answer shows the token, and nothing does again.
+        """
+        given = read_body(request, NewAutomationToken)
+        issued = automation_token_issue(
+            tenant=self.tenant,
+            name=given["name"],
+            scopes=given["scopes"],
+            expires_at=given.get("expires_at"),
+            actor=self.actor,
+        )
+        answer = IssuedAutomationTokenAnswer(issued.token, context={"secret": issued.secret})
+        return created(answer, reverse("api-automation-token", args=[issued.token.public_id]))
+
+
+class AutomationTokenDetail(StudioView):
+    """One automation token."""
+
+    tag: ClassVar = "Automation tokens"
+
+    @operation("automation_tokens_read", need=needs(Scope.READ), answer=AutomationTokenAnswer, answer_example=TOKEN)
+    def get(self, request: Request, token: str) -> Response:
+        """Read an automation token."""
+        read_query(request, Query)
+        return Response(AutomationTokenAnswer(_find(self, token)).data)
+
+
+class AutomationTokenRevocation(StudioView):
+    """The end of an automation token."""
+
+    tag: ClassVar = "Automation tokens"
+
+    @operation(
+        "automation_tokens_revoke",
+        need=ADMIN_IN_PERSON,
+        body=Reason,
+        answer=AutomationTokenAnswer,
+        example={"reason": "The job has moved"},
+        answer_example={**TOKEN, "revoked_at": "2026-11-03T08:30:00Z"},
+    )
+    @idempotent()
+    def post(self, request: Request, token: str) -> Response:
+        """Revoke an automation token, at once and for good."""
+        given = read_body(request, Reason)
+        revoked = automation_token_revoke(token=_find(self, token), actor=self.actor, reason=given["reason"])
+        return Response(AutomationTokenAnswer(revoked).data)
+
+
+def _rows(view: StudioView) -> QuerySet[AutomationToken]:
+    rows: QuerySet[AutomationToken] = AutomationToken.objects.for_tenant(view.tenant)
+    return rows.select_related("created_by", "tenant")
+
+
+def _find(view: StudioView, token: str) -> AutomationToken:
+    found = _rows(view).filter(public_id=token).first()
+    if found is None:
+        raise not_found("There is no such automation token.")
+    return found

@@ -1,0 +1,340 @@
+"""Models, their layouts and default answers."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from django.db.models import OuterRef, QuerySet, Subquery
+from django.urls import reverse
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from models_registry.catalogue.services import default_set, layout_add, model_create, model_update
+from models_registry.models import Layout, RecommendationModel
+from recsite.api.authentication import needs
+from recsite.api.bodies import Answer, Body, Change, Choice, Number, Query, Text, Whole, YesNo, read_body, read_query
+from recsite.api.idempotency import idempotent
+from recsite.api.operations.lookups import find_model
+from recsite.api.paging import PageQuery, page_of
+from recsite.api.problems import fields_named, not_found
+from recsite.api.schema import operation, page_answer
+from recsite.api.studio_view import StudioView, created, page
+from tenants.models import Scope, Tenant
+
+LAYOUT: list[dict[str, Any]] = [
+    {"name": "offer_id", "type": "uint", "min": 0, "max": 4095},
+    {"name": "discount", "type": "decimal", "min": 0, "max": 0.95, "step": 0.05},
+    {"name": "placement", "type": "enum", "values": ["shop", "level_end", "login"]},
+    {"name": "items", "type": "list", "max_items": 8, "item": {"type": "uint", "min": 0, "max": 1023}},
+]
+WIDER_LAYOUT = [*LAYOUT, {"name": "is_new", "type": "bool", "optional": True}]
+NEW_MODEL = {
+    "slug": "offers",
+    "name": "Offers",
+    "key_fields": ["player_id"],
+    "unit_field": "player_id",
+    "layout": LAYOUT,
+    "default_answer": {"offer_id": 1, "discount": 0.05, "placement": "shop", "items": []},
+    "max_client_age_seconds": 60,
+}
+MODEL = {
+    "slug": "offers",
+    "name": "Offers",
+    "key_fields": ["player_id"],
+    "unit_field": "player_id",
+    "default_answer": NEW_MODEL["default_answer"],
+    "default_revision": 1,
+    "max_client_age_seconds": 60,
+    "max_row_count_change": 0.3,
+    "max_psi": 0.25,
+    "min_coverage": 0.5,
+    "layout_revision": 0,
+    "layout": LAYOUT,
+    "created_at": "2026-10-02T09:14:07Z",
+}
+KINDS = ["bool", "uint", "enum", "decimal", "string", "list"]
+
+
+class LayoutItem(Body):
+    """What a list holds."""
+
+    type = Choice(choices=["bool", "uint", "enum", "decimal"])
+    min = Number(required=False)
+    max = Number(required=False)
+    step = Number(required=False)
+    values = serializers.ListField(child=Text(allow_blank=True), required=False)
+
+
+class LayoutField(Body):
+    """One field of an answer, with the parameters that its type takes."""
+
+    name = Text(max_length=128)
+    type = Choice(choices=KINDS)
+    min = Number(required=False, help_text="uint and decimal: the smallest value.")
+    max = Number(required=False, help_text="uint and decimal: the largest value.")
+    step = Number(required=False, help_text="decimal: every value is min plus a whole number of these.")
+    values = serializers.ListField(child=Text(allow_blank=True), required=False, help_text="enum: the texts.")
+    max_bytes = Whole(required=False, min_value=0, max_value=65_536, help_text="string: the longest, in UTF-8.")
+    max_items = Whole(required=False, min_value=0, max_value=65_536, help_text="list: the most.")
+    item = LayoutItem(required=False, help_text="list: what it holds.")
+    optional = YesNo(required=False, help_text="It may be absent; JSON then shows null.")
+
+
+class ModelAnswer(Answer[RecommendationModel]):
+    """A model: what it is keyed by, what it answers, how it is bucketed."""
+
+    slug = serializers.CharField()
+    name = serializers.CharField()
+    key_fields = serializers.ListField(child=serializers.CharField(), help_text="In order.")
+    unit_field = serializers.CharField(help_text="The key field that is bucketed; empty: the whole key.")
+    default_answer = serializers.DictField(allow_null=True, help_text="Served when a key has no row; null: a 204.")
+    default_revision = serializers.IntegerField(help_text="Counts the changes of the default answer.")
+    max_client_age_seconds = serializers.IntegerField(help_text="How long clients may keep an answer.")
+    max_row_count_change = serializers.FloatField(
+        help_text="A load whose row count differs from the last by more than this share is rejected."
+    )
+    max_psi = serializers.FloatField(
+        help_text="A load in which a field's distribution differs by a higher population stability index is rejected."
+    )
+    min_coverage = serializers.FloatField(
+        help_text="A load that has less than this share of the keys that are served is rejected."
+    )
+    layout_revision = serializers.IntegerField(source="newest_layout.revision", help_text="Of the newest layout.")
+    layout = serializers.ListField(
+        source="newest_layout.fields", child=serializers.DictField(), help_text="The newest layout's fields."
+    )
+    created_at = serializers.DateTimeField()
+
+
+class LayoutAnswer(Answer[Layout]):
+    """A layout. It never changes; a change makes the next revision."""
+
+    revision = serializers.IntegerField()
+    fields_ = serializers.ListField(child=serializers.DictField())
+    created_at = serializers.DateTimeField()
+
+
+class NewModel(Body):
+    """A model to be made."""
+
+    slug = Text(max_length=50, help_text="In tokens and addresses; never changes.")
+    name = Text(max_length=100)
+    key_fields = serializers.ListField(
+        child=Text(max_length=64), min_length=1, max_length=8, help_text="Column names that make the key, in order."
+    )
+    layout = LayoutField(many=True, allow_empty=False, help_text="The fields of an answer, in order.")
+    unit_field = Text(
+        max_length=64,
+        required=False,
+        allow_blank=True,
+        help_text="The key field that is bucketed; empty: the whole key.",
+    )
+    default_answer = serializers.DictField(
+        required=False, allow_null=True, help_text="Served when a key has no row; without it, a 204."
+    )
+    max_client_age_seconds = Whole(
+        min_value=1, max_value=86_400, required=False, help_text="How long clients may keep an answer; 60 without."
+    )
+
+
+class ModelChange(Change):
+    """What is to change; what is left out stays."""
+
+    name = Text(max_length=100, required=False)
+    max_client_age_seconds = Whole(min_value=1, max_value=86_400, required=False)
+    max_row_count_change = Number(
+        min_value=0.0001, max_value=1000, required=False, help_text="As a share: 0.3 is 30 %."
+    )
+    max_psi = Number(
+        min_value=0.0001, max_value=1000, required=False, help_text="0.1 is a shift worth a look, 0.25 a large one."
+    )
+    min_coverage = Number(min_value=0, max_value=1, required=False, help_text="As a share: 0.5 is 50 %.")
+
+
+class NewDefault(Body):
+    """What is served when a key has no row."""
+
+    default_answer = serializers.DictField(allow_null=True, help_text="null: a 204.")
+
+
+class NewLayout(Body):
+    """The next layout."""
+
+    fields_ = LayoutField(many=True, allow_empty=False, help_text="In order.")
+
+
+class ModelList(StudioView):
+    """The studio's models."""
+
+    tag: ClassVar = "Models"
+
+    @operation(
+        "models_list",
+        need=needs(Scope.READ),
+        query=PageQuery,
+        answer=page_answer(ModelAnswer),
+        answer_example={"results": [MODEL], "next_cursor": None},
+    )
+    def get(self, request: Request) -> Response:
+        """List the models, by short name."""
+        found = page_of(_rows(self.tenant), read_query(request, PageQuery), by="slug", kind=str)
+        _add_layouts(self.tenant, found.rows)
+        return page(found, ModelAnswer)
+
+    @operation(
+        "models_create",
+        need=needs(Scope.MODELS_WRITE),
+        body=NewModel,
+        answer=ModelAnswer,
+        status=201,
+        example=NEW_MODEL,
+        answer_example=MODEL,
+    )
+    @idempotent()
+    def post(self, request: Request) -> Response:
+        """Make a model with its first layout."""
+        given = read_body(request, NewModel)
+        model = model_create(tenant=self.tenant, actor=self.actor, **given)
+        return created(ModelAnswer(_read(self.tenant, model.slug)), reverse("api-model", args=[model.slug]))
+
+
+class ModelDetail(StudioView):
+    """One model."""
+
+    tag: ClassVar = "Models"
+
+    @operation("models_read", need=needs(Scope.READ), answer=ModelAnswer, answer_example=MODEL)
+    def get(self, request: Request, model: str) -> Response:
+        """Read a model."""
+        read_query(request, Query)
+        return Response(ModelAnswer(_read(self.tenant, model)).data)
+
+    @operation(
+        "models_update",
+        need=needs(Scope.MODELS_WRITE),
+        body=ModelChange,
+        answer=ModelAnswer,
+        example={"max_row_count_change": 0.5},
+        answer_example={**MODEL, "max_row_count_change": 0.5},
+    )
+    def patch(self, request: Request, model: str) -> Response:
+        """Change a model's name or limits.
+
+        Short name, key fields and unit field never change: rows, tokens and slots are made of them.
+        """
+        given = read_body(request, ModelChange)
+        model_update(model=find_model(self.tenant, model), actor=self.actor, **given)
+        return Response(ModelAnswer(_read(self.tenant, model)).data)
+
+
+class ModelDefault(StudioView):
+    """A model's default answer."""
+
+    tag: ClassVar = "Models"
+
+    @operation(
+        "models_set_default",
+        need=needs(Scope.MODELS_WRITE),
+        body=NewDefault,
+        answer=ModelAnswer,
+        example={"default_answer": NEW_MODEL["default_answer"]},
+        answer_example=MODEL,
+    )
+    def put(self, request: Request, model: str) -> Response:
+        """Set what is served when a key has no row.
+
+        It must fit every layout in use. Serving has it within 2 seconds.
+        """
+        given = read_body(request, NewDefault)
+        default_set(model=find_model(self.tenant, model), default_answer=given["default_answer"], actor=self.actor)
+        return Response(ModelAnswer(_read(self.tenant, model)).data)
+
+
+class LayoutList(StudioView):
+    """A model's layouts."""
+
+    tag: ClassVar = "Models"
+
+    @operation(
+        "layouts_list",
+        need=needs(Scope.READ),
+        query=PageQuery,
+        answer=page_answer(LayoutAnswer),
+        answer_example={
+            "results": [{"revision": 0, "fields": LAYOUT, "created_at": "2026-10-02T09:14:07Z"}],
+            "next_cursor": None,
+        },
+    )
+    def get(self, request: Request, model: str) -> Response:
+        """List a model's layouts, the newest first."""
+        asked = read_query(request, PageQuery)
+        rows = _layouts(find_model(self.tenant, model))
+        return page(page_of(rows, asked, by="revision", is_descending=True), LayoutAnswer)
+
+    @operation(
+        "layouts_add",
+        need=needs(Scope.MODELS_WRITE),
+        body=NewLayout,
+        answer=LayoutAnswer,
+        status=201,
+        example={"fields": WIDER_LAYOUT},
+        answer_example={"revision": 1, "fields": WIDER_LAYOUT, "created_at": "2026-11-01T10:00:00Z"},
+    )
+    @idempotent()
+    def post(self, request: Request, model: str) -> Response:
+        """Add the next layout.
+
+        Versions keep the one they have; a version made from now on gets this one.
+        """
+        given = read_body(request, NewLayout)
+        with fields_named(layout="fields"):
+            layout = layout_add(model=find_model(self.tenant, model), fields=given["fields"], actor=self.actor)
+        return created(LayoutAnswer(layout), reverse("api-layout", args=[model, layout.revision]))
+
+
+class LayoutDetail(StudioView):
+    """One layout."""
+
+    tag: ClassVar = "Models"
+
+    @operation(
+        "layouts_read",
+        need=needs(Scope.READ),
+        answer=LayoutAnswer,
+        answer_example={"revision": 0, "fields": LAYOUT, "created_at": "2026-10-02T09:14:07Z"},
+    )
+    def get(self, request: Request, model: str, revision: str) -> Response:
+        """Read a layout."""
+        read_query(request, Query)
+        found = _layouts(find_model(self.tenant, model)).filter(revision=int(revision)).first()
+        if found is None:
+            raise not_found(f"The model has no layout {revision}.")
+        return Response(LayoutAnswer(found).data)
+
+
+def _rows(tenant: Tenant) -> QuerySet[RecommendationModel]:
+    newest = Layout.objects.unscoped().filter(model=OuterRef("pk")).order_by("-revision")
+    rows: QuerySet[RecommendationModel] = RecommendationModel.objects.for_tenant(tenant)
+    return rows.annotate(newest_layout_id=Subquery(newest.values("pk")[:1]))
+
+
+def _add_layouts(tenant: Tenant, models: list[Any]) -> None:
+    """Give each model its newest layout. One query."""
+    layouts = Layout.objects.for_tenant(tenant).in_bulk([model.newest_layout_id for model in models])
+    for model in models:
+        model.newest_layout = layouts.get(model.newest_layout_id)
+
+
+def _read(tenant: Tenant, slug: str) -> RecommendationModel:
+    """Give a model with its newest layout. Two queries."""
+    found = _rows(tenant).filter(slug=slug).first()
+    if found is None:
+        raise not_found(f"There is no model “{slug}”.")
+    _add_layouts(tenant, [found])
+    return found
+
+
+def _layouts(model: RecommendationModel) -> QuerySet[Layout]:
+    rows: QuerySet[Layout] = Layout.objects.for_tenant(model.tenant)
+    return rows.filter(model=model)

@@ -1,0 +1,358 @@
+"""Credentials: what game clients and backends get their tokens with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, ClassVar
+
+from django.db.models import Q, QuerySet, Sum
+from django.urls import reverse
+from django.utils import timezone
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from recsite.api.authentication import needs
+from recsite.api.bodies import Answer, Body, Change, Choice, Moment, Query, Reason, Text, Whole, read_body, read_query
+from recsite.api.idempotency import idempotent
+from recsite.api.paging import PageQuery, page_of
+from recsite.api.problems import not_found
+from recsite.api.schema import operation, page_answer
+from recsite.api.studio_view import StudioView, created, page
+from tenants.credentials import (
+    credential_issue,
+    credential_register_key,
+    credential_revoke,
+    credential_rotate,
+    credential_update,
+)
+from tenants.models import Algorithm, Credential, CredentialKind, Scope
+from tenants.rules import RuleBroken
+
+CREDENTIAL = {
+    "client_id": "cr_8v3n5k0c2fdt",
+    "name": "Android client, live",
+    "kind": "secret",
+    "algorithm": "HS256",
+    "allowed_models": ["offers"],
+    "requests_per_second": 10000,
+    "burst": 20000,
+    "hint": "rsk_…t9Zk",
+    "generation": 2,
+    "previous_until": "2026-11-08T00:00:00Z",
+    "public_key": "",
+    "issuer": "",
+    "created_at": "2026-10-02T09:14:07Z",
+    "created_by": "mara",
+    "last_used_at": "2026-11-01T10:00:00Z",
+    "requests_24h": 812345,
+    "revoked_at": None,
+}
+KEY_CREDENTIAL = {
+    **CREDENTIAL,
+    "client_id": "cr_1s7h4w9jqe2m",
+    "name": "Game backend, live",
+    "kind": "public_key",
+    "algorithm": "EdDSA",
+    "hint": "",
+    "generation": 1,
+    "previous_until": None,
+    "public_key": "-----BEGIN PUBLIC KEY-----\n"
+    "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n",
+    "issuer": "https://auth.nightowl.example",
+}
+SECRET = "rsk_" + "x" * 43
+
+
+class CredentialAnswer(Answer[Credential]):
+    """A credential, without its secret."""
+
+    client_id = serializers.CharField()
+    name = serializers.CharField()
+    kind = serializers.ChoiceField(choices=CredentialKind.choices)
+    algorithm = serializers.ChoiceField(choices=Algorithm.choices)
+    allowed_models = serializers.SerializerMethodField(
+        help_text="Models it is narrowed to; empty: all of the studio's."
+    )
+    requests_per_second = serializers.IntegerField()
+    burst = serializers.IntegerField()
+    hint = serializers.CharField(source="secret_hint", help_text="What its secret begins and ends with.")
+    generation = serializers.IntegerField(help_text="How many secrets it has had.")
+    previous_until = serializers.DateTimeField(allow_null=True, help_text="Until when the secret before works too.")
+    public_key = serializers.CharField(help_text="PEM; empty for one with a secret.")
+    issuer = serializers.CharField(help_text="The `iss` of tokens that the studio signs itself.")
+    created_at = serializers.DateTimeField()
+    created_by = serializers.CharField(
+        source="created_by.username", default=None, allow_null=True, help_text="null: a token, or somebody gone."
+    )
+    last_used_at = serializers.DateTimeField(allow_null=True, help_text="To the minute.")
+    requests_24h = serializers.SerializerMethodField(help_text="Requests with its tokens in the last 24 hours.")
+    revoked_at = serializers.DateTimeField(allow_null=True)
+
+    def get_allowed_models(self, credential: Credential) -> list[str]:
+        """Give their short names."""
+        return sorted(model.slug for model in credential.allowed_models.all())
+
+    def get_requests_24h(self, credential: Credential) -> int:
+        """Give how many; one that was made just now has none yet."""
+        return getattr(credential, "requests_24h", None) or 0
+
+
+class IssuedCredentialAnswer(CredentialAnswer):
+    """A credential with its secret: shown this once, kept nowhere."""
+
+    client_secret = serializers.SerializerMethodField(help_text="It is not shown again.")
+
+    def get_client_secret(self, credential: Credential) -> str:
+        """Give the secret."""
+        return str(self.context["secret"])
+
+
+def _model_slugs(**kwargs: Any) -> serializers.ListField:
+    return serializers.ListField(
+        child=Text(max_length=50),
+        max_length=500,
+        required=False,
+        help_text="Short names of the models it is narrowed to; empty: all of the studio's.",
+        **kwargs,
+    )
+
+
+def _rate(what: str) -> Whole:
+    return Whole(min_value=1, max_value=1_000_000, required=False, help_text=what)
+
+
+class NewCredential(Body):
+    """A credential to be made, with a secret."""
+
+    name = Text(max_length=100, help_text="Where it is used.")
+    allowed_models = _model_slugs()
+    requests_per_second = _rate("How many requests a second it may make; 10,000 without.")
+    burst = _rate("How many may come at once; 20,000 without.")
+
+
+class NewKeyCredential(NewCredential):
+    """A credential to be made for tokens that the studio signs itself."""
+
+    public_key = Text(max_length=10_000, help_text="PEM.")
+    algorithm = Choice(choices=["EdDSA", "ES256", "RS256"], help_text="The only one its tokens may use.")
+    issuer = Text(max_length=200, help_text="What `iss` in its tokens is.")
+
+
+class CredentialChange(Change):
+    """What is to change; what is left out stays."""
+
+    name = Text(max_length=100, required=False)
+    allowed_models = _model_slugs()
+    requests_per_second = _rate("How many requests a second it may make.")
+    burst = _rate("How many may come at once.")
+
+
+class Rotation(Body):
+    """How long the old secret works on."""
+
+    previous_until = Moment(
+        help_text="Until when the old secret works, at most 30 days from now; an instant that is past ends it at once."
+    )
+
+
+class CredentialQuery(PageQuery):
+    """Which credentials."""
+
+    state = serializers.ChoiceField(choices=["active", "revoked"], required=False)
+    kind = serializers.ChoiceField(choices=CredentialKind.choices, required=False)
+    model = serializers.SlugField(
+        max_length=50, required=False, help_text="Those that name this model; one that names none may ask for it too."
+    )
+
+
+class CredentialList(StudioView):
+    """The studio's credentials."""
+
+    tag: ClassVar = "Credentials"
+
+    @operation(
+        "credentials_list",
+        need=needs(Scope.READ),
+        query=CredentialQuery,
+        answer=page_answer(CredentialAnswer),
+        answer_example={"results": [CREDENTIAL], "next_cursor": None},
+    )
+    def get(self, request: Request) -> Response:
+        """List the credentials, the newest first."""
+        asked = read_query(request, CredentialQuery)
+        rows = _rows(self)
+        if "state" in asked:
+            rows = rows.filter(revoked_at__isnull=asked["state"] == "active")
+        if "kind" in asked:
+            rows = rows.filter(kind=asked["kind"])
+        if "model" in asked:
+            rows = rows.filter(pk__in=_named_by(self, asked["model"]))
+        return page(page_of(rows, asked, by="pk", is_descending=True), CredentialAnswer)
+
+    @operation(
+        "credentials_issue",
+        need=needs(Scope.CREDENTIALS_WRITE),
+        body=NewCredential,
+        answer=IssuedCredentialAnswer,
+        status=201,
+        example={"name": "Android client, live", "allowed_models": ["offers"]},
+        answer_example={**CREDENTIAL, "generation": 1, "previous_until": None, "client_secret": SECRET},
+    )
+    @idempotent(shows_once="client_secret")
+    def post(self, request: Request) -> Response:
+        """Issue a credential with a secret.
+
+        The answer shows the secret, and nothing does again. Serving accepts it within 2 seconds.
+        """
+        given = read_body(request, NewCredential)
+        models = _models(self, given.pop("allowed_models", []))
+        issued = credential_issue(tenant=self.tenant, actor=self.actor, allowed_models=models, **given)
+        return created(
+            IssuedCredentialAnswer(issued.credential, context={"secret": issued.secret}), _address(issued.credential)
+        )
+
+
+class KeyRegistration(StudioView):
+    """Public keys of studios that sign tokens themselves."""
+
+    tag: ClassVar = "Credentials"
+
+    @operation(
+        "credentials_register_key",
+        need=needs(Scope.CREDENTIALS_WRITE),
+        body=NewKeyCredential,
+        answer=CredentialAnswer,
+        status=201,
+        example={name: KEY_CREDENTIAL[name] for name in ("name", "public_key", "algorithm", "issuer")},
+        answer_example=KEY_CREDENTIAL,
+    )
+    @idempotent()
+    def post(self, request: Request) -> Response:
+        """Register a public key.
+
+        The studio's own backend then signs player tokens with the private half, which nobody else has. Their header
+        names the credential's client id as `kid`.
+        """
+        given = read_body(request, NewKeyCredential)
+        models = _models(self, given.pop("allowed_models", []))
+        credential = credential_register_key(tenant=self.tenant, actor=self.actor, allowed_models=models, **given)
+        return created(CredentialAnswer(credential), _address(credential))
+
+
+class CredentialDetail(StudioView):
+    """One credential."""
+
+    tag: ClassVar = "Credentials"
+
+    @operation("credentials_read", need=needs(Scope.READ), answer=CredentialAnswer, answer_example=CREDENTIAL)
+    def get(self, request: Request, client_id: str) -> Response:
+        """Read a credential."""
+        read_query(request, Query)
+        return Response(CredentialAnswer(_find(self, client_id)).data)
+
+    @operation(
+        "credentials_update",
+        need=needs(Scope.CREDENTIALS_WRITE),
+        body=CredentialChange,
+        answer=CredentialAnswer,
+        example={"requests_per_second": 20000, "allowed_models": []},
+        answer_example={**CREDENTIAL, "requests_per_second": 20000, "allowed_models": []},
+    )
+    def patch(self, request: Request, client_id: str) -> Response:
+        """Change a credential's name, models or limits."""
+        given = read_body(request, CredentialChange)
+        credential = _find(self, client_id)
+        if "allowed_models" in given:
+            given["allowed_models"] = _models(self, given["allowed_models"])
+        credential_update(credential=credential, actor=self.actor, **given)
+        return Response(CredentialAnswer(_find(self, client_id)).data)
+
+
+class CredentialRotation(StudioView):
+    """A credential's next secret."""
+
+    tag: ClassVar = "Credentials"
+
+    @operation(
+        "credentials_rotate",
+        need=needs(Scope.CREDENTIALS_WRITE),
+        body=Rotation,
+        answer=IssuedCredentialAnswer,
+        example={"previous_until": "2026-11-08T00:00:00Z"},
+        answer_example={**CREDENTIAL, "client_secret": SECRET},
+    )
+    @idempotent(shows_once="client_secret")
+    def post(self, request: Request, client_id: str) -> Response:
+        """Give a credential a new secret; the old one works on until the hour you choose.
+
+        The answer shows the new secret, and nothing does again. A secret that was itself overlapping ends now.
+        """
+        given = read_body(request, Rotation)
+        issued = credential_rotate(credential=_find(self, client_id), actor=self.actor, **given)
+        return Response(
+            IssuedCredentialAnswer(issued.credential, context={"secret": issued.secret}).data,
+            headers={"Location": _address(issued.credential)},
+        )
+
+
+class CredentialRevocation(StudioView):
+    """The end of a credential."""
+
+    tag: ClassVar = "Credentials"
+
+    @operation(
+        "credentials_revoke",
+        need=needs(Scope.CREDENTIALS_WRITE),
+        body=Reason,
+        answer=CredentialAnswer,
+        example={"reason": "The secret was in a public repository"},
+        answer_example={**CREDENTIAL, "revoked_at": "2026-11-03T08:30:00Z"},
+    )
+    @idempotent()
+    def post(self, request: Request, client_id: str) -> Response:
+        """Revoke a credential with all of its tokens, for good.
+
+        Serving refuses them within 2 seconds.
+        """
+        given = read_body(request, Reason)
+        revoked = credential_revoke(credential=_find(self, client_id), actor=self.actor, reason=given["reason"])
+        return Response(CredentialAnswer(revoked).data)
+
+
+def _rows(view: StudioView) -> QuerySet[Credential]:
+    rows: QuerySet[Credential] = Credential.objects.for_tenant(view.tenant)
+    since = timezone.now() - timedelta(hours=24)
+    rows = rows.annotate(requests_24h=Sum("uses__requests", filter=Q(uses__starts_at__gte=since)))
+    return rows.select_related("tenant", "created_by").prefetch_related("allowed_models")
+
+
+def _find(view: StudioView, client_id: str) -> Credential:
+    found = _rows(view).filter(client_id=client_id).first()
+    if found is None:
+        raise not_found("There is no such credential.")
+    return found
+
+
+def _named_by(view: StudioView, slug: str) -> list[int]:
+    """Give the keys of the credentials that are narrowed to a model, among others or to it alone. One query."""
+    rows = Credential.objects.for_tenant(view.tenant).filter(allowed_models__slug=slug)
+    return list(rows.values_list("pk", flat=True))
+
+
+def _models(view: StudioView, slugs: Sequence[str]) -> list[Any]:
+    """Give the studio's models of these names.
+
+    Raises:
+        RuleBroken: one does not exist, or is another studio's.
+    """
+    found = {model.slug: model for model in view.tenant.models.filter(slug__in=slugs)}
+    missing = [slug for slug in slugs if slug not in found]
+    if missing:
+        raise RuleBroken(f"There is no model “{missing[0]}”.", field="allowed_models")
+    return list(found.values())
+
+
+def _address(credential: Credential) -> str:
+    return reverse("api-credential", args=[credential.client_id])

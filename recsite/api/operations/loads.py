@@ -1,0 +1,312 @@
+"""Loads: starting them, watching them, reading what their checks found."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from django.db.models import QuerySet
+from django.urls import reverse
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from models_registry.catalogue.services import MAX_ROWS_PER_SECOND, load_activate_anyway, load_request
+from models_registry.models import RUNNING_STATES, Load, LoadState, SourceKind
+from recsite.api.authentication import needs
+from recsite.api.bodies import Answer, Body, Moment, Query, Text, Whole, YesNo, read_body, read_query
+from recsite.api.idempotency import idempotent
+from recsite.api.operations.lookups import find_version
+from recsite.api.paging import PageQuery, page_of
+from recsite.api.problems import not_found
+from recsite.api.schema import operation, page_answer
+from recsite.api.studio_view import StudioView, created, page
+from tenants.models import Scope, Tenant
+
+LOAD = {
+    "model": "offers",
+    "version": "2026-11-a",
+    "fence": 7,
+    "state": "active",
+    "is_finished": True,
+    "source": {
+        "kind": "bigquery_table",
+        "location": "night-owl-analytics.recommendations.offers_2026_11_a",
+    },
+    "source_snapshot_at": "2026-11-01T09:58:30Z",
+    "is_dry_run": False,
+    "rows_per_second_limit": None,
+    "requested_by": "Airflow, nightly publish (at_5f2m8q0xk1bc)",
+    "scheduled_for": None,
+    "is_repair": False,
+    "accepts": None,
+    "accept_reason": "",
+    "attempts": 1,
+    "rows_expected": 2145332,
+    "rows_read": 2145332,
+    "rows_written": 2145332,
+    "problem": "",
+    "created_at": "2026-11-01T09:58:21Z",
+    "started_at": "2026-11-01T09:58:22Z",
+    "finished_at": "2026-11-01T09:58:59Z",
+}
+QUEUED = {
+    **LOAD,
+    "state": "queued",
+    "is_finished": False,
+    "source_snapshot_at": None,
+    "attempts": 0,
+    "rows_expected": None,
+    "rows_read": 0,
+    "rows_written": 0,
+    "started_at": None,
+    "finished_at": None,
+    "report": {},
+}
+REPORT = {
+    "checks": [
+        {
+            "name": "offer_id: range",
+            "passed": False,
+            "count": 3,
+            "words": "3 rows have an offer_id that is not within 0 … 4095",
+            "samples": [{"row": 812, "key": "p000811", "value": "5000"}],
+            "may_be_waived": False,
+        }
+    ],
+    "notes": ["Left out, because neither key nor layout has them: exported_at."],
+    "stages": [{"name": "extract", "seconds": 12.4, "rows": 2145332, "rows_per_second": 173010}],
+}
+REJECTED = {
+    **LOAD,
+    "state": "rejected",
+    "rows_written": 0,
+    "problem": "3 rows have an offer_id that is not within 0 … 4095.",
+    "report": REPORT,
+}
+
+
+class LoadSourceAnswer(Answer[Load]):
+    """What a load read: fixed when it was queued."""
+
+    kind = serializers.ChoiceField(source="source_kind", choices=SourceKind.choices)
+    location = serializers.CharField(source="source_location")
+
+
+class LoadAnswer(Answer[Load]):
+    """One run that reads a source and makes a table."""
+
+    model = serializers.CharField(source="version.model.slug")
+    version = serializers.CharField(source="version.name")
+    fence = serializers.IntegerField(help_text="Its number within the version; of two loads only the newer activates.")
+    state = serializers.ChoiceField(choices=LoadState.choices)
+    is_finished = serializers.SerializerMethodField(help_text="It has ended, well (active) or not.")
+    source_ = LoadSourceAnswer(source="*")
+    source_snapshot_at = serializers.DateTimeField(allow_null=True, help_text="The instant at which BigQuery was read.")
+    is_dry_run = serializers.BooleanField(help_text="It only reads and checks, and ends checked or rejected.")
+    rows_per_second_limit = serializers.IntegerField(
+        allow_null=True, help_text="At most so many are written; null: as fast as serving allows."
+    )
+    requested_by = serializers.CharField(source="requested_by_name")
+    scheduled_for = serializers.DateTimeField(
+        allow_null=True, help_text="The due run of the version's schedule that it is; null: somebody asked for it."
+    )
+    is_repair = serializers.SerializerMethodField(help_text="The system asked for it, because Redis lost rows.")
+    accepts = serializers.IntegerField(
+        source="accepts.fence",
+        default=None,
+        allow_null=True,
+        help_text="The rejected load whose failed comparisons it does not mind.",
+    )
+    accept_reason = serializers.CharField(help_text="Why it does not mind them; else empty.")
+    attempts = serializers.IntegerField(help_text="How often a worker began it.")
+    rows_expected = serializers.IntegerField(allow_null=True, help_text="null where the source does not say.")
+    rows_read = serializers.IntegerField()
+    rows_written = serializers.IntegerField()
+    problem = serializers.CharField(help_text="One clear sentence, when it was rejected or failed; else empty.")
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    finished_at = serializers.DateTimeField(allow_null=True)
+
+    def get_is_repair(self, load: Load) -> bool:
+        """Tell whether it replaces a table that was lost."""
+        return load.repairs_id is not None
+
+    def get_is_finished(self, load: Load) -> bool:
+        """Tell whether it has ended."""
+        return load.state not in RUNNING_STATES
+
+
+class LoadReportAnswer(LoadAnswer):
+    """A load with its report."""
+
+    report = serializers.DictField(
+        help_text="`checks` (each with name, passed, count, words, samples, may_be_waived), `fields` (how each is "
+        "distributed, now and in what is served), `difference` (keys added, removed, changed), `notes` and `stages` "
+        "(seconds and rates)."
+    )
+
+
+class NewLoad(Body):
+    """How to load."""
+
+    dry_run = YesNo(
+        required=False, default=False, help_text="Only read, check and compare; what is served stays as it is."
+    )
+    rows_per_second_limit = Whole(
+        min_value=1,
+        max_value=MAX_ROWS_PER_SECOND,
+        required=False,
+        allow_null=True,
+        default=None,
+        help_text="Write at most so many rows a second; as fast as serving allows without it.",
+    )
+
+
+class Acceptance(Body):
+    """Why a rejected load is let through."""
+
+    reason = Text(max_length=500, help_text="Required; kept with the load and in the audit trail.")
+
+
+class LoadQuery(PageQuery):
+    """Which loads."""
+
+    state = serializers.ChoiceField(choices=LoadState.choices, required=False)
+    since = Moment(required=False, help_text="Asked for from this instant on.")
+
+
+class AllLoadsQuery(LoadQuery):
+    """Which loads of the whole studio."""
+
+    model = serializers.SlugField(max_length=50, required=False, help_text="Of this model.")
+    version = serializers.CharField(max_length=60, required=False, help_text="Of versions with this name.")
+
+
+class StudioLoads(StudioView):
+    """The studio's loads."""
+
+    tag: ClassVar = "Loads"
+
+    @operation(
+        "loads_list",
+        need=needs(Scope.READ),
+        query=AllLoadsQuery,
+        answer=page_answer(LoadAnswer),
+        answer_example={"results": [LOAD], "next_cursor": None},
+    )
+    def get(self, request: Request) -> Response:
+        """List the studio's loads, the newest first."""
+        asked = read_query(request, AllLoadsQuery)
+        rows = _rows(self.tenant, asked)
+        if "model" in asked:
+            rows = rows.filter(version__model__slug=asked["model"])
+        if "version" in asked:
+            rows = rows.filter(version__name=asked["version"])
+        return page(page_of(rows, asked, by="pk", is_descending=True), LoadAnswer)
+
+
+class VersionLoads(StudioView):
+    """A version's loads."""
+
+    tag: ClassVar = "Loads"
+
+    @operation(
+        "version_loads_list",
+        need=needs(Scope.READ),
+        query=LoadQuery,
+        answer=page_answer(LoadAnswer),
+        answer_example={"results": [LOAD], "next_cursor": None},
+    )
+    def get(self, request: Request, model: str, version: str) -> Response:
+        """List a version's loads, the newest first."""
+        asked = read_query(request, LoadQuery)
+        rows = _rows(self.tenant, asked).filter(version=find_version(self.tenant, model, version))
+        return page(page_of(rows, asked, by="fence", is_descending=True), LoadAnswer)
+
+    @operation(
+        "version_loads_start",
+        need=needs(Scope.LOADS_RUN),
+        body=NewLoad,
+        answer=LoadReportAnswer,
+        status=201,
+        example={"dry_run": True},
+        answer_example={**QUEUED, "is_dry_run": True},
+    )
+    @idempotent()
+    def post(self, request: Request, model: str, version: str) -> Response:
+        """Load now, or try whether it could be loaded.
+
+        Queues a load of the version's source; a worker takes it. Ask for it (`Location`) until `is_finished`, and look
+        at `state`: `active` is served; `rejected` was stopped by a check (see `report`), and the old table goes on. A
+        dry run that passes every check ends `checked`.
+        """
+        given = read_body(request, NewLoad)
+        load = load_request(version=find_version(self.tenant, model, version), actor=self.actor, **given)
+        return created(LoadReportAnswer(load), reverse("api-version-load", args=[model, version, load.fence]))
+
+
+class LoadDetail(StudioView):
+    """One load."""
+
+    tag: ClassVar = "Loads"
+
+    @operation("version_loads_read", need=needs(Scope.READ), answer=LoadReportAnswer, answer_example=REJECTED)
+    def get(self, request: Request, model: str, version: str, fence: str) -> Response:
+        """Read a load with its report."""
+        read_query(request, Query)
+        return Response(LoadReportAnswer(_find(self.tenant, model, version, fence)).data)
+
+
+class LoadActivation(StudioView):
+    """A rejected load, let through."""
+
+    tag: ClassVar = "Loads"
+
+    @operation(
+        "version_loads_activate_anyway",
+        need=needs(Scope.LOADS_WAIVE),
+        body=Acceptance,
+        answer=LoadReportAnswer,
+        status=201,
+        example={"reason": "The studio closed half of its countries"},
+        answer_example={
+            **QUEUED,
+            "fence": 8,
+            "accepts": 7,
+            "accept_reason": "The studio closed half of its countries",
+        },
+    )
+    @idempotent()
+    def post(self, request: Request, model: str, version: str, fence: str) -> Response:
+        """Load again what a check rejected, and activate it anyway.
+
+        For a load that differs too much from what is served, where somebody knows that it is meant to: every failed
+        check of it says `may_be_waived`. The source is read anew; a check that looks at rows by themselves is never
+        waived.
+        """
+        given = read_body(request, Acceptance)
+        load = load_activate_anyway(
+            load=_find(self.tenant, model, version, fence), actor=self.actor, reason=given["reason"]
+        )
+        return created(LoadReportAnswer(load), reverse("api-version-load", args=[model, version, load.fence]))
+
+
+def _rows(tenant: Tenant, asked: dict[str, Any]) -> QuerySet[Load]:
+    """Give the studio's loads, reports left out."""
+    rows: QuerySet[Load] = Load.objects.for_tenant(tenant).select_related("version__model", "accepts")
+    rows = rows.defer("report", "accepts__report")
+    if "state" in asked:
+        rows = rows.filter(state=asked["state"])
+    if "since" in asked:
+        rows = rows.filter(created_at__gte=asked["since"])
+    return rows
+
+
+def _find(tenant: Tenant, model: str, version: str, fence: str) -> Load:
+    """Give a load with its report. One query."""
+    rows: QuerySet[Load] = Load.objects.for_tenant(tenant).select_related("version__model__tenant", "accepts")
+    rows = rows.defer("accepts__report")
+    found = rows.filter(version__model__slug=model, version__name=version, fence=int(fence)).first()
+    if found is None:
+        raise not_found(f"There is no load {fence} of “{model}/{version}”.")
+    return found

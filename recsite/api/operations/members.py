@@ -1,0 +1,244 @@
+"""People and their roles."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from django.urls import reverse
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from recsite.api.authentication import ADMIN_IN_PERSON, needs
+from recsite.api.bodies import Answer, Body, Choice, Nothing, Query, Text, read_body, read_query
+from recsite.api.idempotency import idempotent
+from recsite.api.paging import PageQuery, page_of
+from recsite.api.problems import not_found
+from recsite.api.schema import operation, page_answer
+from recsite.api.studio_view import StudioView, created, page
+from tenants.access import is_platform_staff
+from tenants.models import Membership, Role, Scope, User
+from tenants.people import member_add, password_link
+from tenants.services import NobodyToAdd, member_remove, member_set
+
+MEMBER = {
+    "username": "mara",
+    "name": "Mara Lindt",
+    "role": "product_manager",
+    "member_since": "2026-10-02T09:14:07Z",
+}
+
+
+class MemberAnswer(Answer[Membership]):
+    """A person and their role in the studio."""
+
+    username = serializers.CharField(source="user.username")
+    name = serializers.CharField(source="user.get_full_name", help_text="Empty where the person gave none.")
+    role = serializers.ChoiceField(choices=Role.choices)
+    member_since = serializers.DateTimeField(source="created_at")
+
+
+class ChangedMemberAnswer(MemberAnswer):
+    """A person and the role they have now."""
+
+    note = serializers.SerializerMethodField(help_text="What else must be done now, in words; empty mostly.")
+
+    def get_note(self, membership: Membership) -> str:
+        """Give it."""
+        note: str = self.context["note"]
+        return note
+
+
+LINK = "https://recsite.example/set-password/NDI/d2x9k1-4f0c8b7a6e5d4c3b2a190817f6e5d4c3"
+
+
+class AddedMemberAnswer(ChangedMemberAnswer):
+    """A new member, with the link that a new account needs: shown this once."""
+
+    password_link = serializers.SerializerMethodField(
+        help_text="Where the person sets a password, once; null for somebody who had an account already, and to tokens."
+    )
+
+    def get_password_link(self, membership: Membership) -> str | None:
+        """Give the link."""
+        link: str | None = self.context["link"]
+        return link
+
+
+class PasswordLinkAnswer(Answer[Any]):
+    """Where a person sets a password, once: shown this once."""
+
+    username = serializers.CharField()
+    password_link = serializers.CharField()
+
+
+class NewMember(Body):
+    """Somebody to be added."""
+
+    who = Text(
+        max_length=150,
+        help_text="An e-mail address, which gets an account if it has none; or the user name of somebody whom the "
+        "studio may add by itself.",
+    )
+    role = Choice(choices=Role.choices)
+
+
+class MemberRole(Body):
+    """The role to give."""
+
+    role = Choice(choices=Role.choices)
+
+
+class MemberQuery(PageQuery):
+    """Which members."""
+
+    role = serializers.ChoiceField(choices=Role.choices, required=False)
+
+
+class MemberList(StudioView):
+    """The studio's people."""
+
+    tag: ClassVar = "Members"
+
+    @operation(
+        "members_list",
+        need=needs(Scope.READ),
+        query=MemberQuery,
+        answer=page_answer(MemberAnswer),
+        answer_example={"results": [MEMBER], "next_cursor": None},
+    )
+    def get(self, request: Request) -> Response:
+        """List the studio's members, by user name."""
+        asked = read_query(request, MemberQuery)
+        rows = Membership.objects.for_tenant(self.tenant).select_related("user")
+        if "role" in asked:
+            rows = rows.filter(role=asked["role"])
+        return page(page_of(rows, asked, by="user__username", kind=str), MemberAnswer)
+
+    @operation(
+        "members_add",
+        need=needs(Scope.MEMBERS_WRITE),
+        body=NewMember,
+        answer=AddedMemberAnswer,
+        status=201,
+        example={"who": "nora@nightowl.example", "role": "viewer"},
+        answer_example={
+            **MEMBER,
+            "username": "nora@nightowl.example",
+            "name": "",
+            "role": "viewer",
+            "note": "",
+            "password_link": LINK,
+        },
+    )
+    @idempotent(shows_once="password_link")
+    def post(self, request: Request) -> Response:
+        """Add somebody, by user name or by e-mail address.
+
+        An address without an account gets one, and the answer a link with which that person sets a password. Nobody is
+        written to: hand the link over. Of people who have an account, a studio adds those by itself whose account it
+        made or who were members before, and who belong to no other studio. Platform staff add anybody.
+
+        A token adds nobody as a studio admin, and gets no link: a person makes it in the dashboard, under Members.
+        """
+        given = read_body(request, NewMember)
+        is_by_token = self.caller.token is not None
+        added = member_add(tenant=self.tenant, actor=self.actor, is_by_token=is_by_token, **given)
+        user = added.membership.user
+        link, note = None, added.note
+        if added.is_new_account and is_by_token:
+            note = "They need a link to set a password: a studio admin makes it in the dashboard, under Members."
+        elif added.is_new_account:
+            made = password_link(tenant=self.tenant, user=user, actor=self.actor)
+            link = request.build_absolute_uri(made.path)
+        answer = AddedMemberAnswer(added.membership, context={"link": link, "note": note})
+        return created(answer, reverse("api-member", args=[user.get_username()]))
+
+
+class MemberDetail(StudioView):
+    """One person's role."""
+
+    tag: ClassVar = "Members"
+
+    @operation("members_read", need=needs(Scope.READ), answer=MemberAnswer, answer_example=MEMBER)
+    def get(self, request: Request, username: str) -> Response:
+        """Read a member."""
+        read_query(request, Query)
+        return Response(MemberAnswer(_find(self, username)).data)
+
+    @operation(
+        "members_set",
+        need=needs(Scope.MEMBERS_WRITE),
+        body=MemberRole,
+        answer=ChangedMemberAnswer,
+        example={"role": "product_manager"},
+        answer_example={**MEMBER, "note": ""},
+    )
+    def put(self, request: Request, username: str) -> Response:
+        """Give a person a role, or another one.
+
+        The person is a member, or one whom the caller may add (see `members_add`); anybody else is
+        a 404, the same whether they have an account or not. The studio keeps at least one studio admin.
+        A token gives nobody that role and changes nobody's who has it.
+        """
+        given = read_body(request, MemberRole)
+        user = User.objects.filter(username=username, is_active=True).first()
+        if user is None:
+            raise _nobody(username) if is_platform_staff(self.actor) else not_found(str(NobodyToAdd(username)))
+        try:
+            made = member_set(
+                tenant=self.tenant,
+                user=user,
+                role=given["role"],
+                actor=self.actor,
+                is_by_token=self.caller.token is not None,
+            )
+        except NobodyToAdd as error:
+            raise not_found(str(error)) from None
+        return Response(ChangedMemberAnswer(made.membership, context={"note": made.note}).data)
+
+    @operation("members_remove", need=needs(Scope.MEMBERS_WRITE), status=204)
+    def delete(self, request: Request, username: str) -> Response:
+        """Take a person's role in the studio away. A token takes none from a studio admin."""
+        read_query(request, Query)
+        user = _find(self, username).user
+        member_remove(tenant=self.tenant, user=user, actor=self.actor, is_by_token=self.caller.token is not None)
+        return Response(status=204)
+
+
+class MemberLink(StudioView):
+    """A new link to set a password."""
+
+    tag: ClassVar = "Members"
+
+    @operation(
+        "members_make_password_link",
+        need=ADMIN_IN_PERSON,
+        body=Nothing,
+        answer=PasswordLinkAnswer,
+        example={},
+        answer_example={"username": "mara", "password_link": LINK},
+    )
+    @idempotent(shows_once="password_link")
+    def post(self, request: Request, username: str) -> Response:
+        """Make a link with which a member sets a password.
+
+        For an account that this studio made and that opens nothing else; platform staff help the others. A link made
+        before for somebody without a password ends.
+        """
+        read_body(request, Nothing)
+        link = password_link(tenant=self.tenant, user=_find(self, username).user, actor=self.actor)
+        answer = {"username": username, "password_link": request.build_absolute_uri(link.path)}
+        return Response(PasswordLinkAnswer(answer).data)
+
+
+def _find(view: StudioView, username: str) -> Membership:
+    rows: Any = Membership.objects.for_tenant(view.tenant).select_related("user")
+    found: Membership | None = rows.filter(user__username=username).first()
+    if found is None:
+        raise _nobody(username)
+    return found
+
+
+def _nobody(username: str) -> Exception:
+    return not_found(f"There is no “{username}” here.")

@@ -1,0 +1,314 @@
+"""Rollouts, read: which share of the units gets which version, how it became so, and what a change would do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from django.db.models import QuerySet
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from models_registry.catalogue.selectors import model_summary, name_of
+from models_registry.models import BASIS_POINTS, RecommendationModel, RolloutRevision, Version
+from models_registry.rollouts.cautions import Caution, cautions
+from models_registry.rollouts.services import (
+    Effect,
+    current_rollout,
+    effect_sentence,
+    rollout_go_back_preview,
+    rollout_new_phase_preview,
+    rollout_preview,
+)
+from recsite.api.authentication import needs
+from recsite.api.bodies import Answer, Body, Moment, Query, Whole, read_body, read_query
+from recsite.api.operations.lookups import find_model
+from recsite.api.paging import PageQuery, page_of
+from recsite.api.problems import not_found
+from recsite.api.schema import operation, page_answer
+from recsite.api.studio_view import StudioView, page
+from tenants.models import Scope
+from tenants.rules import RuleBroken
+
+WEIGHTS = {"2026-10-c": 8000, "2026-11-a": 2000}
+REVISION = {
+    "number": 4,
+    "phase": 1,
+    "weights_bp": WEIGHTS,
+    "moved_bp": 1000,
+    "restores": None,
+    "actor": "mara",
+    "reason": "2026-11-a does well",
+    "created_at": "2026-11-01T10:00:00Z",
+}
+FULL_REVISION = {
+    **REVISION,
+    "salt": "8b1d6a0f3c5e7d92a4b60718c9fe2d35",
+    "codes": {"2026-10-c": 0, "2026-11-a": 1},
+    "allocation_hex": "0000010000…",
+}
+EFFECT = {
+    "moved_bp": 1000,
+    "flows": [{"from_version": "2026-10-c", "to_version": "2026-11-a", "moved_bp": 1000}],
+    "is_new_phase": False,
+    "sentence": "10.0 % of players change version: 10.0 % from 2026-10-c to 2026-11-a.",
+}
+PREVIEW = {
+    **EFFECT,
+    "cautions": [{"kind": "fewer_rows", "version": "2026-11-a", "fewer_rows_share": 0.12, "than": "2026-10-c"}],
+}
+
+
+class RevisionAnswer(Answer[RolloutRevision]):
+    """One saved allocation."""
+
+    number = serializers.IntegerField()
+    phase = serializers.IntegerField(
+        help_text="A new phase assigns every unit anew; new weights move as few as can be."
+    )
+    weights_bp = serializers.SerializerMethodField(help_text="Basis points by version name; together 10,000.")
+    moved_bp = serializers.IntegerField(help_text="Basis points of all units that changed version.")
+    restores = serializers.IntegerField(
+        source="restores.number", default=None, allow_null=True, help_text="The revision that was gone back to."
+    )
+    actor = serializers.CharField(source="actor_name")
+    reason = serializers.CharField()
+    created_at = serializers.DateTimeField()
+
+    def get_weights_bp(self, revision: RolloutRevision) -> dict[str, int]:
+        """Give the weights by name."""
+        return {name_of(int(code), self.context["names"]): bp for code, bp in revision.weights_bp.items()}
+
+
+class FullRevisionAnswer(RevisionAnswer):
+    """A saved allocation with all that it takes to compute anybody's version from it."""
+
+    salt = serializers.CharField(help_text="slot = int(md5_hex(salt + ':' + unit)[:15], 16) % 10000")
+    codes = serializers.SerializerMethodField(help_text="Every version's code.")
+    allocation_hex = serializers.SerializerMethodField(
+        help_text="20,000 hexadecimal digits: the version code of slot 0, of slot 1, … two digits each."
+    )
+
+    def get_codes(self, revision: RolloutRevision) -> dict[str, int]:
+        """Give the codes by name."""
+        return {name: code for code, name in self.context["names"].items()}
+
+    def get_allocation_hex(self, revision: RolloutRevision) -> str:
+        """Give the map."""
+        return bytes(revision.allocation).hex()
+
+
+class FlowAnswer(Answer[Any]):
+    """Units that go from one version to another."""
+
+    from_version = serializers.CharField()
+    to_version = serializers.CharField()
+    moved_bp = serializers.IntegerField()
+
+
+class EffectAnswer(Answer[Any]):
+    """What a change would do."""
+
+    moved_bp = serializers.IntegerField(help_text="Basis points of all units that would get another version.")
+    flows = FlowAnswer(many=True, help_text="The largest first.")
+    is_new_phase = serializers.BooleanField(help_text="Everybody is assigned anew: the figures are expectations.")
+    sentence = serializers.CharField(help_text="The same in words.")
+
+
+class CautionAnswer(Answer[Caution]):
+    """Something to know before saving."""
+
+    kind = serializers.ChoiceField(
+        choices=["not_loaded", "late", "fewer_rows"],
+        help_text="It has no rows, its data is more than a day old, or it has fewer rows than another.",
+    )
+    version = serializers.CharField(source="name", help_text="The one that would get more than it has.")
+    fewer_rows_share = serializers.FloatField(source="share", help_text="Of fewer_rows: how many fewer, 0 … 1.")
+    than = serializers.CharField(help_text="Of fewer_rows: the version that has more; else empty.")
+
+
+class PreviewAnswer(EffectAnswer):
+    """What new weights would do, and what speaks against them."""
+
+    cautions = CautionAnswer(many=True)
+
+
+def weights_field(**kwargs: Any) -> serializers.DictField:
+    """Give the field that takes weights."""
+    return serializers.DictField(
+        child=Whole(min_value=0, max_value=BASIS_POINTS),
+        allow_empty=False,
+        help_text="Basis points (0.01 %) by version name, together 10,000; a version left out has none.",
+        **kwargs,
+    )
+
+
+class Weights(Body):
+    """Weights to look at."""
+
+    weights_bp = weights_field()
+
+
+class RevisionQuery(PageQuery):
+    """Which revisions."""
+
+    since = Moment(required=False, help_text="Saved from this instant on.")
+
+
+class RolloutDetail(StudioView):
+    """What is served now."""
+
+    tag: ClassVar = "Rollouts"
+
+    @operation("rollouts_read", need=needs(Scope.READ), answer=FullRevisionAnswer, answer_example=FULL_REVISION)
+    def get(self, request: Request, model: str) -> Response:
+        """Read a model's current rollout.
+
+        With the salt and the map of all 10,000 slots, so that an experiment can be joined to any figure.
+        """
+        read_query(request, Query)
+        row = find_model(self.tenant, model)
+        revision = current_rollout(row)
+        if revision is None:
+            raise not_found(f"The model “{model}” has no version yet.")
+        return Response(FullRevisionAnswer(revision, context={"names": names_of(row)}).data)
+
+
+class RolloutPreview(StudioView):
+    """What new weights would do."""
+
+    tag: ClassVar = "Rollouts"
+
+    @operation(
+        "rollouts_preview",
+        need=needs(Scope.READ),
+        body=Weights,
+        answer=PreviewAnswer,
+        example={"weights_bp": WEIGHTS},
+        answer_example=PREVIEW,
+    )
+    def post(self, request: Request, model: str) -> Response:
+        """Say what new weights would do, exactly. Changes nothing."""
+        given = read_body(request, Weights)
+        summary = model_summary(find_model(self.tenant, model))
+        weights_bp = weights_by_code(given["weights_bp"], summary.names)
+        answer = effect_of(rollout_preview(model=summary.model, weights_bp=weights_bp), summary.names)
+        return Response(PreviewAnswer({**answer, "cautions": cautions(summary.versions, weights_bp)}).data)
+
+
+class NewPhaseEffect(StudioView):
+    """What a new phase would do."""
+
+    tag: ClassVar = "Rollouts"
+
+    @operation(
+        "rollouts_new_phase_effect",
+        need=needs(Scope.READ),
+        answer=EffectAnswer,
+        answer_example={**EFFECT, "moved_bp": 3200, "is_new_phase": True, "sentence": "About 32.0 % of players …"},
+    )
+    def get(self, request: Request, model: str) -> Response:
+        """Say what a new phase with the present weights is to be expected to do. Changes nothing."""
+        read_query(request, Query)
+        row = find_model(self.tenant, model)
+        if current_rollout(row) is None:
+            raise not_found(f"The model “{model}” has no version yet.")
+        return Response(EffectAnswer(effect_of(rollout_new_phase_preview(model=row), names_of(row))).data)
+
+
+class RevisionList(StudioView):
+    """The history."""
+
+    tag: ClassVar = "Rollouts"
+
+    @operation(
+        "rollout_revisions_list",
+        need=needs(Scope.READ),
+        query=RevisionQuery,
+        answer=page_answer(RevisionAnswer),
+        answer_example={"results": [REVISION], "next_cursor": None},
+    )
+    def get(self, request: Request, model: str) -> Response:
+        """List a model's rollout revisions, the newest first."""
+        asked = read_query(request, RevisionQuery)
+        row = find_model(self.tenant, model)
+        rows = _revisions(row).defer("allocation", "restores__allocation")
+        if "since" in asked:
+            rows = rows.filter(created_at__gte=asked["since"])
+        return page(page_of(rows, asked, by="number", is_descending=True), RevisionAnswer, names=names_of(row))
+
+
+class RevisionDetail(StudioView):
+    """One revision."""
+
+    tag: ClassVar = "Rollouts"
+
+    @operation(
+        "rollout_revisions_read", need=needs(Scope.READ), answer=FullRevisionAnswer, answer_example=FULL_REVISION
+    )
+    def get(self, request: Request, model: str, number: str) -> Response:
+        """Read a rollout revision, with its salt and map."""
+        read_query(request, Query)
+        row = find_model(self.tenant, model)
+        revision = _revisions(row).filter(number=int(number)).first()
+        if revision is None:
+            raise not_found(f"The model has no revision {number}.")
+        return Response(FullRevisionAnswer(revision, context={"names": names_of(row)}).data)
+
+
+class RevisionEffect(StudioView):
+    """What going back to a revision would do."""
+
+    tag: ClassVar = "Rollouts"
+
+    @operation("rollout_revisions_effect", need=needs(Scope.READ), answer=EffectAnswer, answer_example=EFFECT)
+    def get(self, request: Request, model: str, number: str) -> Response:
+        """Say what going back to a revision would do now. Changes nothing."""
+        read_query(request, Query)
+        row = find_model(self.tenant, model)
+        if not _revisions(row).filter(number=int(number)).exists():
+            raise not_found(f"The model has no revision {number}.")
+        effect = rollout_go_back_preview(model=row, number=int(number))
+        return Response(EffectAnswer(effect_of(effect, names_of(row))).data)
+
+
+def names_of(model: RecommendationModel) -> dict[int, str]:
+    """Give the names of a model's versions by code. One query."""
+    return dict(Version.objects.for_tenant(model.tenant).filter(model=model).values_list("code", "name"))
+
+
+def weights_by_code(weights_bp: Mapping[str, int], names: Mapping[int, str]) -> dict[int, int]:
+    """Give weights by code.
+
+    Raises:
+        RuleBroken: the model has no version of such a name.
+    """
+    codes = {name: code for code, name in names.items()}
+    unknown = sorted(weights_bp.keys() - codes.keys())
+    if unknown:
+        raise RuleBroken(f"The model has no version “{unknown[0]}”.", field="weights_bp")
+    return {codes[name]: bp for name, bp in weights_bp.items()}
+
+
+def effect_of(effect: Effect, names: Mapping[int, str]) -> dict[str, Any]:
+    """Give what a change would do, by version name."""
+    flows = [
+        {
+            "from_version": name_of(flow.from_code, names),
+            "to_version": name_of(flow.to_code, names),
+            "moved_bp": flow.bp,
+        }
+        for flow in effect.flows
+    ]
+    return {
+        "moved_bp": effect.moved_bp,
+        "flows": flows,
+        "is_new_phase": effect.is_new_phase,
+        "sentence": effect_sentence(effect, names),
+    }
+
+
+def _revisions(model: RecommendationModel) -> QuerySet[RolloutRevision]:
+    rows: QuerySet[RolloutRevision] = RolloutRevision.objects.for_tenant(model.tenant)
+    return rows.filter(model=model).select_related("restores").defer("restores__allocation")

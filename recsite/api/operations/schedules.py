@@ -1,0 +1,109 @@
+"""When versions are loaded by themselves."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from models_registry.loading.schedules import MAX_CRONTAB, MAX_MINUTES, schedule_remove, schedule_set, words
+from models_registry.models import Schedule, ScheduleKind, Version
+from recsite.api.authentication import needs
+from recsite.api.bodies import Answer, Body, Choice, Query, Text, Whole, YesNo, read_body, read_query
+from recsite.api.operations.lookups import find_version
+from recsite.api.problems import not_found
+from recsite.api.schema import operation
+from recsite.api.studio_view import StudioView
+from tenants.models import Scope
+
+SCHEDULE = {
+    "kind": "crontab",
+    "every_minutes": None,
+    "crontab": "0 */4 * * *",
+    "timezone": "Europe/Berlin",
+    "is_enabled": True,
+    "words": "at minute 0 past every fourth hour (Europe/Berlin)",
+    "next_run_at": "2026-11-01T12:00:00Z",
+    "last_run_at": "2026-11-01T08:00:04Z",
+    "note": "",
+}
+
+
+class ScheduleAnswer(Answer[Schedule]):
+    """When a version is loaded by itself."""
+
+    kind = serializers.ChoiceField(choices=ScheduleKind.choices)
+    every_minutes = serializers.IntegerField(allow_null=True, help_text="Of an interval.")
+    crontab = serializers.CharField(help_text="Of a crontab; else empty.")
+    timezone = serializers.CharField(help_text="Whose clock a crontab goes by.")
+    is_enabled = serializers.BooleanField(help_text="One that is not starts no loads.")
+    words = serializers.SerializerMethodField(help_text="The same in words.")
+    next_run_at = serializers.DateTimeField(allow_null=True)
+    last_run_at = serializers.DateTimeField(allow_null=True, help_text="When it last started a load.")
+    note = serializers.CharField(help_text="Why the last due run started no load; empty if it did.")
+
+    def get_words(self, schedule: Schedule) -> str:
+        """Say when it runs."""
+        return words(schedule)
+
+
+class NewSchedule(Body):
+    """When to load: every so many minutes, or at the times of a crontab."""
+
+    kind = Choice(choices=ScheduleKind.choices)
+    every_minutes = Whole(min_value=1, max_value=MAX_MINUTES, required=False, help_text="Of an interval.")
+    crontab = Text(
+        max_length=MAX_CRONTAB,
+        required=False,
+        help_text="Of a crontab: minute, hour, day of the month, month, day of the week.",
+    )
+    timezone = Text(max_length=64, required=False, help_text="Of the IANA database; UTC without it.")
+    is_enabled = YesNo(required=False, help_text="false keeps it for later.")
+
+
+class VersionSchedule(StudioView):
+    """A version's schedule."""
+
+    tag: ClassVar = "Versions"
+
+    @operation("schedules_read", need=needs(Scope.READ), answer=ScheduleAnswer, answer_example=SCHEDULE)
+    def get(self, request: Request, model: str, version: str) -> Response:
+        """Read when a version is loaded by itself."""
+        read_query(request, Query)
+        return Response(ScheduleAnswer(_schedule_of(find_version(self.tenant, model, version))).data)
+
+    @operation(
+        "schedules_set",
+        need=needs(Scope.VERSIONS_WRITE),
+        body=NewSchedule,
+        answer=ScheduleAnswer,
+        example={"kind": "crontab", "crontab": "0 */4 * * *", "timezone": "Europe/Berlin"},
+        answer_example={**SCHEDULE, "last_run_at": None},
+    )
+    def put(self, request: Request, model: str, version: str) -> Response:
+        """Say when a version is loaded by itself.
+
+        A run that is due while another load of the version is not over is left out, and `note` says so. A time that
+        daylight saving skips runs once at the next there is; one that it repeats runs once.
+        """
+        given: dict[str, Any] = read_body(request, NewSchedule)
+        schedule = schedule_set(version=find_version(self.tenant, model, version), actor=self.actor, **given)
+        return Response(ScheduleAnswer(schedule).data)
+
+    @operation("schedules_remove", need=needs(Scope.VERSIONS_WRITE), status=204)
+    def delete(self, request: Request, model: str, version: str) -> Response:
+        """Load a version only when somebody asks for it."""
+        read_query(request, Query)
+        row = find_version(self.tenant, model, version)
+        _schedule_of(row)
+        schedule_remove(version=row, actor=self.actor)
+        return Response(status=204)
+
+
+def _schedule_of(version: Version) -> Schedule:
+    found: Schedule | None = getattr(version, "schedule", None)
+    if found is None:
+        raise not_found(f"The version “{version.name}” has no schedule.")
+    return found

@@ -1,0 +1,105 @@
+"""The studio and the caller."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from recsite.api.authentication import ANYONE, needs
+from recsite.api.bodies import Answer, Query, read_query
+from recsite.api.schema import operation
+from recsite.api.studio_view import StudioView
+from tenants import access
+from tenants.models import Role, Scope, Tenant
+
+STUDIO = {
+    "slug": "night-owl",
+    "name": "Night Owl Games",
+    "created_at": "2026-10-02T09:14:07Z",
+    "allowed_datasets": ["night-owl-analytics.recommendations"],
+    "allowed_gs_prefixes": ["gs://night-owl-tables/out/"],
+    "allowed_local_roots": [],
+    "requests_per_second": 50000,
+    "burst": 100000,
+    "snapshot_revision": 1793527200123,
+    "snapshot_published_at": "2026-11-01T10:00:00Z",
+}
+CALLER = {
+    "studio": "night-owl",
+    "kind": "token",
+    "name": "Airflow, nightly publish",
+    "role": None,
+    "scopes": ["read", "loads:run", "versions:write"],
+    "expires_at": None,
+}
+
+
+class StudioAnswer(serializers.ModelSerializer[Tenant]):
+    """The studio: what its sources may read, its limits, and when serving last learnt of a change."""
+
+    allowed_datasets = serializers.ListField(child=serializers.CharField())
+    allowed_gs_prefixes = serializers.ListField(child=serializers.CharField())
+    allowed_local_roots = serializers.ListField(child=serializers.CharField())
+
+    class Meta:
+        model = Tenant
+        fields = tuple(STUDIO)
+
+
+class CallerAnswer(Answer[Any]):
+    """Who calls, and what they may do."""
+
+    studio = serializers.CharField()
+    kind = serializers.ChoiceField(choices=["token", "person"])
+    name = serializers.CharField()
+    role = serializers.ChoiceField(choices=Role.choices, allow_null=True, help_text="A person's.")
+    scopes = serializers.ListField(child=serializers.ChoiceField(choices=Scope.choices))
+    expires_at = serializers.DateTimeField(allow_null=True, help_text="When the token stops working; null for never.")
+
+
+class StudioDetail(StudioView):
+    """The one studio that a token is for, or that a person named."""
+
+    tag: ClassVar = "Studio"
+
+    @operation("studio_read", need=needs(Scope.READ), answer=StudioAnswer, answer_example=STUDIO)
+    def get(self, request: Request) -> Response:
+        """Read the studio."""
+        read_query(request, Query)
+        return Response(StudioAnswer(self.tenant).data)
+
+
+class CallerDetail(StudioView):
+    """Whom the API takes the caller for."""
+
+    tag: ClassVar = "Studio"
+
+    @operation("caller_read", need=ANYONE, answer=CallerAnswer, answer_example=CALLER)
+    def get(self, request: Request) -> Response:
+        """Read who you are here.
+
+        Any token may ask, whatever its scopes: a job can check its token before it begins.
+        """
+        read_query(request, Query)
+        caller = self.caller
+        if caller.token is not None:
+            answer = {
+                "kind": "token",
+                "name": caller.token.name,
+                "role": None,
+                "scopes": caller.token.scopes,
+                "expires_at": caller.token.expires_at,
+            }
+        else:
+            may = [scope for scope, role in access.ROLE_FOR.items() if access.may(caller.person, caller.tenant, role)]
+            answer = {
+                "kind": "person",
+                "name": caller.person.get_username() if caller.person else "",
+                "role": access.role_of(caller.person, caller.tenant),
+                "scopes": may,
+                "expires_at": None,
+            }
+        return Response(CallerAnswer({"studio": caller.tenant.slug, **answer}).data)

@@ -1,0 +1,328 @@
+"""Versions, their sources and tables."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+from django.db.models import QuerySet
+from django.urls import reverse
+from django.utils import timezone
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from models_registry.catalogue.selectors import data_at, is_late
+from models_registry.catalogue.services import source_set, table_roll_back, version_create
+from models_registry.loading.schedules import MAX_MINUTES, freshness_set
+from models_registry.models import Layout, RecommendationModel, RolloutRevision, Source, SourceKind, Table, Version
+from recsite.api.authentication import needs
+from recsite.api.bodies import Answer, Body, Choice, Query, Reason, Text, Whole, read_body, read_query
+from recsite.api.idempotency import idempotent
+from recsite.api.operations.lookups import find_model, find_version, with_tables
+from recsite.api.operations.schedules import SCHEDULE, ScheduleAnswer
+from recsite.api.paging import PageQuery, page_of
+from recsite.api.problems import fields_named
+from recsite.api.schema import operation, page_answer
+from recsite.api.studio_view import StudioView, created, page
+from tenants.models import Scope
+from tenants.rules import RuleBroken
+
+TABLE = {
+    "table_id": "3f7k2m9xq0bd",
+    "load_fence": 7,
+    "row_count": 2145332,
+    "size_bytes": 32180017,
+    "is_whole": True,
+    "data_at": "2026-11-01T09:58:30Z",
+    "activated_at": "2026-11-01T10:00:00Z",
+}
+SOURCE = {"kind": "bigquery_table", "location": "night-owl-analytics.recommendations.offers_2026_11_a"}
+VERSION = {
+    "name": "2026-11-a",
+    "model": "offers",
+    "code": 1,
+    "layout_revision": 0,
+    "weight_bp": 2000,
+    "source": SOURCE,
+    "active_table": TABLE,
+    "previous_table": None,
+    "older_table": None,
+    "schedule": SCHEDULE,
+    "freshness_minutes": 360,
+    "is_late": False,
+    "last_fence": 7,
+    "created_at": "2026-10-30T16:02:41Z",
+}
+
+
+class SourceAnswer(Answer[Source]):
+    """Where a version's rows come from."""
+
+    kind = serializers.ChoiceField(choices=SourceKind.choices)
+    location = serializers.CharField(
+        help_text="A path or glob (local or gs://), project.dataset.table, or the text of a query."
+    )
+
+
+class TableAnswer(Answer[Table]):
+    """The rows that one load made."""
+
+    table_id = serializers.CharField()
+    load_fence = serializers.IntegerField(source="load.fence", help_text="The load that made it.")
+    row_count = serializers.IntegerField()
+    size_bytes = serializers.IntegerField(help_text="In Redis.")
+    is_whole = serializers.BooleanField(help_text="Only then it is served.")
+    data_at = serializers.SerializerMethodField(help_text="The instant whose data these are.")
+    activated_at = serializers.DateTimeField(allow_null=True)
+
+    def get_data_at(self, table: Table) -> datetime:
+        """Give when its data was read."""
+        return data_at(table)
+
+
+class VersionAnswer(Answer[Version]):
+    """One trained version of a model."""
+
+    name = serializers.CharField()
+    model = serializers.CharField(source="model.slug")
+    code = serializers.IntegerField(help_text="Its byte in bit-packed answers.")
+    layout_revision = serializers.IntegerField(source="layout.revision")
+    weight_bp = serializers.SerializerMethodField(help_text="Its share of all units, in basis points (0.01 %).")
+    source_ = SourceAnswer(allow_null=True)
+    active_table = TableAnswer(allow_null=True, help_text="What it is answered from; null: never loaded.")
+    previous_table = TableAnswer(allow_null=True, help_text="What rolling back would serve again.")
+    older_table = TableAnswer(allow_null=True, help_text="The second one that is kept to roll back to.")
+    schedule = ScheduleAnswer(allow_null=True, help_text="When it is loaded by itself; null: never.")
+    freshness_minutes = serializers.IntegerField(
+        allow_null=True, help_text="How old its data may become before it is late; null: no target."
+    )
+    is_late = serializers.SerializerMethodField(help_text="Its data is older than the target, or than a day.")
+    last_fence = serializers.IntegerField(help_text="The number of its newest load; 0: none.")
+    created_at = serializers.DateTimeField()
+
+    def get_weight_bp(self, version: Version) -> int:
+        """Give its weight."""
+        weights: dict[str, int] = self.context["weights"]
+        return weights.get(str(version.code), 0)
+
+    def get_is_late(self, version: Version) -> bool:
+        """Tell whether its data is too old."""
+        return is_late(version, timezone.now())
+
+    def to_representation(self, instance: Version) -> Any:
+        """See DRF; a version may have no source and no schedule."""
+        for name in ("source", "schedule"):
+            if not hasattr(instance, name):
+                setattr(instance, name, None)  # for this answer only
+        return super().to_representation(instance)
+
+
+class NewSource(Body):
+    """Where rows come from. Confined to what platform staff allow the studio (`studio_read`)."""
+
+    kind = Choice(choices=SourceKind.choices)
+    location = Text(
+        max_length=100_000, help_text="A path or glob (local or gs://), project.dataset.table, or the text of a query."
+    )
+
+
+class NewVersion(Body):
+    """A version to be made."""
+
+    name = Text(max_length=60, help_text="Letters, digits, dots, hyphens and underscores; never changes.")
+    source_ = NewSource()
+    layout_revision = Whole(min_value=0, max_value=255, required=False, help_text="The newest without it.")
+
+
+class RollBack(Reason):
+    """Which table to serve again, and why."""
+
+    table = Text(
+        max_length=12,
+        required=False,
+        help_text="The `table_id` of `previous_table` or `older_table`; the previous one without it.",
+    )
+
+
+class NewFreshness(Body):
+    """How fresh a version's data should be."""
+
+    freshness_minutes = Whole(
+        min_value=1, max_value=MAX_MINUTES, allow_null=True, help_text="How old it may become; null: no target."
+    )
+
+
+class VersionList(StudioView):
+    """A model's versions."""
+
+    tag: ClassVar = "Versions"
+
+    @operation(
+        "versions_list",
+        need=needs(Scope.READ),
+        query=PageQuery,
+        answer=page_answer(VersionAnswer),
+        answer_example={"results": [VERSION], "next_cursor": None},
+    )
+    def get(self, request: Request, model: str) -> Response:
+        """List a model's versions, in the order in which they were made."""
+        asked = read_query(request, PageQuery)
+        row = find_model(self.tenant, model)
+        versions: QuerySet[Version] = Version.objects.for_tenant(self.tenant).filter(model=row)
+        versions = with_tables(versions).select_related("model", "layout", "source", "schedule")
+        return page(page_of(versions, asked, by="pk"), VersionAnswer, weights=_weights(row))
+
+    @operation(
+        "versions_create",
+        need=needs(Scope.VERSIONS_WRITE),
+        body=NewVersion,
+        answer=VersionAnswer,
+        status=201,
+        example={"name": "2026-12-a", "source": SOURCE},
+        answer_example={
+            **VERSION,
+            "name": "2026-12-a",
+            "code": 2,
+            "weight_bp": 0,
+            "active_table": None,
+            "last_fence": 0,
+        },
+    )
+    @idempotent()
+    def post(self, request: Request, model: str) -> Response:
+        """Make a version with its source.
+
+        A model's first version gets all of its units; a later one none until the weights say so.
+        """
+        given = read_body(request, NewVersion)
+        row = find_model(self.tenant, model)
+        with fields_named(source_kind="source.kind", source_location="source.location", layout="layout_revision"):
+            version = version_create(
+                model=row,
+                name=given["name"],
+                source_kind=given["source"]["kind"],
+                source_location=given["source"]["location"],
+                layout=_layout(row, given.get("layout_revision")),
+                actor=self.actor,
+            )
+        return created(_answer(self, model, version.name), reverse("api-version", args=[model, version.name]))
+
+
+class VersionDetail(StudioView):
+    """One version."""
+
+    tag: ClassVar = "Versions"
+
+    @operation("versions_read", need=needs(Scope.READ), answer=VersionAnswer, answer_example=VERSION)
+    def get(self, request: Request, model: str, version: str) -> Response:
+        """Read a version."""
+        read_query(request, Query)
+        return Response(_answer(self, model, version).data)
+
+
+class VersionSource(StudioView):
+    """A version's source."""
+
+    tag: ClassVar = "Versions"
+
+    @operation(
+        "versions_set_source",
+        need=needs(Scope.VERSIONS_WRITE),
+        body=NewSource,
+        answer=VersionAnswer,
+        example=SOURCE,
+        answer_example=VERSION,
+    )
+    def put(self, request: Request, model: str, version: str) -> Response:
+        """Change where a version's rows come from, from the next load on."""
+        given = read_body(request, NewSource)
+        row = find_version(self.tenant, model, version)
+        with fields_named(source_kind="kind", source_location="location"):
+            source_set(version=row, kind=given["kind"], location=given["location"], actor=self.actor)
+        return Response(_answer(self, model, version).data)
+
+
+class VersionRollBack(StudioView):
+    """A version's earlier table."""
+
+    tag: ClassVar = "Versions"
+
+    @operation(
+        "versions_roll_back",
+        need=needs(Scope.LOADS_RUN),
+        body=RollBack,
+        answer=VersionAnswer,
+        example={"reason": "Prices were wrong in the newest table"},
+        answer_example={**VERSION, "previous_table": TABLE},
+    )
+    @idempotent()
+    def post(self, request: Request, model: str, version: str) -> Response:
+        """Serve one of the two tables before the active one again.
+
+        The active one is kept in its place, so that doing it twice is back where it was. Serving has it within 2
+        seconds.
+        """
+        given = read_body(request, RollBack)
+        row = find_version(self.tenant, model, version)
+        table = _kept_table(row, given.get("table"))
+        table_roll_back(version=row, actor=self.actor, reason=given["reason"], table=table)
+        return Response(_answer(self, model, version).data)
+
+
+class VersionFreshness(StudioView):
+    """How old a version's data may become."""
+
+    tag: ClassVar = "Versions"
+
+    @operation(
+        "versions_set_freshness",
+        need=needs(Scope.VERSIONS_WRITE),
+        body=NewFreshness,
+        answer=VersionAnswer,
+        example={"freshness_minutes": 360},
+        answer_example=VERSION,
+    )
+    def put(self, request: Request, model: str, version: str) -> Response:
+        """Say how old a version's data may become before it counts as late."""
+        given = read_body(request, NewFreshness)
+        row = find_version(self.tenant, model, version)
+        with fields_named(minutes="freshness_minutes"):
+            freshness_set(version=row, actor=self.actor, minutes=given["freshness_minutes"])
+        return Response(_answer(self, model, version).data)
+
+
+def _answer(view: StudioView, model: str, name: str) -> VersionAnswer:
+    """Give a version as it is now. Two queries."""
+    version = find_version(view.tenant, model, name)
+    return VersionAnswer(version, context={"weights": _weights(version.model)})
+
+
+def _weights(model: RecommendationModel) -> dict[str, int]:
+    """Give the weights that are served, by code as JSON has it. One query."""
+    rows = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model).order_by("-number")
+    newest: dict[str, int] | None = rows.values_list("weights_bp", flat=True).first()
+    return newest or {}
+
+
+def _kept_table(version: Version, table_id: str | None) -> Table | None:
+    """Give the kept table of an id; None without one.
+
+    Raises:
+        RuleBroken: the version keeps none of this id.
+    """
+    if table_id is None:
+        return None
+    for table in (version.previous_table, version.older_table):
+        if table is not None and table.table_id == table_id:
+            return table
+    raise RuleBroken(f"“{version.name}” keeps no table “{table_id}”.", field="table")
+
+
+def _layout(model: RecommendationModel, revision: int | None) -> Layout | None:
+    if revision is None:
+        return None
+    found: Layout | None = Layout.objects.for_tenant(model.tenant).filter(model=model, revision=revision).first()
+    if found is None:
+        raise RuleBroken(f"The model has no layout {revision}.", field="layout_revision")
+    return found

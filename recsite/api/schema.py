@@ -1,0 +1,250 @@
+"""How the API describes itself: what `@operation` says of a method becomes its behaviour and its OpenAPI at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from inspect import getdoc
+from typing import Any, TypeVar
+
+from django.conf import settings
+from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiSerializerExtension
+from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.plumbing import ResolvedComponent
+from drf_spectacular.utils import Direction, OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework import serializers
+
+from recsite.api import problems
+from recsite.api.authentication import Need
+from recsite.api.bodies import Body, Query
+from recsite.api.idempotency import HEADER
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+# What stands in paths: its schema and what it is.
+PATH_PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
+    "model": ({"type": "string", "pattern": "^[-a-zA-Z0-9_]{1,50}$"}, "The model's short name."),
+    "version": ({"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$"}, "The version's name."),
+    "fence": ({"type": "integer", "minimum": 1, "maximum": 10**12}, "The load's number within its version."),
+    "revision": ({"type": "integer", "minimum": 0, "maximum": 255}, "The layout's revision."),
+    "number": ({"type": "integer", "minimum": 1, "maximum": 10**9}, "The rollout revision's number."),
+    "client_id": ({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}, "The credential's client id."),
+    "token": ({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,20}$"}, "The automation token's id."),
+    "username": ({"type": "string", "pattern": "^[A-Za-z0-9_@+-][A-Za-z0-9_.@+-]{0,149}$"}, "The person's user name."),
+}
+
+
+PROBLEM: dict[str, Any] = {
+    "type": "object",
+    "description": "An error (RFC 9457).",
+    "required": ["type", "title", "status", "code", "detail"],
+    "properties": {
+        "type": {"type": "string", "description": "Always about:blank; `code` tells errors apart."},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {
+            "type": "string",
+            "enum": [kind.code for kind in problems.KINDS],
+            "description": "Stable: what a program looks at.",
+        },
+        "detail": {"type": "string", "description": "One sentence about this very request."},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["detail"],
+                "properties": {
+                    "field": {"type": "string", "description": "Where it is about one: `source.kind`, `fields.0.min`."},
+                    "detail": {"type": "string"},
+                },
+            },
+        },
+    },
+    "example": {
+        "type": "about:blank",
+        "title": "Refused",
+        "status": 422,
+        "code": "refused",
+        "detail": "The weights sum to 99.00 %; they must sum to 100 %.",
+        "errors": [{"field": "weights_bp", "detail": "The weights sum to 99.00 %; they must sum to 100 %."}],
+    },
+}
+
+
+def operation(
+    operation_id: str,
+    *,
+    need: Need,
+    body: type[Body] | None = None,
+    query: type[Query] | None = None,
+    answer: type[serializers.Serializer[Any]] | None = None,
+    status: int = 200,
+    example: Any = None,
+    answer_example: Any = None,
+) -> Callable[[Method], Method]:
+    """Say what one of a view's methods needs, takes and answers; its docstring is its description.
+
+    Args:
+        operation_id: its stable name in the schema.
+        need: what a caller must have; checked before the method runs.
+        body: what it reads from the request.
+        query: what it reads from the address.
+        answer: what it gives; None for an answer without a body.
+        status: of a success.
+        example: a body.
+        answer_example: an answer.
+    """
+    examples = []
+    if example is not None:
+        examples.append(OpenApiExample("Request", value=example, request_only=True))
+    if answer_example is not None:
+        examples.append(OpenApiExample("Answer", value=answer_example, response_only=True, status_codes=[str(status)]))
+
+    def decorate(method: Method) -> Method:
+        summary, _, description = (getdoc(method) or "").partition("\n")
+        described = extend_schema(
+            operation_id=operation_id,
+            summary=summary.rstrip("."),
+            description=f"{description.strip()}\n\n{need.words}".strip(),
+            parameters=[query] if query else None,
+            request=body,
+            responses={status: OpenApiResponse(answer, description="Done.")},
+            examples=examples,
+        )(method)
+        vars(described)["need"] = need  # read by IsEnough
+        return described
+
+    return decorate
+
+
+@cache
+def page_answer(answer: type[serializers.Serializer[Any]]) -> type[serializers.Serializer[Any]]:
+    """Give the serializer of one page of a list."""
+    name = f"{answer.__name__.removesuffix('Answer')}Page"
+    fields: dict[str, serializers.Field[Any, Any, Any, Any]] = {
+        "results": answer(many=True),
+        "next_cursor": serializers.CharField(
+            allow_null=True, help_text="Send it as `cursor` for the next page; null on the last."
+        ),
+    }
+    return type(name, (serializers.Serializer,), {"__doc__": "One page of a list.", **fields})
+
+
+class Schema(AutoSchema):
+    """Adds to what DRF's classes say: path parameters, the idempotency header, and every error there can be."""
+
+    def _get_serializer_name(self, serializer: Any, direction: Direction, bypass_extensions: bool = False) -> str:  # noqa: FBT001, FBT002 - drf-spectacular's own signature
+        name: str = super()._get_serializer_name(serializer, direction, bypass_extensions)
+        return name.removesuffix("Answer")
+
+    def get_tags(self) -> list[str]:
+        """Give the view's own tag."""
+        tag = getattr(self.view, "tag", None)
+        return [tag] if tag else super().get_tags()
+
+    def get_override_parameters(self) -> list[Any]:
+        """Give the path's parameters, and the header of operations that heed it."""
+        parameters: list[Any] = [
+            OpenApiParameter(name, schema, OpenApiParameter.PATH, required=True, description=description)
+            for name, (schema, description) in PATH_PARAMETERS.items()
+            if f"{{{name}}}" in self.path
+        ]
+        if getattr(self._method(), "is_idempotent", False):
+            parameters.append(
+                OpenApiParameter(
+                    HEADER,
+                    {"type": "string", "pattern": "^[!-~]{1,200}$"},
+                    OpenApiParameter.HEADER,
+                    description="Of your choice, new for each thing to be done: sent again within 24 hours it is done "
+                    "once and answered alike.",
+                )
+            )
+        return parameters
+
+    def _get_response_bodies(self, direction: Direction = "response") -> dict[str, Any]:
+        bodies: dict[str, Any] = super()._get_response_bodies(direction)
+        need = getattr(self._method(), "need", None)
+        if need is None:
+            return bodies
+        component = ResolvedComponent("Problem", ResolvedComponent.SCHEMA, PROBLEM, "Problem")
+        self.registry.register_on_missing(component)
+        for status, kinds in sorted(self._problems().items()):
+            bodies[str(status)] = {
+                "description": "  \n".join(f"`{kind.code}`: {kind.meaning}" for kind in kinds),
+                "content": {problems.MEDIA_TYPE: {"schema": component.ref}},
+            }
+        return bodies
+
+    def _problems(self) -> dict[int, list[problems.Kind]]:
+        """Give what can go wrong with this operation, by status."""
+        method = self._method()
+        is_write = self.method != "GET"
+        possible = [problems.INVALID, problems.STUDIO_REQUIRED, problems.UNAUTHENTICATED, problems.NOT_ALLOWED]
+        possible += [problems.NO_STUDIO, problems.NOT_FOUND, problems.RATE_LIMITED, problems.UNAVAILABLE]
+        if is_write:
+            possible += [problems.MALFORMED, problems.PERSON_REQUIRED, problems.CSRF_FAILED, problems.CONFLICT]
+            possible.append(problems.LIMIT_REACHED)
+            possible += [problems.REFUSED, problems.TOO_LARGE, problems.UNSUPPORTED, problems.LENGTH_REQUIRED]
+        if getattr(method, "is_idempotent", False):
+            possible += [problems.IN_PROGRESS, problems.KEY_REUSED]
+        if getattr(method, "shows_secret", False):
+            possible.append(problems.SECRET_SHOWN)
+        by_status: dict[int, list[problems.Kind]] = {}
+        for kind in problems.KINDS:
+            if kind in possible:
+                by_status.setdefault(kind.status, []).append(kind)
+        return by_status
+
+    def _method(self) -> Any:
+        return getattr(self.view, self.method.lower(), None)
+
+
+class StrictBody(OpenApiSerializerExtension):
+    """Says of every body that nothing else may be in it."""
+
+    target_class = Body
+    match_subclasses = True
+
+    def map_serializer(self, auto_schema: AutoSchema, direction: Direction) -> dict[str, Any]:
+        """See drf-spectacular."""
+        schema: dict[str, Any] = auto_schema._map_serializer(  # noqa: SLF001 - the way extensions reach it
+            self.target, direction, bypass_extensions=True
+        )
+        if not isinstance(self.target, Query):
+            schema["additionalProperties"] = False
+            if getattr(self.target, "needs_one", False):
+                schema["minProperties"] = 1
+        return schema
+
+
+class TokenScheme(OpenApiAuthenticationExtension):
+    """The automation token."""
+
+    target_class = "recsite.api.authentication.TokenAuthentication"
+    name = "automationToken"
+
+    def get_security_definition(self, auto_schema: AutoSchema) -> dict[str, Any]:
+        """See drf-spectacular."""
+        return {
+            "type": "http",
+            "scheme": "bearer",
+            "bearerFormat": "rsa_…",
+            "description": "An automation token of one studio, made by one of its admins.",
+        }
+
+
+class PersonScheme(OpenApiAuthenticationExtension):
+    """The dashboard's session."""
+
+    target_class = "recsite.api.authentication.PersonAuthentication"
+    name = "dashboardSession"
+
+    def get_security_definition(self, auto_schema: AutoSchema) -> dict[str, Any]:
+        """See drf-spectacular."""
+        return {
+            "type": "apiKey",
+            "in": "cookie",
+            "name": settings.SESSION_COOKIE_NAME,
+            "description": "A person signed in to the dashboard. Writes need the header `X-CSRFToken`; a person with "
+            "several studios names one in `Recsite-Studio`.",
+        }

@@ -1,0 +1,1 @@
+"""The dashboard: pages for product managers and studios."""

@@ -1,0 +1,232 @@
+"""The audit trail as people read it: what changed in words, narrowed by who, what, about what and when."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from typing import Any, NamedTuple
+
+from django.db.models import Q
+from django.urls import NoReverseMatch, reverse
+from django.utils import timezone
+
+from models_registry.models import Version
+from tenants.figures import NOTHING, exact, number, percent
+from tenants.models import AuditEntry, Role, Scope, Tenant
+
+PAGE_SIZE = 50
+LONGEST_VALUE = 300
+
+# What can be chosen, in words, and the nouns of the actions that it stands for.
+KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "weights": ("Weights and testers", ("rollout", "override")),
+    "models": ("Models and versions", ("model", "layout", "version", "source", "schedule", "freshness")),
+    "loads": ("Loads and tables", ("load", "table")),
+    "credentials": ("Credentials and tokens", ("credential", "automation_token")),
+    "people": ("Members and accounts", ("member", "user")),
+    "studio": ("The studio itself", ("tenant",)),
+}
+
+_LABELS = {
+    "active_table": "Table",
+    "allowed_datasets": "May read datasets",
+    "allowed_gs_prefixes": "May read buckets",
+    "allowed_local_roots": "May read folders",
+    "allowed_models": "May ask for",
+    "burst": "Requests at once",
+    "default_answer": "Default",
+    "expires_at": "Ends",
+    "fence": "Load",
+    "generation": "Secret number",
+    "location": "Where",
+    "max_client_age_seconds": "A phone may keep an answer for (s)",
+    "max_row_count_change": "Row count may change by",
+    "next_run_at": "Next run",
+    "previous_until": "Old secret ends",
+    "requests_per_second": "Requests a second",
+    "scopes": "May",
+    "unit": "Player",
+}
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
+_WEIGHTS = "weights_bp"
+
+
+@dataclass(frozen=True)
+class TrailFilter:
+    """What is asked for; an empty value asks for everything.
+
+    Attributes:
+        who: a part of the actor's name.
+        kind: one of `KINDS`.
+        about: a part of the subject.
+        since: the first day, in the current time zone.
+        until: the last day, in the current time zone.
+    """
+
+    who: str = ""
+    kind: str = ""
+    about: str = ""
+    since: date | None = None
+    until: date | None = None
+
+    def narrow(self, rows: Any) -> Any:
+        """Give the rows that are asked for."""
+        if self.who:
+            rows = rows.filter(actor_name__icontains=self.who)
+        if self.kind:
+            wanted = Q()
+            for noun in KINDS[self.kind][1]:
+                wanted |= Q(action__startswith=f"{noun}.")
+            rows = rows.filter(wanted)
+        if self.about:
+            rows = rows.filter(subject__icontains=self.about)
+        zone = timezone.get_current_timezone()
+        if self.since:
+            rows = rows.filter(at__gte=datetime.combine(self.since, time.min, zone))
+        if self.until:
+            rows = rows.filter(at__lt=datetime.combine(self.until + timedelta(days=1), time.min, zone))
+        return rows
+
+
+class Change(NamedTuple):
+    """One value before and after, in words; None where there was or is none."""
+
+    label: str
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True)
+class TrailLine:
+    """An entry as the page shows it."""
+
+    entry: AuditEntry
+    changes: list[Change]
+    subject_url: str
+
+    @property
+    def is_long(self) -> bool:
+        """Tell whether its values are shown on request alone: many, or all of something new."""
+        return len(self.changes) > 4 or (self.entry.before is None and len(self.changes) > 1)
+
+
+@dataclass(frozen=True)
+class TrailPage:
+    """Some lines, and where the older ones begin; an empty cursor where there are none."""
+
+    lines: list[TrailLine]
+    older: str
+
+
+def trail_rows(tenant: Tenant, wanted: TrailFilter) -> Any:
+    """Give the entries that are asked for, the newest first."""
+    # By id, not by time: many entries can be of one instant.
+    return wanted.narrow(AuditEntry.objects.for_tenant(tenant)).order_by("-pk")
+
+
+def trail_page(tenant: Tenant, wanted: TrailFilter, *, cursor: str = "") -> TrailPage:
+    """Give one page, from a cursor of the page before on. Two queries, as fast for the last page as for the first.
+
+    A cursor that is none of ours gives the first page.
+    """
+    rows = trail_rows(tenant, wanted)
+    if re.fullmatch("[0-9]{1,18}", cursor):
+        rows = rows.filter(pk__lt=int(cursor))
+    entries = list(rows[: PAGE_SIZE + 1])
+    older = str(entries[PAGE_SIZE - 1].pk) if len(entries) > PAGE_SIZE else ""
+    entries = entries[:PAGE_SIZE]
+    names = _version_names(tenant, entries)
+    lines = [TrailLine(entry, _changes(entry, names), _subject_url(tenant, entry.subject)) for entry in entries]
+    return TrailPage(lines, older)
+
+
+# --- In words ---------------------------------------------------------------------------------------------------------
+
+
+def _version_names(tenant: Tenant, entries: Iterable[AuditEntry]) -> dict[str, dict[str, str]]:
+    """Give versions' names by code, by model; one query, none where no entry has weights."""
+    slugs = {entry.subject.removeprefix("model ") for entry in entries if _WEIGHTS in (entry.after or {})}
+    if not slugs:
+        return {}
+    names: dict[str, dict[str, str]] = {}
+    found = Version.objects.for_tenant(tenant).filter(model__slug__in=slugs)
+    for slug, code, name in found.values_list("model__slug", "code", "name"):
+        names.setdefault(slug, {})[str(code)] = name
+    return names
+
+
+def _changes(entry: AuditEntry, names: Mapping[str, Mapping[str, str]]) -> list[Change]:
+    before, after = entry.before or {}, entry.after or {}
+    changes = []
+    for name in dict.fromkeys([*before, *after]):
+        if name == _WEIGHTS:
+            versions = names.get(entry.subject.removeprefix("model "), {})
+            changes += _weights(before.get(name) or {}, after.get(name) or {}, versions)
+        elif name not in before or name not in after or before[name] != after[name]:
+            was = _words(name, before[name]) if name in before else None
+            becomes = _words(name, after[name]) if name in after else None
+            changes.append(Change(_LABELS.get(name, name.replace("_", " ").capitalize()), was, becomes))
+    return changes
+
+
+def _weights(before: Mapping[str, int], after: Mapping[str, int], names: Mapping[str, str]) -> list[Change]:
+    codes = sorted({*before, *after}, key=int)
+    return [
+        Change(names.get(code, f"version {code}"), percent(before.get(code, 0)), percent(after.get(code, 0)))
+        for code in codes
+        if before.get(code, 0) != after.get(code, 0)
+    ]
+
+
+def _words(name: str, value: Any) -> str:
+    if name == "allowed_models" and value == []:
+        return "all models"
+    if name == "role" and value in Role.values:
+        return str(Role(value).label)
+    if name == "scopes" and isinstance(value, list):
+        return "; ".join(str(Scope(scope).label) if scope in Scope.values else str(scope) for scope in value)
+    if isinstance(value, dict):
+        return _short(json.dumps(value, ensure_ascii=False))
+    if isinstance(value, list):
+        are_plain = all(isinstance(item, str | int | float) for item in value)
+        return _short((", ".join(map(str, value)) or "none") if are_plain else json.dumps(value, ensure_ascii=False))
+    return _short(_plain(value))
+
+
+def _plain(value: Any) -> str:
+    if value is None or value == "":
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return number(value)
+    if isinstance(value, str) and _MOMENT.match(value):
+        try:
+            return exact(datetime.fromisoformat(value))
+        except ValueError:
+            return value
+    return str(value)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
+
+
+def _subject_url(tenant: Tenant, subject: str) -> str:
+    """Give the page of what an entry is about, where it has one."""
+    kind, _, name = subject.partition(" ")
+    model, _, version = name.partition("/")
+    pages: dict[str, tuple[str, list[str]]] = {
+        "model": ("rollout", [name]),
+        "version": ("version", [model, version]),
+        "credential": ("credential", [name]),
+        "member": ("members", []),
+    }
+    route, arguments = pages.get(kind, ("", []))
+    try:
+        return reverse(route, args=[tenant.slug, *arguments]) if route else ""
+    except NoReverseMatch:
+        return ""

@@ -1,0 +1,148 @@
+"""What the dashboard's forms share: a service's refusal next to its field, and the reason that most changes take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from django import forms
+from django.core.signing import BadSignature, Signer
+
+from tenants.models import new_public_id
+from tenants.rules import RuleBroken
+
+# Django's words for what is wrong, by field class and code, in those of whoever fills the form in.
+_WORDS: tuple[tuple[type[forms.Field], dict[str, str]], ...] = (
+    (forms.Field, {"required": "This is needed."}),
+    (
+        forms.CharField,
+        {
+            "max_length": "This has %(show_value)d characters; at most %(limit_value)d fit.",
+            "null_characters_not_allowed": "This holds a character that cannot be kept: type it anew.",
+        },
+    ),
+    (forms.IntegerField, {"invalid": "Write a whole number."}),
+    (
+        forms.DecimalField,
+        {
+            "invalid": "Write a number.",
+            "max_digits": "This number has too many digits.",
+            "max_decimal_places": "At most %(max)s digits may follow the point.",
+            "max_whole_digits": "This number is too large.",
+        },
+    ),
+    (forms.DateField, {"invalid": "Write a day, such as 2026-11-23."}),
+    (forms.DateTimeField, {"invalid": "Choose a day and a time."}),
+    (forms.ChoiceField, {"required": "Choose one.", "invalid_choice": "Choose one of those that are there."}),
+    (
+        forms.MultipleChoiceField,
+        {
+            "required": "Tick at least one.",
+            "invalid_choice": "Choose of those that are there.",
+            "invalid_list": "Choose of those that are there.",
+        },
+    ),
+)
+
+
+def _words_for(field: forms.Field) -> dict[str, str]:
+    words: dict[str, str] = {}
+    for kind, more in _WORDS:
+        if isinstance(field, kind):
+            words |= more
+    least, most = getattr(field, "min_value", None), getattr(field, "max_value", None)
+    if least is not None and most is not None:
+        words["min_value"] = words["max_value"] = f"Write a number from {least:,} to {most:,}."
+    elif least is not None:
+        words["min_value"] = f"Write a number of {least:,} or more."
+    return words
+
+
+class InPlainWords(forms.Form):
+    """A form that says what is wrong in words for people; a field's own words stay."""
+
+    def full_clean(self) -> None:
+        """See Django. Here, since fields may come and go until then."""
+        for field in self.fields.values():
+            of_django: dict[str, Any] = {}
+            for kind in reversed(type(field).__mro__):
+                if kind.__module__ == forms.Field.__module__:
+                    of_django |= kind.__dict__.get("default_error_messages", {})
+            for code, words in _words_for(field).items():
+                if field.error_messages.get(code) == of_django.get(code):
+                    field.error_messages[code] = words
+        super().full_clean()
+
+
+class DashboardForm(InPlainWords):
+    """A form of the dashboard: drawn with `components/field.html`, and told by a service what will not do."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("label_suffix", "")
+        super().__init__(*args, **kwargs)
+
+    def refuse(self, error: RuleBroken, fields: Mapping[str, str] | None = None) -> None:
+        """Put a refusal next to the field it is about, or above the form.
+
+        Args:
+            error: what a service raised.
+            fields: names of fields here by the service's names, where they differ.
+        """
+        field = (fields or {}).get(error.field, error.field)
+        self.add_error(field if field in self.fields else None, str(error))
+
+
+_T = TypeVar("_T")
+
+
+def held_to(check: Callable[..., _T], *values: Any) -> _T:
+    """Give what a service's check gives; its refusal as a form's, so that all that is wrong is said at once."""
+    try:
+        return check(*values)
+    except RuleBroken as error:
+        raise forms.ValidationError(str(error)) from None
+
+
+_SIGNER = Signer(salt="recsite.dashboard.forms.dashboard_form.OnceForm")
+
+
+class OnceForm(DashboardForm):
+    """A form that carries the id of what it makes: sent twice (double tap, reload, back) it makes one, not two."""
+
+    once = forms.CharField(widget=forms.HiddenInput, required=False, initial=lambda: _SIGNER.sign(new_public_id()))
+
+    @property
+    def public_id(self) -> str | None:
+        """The random part of the id; None if the form came without one. Only when the form is valid."""
+        try:
+            return _SIGNER.unsign(self.cleaned_data["once"])
+        except BadSignature:
+            return None
+
+
+class NeededReasonForm(DashboardForm):
+    """Why something is done that cannot be undone."""
+
+    reason = forms.CharField(
+        label="Why",
+        max_length=500,
+        widget=forms.Textarea({"rows": 2, "placeholder": "For the audit trail"}),
+    )
+
+
+class ReasonForm(DashboardForm):
+    """Why something is done, for the history and the audit trail, and what it was decided on."""
+
+    reason = forms.CharField(
+        label="Why",
+        max_length=500,
+        required=False,
+        widget=forms.Textarea({"rows": 2, "placeholder": "For the history"}),
+    )
+    # The revision that was on the screen: a change made meanwhile is not overwritten unseen.
+    based_on = forms.IntegerField(widget=forms.HiddenInput, required=False)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # In the dialog it is on one page with the weights and their reason: labels must find their own field.
+        kwargs.setdefault("auto_id", "id_ask_%s")
+        super().__init__(*args, **kwargs)

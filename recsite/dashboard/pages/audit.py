@@ -1,0 +1,110 @@
+"""The audit trail: who did what, when and why, with what it was before and after; and the same as a file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from datetime import date
+from typing import Any
+
+from django import forms
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.http import HttpResponse, StreamingHttpResponse
+from django.shortcuts import render
+from django.utils.http import urlencode
+
+from recsite.dashboard.audit_trail import KINDS, TrailFilter, trail_page, trail_rows
+from recsite.dashboard.forms.dashboard_form import DashboardForm
+from recsite.dashboard.gate import StudioRequest, studio_page
+from tenants.models import AuditEntry, Membership
+
+COLUMNS = ("at", "who", "action", "subject", "summary", "reason", "before", "after")
+
+
+def _day_field(label: str) -> forms.DateField:
+    # The first and the last days that there are have no instant in every time zone.
+    bounds = (
+        MinValueValidator(date(2000, 1, 1), "Say a day from the year 2000 on."),
+        MaxValueValidator(date(2999, 12, 31), "Say a day before the year 3000."),
+    )
+    widget = forms.DateInput({"type": "date"}, format="%Y-%m-%d")
+    return forms.DateField(label=label, required=False, widget=widget, validators=bounds)
+
+
+class TrailForm(DashboardForm):
+    """What of the trail is asked for."""
+
+    who = forms.CharField(
+        label="Who", max_length=150, required=False, widget=forms.TextInput({"list": "people", "autocomplete": "off"})
+    )
+    kind = forms.ChoiceField(
+        label="What", required=False, choices=[("", "Everything"), *((kind, KINDS[kind][0]) for kind in KINDS)]
+    )
+    about = forms.CharField(
+        label="About", max_length=200, required=False, widget=forms.TextInput({"placeholder": "a model, a name, an id"})
+    )
+    since = _day_field("From")
+    until = _day_field("Until")
+
+    @property
+    def wanted(self) -> TrailFilter:
+        """What is asked for; a field that will not do asks for nothing."""
+        self.is_valid()
+        return TrailFilter(**self.cleaned_data)
+
+
+@studio_page()
+def audit(request: StudioRequest) -> HttpResponse:
+    """Give a page of the trail. Three queries on top of the gate's."""
+    tenant = request.studio.tenant
+    form = TrailForm(request.GET)
+    wanted = form.wanted
+    cursor = request.GET.get("before", "")
+    page = trail_page(tenant, wanted, cursor=cursor)
+    asked = {name: str(value) for name, value in request.GET.items() if name in form.fields and value}
+    context = {
+        "section": "audit",
+        "form": form,
+        "page": page,
+        "people": Membership.objects.for_tenant(tenant).values_list("user__username", flat=True),
+        "is_narrowed": bool(asked),
+        "is_later_page": bool(cursor),
+        "newest": f"?{urlencode(asked)}" if asked else request.path,
+        "older": f"?{urlencode({**asked, 'before': page.older})}" if page.older else "",
+        "query": urlencode(asked),
+    }
+    return render(request, "models_registry/audit.html", context, status=422 if form.errors else 200)
+
+
+@studio_page()
+def audit_file(request: StudioRequest) -> Any:
+    """Give all that is asked for as CSV, row by row as the database gives it."""
+    tenant = request.studio.tenant
+    rows = trail_rows(tenant, TrailForm(request.GET).wanted)
+    response = StreamingHttpResponse(_lines(rows), content_type="text/csv; charset=utf-8")
+    response["Content-Disposition"] = f'attachment; filename="audit-{tenant.slug}.csv"'
+    return response
+
+
+class _Echo:
+    def write(self, line: str) -> str:
+        return line
+
+
+def _lines(rows: Any) -> Iterator[str]:
+    writer = csv.writer(_Echo())
+    yield writer.writerow(COLUMNS)
+    for entry in rows.iterator(chunk_size=2000):
+        yield writer.writerow(_cells(entry))
+
+
+def _cells(entry: AuditEntry) -> list[str]:
+    texts = [entry.actor_name, entry.action, entry.subject, entry.summary, entry.reason]
+    values = ["" if value is None else json.dumps(value, ensure_ascii=False) for value in (entry.before, entry.after)]
+    return [entry.at.isoformat(), *map(_harmless, texts), *values]
+
+
+def _harmless(text: str) -> str:
+    """Give a text as no spreadsheet takes it for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text

@@ -1,0 +1,143 @@
+"""Automation tokens: what a studio's scripts and schedulers use the API with. Making them, revoking them.
+
+As with credentials the token itself is in the answer to the POST that made it and nowhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.http import Http404, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils import timezone
+
+from recsite.dashboard.forms.dashboard_form import NeededReasonForm, OnceForm
+from recsite.dashboard.gate import StudioRequest, studio_page
+from tenants.automation import automation_token_issue, automation_token_revoke
+from tenants.models import AutomationToken, Role, Scope
+from tenants.rules import AlreadyMade, RuleBroken
+
+LIVES = {"90": "90 days", "365": "a year", "30": "30 days", "0": "until it is revoked"}
+
+
+class TokenForm(OnceForm):
+    """What a new token is for, what it may do, and for how long."""
+
+    name = forms.CharField(label="Name", max_length=100, help_text="What uses it, such as “Airflow, nightly publish”.")
+    scopes = forms.MultipleChoiceField(
+        label="It may",
+        choices=Scope.choices,
+        widget=forms.CheckboxSelectMultiple,
+        help_text="Each covers only itself: a job that publishes a version needs the first three.",
+    )
+    days = forms.ChoiceField(label="It works for", choices=list(LIVES.items()))
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When it stops working by itself. Only when the form is valid."""
+        days = int(self.cleaned_data["days"])
+        return timezone.now() + timedelta(days=days) if days else None
+
+
+@dataclass(frozen=True)
+class TokenLine:
+    """A token and how it stands."""
+
+    token: AutomationToken
+    now: datetime
+
+    @property
+    def may(self) -> list[str]:
+        """What it may do, in words."""
+        return [str(Scope(scope).label) for scope in self.token.scopes if scope in Scope.values]
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether it is revoked or expired."""
+        return self.token.revoked_at is not None or self.is_expired
+
+    @property
+    def is_expired(self) -> bool:
+        """Tell whether its time is up."""
+        return self.token.expires_at is not None and self.token.expires_at <= self.now
+
+
+@studio_page()
+def automation(request: StudioRequest) -> HttpResponse:
+    """Give every token. One query on top of the gate's."""
+    now = timezone.now()
+    rows = AutomationToken.objects.for_tenant(request.studio.tenant).select_related("created_by")
+    lines = [TokenLine(token, now) for token in rows]
+    context = {
+        "section": "credentials",
+        "tab": "automation",
+        "working": [line for line in lines if not line.is_over],
+        "over": [line for line in lines if line.is_over],
+        "api_url": request.build_absolute_uri("/api/"),
+    }
+    return render(request, "tenants/automation.html", context)
+
+
+@studio_page(Role.STUDIO_ADMIN, ("GET", "POST"))
+def automation_token_new(request: StudioRequest) -> HttpResponse:
+    """Ask what a token is for; answer with the token."""
+    form = TokenForm(request.POST if request.method == "POST" else None)
+    if form.is_valid():
+        try:
+            issued = automation_token_issue(
+                tenant=request.studio.tenant,
+                name=form.cleaned_data["name"],
+                scopes=form.cleaned_data["scopes"],
+                expires_at=form.expires_at,
+                actor=request.user,
+                public_id=form.public_id,
+            )
+        except AlreadyMade:
+            words = "This form was sent before, and made its token."
+            messages.warning(request, f"{words} If you lack what was shown then, revoke it and make another.")
+            return redirect("automation", request.studio.tenant.slug)
+        except RuleBroken as error:
+            form.refuse(error)
+        else:
+            context = {
+                "section": "credentials",
+                "token": issued.token,
+                "secret": issued.secret,
+                "caller_url": request.build_absolute_uri(reverse("api-caller")),
+                "api_url": request.build_absolute_uri("/api/"),
+            }
+            return render(request, "tenants/automation_token_secret.html", context)
+    context = {"section": "credentials", "form": form}
+    return render(request, "tenants/automation_token_new.html", context, status=422 if form.errors else 200)
+
+
+@studio_page(Role.STUDIO_ADMIN, ("GET", "POST"))
+def automation_token_revoke_page(request: StudioRequest, token: str) -> HttpResponse:
+    """Ask why, and revoke."""
+    rows: Any = AutomationToken.objects.for_tenant(request.studio.tenant)
+    found = rows.filter(public_id=token).first()
+    if found is None:
+        raise Http404
+    found.tenant = request.studio.tenant
+    form = NeededReasonForm(request.POST if request.method == "POST" else None)
+    if form.is_valid():
+        try:
+            automation_token_revoke(token=found, actor=request.user, **form.cleaned_data)
+        except RuleBroken as error:
+            form.refuse(error)
+        else:
+            messages.success(request, f"Revoked {found.name}. Its next request is refused.")
+            return redirect("automation", request.studio.tenant.slug)
+    context = {
+        "section": "credentials",
+        "token": found,
+        "form": form,
+        "problem": "It is revoked already." if found.revoked_at else "",
+        "back": reverse("automation", args=[request.studio.tenant.slug]),
+    }
+    return render(request, "tenants/automation_token_revoke.html", context, status=422 if form.errors else 200)

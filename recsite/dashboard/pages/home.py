@@ -1,0 +1,39 @@
+"""The way in: to the one studio a person has, to a choice among several, or to words on what to do without any."""
+
+from __future__ import annotations
+
+from django.contrib.auth.decorators import login_required
+from django.db.models import Count
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+from recsite.dashboard.gate import StudioRequest, studio_page, studios_of
+from tenants.access import is_platform_staff
+from tenants.models import Membership, Role, User
+
+
+@require_safe
+@never_cache
+@login_required
+def home(request: HttpRequest) -> HttpResponse:
+    """Give the choice of studios, or go straight to the only one. Two queries besides session and person."""
+    assert isinstance(request.user, User)  # noqa: S101 - login_required
+    is_staff = is_platform_staff(request.user)
+    studios = list(studios_of(request.user).annotate(model_count=Count("models", distinct=True)))
+    if len(studios) == 1 and not is_staff:
+        return redirect("studio", studios[0].slug)
+    if not studios:
+        return render(request, "tenants/no_studio.html", {"is_staff": is_staff})
+    mine = Membership.objects.unscoped().filter(user=request.user).values_list("tenant_id", "role")
+    roles = {tenant_id: Role(role).label for tenant_id, role in mine}
+    for studio in studios:
+        studio.role_words = roles.get(studio.pk, "Platform staff")
+    return render(request, "tenants/choose_studio.html", {"studios": studios})
+
+
+@studio_page()
+def studio(request: StudioRequest) -> HttpResponse:
+    """Give a studio's first page: its models."""
+    return redirect("models", request.studio.tenant.slug)

@@ -1,0 +1,139 @@
+"""Loads: the list with its filters, and one with its progress and what its checks found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from django.contrib import messages
+from django.http import Http404, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+
+from models_registry.catalogue.services import load_activate_anyway
+from models_registry.loading.progress import loads_of, progress_of
+from models_registry.models import RUNNING_STATES, Load, LoadState, Table, Version
+from recsite.dashboard.charts.spreads import spread_of
+from recsite.dashboard.forms.loads import AcceptForm, LoadFilter
+from recsite.dashboard.gate import Gate, StudioRequest, View, studio_page
+from tenants.models import Role
+from tenants.rules import RuleBroken, whole_number
+
+LINES = 30
+
+
+def load_page(role: Role = Role.VIEWER, methods: tuple[str, ...] = ("GET",)) -> Callable[[View], Gate]:
+    """Make a view one of a load's pages; it gets the load, its version, model and tenant with it. One query.
+
+    A load that does not exist and one of another studio are the same 404, as it is looked for in the studio alone.
+    """
+
+    def decorate(view: View) -> Gate:
+        @studio_page(role, methods)
+        @wraps(view)
+        def find(request: StudioRequest, load: int, **kwargs: Any) -> HttpResponse:
+            tenant = request.studio.tenant
+            rows = Load.objects.for_tenant(tenant).select_related("version__model", "accepts")
+            found = rows.filter(pk=load).first()
+            if found is None:
+                raise Http404
+            found.version.model.tenant = tenant
+            return view(request, found, **kwargs)
+
+        return find
+
+    return decorate
+
+
+@studio_page()
+def loads(request: StudioRequest) -> HttpResponse:
+    """Give the studio's loads, newest first, thirty at a time. Two queries on top of the gate's."""
+    tenant = request.studio.tenant
+    versions = Version.objects.for_tenant(tenant).order_by("model__slug", "name")
+    form = LoadFilter(versions.values_list("model__slug", "name"), request.GET)
+    before = request.GET.get("before", "")
+    found = loads_of(tenant, **form.chosen, before=whole_number(before), limit=LINES + 1)
+    context = {
+        "section": "loads",
+        "form": form,
+        "is_filtered": any(form.chosen.values()),
+        "is_first_page": not before,
+        "lines": [progress_of(load) for load in found[:LINES]],
+        "newest": form.query(),
+        "older": form.query(before=found[LINES - 1].pk) if len(found) > LINES else "",
+    }
+    return render(request, "models_registry/loads.html", context)
+
+
+@load_page()
+def load(request: StudioRequest, load: Load) -> HttpResponse:
+    """Give a load: how far it is, or how it ended and what its checks found. Four queries on top of the gate's."""
+    table = Table.objects.for_tenant(request.studio.tenant).filter(load=load).first()
+    of_version = Load.objects.for_tenant(request.studio.tenant).filter(version=load.version)
+    return render(
+        request,
+        "models_registry/load.html",
+        {
+            **_about(load),
+            "running": of_version.filter(state__in=RUNNING_STATES).defer("report").order_by("-fence").first(),
+            "table": table,
+            "is_served": table is not None and load.version.active_table_id == table.pk,
+            "may_be_accepted": _may_be_accepted(load),
+            "accepted_by": load.accepted_by.order_by("-fence").first() if load.state == LoadState.REJECTED else None,
+            "spreads": [spread_of(field) for field in load.report.get("fields", [])],
+        },
+    )
+
+
+@load_page()
+def progress(request: StudioRequest, load: Load) -> HttpResponse:
+    """Give how far a load is: the part of its page, and of its version's, that asks again until it has ended."""
+    return render(
+        request,
+        "models_registry/_load_progress.html",
+        {"progress": progress_of(load), "version": load.version, "page_url": request.htmx.current_url_abs_path},
+    )
+
+
+@load_page(Role.STUDIO_ADMIN, ("GET", "POST"))
+def activate_anyway(request: StudioRequest, load: Load) -> HttpResponse:
+    """Ask why a rejected load should become active all the same, and queue the load that does it."""
+    form = AcceptForm(request.POST) if request.method == "POST" else AcceptForm()
+    if request.method == "POST" and form.is_valid():
+        try:
+            new = load_activate_anyway(load=load, actor=request.user, reason=form.cleaned_data["reason"])
+        except RuleBroken as error:
+            form.refuse(error)
+        else:
+            messages.success(request, f"Load {new.fence} is queued. It becomes active although these checks failed.")
+            return redirect("load", request.studio.tenant.slug, new.pk)
+    problem = "" if _may_be_accepted(load) else "This load can’t be let through: only some failed checks can be waived."
+    context = {
+        **_about(load),
+        "form": form,
+        "problem": problem,
+        "back": reverse("load", args=[request.studio.tenant.slug, load.pk]),
+    }
+    return render(request, "models_registry/activate_anyway.html", context, status=422 if form.errors else 200)
+
+
+def _about(load: Load) -> dict[str, Any]:
+    checks = load.report.get("checks", [])
+    return {
+        "section": "loads",
+        "load": load,
+        "version": load.version,
+        "model": load.version.model,
+        "progress": progress_of(load),
+        "failed_checks": [check for check in checks if not check["passed"]],
+        "passed_checks": [check for check in checks if check["passed"]],
+    }
+
+
+def _may_be_accepted(load: Load) -> bool:
+    """Tell whether all that a rejected load failed may be waived."""
+    failed = [check for check in load.report.get("checks", []) if not check["passed"]]
+    return (
+        load.state == LoadState.REJECTED and bool(failed) and all(check.get("may_be_waived", False) for check in failed)
+    )

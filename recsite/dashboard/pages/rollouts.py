@@ -1,0 +1,397 @@
+"""The rollout page: weights with their effect before they are saved, the history, and the ways back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+from django.contrib import messages
+from django.http import Http404, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+
+from models_registry.catalogue.selectors import ModelSummary, VersionState, history_of, model_summary, weights_by_code
+from models_registry.models import RecommendationModel, RolloutRevision
+from models_registry.rollouts.cautions import Caution, cautions, fewer_rows, fullest_of
+from models_registry.rollouts.services import (
+    Effect,
+    rollout_go_back,
+    rollout_go_back_preview,
+    rollout_new_phase,
+    rollout_new_phase_preview,
+    rollout_preview,
+    rollout_reweight,
+    rollout_switch_off,
+    weights_without,
+)
+from models_registry.traffic import collecting
+from models_registry.traffic.over_time import DAY, read
+from recsite.dashboard.charts.pictures import model_charts
+from recsite.dashboard.forms.dashboard_form import ReasonForm
+from recsite.dashboard.forms.weights import WeightsForm
+from recsite.dashboard.gate import StudioRequest
+from recsite.dashboard.local_time import zone_of
+from recsite.dashboard.model_gate import model_page
+from tenants.figures import percent
+from tenants.models import Role
+from tenants.rules import RuleBroken, whole_number
+
+LINES = 10
+LINES_OF_HISTORY = 50
+# Clients keep an answer for a tenth longer or shorter than the model says, so that they do not come back all at once.
+CLIENT_AGE_SPREAD = 1.1
+# A page stops asking how far a change has come when it is this old.
+LOOK_FOR_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """New weights that could be saved, with what that would do.
+
+    Attributes:
+        weights_bp: by code.
+        effect: who would change version.
+        cautions: what speaks against it.
+        stamp: what `WeightsForm.seen` must hold for it to be saved.
+    """
+
+    weights_bp: Mapping[int, int]
+    effect: Effect
+    cautions: list[Caution]
+    stamp: str
+
+
+@dataclass(frozen=True)
+class VersionRow:
+    """A line of the table of versions: how it stands, its field (for those who may change it), what was seen of it."""
+
+    state: VersionState
+    field: Any
+    seen: collecting.Seen | None
+    fewer_rows: float
+
+
+# --- The page -------------------------------------------------------------------------------------------------------
+
+
+@model_page()
+def rollout(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
+    """Give a model's versions, weights, traffic and history. Seven queries on top of the gate's."""
+    summary = model_summary(model)
+    return _page(request, summary, WeightsForm(summary.versions))
+
+
+@model_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
+def weights(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
+    """Save weights whose effect was on the screen; otherwise give the page again, with that effect."""
+    if request.method != "POST":
+        return _to_rollout(model)
+    summary = model_summary(model)
+    form = WeightsForm(summary.versions, request.POST)
+    proposal = _propose(summary, form) if form.is_valid() else None
+    if proposal is None:
+        return _page(request, summary, form, status=422 if form.errors else 200)
+    if request.POST.get("step") != "save":
+        return _page(request, summary, form, proposal)
+    if not _may_save(summary, form, proposal):
+        return _page(request, summary, form, proposal, status=422)
+    try:
+        revision = rollout_reweight(
+            model=model,
+            weights_bp=proposal.weights_bp,
+            actor=request.user,
+            reason=form.cleaned_data["reason"],
+            based_on=summary.rollout.number if summary.rollout else None,
+        )
+    except RuleBroken as error:
+        form.refuse(error)
+        return _page(request, summary, form, proposal, status=422)
+    _say_saved(request, summary, revision)
+    return _to_rollout(model)
+
+
+@model_page(Role.PRODUCT_MANAGER, ("POST",))
+def effect(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
+    """Give what saving would do, for the page to show while somebody types. Changes nothing."""
+    summary = model_summary(model)
+    form = WeightsForm(summary.versions, request.POST)
+    proposal = _propose(summary, form) if form.is_valid() else None
+    return render(request, "models_registry/_effect.html", _proposal_context(summary, form, proposal))
+
+
+@model_page()
+def live(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
+    """Give how far the newest weights have come: one line, which asks again until they are everywhere."""
+    summary = model_summary(model)
+    return render(request, "models_registry/_live.html", {"summary": summary, "live": _live(summary)})
+
+
+@model_page()
+def history(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
+    """Give the older lines of the history, fifty at a time."""
+    summary = model_summary(model)
+    before = whole_number(request.GET.get("before", ""))
+    lines = history_of(model, summary.names, before=before, limit=LINES_OF_HISTORY + 1)
+    context = {
+        "section": "models",
+        "tab": "rollout",
+        "summary": summary,
+        "model": model,
+        "who": who(model),
+        "lines": lines[:LINES_OF_HISTORY],
+        "older": lines[LINES_OF_HISTORY - 1].revision.number if len(lines) > LINES_OF_HISTORY else None,
+    }
+    return render(request, "models_registry/history.html", context)
+
+
+# --- Changes that are asked about on a page of their own --------------------------------------------------------------
+
+
+@model_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
+def go_back(request: StudioRequest, model: RecommendationModel, number: int) -> HttpResponse:
+    """Say what going back to a revision would do, and do it."""
+    summary = model_summary(model)
+    target = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model, number=number)
+    revision = target.defer("allocation").first()
+    if revision is None:
+        raise Http404
+    form = _reason_form(request, summary)
+    if request.method == "POST" and form.is_valid():
+        try:
+            saved = rollout_go_back(model=model, number=number, actor=request.user, **form.cleaned_data)
+        except RuleBroken as error:
+            form.refuse(error)
+        else:
+            _say_saved(request, summary, saved)
+            return _to_rollout(model)
+    found, problem = _try(rollout_go_back_preview, model=model, number=number)
+    after = weights_by_code(revision.weights_bp)
+    context = {"target": revision, "effect": found, "problem": problem, "after_bp": after}
+    return _ask(request, "models_registry/go_back.html", summary, form, context)
+
+
+@model_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
+def new_phase(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
+    """Say what a new phase is and would do, and begin it."""
+    summary = model_summary(model)
+    form = _reason_form(request, summary)
+    if request.method == "POST" and form.is_valid():
+        try:
+            saved = rollout_new_phase(model=model, actor=request.user, **form.cleaned_data)
+        except RuleBroken as error:
+            form.refuse(error)
+        else:
+            _say_saved(request, summary, saved)
+            return _to_rollout(model)
+    found, problem = _try(rollout_new_phase_preview, model=model)
+    context = {"effect": found, "problem": problem}
+    return _ask(request, "models_registry/new_phase.html", summary, form, context)
+
+
+@model_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
+def switch_off(request: StudioRequest, model: RecommendationModel, version: str) -> HttpResponse:
+    """Say who would take over a version's players, and hand them over."""
+    summary = model_summary(model)
+    state = next((found for found in summary.versions if found.name == version), None)
+    if state is None:
+        raise Http404
+    form = _reason_form(request, summary)
+    if request.method == "POST" and form.is_valid():
+        try:
+            saved = rollout_switch_off(model=model, version=state.version, actor=request.user, **form.cleaned_data)
+        except RuleBroken as error:
+            form.refuse(error)
+        else:
+            _say_saved(request, summary, saved)
+            return _to_rollout(model)
+    after, problem = _try(weights_without, weights_bp=summary.weights_bp, code=state.code)
+    found = None
+    if after is not None and state.weight_bp:
+        found, problem = _try(rollout_preview, model=model, weights_bp=after)
+    elif after is not None:
+        problem = f"“{version}” has no players to take away."
+    context = {
+        "state": state,
+        "effect": found,
+        "problem": problem,
+        "after_bp": after or {},
+        "cautions": cautions(summary.versions, after) if after else [],
+    }
+    return _ask(request, "models_registry/switch_off.html", summary, form, context)
+
+
+# --- What these share -----------------------------------------------------------------------------------------------
+
+
+def _page(
+    request: StudioRequest,
+    summary: ModelSummary,
+    form: WeightsForm,
+    proposal: Proposal | None = None,
+    status: int = 200,
+) -> HttpResponse:
+    model = summary.model
+    lines = history_of(model, summary.names, limit=LINES + 1)
+    reading = read([summary], DAY)
+    chart = model_charts(reading, reading.models[model.pk], zone_of(request), is_small=True)
+    has_traffic = chart.traffic.answers > 0
+    seen = {total.code: total.seen for total in chart.traffic.totals if total.answers}
+    fullest = fullest_of(summary.versions)
+    context = {
+        "section": "models",
+        "tab": "rollout",
+        "model": model,
+        "rows": [
+            VersionRow(state, field, seen.get(state.code), fewer_rows(state, fullest)) for state, field in form.rows()
+        ],
+        "has_traffic": has_traffic,
+        "chart": chart,
+        "reading": reading,
+        "zone": zone_of(request).key,
+        "lines": lines[:LINES],
+        "has_older": len(lines) > LINES,
+        "live": _live(summary),
+        **_proposal_context(summary, form, proposal),
+    }
+    return render(request, "models_registry/rollout.html", context, status=status)
+
+
+def _proposal_context(summary: ModelSummary, form: WeightsForm, proposal: Proposal | None) -> dict[str, Any]:
+    return {
+        "summary": summary,
+        "form": form,
+        "proposal": proposal,
+        "names": summary.names,
+        "who": who(summary.model),
+    }
+
+
+def _ask(
+    request: StudioRequest, template: str, summary: ModelSummary, form: ReasonForm, context: dict[str, Any]
+) -> HttpResponse:
+    shared = {
+        "section": "models",
+        "tab": "rollout",
+        "summary": summary,
+        "model": summary.model,
+        "form": form,
+        "back": reverse("rollout", args=[summary.model.tenant.slug, summary.model.slug]),
+        "names": summary.names,
+        "who": who(summary.model),
+    }
+    return render(request, template, {**shared, **context}, status=422 if form.errors else 200)
+
+
+def who(model: RecommendationModel) -> str:
+    """Give what the units of a model are called."""
+    return "players" if model.unit_field else "keys"
+
+
+def _reason_form(request: StudioRequest, summary: ModelSummary) -> ReasonForm:
+    newest = summary.rollout.number if summary.rollout else None
+    if request.method == "POST":
+        return ReasonForm(request.POST)
+    return ReasonForm(initial={"based_on": newest})
+
+
+def _try(preview: Any, **arguments: Any) -> tuple[Any, str]:
+    """Give what a preview gives, or why there is nothing to give."""
+    try:
+        return preview(**arguments), ""
+    except RuleBroken as error:
+        return None, str(error)
+
+
+def _propose(summary: ModelSummary, form: WeightsForm) -> Proposal | None:
+    """Give what saving these valid weights would do; None for the ones there are, and where a service refuses."""
+    wanted = {code: bp for code, bp in form.weights_bp.items() if bp}
+    if summary.rollout is None or wanted == summary.weights_bp:
+        return None
+    try:
+        found = rollout_preview(model=summary.model, weights_bp=wanted)
+    except RuleBroken as error:
+        form.refuse(error)
+        return None
+    stamp = ",".join([f"{summary.rollout.number}", *(f"{code}:{bp}" for code, bp in sorted(wanted.items()))])
+    return Proposal(wanted, found, cautions(summary.versions, wanted), stamp)
+
+
+def _may_save(summary: ModelSummary, form: WeightsForm, proposal: Proposal) -> bool:
+    """Tell whether this very effect was seen and its cautions were waved off; say on the form what is missing."""
+    seen = form.cleaned_data["seen"]
+    if seen != proposal.stamp:
+        seen_number = whole_number(seen.partition(",")[0])
+        newest = summary.rollout
+        if newest is not None and seen_number not in (None, newest.number):
+            words = f"{newest.actor_name} changed the weights meanwhile. This is what yours would do to theirs:"
+        else:
+            words = "Look at what this does, then save it."
+        form.add_error(None, words)
+        return False
+    if proposal.cautions and not form.cleaned_data["go_on"]:
+        form.add_error("go_on", "Nothing was saved: tick this if you mean it.")
+        form.fields["go_on"].widget.attrs["autofocus"] = True
+        return False
+    return True
+
+
+def _say_saved(request: StudioRequest, before: ModelSummary, revision: RolloutRevision) -> None:
+    about = "About " if before.rollout is not None and before.rollout.salt != revision.salt else ""
+    messages.success(
+        request,
+        format_html(
+            "Saved as revision {}. {}{} of {} change version.",
+            revision.number,
+            about,
+            percent(revision.moved_bp),
+            who(before.model),
+        ),
+    )
+
+
+def _to_rollout(model: RecommendationModel) -> HttpResponse:
+    return redirect("rollout", model.tenant.slug, model.slug)
+
+
+@dataclass(frozen=True)
+class Live:
+    """How far the newest revision has come.
+
+    Attributes:
+        is_published: Redis has taken it.
+        lanes: what serving processes say; None where Redis does not answer.
+        seconds: from Save to the last lane; None if that is not known.
+        client_seconds: after so many seconds no phone holds an older answer.
+        asks_again: it is on its way, so that it is worth looking again in a second.
+    """
+
+    is_published: bool
+    lanes: collecting.Propagation | None
+    seconds: float | None
+    client_seconds: int
+    asks_again: bool
+
+
+def _live(summary: ModelSummary) -> Live | None:
+    """Ask serving how far the newest revision has come; None without one. No query, one read from Redis."""
+    revision, tenant = summary.rollout, summary.model.tenant
+    if revision is None:
+        return None
+    published_at = tenant.snapshot_published_at
+    is_published = published_at is not None and published_at >= revision.created_at
+    lanes = collecting.propagation(tenant)
+    seconds = None
+    # Later publications (another change, the signing anew every five minutes) say nothing about this one's speed.
+    if published_at is not None and lanes is not None and lanes.seconds is not None:
+        publishing_seconds = (published_at - revision.created_at).total_seconds()
+        if 0 <= publishing_seconds < 10:
+            seconds = publishing_seconds + lanes.seconds
+    is_on_all = lanes is not None and lanes.processes > 0 and lanes.live_on == lanes.processes
+    age_seconds = (timezone.now() - revision.created_at).total_seconds()
+    client_seconds = ceil(summary.model.max_client_age_seconds * CLIENT_AGE_SPREAD)
+    asks_again = age_seconds < LOOK_FOR_SECONDS and not (is_published and is_on_all)
+    return Live(is_published, lanes, seconds, client_seconds, asks_again)

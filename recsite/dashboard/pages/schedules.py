@@ -1,0 +1,52 @@
+"""When a version is loaded by itself, and how old its data may become: two questions on pages of their own."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import redirect
+
+from models_registry.loading.schedules import freshness_set, in_words, schedule_remove, schedule_set, words
+from models_registry.models import Version
+from recsite.dashboard.forms.schedules import FreshnessForm, ScheduleForm
+from recsite.dashboard.gate import StudioRequest
+from recsite.dashboard.pages.versions import address, ask, version_page
+from tenants.models import Role
+from tenants.rules import RuleBroken
+
+
+@version_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
+def version_schedule(request: StudioRequest, version: Version) -> HttpResponse:
+    """Ask when a version is loaded by itself, and set it."""
+    held = getattr(version, "schedule", None)
+    form = ScheduleForm(held, request.POST) if request.method == "POST" else ScheduleForm(held)
+    if request.method == "POST" and form.is_valid():
+        said = f"{version.name} is loaded only when somebody asks."
+        try:
+            if form.values["kind"]:
+                schedule = schedule_set(version=version, actor=request.user, **form.values)
+                said = f"{version.name} is loaded {words(schedule)}."
+            elif held is not None:
+                schedule_remove(version=version, actor=request.user)
+        except RuleBroken as error:
+            form.refuse(error, {"every_minutes": "every"})
+        else:
+            messages.success(request, said)
+            return redirect(*address(version))
+    return ask(request, "models_registry/version_schedule.html", version, form, {})
+
+
+@version_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
+def version_freshness(request: StudioRequest, version: Version) -> HttpResponse:
+    """Ask how old a version's data may become, and set it."""
+    form = FreshnessForm(version, request.POST) if request.method == "POST" else FreshnessForm(version)
+    if request.method == "POST" and form.is_valid():
+        try:
+            freshness_set(version=version, actor=request.user, minutes=form.minutes)
+        except RuleBroken as error:
+            form.refuse(error, {"minutes": "amount"})
+        else:
+            target = "a day" if form.minutes is None else in_words(form.minutes)
+            messages.success(request, f"The data of {version.name} counts as late after {target}.")
+            return redirect(*address(version))
+    return ask(request, "models_registry/version_freshness.html", version, form, {})

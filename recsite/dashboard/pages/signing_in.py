@@ -1,0 +1,49 @@
+"""Signing in and out, for the dashboard and the admin alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib.auth.forms import AuthenticationForm
+from django.contrib.auth.views import LoginView, LogoutView
+
+from recsite.dashboard.forms.dashboard_form import InPlainWords
+
+
+class SignInForm(InPlainWords, AuthenticationForm):
+    """Django's, in this project's words."""
+
+    username = forms.CharField(
+        label="User name",
+        max_length=150,
+        widget=forms.TextInput({"autocomplete": "username", "autocapitalize": "none", "spellcheck": "false"}),
+    )
+    password = forms.CharField(
+        label="Password", strip=False, widget=forms.PasswordInput({"autocomplete": "current-password"})
+    )
+    error_messages = {  # noqa: RUF012 - as Django declares it
+        "invalid_login": "User name and password do not fit together. Both tell capital letters from small ones.",
+        "inactive": "This account is switched off. Ask platform staff about it.",
+    }
+
+
+class SignInPage(LoginView):
+    """Asks for user name and password. Too many failures are answered by django-axes, with `locked_out.html`.
+
+    Somebody who is signed in sees that they are, and is not sent on: where they come from may have refused them.
+    """
+
+    template_name = "tenants/sign_in.html"
+    authentication_form = SignInForm
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        """See Django; also where to go on to."""
+        return super().get_context_data(onward=self.get_success_url(), **kwargs)
+
+
+class SignOut(LogoutView):
+    """Ends the session. A POST only, so that no link and no image can sign anybody out."""
+
+    http_method_names = ["post", "options"]  # noqa: RUF012 - as Django declares it
+    next_page = "sign-in"

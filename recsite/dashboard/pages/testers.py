@@ -1,0 +1,64 @@
+"""Testers: people who get one version whatever the weights say."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.http import HttpResponse
+from django.shortcuts import redirect, render
+
+from models_registry.catalogue.selectors import model_summary
+from models_registry.catalogue.services import override_remove, override_set
+from models_registry.models import Override, RecommendationModel
+from recsite.dashboard.forms.testers import TesterForm
+from recsite.dashboard.gate import StudioRequest
+from recsite.dashboard.model_gate import model_page
+from recsite.dashboard.pages.rollouts import who
+from tenants.models import Role
+from tenants.rules import RuleBroken
+
+
+@model_page(Role.VIEWER, ("GET", "POST"))
+def testers(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
+    """Give the testers and take a new one. Four queries on top of the gate's."""
+    summary = model_summary(model)
+    versions = [state.version for state in summary.versions]
+    form = TesterForm(versions)
+    if request.method == "POST":
+        if not request.studio.may_change:
+            raise PermissionDenied(f"Adding a tester needs the role “{Role.PRODUCT_MANAGER.label}”.")
+        form = TesterForm(versions, request.POST)
+        if form.is_valid():
+            values = form.cleaned_data
+            try:
+                added = override_set(
+                    model=model, unit=values["unit"], version=form.chosen, note=values["note"], actor=request.user
+                )
+            except RuleBroken as error:
+                form.refuse(error)
+            else:
+                messages.success(request, f"{added.unit} gets {added.version.name} from now on.")
+                return redirect("testers", model.tenant.slug, model.slug)
+    context = {
+        "section": "models",
+        "tab": "testers",
+        "summary": summary,
+        "model": model,
+        "form": form,
+        "testers": list(Override.objects.for_tenant(model.tenant).filter(model=model).select_related("version")),
+        "who": who(model),
+    }
+    return render(request, "models_registry/testers.html", context, status=422 if form.errors else 200)
+
+
+@model_page(Role.PRODUCT_MANAGER, ("POST",))
+def tester_remove(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
+    """Let the weights decide for a tester again."""
+    unit = request.POST.get("unit", "")
+    try:
+        override_remove(model=model, unit=unit, actor=request.user)
+    except RuleBroken as error:
+        messages.warning(request, str(error))
+    else:
+        messages.success(request, f"The weights decide for {unit} again.")
+    return redirect("testers", model.tenant.slug, model.slug)

@@ -1,0 +1,253 @@
+"""One version: what it serves, the tables it can go back to, its source, its loads, and the analysts' query."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import wraps
+from typing import Any
+
+from django.contrib import messages
+from django.http import Http404, HttpResponse
+from django.shortcuts import redirect, render, resolve_url
+
+from models_registry.catalogue.selectors import ModelSummary, VersionState, data_at, model_summary
+from models_registry.catalogue.services import load_request, source_set, table_roll_back
+from models_registry.loading.progress import loads_of, progress_of
+from models_registry.models import Override, RecommendationModel, RolloutRevision, Table, TableState, Version
+from models_registry.rollouts.analysis import assignment_query
+from recsite.dashboard.forms.dashboard_form import DashboardForm, ReasonForm
+from recsite.dashboard.forms.loads import LoadForm
+from recsite.dashboard.forms.models import SourceForm
+from recsite.dashboard.gate import Gate, StudioRequest, View
+from recsite.dashboard.model_gate import model_page
+from recsite.dashboard.pages.models import steps_context
+from recsite.dashboard.pages.rollouts import who
+from tenants.models import Role
+from tenants.rules import RuleBroken
+
+LOADS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class KeptTable:
+    """A table that a version has or can go back to.
+
+    Attributes:
+        table: its load with it.
+        data_at: the instant whose data it holds.
+        is_served: it is the active one.
+        words: what the button says that serves it; empty for the one that is served, and for one that is not whole.
+    """
+
+    table: Table
+    data_at: datetime
+    is_served: bool
+    words: str
+
+
+def version_page(role: Role = Role.VIEWER, methods: tuple[str, ...] = ("GET",)) -> Callable[[View], Gate]:
+    """Make a view one of a version's pages; it gets the version with all that belongs to it. One query.
+
+    A version that does not exist and one of another model are the same 404.
+    """
+
+    def decorate(view: View) -> Gate:
+        @model_page(role, methods)
+        @wraps(view)
+        def find(request: StudioRequest, model: RecommendationModel, version: str, **kwargs: Any) -> HttpResponse:
+            tables = ("active_table__load", "previous_table__load", "older_table__load")
+            rows = (
+                Version.objects.for_tenant(model.tenant)
+                .select_related("layout", "source", "schedule", *tables)
+                .defer(*(f"{table}__{field}" for table in tables for field in ("report", "source_location")))
+            )
+            found = rows.filter(model=model, name=version).first()
+            if found is None:
+                raise Http404
+            found.model = model
+            return view(request, found, **kwargs)
+
+        return find
+
+    return decorate
+
+
+@version_page()
+def version(request: StudioRequest, version: Version) -> HttpResponse:
+    """Give all about a version. At most eight queries on top of the gate's."""
+    model = version.model
+    summary = model_summary(model)
+    state = _state(summary, version)
+    lines = [progress_of(load) for load in _loads(version, LOADS_SHOWN + 1)]
+    context = {
+        **_shared(summary, state, version),
+        "source": getattr(version, "source", None),
+        "schedule": getattr(version, "schedule", None),
+        "tables": kept_tables(version),
+        "lines": lines[:LOADS_SHOWN],
+        "has_older": len(lines) > LOADS_SHOWN,
+        "progress": next((line for line in lines if line.is_running), None),
+        "query": _query(summary),
+        **(steps_context(request, [summary]) if state.table is None else {}),
+    }
+    return render(request, "models_registry/version.html", context)
+
+
+@version_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
+def version_load(request: StudioRequest, version: Version) -> HttpResponse:
+    """Queue a load of a version, and go to where it can be followed; or ask first how fast it may go."""
+    form = LoadForm(request.POST) if request.method == "POST" else LoadForm()
+    if request.method == "POST" and form.is_valid():
+        said = f"The load of {version.name} is queued."
+        return _load(request, version, said=said, rows_per_second_limit=form.cleaned_data["rows_per_second_limit"])
+    return ask(request, "models_registry/version_load.html", version, form, {})
+
+
+@version_page(Role.PRODUCT_MANAGER, ("POST",))
+def version_dry_run(request: StudioRequest, version: Version) -> HttpResponse:
+    """Queue a dry run of a version, and go to where it can be followed."""
+    return _load(request, version, said=f"The dry run of {version.name} is queued.", dry_run=True)
+
+
+def _load(
+    request: StudioRequest,
+    version: Version,
+    *,
+    said: str,
+    dry_run: bool = False,
+    rows_per_second_limit: int | None = None,
+) -> HttpResponse:
+    limit = rows_per_second_limit
+    try:
+        load = load_request(version=version, actor=request.user, dry_run=dry_run, rows_per_second_limit=limit)
+    except RuleBroken as error:
+        messages.error(request, str(error))
+        return redirect(*address(version))
+    messages.success(request, said)
+    return redirect("load", version.model.tenant.slug, load.pk)
+
+
+@version_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
+def version_source(request: StudioRequest, version: Version) -> HttpResponse:
+    """Ask where a version's rows come from, and change it."""
+    source, tenant = getattr(version, "source", None), version.model.tenant
+    if request.method == "POST":
+        form = SourceForm(tenant, request.POST)
+    else:
+        form = SourceForm(
+            tenant, initial={"source_kind": source.kind, "source_location": source.location} if source else None
+        )
+    if request.method == "POST" and form.is_valid():
+        values = form.cleaned_data
+        try:
+            source_set(
+                version=version, kind=values["source_kind"], location=values["source_location"], actor=request.user
+            )
+        except RuleBroken as error:
+            form.refuse(error)
+        else:
+            messages.success(request, f"Saved. The next load of {version.name} reads there.")
+            return redirect(*address(version))
+    allowed = [*tenant.allowed_gs_prefixes, *tenant.allowed_local_roots, *tenant.allowed_datasets]
+    return ask(request, "models_registry/version_source.html", version, form, {"allowed": allowed})
+
+
+@version_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
+def roll_back(request: StudioRequest, version: Version, table: str) -> HttpResponse:
+    """Say what serving another of a version's tables would do, ask why, and do it."""
+    target = next((kept for kept in kept_tables(version) if kept.table.table_id == table), None)
+    if (
+        target is None
+        and not Table.objects.for_tenant(version.model.tenant).filter(version=version, table_id=table).exists()
+    ):
+        raise Http404
+    form = ReasonForm(request.POST) if request.method == "POST" else ReasonForm()
+    problem = ""
+    if target is None or (not target.words and not target.is_served):
+        problem = "This table is not kept any more, so there is nothing to go back to."
+    elif target.is_served:
+        problem = "This table is the one that is served now."
+    elif request.method == "POST" and form.is_valid():
+        try:
+            table_roll_back(version=version, actor=request.user, reason=form.cleaned_data["reason"], table=target.table)
+        except RuleBroken as error:
+            form.refuse(error)
+        else:
+            messages.success(request, f"{version.name} serves this table from now on; it is live within 2 seconds.")
+            return redirect(*address(version))
+    now = next((kept for kept in kept_tables(version) if kept.is_served), None)
+    return ask(
+        request, "models_registry/roll_back.html", version, form, {"target": target, "now": now, "problem": problem}
+    )
+
+
+# --- What these share -------------------------------------------------------------------------------------------------
+
+
+def kept_tables(version: Version) -> list[KeptTable]:
+    """Give the table that is served and the ones kept to go back to, that one first. No query."""
+    active = version.active_table
+    if active is None:
+        return []
+    tables = [KeptTable(active, data_at(active), is_served=True, words="")]
+    words = "Roll back to the previous table"
+    for table in (version.previous_table, version.older_table):
+        if table is None or table.state != TableState.READY:
+            continue
+        is_newer = table.load.fence > active.load.fence
+        says = ("Serve the newer table again" if is_newer else words) if table.is_whole else ""
+        tables.append(KeptTable(table, data_at(table), is_served=False, words=says))
+        words = words if is_newer else "Roll back to the table before that"
+    return tables
+
+
+def ask(
+    request: StudioRequest, template: str, version: Version, form: DashboardForm, context: dict[str, Any]
+) -> HttpResponse:
+    """Give a page that asks something about a version; one whose form will not do is a 422."""
+    summary = model_summary(version.model)
+    shared = {
+        **_shared(summary, _state(summary, version), version),
+        "form": form,
+        "back": resolve_url(*address(version)),
+    }
+    return render(request, template, {**shared, **context}, status=422 if form.errors else 200)
+
+
+def _shared(summary: ModelSummary, state: VersionState, version: Version) -> dict[str, Any]:
+    return {
+        "section": "models",
+        "summary": summary,
+        "model": version.model,
+        "version": version,
+        "state": state,
+        "who": who(version.model),
+    }
+
+
+def _state(summary: ModelSummary, version: Version) -> VersionState:
+    state = summary.version_state(version.code)
+    if state is None:  # deleted between the two reads
+        raise Http404
+    return state
+
+
+def _loads(version: Version, limit: int) -> Any:
+    return loads_of(version.model.tenant, model=version.model.slug, version=version.name, limit=limit)
+
+
+def _query(summary: ModelSummary) -> str:
+    """Give the analysts' query; two queries."""
+    if summary.rollout is None:
+        return ""
+    tenant = summary.model.tenant
+    rollout = RolloutRevision.objects.for_tenant(tenant).get(pk=summary.rollout.pk)
+    testers = Override.objects.for_tenant(tenant).filter(model=summary.model).values_list("unit", flat=True)
+    return assignment_query(summary.model, rollout, summary.names, testers)
+
+
+def address(version: Version) -> tuple[str, str, str, str]:
+    """Give what `redirect` takes to the version's page."""
+    return "version", version.model.tenant.slug, version.model.slug, version.name

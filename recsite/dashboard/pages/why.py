@@ -1,0 +1,49 @@
+"""Why this version: from a player to a slot, to a version, to a table, to the answer."""
+
+from __future__ import annotations
+
+from django.http import HttpResponse
+from django.shortcuts import render
+
+from models_registry.catalogue.selectors import data_at, model_summary
+from models_registry.models import RecommendationModel, Table
+from models_registry.rollouts.explaining import Explanation, explain
+from recsite.dashboard.forms.testers import WhyForm
+from recsite.dashboard.gate import StudioRequest
+from recsite.dashboard.model_gate import model_page
+from recsite.dashboard.pages.rollouts import who
+from tenants.rules import RuleBroken
+
+
+@model_page()
+def why(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
+    """Give the form, and the explanation once a key is in it. Four queries on top of the gate's."""
+    summary = model_summary(model)
+    is_asked = any(name in request.GET for name in [*model.key_fields, "unit"])
+    form = WhyForm(model, request.GET) if is_asked else WhyForm(model)
+    found: Explanation | None = None
+    if is_asked and form.is_valid():
+        try:
+            found = explain(model=model, key=form.key, unit=form.unit_given)
+        except RuleBroken as error:
+            form.refuse(error)
+    table = _table(model, found)
+    context = {
+        "section": "models",
+        "tab": "why",
+        "summary": summary,
+        "model": model,
+        "form": form,
+        "found": found,
+        "data_at": data_at(table) if table else None,
+        "who": who(model),
+    }
+    return render(request, "models_registry/why.html", context, status=422 if form.errors else 200)
+
+
+def _table(model: RecommendationModel, found: Explanation | None) -> Table | None:
+    """Give the table that was asked, to say how old its data is."""
+    if found is None or found.answer is None or found.answer.table_id is None:
+        return None
+    tables = Table.objects.for_tenant(model.tenant).filter(table_id=found.answer.table_id)
+    return tables.select_related("load").defer("load__report", "load__source_location").first()

@@ -1,1 +1,0 @@
-"""The API's foundations (who calls, errors, pages, idempotency, schema) and its resources that this app has."""
