@@ -182,7 +182,7 @@ PROXIES = ENV.proxies
 METRICS_TOKEN = ENV.metrics_token.get_secret_value() if ENV.metrics_token is not None else None
 AXES_FAILURE_LIMIT = 8
 AXES_COOLOFF_TIME = timedelta(minutes=10)
-AXES_LOCKOUT_TEMPLATE = "tenants/locked_out.html"
+AXES_LOCKOUT_TEMPLATE = "dashboard/locked_out.html"
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 
 # --- HTTPS and browsers ---------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ class AuditAdmin(ReadOnlyAdmin):
     search_help_text = "Search what, who and why"
     date_hierarchy = "at"
     fields = ("summary", "studio", "who", "when_exactly", "action_label", "subject", "reason")
-    change_form_outer_after_template = "tenants/admin/_before_after.html"
+    change_form_outer_after_template = "staff/_before_after.html"
 
     @display(description="Who", ordering="actor_name")
     def who(self, entry: Any) -> str:

@@ -216,7 +216,7 @@ class RecommendationModelAdmin(WeightPages):
     search_fields = ("slug", "name", "tenant__name", "tenant__slug")
     ordering = ("tenant__name", "slug")
     actions_detail = ("weights",)
-    change_form_outer_before_template = "tenants/admin/_facts.html"
+    change_form_outer_before_template = "staff/_facts.html"
     add_fieldsets = (
         (None, {"fields": ("tenant", "name", "slug")}),
         ("What it is looked up by", {"fields": ("key_fields", "unit_field")}),

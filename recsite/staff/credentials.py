@@ -357,7 +357,7 @@ class CredentialAdmin(StaffAdmin):
     def _ask_studio(self, request: HttpRequest, title: str) -> HttpResponse:
         return self.page(
             request,
-            "tenants/admin/choose_studio.html",
+            "staff/choose_studio.html",
             title=title,
             form=StudioChoiceForm(request.GET or None),
             has_studios=Tenant.objects.filter(ended_at=None).exists(),
@@ -424,7 +424,7 @@ class CredentialAdmin(StaffAdmin):
         token_url = request.build_absolute_uri(reverse("token"))
         response = self.page(
             request,
-            "tenants/admin/secret.html",
+            "staff/secret.html",
             title=title,
             obj=credential,
             credential=credential,

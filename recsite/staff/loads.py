@@ -128,7 +128,7 @@ class LoadAdmin(ReadOnlyAdmin):
         load = self.get_row(request, object_id or "")
         return self.page(
             request,
-            "models_registry/admin/load.html",
+            "staff/load.html",
             title=f"Load {load.fence} of {load.version.model.slug} / {load.version.name}",
             obj=load,
             **self._load_context(load),
@@ -137,7 +137,7 @@ class LoadAdmin(ReadOnlyAdmin):
     def progress_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """Give the part of the page that changes while the load runs."""
         load = self.get_row(request, object_id)
-        return TemplateResponse(request, "models_registry/admin/_load.html", self._load_context(load))
+        return TemplateResponse(request, "staff/_load.html", self._load_context(load))
 
     def _load_context(self, load: Load) -> dict[str, Any]:
         table = Table.objects.unscoped().filter(load=load).first()
@@ -221,7 +221,7 @@ class TableAdmin(ReadOnlyAdmin):
         "activated_at",
         "created_at",
     )
-    change_form_outer_before_template = "models_registry/admin/_table.html"
+    change_form_outer_before_template = "staff/_table.html"
 
     @display(description="Model")
     def model_(self, table: Any) -> str:

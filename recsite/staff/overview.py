@@ -57,7 +57,7 @@ _MENU: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
 
 def stylesheet(request: HttpRequest) -> str:
     """Give the address of what the admin's own pages need beyond Unfold's looks."""
-    return static("recsite/admin.css")
+    return static("staff/admin.css")
 
 
 def favicon(request: HttpRequest) -> str:

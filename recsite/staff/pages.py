@@ -311,7 +311,7 @@ class StaffAdmin(ModelAdmin):
         """Give the page that asks before something is done."""
         return self.page(
             request,
-            "tenants/admin/ask.html",
+            "staff/ask.html",
             title=title,
             obj=obj,
             form=form,

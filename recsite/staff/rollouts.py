@@ -150,11 +150,11 @@ class WeightPages(StaffAdmin):
             "history": [] if is_fragment else _history(summary),
         }
         if is_fragment:
-            return TemplateResponse(request, "models_registry/admin/_effect.html", context)
+            return TemplateResponse(request, "staff/_effect.html", context)
         status = 422 if form.is_bound and form.errors else 200
         return self.page(
             request,
-            "models_registry/admin/weights.html",
+            "staff/weights.html",
             title=f"Weights of {model.slug}",
             obj=model,
             status=status,

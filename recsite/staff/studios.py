@@ -122,7 +122,7 @@ class StudioAdmin(StaffAdmin):
     list_filter = (StateFilter,)
     search_fields = ("name", "slug", "public_id")
     actions_detail = ("end",)
-    change_form_outer_before_template = "tenants/admin/_facts.html"
+    change_form_outer_before_template = "staff/_facts.html"
     fieldsets = (
         (None, {"fields": ("name", "slug")}),
         (

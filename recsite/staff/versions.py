@@ -147,7 +147,7 @@ class VersionAdmin(NamedChoices):
     ordering = ("model__tenant__name", "model__slug", "code")
     actions = ("load_selected",)
     actions_row = ("load_now", "activate_previous")
-    change_form_outer_before_template = "models_registry/admin/_version.html"
+    change_form_outer_before_template = "staff/_version.html"
     add_fieldsets = (
         (None, {"fields": ("model", "name", "layout")}),
         ("Source", {"fields": ("source_kind", "source_location")}),

@@ -97,7 +97,7 @@ def reference(request: HttpRequest) -> HttpResponse:
         "max_limit": MAX_LIMIT,
         "requests_per_minute": settings.API_REQUESTS_PER_MINUTE,
     }
-    return render(request, "recsite/api_reference.html", context)
+    return render(request, "api/reference.html", context)
 
 
 @lru_cache(maxsize=8)

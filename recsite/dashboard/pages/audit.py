@@ -74,7 +74,7 @@ def audit(request: StudioRequest) -> HttpResponse:
         "older": f"?{urlencode({**asked, 'before': page.older})}" if page.older else "",
         "query": urlencode(asked),
     }
-    return render(request, "models_registry/audit.html", context, status=422 if form.errors else 200)
+    return render(request, "dashboard/audit.html", context, status=422 if form.errors else 200)
 
 
 @studio_page()

@@ -80,7 +80,7 @@ def automation(request: StudioRequest) -> HttpResponse:
         "over": [line for line in lines if line.is_over],
         "api_url": request.build_absolute_uri("/api/"),
     }
-    return render(request, "tenants/automation.html", context)
+    return render(request, "dashboard/automation.html", context)
 
 
 @studio_page(Role.STUDIO_ADMIN, ("GET", "POST"))
@@ -111,9 +111,9 @@ def automation_token_new(request: StudioRequest) -> HttpResponse:
                 "caller_url": request.build_absolute_uri(reverse("api-caller")),
                 "api_url": request.build_absolute_uri("/api/"),
             }
-            return render(request, "tenants/automation_token_secret.html", context)
+            return render(request, "dashboard/automation_token_secret.html", context)
     context = {"section": "credentials", "form": form}
-    return render(request, "tenants/automation_token_new.html", context, status=422 if form.errors else 200)
+    return render(request, "dashboard/automation_token_new.html", context, status=422 if form.errors else 200)
 
 
 @studio_page(Role.STUDIO_ADMIN, ("GET", "POST"))
@@ -140,4 +140,4 @@ def automation_token_revoke_page(request: StudioRequest, token: str) -> HttpResp
         "problem": "It is revoked already." if found.revoked_at else "",
         "back": reverse("automation", args=[request.studio.tenant.slug]),
     }
-    return render(request, "tenants/automation_token_revoke.html", context, status=422 if form.errors else 200)
+    return render(request, "dashboard/automation_token_revoke.html", context, status=422 if form.errors else 200)

@@ -43,7 +43,7 @@ def credentials(request: StudioRequest) -> HttpResponse:
         "working": [summary for summary in found if summary.credential.revoked_at is None],
         "revoked": [summary for summary in found if summary.credential.revoked_at is not None],
     }
-    return render(request, "models_registry/credentials.html", context)
+    return render(request, "dashboard/credentials.html", context)
 
 
 # --- Making one -------------------------------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ def credential_new(request: StudioRequest) -> HttpResponse:
         else:
             return _secret_page(request, issued, is_new=True)
     context = {"section": "credentials", "form": form}
-    return render(request, "models_registry/credential_new.html", context, status=422 if form.errors else 200)
+    return render(request, "dashboard/credential_new.html", context, status=422 if form.errors else 200)
 
 
 @studio_page(Role.STUDIO_ADMIN, ("GET", "POST"))
@@ -83,7 +83,7 @@ def credential_key_new(request: StudioRequest) -> HttpResponse:
             messages.success(request, "Registered. Tokens that this key signs are accepted within 2 seconds.")
             return redirect("credential", request.studio.tenant.slug, credential.client_id)
     context = {"section": "credentials", "form": form}
-    return render(request, "models_registry/credential_key_new.html", context, status=422 if form.errors else 200)
+    return render(request, "dashboard/credential_key_new.html", context, status=422 if form.errors else 200)
 
 
 def _to_what_was_made(request: StudioRequest, form: NewCredentialForm, words: str) -> HttpResponse:
@@ -109,7 +109,7 @@ def _secret_page(request: StudioRequest, issued: IssuedCredential, *, is_new: bo
         "commands": commands_to_try(credential, model=model, token_url=token_url, secret=issued.secret),
         "token_url": token_url,
     }
-    return render(request, "models_registry/credential_secret.html", context)
+    return render(request, "dashboard/credential_secret.html", context)
 
 
 # --- One of them ------------------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def credential(request: StudioRequest, client_id: str) -> HttpResponse:
             row, model=example_model(row), token_url=request.build_absolute_uri(reverse("token"))
         ),
     }
-    return render(request, "models_registry/credential.html", context, status=422 if form.errors else 200)
+    return render(request, "dashboard/credential.html", context, status=422 if form.errors else 200)
 
 
 @studio_page(Role.STUDIO_ADMIN, ("GET", "POST"))
@@ -172,7 +172,7 @@ def credential_rotate_page(request: StudioRequest, client_id: str) -> HttpRespon
             else:
                 return _secret_page(request, issued, is_new=False)
     problem = "This credential is a public key: register the new key as another one." if summary.is_key else ""
-    return _ask(request, "models_registry/credential_rotate.html", summary, form, problem)
+    return _ask(request, "dashboard/credential_rotate.html", summary, form, problem)
 
 
 @studio_page(Role.STUDIO_ADMIN, ("GET", "POST"))
@@ -188,7 +188,7 @@ def credential_revoke_page(request: StudioRequest, client_id: str) -> HttpRespon
         else:
             messages.success(request, f"Revoked {summary.credential.name}. Its tokens are refused within 2 seconds.")
             return redirect("credential", request.studio.tenant.slug, client_id)
-    return _ask(request, "models_registry/credential_revoke.html", summary, form)
+    return _ask(request, "dashboard/credential_revoke.html", summary, form)
 
 
 def _ask(

@@ -64,7 +64,7 @@ def model_new(request: StudioRequest) -> HttpResponse:
 
 def _model_new_page(request: StudioRequest, form: ModelForm, editor: LayoutEditor, status: int = 200) -> HttpResponse:
     context = {"section": "models", "form": form, "editor": editor, "is_refused": status == 422}
-    return render(request, "models_registry/model_new.html", context, status=status)
+    return render(request, "dashboard/model_new.html", context, status=status)
 
 
 def _unchecked(form_class: type[ModelForm], request: StudioRequest) -> ModelForm:
@@ -127,7 +127,7 @@ def _settings_page(
         "fields": [(field.name, field_name(field)) for field in Layout.parse(newest.fields).fields],
         **forms,
     }
-    return render(request, "models_registry/model_settings.html", context, status=status)
+    return render(request, "dashboard/model_settings.html", context, status=status)
 
 
 def _save_basics(request: StudioRequest, model: RecommendationModel, forms: dict[str, Any]) -> str | None:
@@ -229,7 +229,7 @@ def version_new(request: StudioRequest, model: RecommendationModel) -> HttpRespo
         "allowed": [*tenant.allowed_gs_prefixes, *tenant.allowed_local_roots, *tenant.allowed_datasets],
         "layout": newest_layout(model),
     }
-    return render(request, "models_registry/version_new.html", context, status=422 if form.errors else 200)
+    return render(request, "dashboard/version_new.html", context, status=422 if form.errors else 200)
 
 
 def _made_just_now(model: RecommendationModel, values: dict[str, Any]) -> Version | None:

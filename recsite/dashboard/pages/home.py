@@ -25,12 +25,12 @@ def home(request: HttpRequest) -> HttpResponse:
     if len(studios) == 1 and not is_staff:
         return redirect("studio", studios[0].slug)
     if not studios:
-        return render(request, "tenants/no_studio.html", {"is_staff": is_staff})
+        return render(request, "dashboard/no_studio.html", {"is_staff": is_staff})
     mine = Membership.objects.unscoped().filter(user=request.user).values_list("tenant_id", "role")
     roles = {tenant_id: Role(role).label for tenant_id, role in mine}
     for studio in studios:
         studio.role_words = roles.get(studio.pk, "Platform staff")
-    return render(request, "tenants/choose_studio.html", {"studios": studios})
+    return render(request, "dashboard/choose_studio.html", {"studios": studios})
 
 
 @studio_page()

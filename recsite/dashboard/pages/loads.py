@@ -63,7 +63,7 @@ def loads(request: StudioRequest) -> HttpResponse:
         "newest": form.query(),
         "older": form.query(before=found[LINES - 1].pk) if len(found) > LINES else "",
     }
-    return render(request, "models_registry/loads.html", context)
+    return render(request, "dashboard/loads.html", context)
 
 
 @load_page()
@@ -73,7 +73,7 @@ def load(request: StudioRequest, load: Load) -> HttpResponse:
     of_version = Load.objects.for_tenant(request.studio.tenant).filter(version=load.version)
     return render(
         request,
-        "models_registry/load.html",
+        "dashboard/load.html",
         {
             **_about(load),
             "running": of_version.filter(state__in=RUNNING_STATES).defer("report").order_by("-fence").first(),
@@ -91,7 +91,7 @@ def progress(request: StudioRequest, load: Load) -> HttpResponse:
     """Give how far a load is: the part of its page, and of its version's, that asks again until it has ended."""
     return render(
         request,
-        "models_registry/_load_progress.html",
+        "dashboard/_load_progress.html",
         {"progress": progress_of(load), "version": load.version, "page_url": request.htmx.current_url_abs_path},
     )
 
@@ -115,7 +115,7 @@ def activate_anyway(request: StudioRequest, load: Load) -> HttpResponse:
         "problem": problem,
         "back": reverse("load", args=[request.studio.tenant.slug, load.pk]),
     }
-    return render(request, "models_registry/activate_anyway.html", context, status=422 if form.errors else 200)
+    return render(request, "dashboard/activate_anyway.html", context, status=422 if form.errors else 200)
 
 
 def _about(load: Load) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def members(request: StudioRequest) -> HttpResponse:
         )
         for row in rows
     ]
-    return render(request, "tenants/members.html", {"section": "members", "members": found})
+    return render(request, "dashboard/members.html", {"section": "members", "members": found})
 
 
 @studio_page(Role.STUDIO_ADMIN, ("GET", "POST"))
@@ -103,7 +103,7 @@ def member_new(request: StudioRequest) -> HttpResponse:
         else:
             return _added(request, added)
     context = {"section": "members", "form": form}
-    return render(request, "tenants/member_new.html", context, status=422 if form.errors else 200)
+    return render(request, "dashboard/member_new.html", context, status=422 if form.errors else 200)
 
 
 def _added(request: StudioRequest, added: Added) -> HttpResponse:
@@ -136,7 +136,7 @@ def member_role(request: StudioRequest, username: str) -> HttpResponse:
         else:
             _say_role(request, username, given.membership.role, given.note)
             return redirect("members", request.studio.tenant.slug)
-    return _ask(request, "tenants/member_role.html", membership, form)
+    return _ask(request, "dashboard/member_role.html", membership, form)
 
 
 @studio_page(Role.STUDIO_ADMIN, ("GET", "POST"))
@@ -153,7 +153,7 @@ def member_remove_page(request: StudioRequest, username: str) -> HttpResponse:
             messages.success(request, f"{username} is no member of {request.studio.tenant.name} any more.")
             is_out = membership.user == request.user and not request.studio.is_staff
             return redirect("home") if is_out else redirect("members", request.studio.tenant.slug)
-    return _ask(request, "tenants/member_remove.html", membership, form)
+    return _ask(request, "dashboard/member_remove.html", membership, form)
 
 
 @studio_page(Role.STUDIO_ADMIN, ("GET", "POST"))
@@ -171,7 +171,7 @@ def member_link(request: StudioRequest, username: str) -> HttpResponse:
     problem = ""
     if not may_link(membership.user, request.studio.tenant, request.user):
         problem = "This account is not the studio's own, so only platform staff can give it a new password."
-    return _ask(request, "tenants/member_link.html", membership, form, problem)
+    return _ask(request, "dashboard/member_link.html", membership, form, problem)
 
 
 def _link_page(request: StudioRequest, link: PasswordLink, *, is_new: bool) -> HttpResponse:
@@ -183,7 +183,7 @@ def _link_page(request: StudioRequest, link: PasswordLink, *, is_new: bool) -> H
         "days": settings.PASSWORD_RESET_TIMEOUT // 86_400,
         "is_new": is_new,
     }
-    return render(request, "tenants/member_link_shown.html", context)
+    return render(request, "dashboard/member_link_shown.html", context)
 
 
 def _find(request: StudioRequest, username: str) -> Membership:

@@ -29,7 +29,7 @@ def models(request: StudioRequest) -> HttpResponse:
         "is_unanswered": lanes is not None and not lanes.processes,
         **steps_context(request, summaries),
     }
-    return render(request, "models_registry/models.html", context)
+    return render(request, "dashboard/models.html", context)
 
 
 def steps_context(request: StudioRequest, summaries: Sequence[ModelSummary]) -> dict[str, Any]:

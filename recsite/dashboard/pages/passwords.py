@@ -55,7 +55,7 @@ class NewPasswordForm(InPlainWords, SetPasswordForm):  # type: ignore[type-arg] 
 class OwnPasswordPage(PasswordChangeView):
     """Asks for the password now and a new one. Other sessions of the person end; this one goes on."""
 
-    template_name = "tenants/password.html"
+    template_name = "dashboard/password.html"
     form_class = OwnPasswordForm
     success_url = reverse_lazy("home")
 
@@ -79,7 +79,7 @@ class SetPasswordPage(PasswordResetConfirmView):
     The link's token is moved from the address into the session at once, and ends with the password that it sets.
     """
 
-    template_name = "tenants/set_password.html"
+    template_name = "dashboard/set_password.html"
     form_class = NewPasswordForm
     success_url = reverse_lazy("home")
     post_reset_login = True

@@ -120,14 +120,14 @@ def effect(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
     summary = model_summary(model)
     form = WeightsForm(summary.versions, request.POST)
     proposal = _propose(summary, form) if form.is_valid() else None
-    return render(request, "models_registry/_effect.html", _proposal_context(summary, form, proposal))
+    return render(request, "dashboard/_effect.html", _proposal_context(summary, form, proposal))
 
 
 @model_page()
 def live(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
     """Give how far the newest weights have come: one line, which asks again until they are everywhere."""
     summary = model_summary(model)
-    return render(request, "models_registry/_live.html", {"summary": summary, "live": _live(summary)})
+    return render(request, "dashboard/_live.html", {"summary": summary, "live": _live(summary)})
 
 
 @model_page()
@@ -145,7 +145,7 @@ def history(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
         "lines": lines[:LINES_OF_HISTORY],
         "older": lines[LINES_OF_HISTORY - 1].revision.number if len(lines) > LINES_OF_HISTORY else None,
     }
-    return render(request, "models_registry/history.html", context)
+    return render(request, "dashboard/history.html", context)
 
 
 # --- Changes that are asked about on a page of their own --------------------------------------------------------------
@@ -171,7 +171,7 @@ def go_back(request: StudioRequest, model: RecommendationModel, number: int) -> 
     found, problem = _try(rollout_go_back_preview, model=model, number=number)
     after = weights_by_code(revision.weights_bp)
     context = {"target": revision, "effect": found, "problem": problem, "after_bp": after}
-    return _ask(request, "models_registry/go_back.html", summary, form, context)
+    return _ask(request, "dashboard/go_back.html", summary, form, context)
 
 
 @model_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
@@ -189,7 +189,7 @@ def new_phase(request: StudioRequest, model: RecommendationModel) -> HttpRespons
             return _to_rollout(model)
     found, problem = _try(rollout_new_phase_preview, model=model)
     context = {"effect": found, "problem": problem}
-    return _ask(request, "models_registry/new_phase.html", summary, form, context)
+    return _ask(request, "dashboard/new_phase.html", summary, form, context)
 
 
 @model_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
@@ -221,7 +221,7 @@ def switch_off(request: StudioRequest, model: RecommendationModel, version: str)
         "after_bp": after or {},
         "cautions": cautions(summary.versions, after) if after else [],
     }
-    return _ask(request, "models_registry/switch_off.html", summary, form, context)
+    return _ask(request, "dashboard/switch_off.html", summary, form, context)
 
 
 # --- What these share -----------------------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ def _page(
         "live": _live(summary),
         **_proposal_context(summary, form, proposal),
     }
-    return render(request, "models_registry/rollout.html", context, status=status)
+    return render(request, "dashboard/rollout.html", context, status=status)
 
 
 def _proposal_context(summary: ModelSummary, form: WeightsForm, proposal: Proposal | None) -> dict[str, Any]:

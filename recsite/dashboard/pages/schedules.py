@@ -33,7 +33,7 @@ def version_schedule(request: StudioRequest, version: Version) -> HttpResponse:
         else:
             messages.success(request, said)
             return redirect(*address(version))
-    return ask(request, "models_registry/version_schedule.html", version, form, {})
+    return ask(request, "dashboard/version_schedule.html", version, form, {})
 
 
 @version_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
@@ -49,4 +49,4 @@ def version_freshness(request: StudioRequest, version: Version) -> HttpResponse:
             target = "a day" if form.minutes is None else in_words(form.minutes)
             messages.success(request, f"The data of {version.name} counts as late after {target}.")
             return redirect(*address(version))
-    return ask(request, "models_registry/version_freshness.html", version, form, {})
+    return ask(request, "dashboard/version_freshness.html", version, form, {})

@@ -34,7 +34,7 @@ class SignInPage(LoginView):
     Somebody who is signed in sees that they are, and is not sent on: where they come from may have refused them.
     """
 
-    template_name = "tenants/sign_in.html"
+    template_name = "dashboard/sign_in.html"
     authentication_form = SignInForm
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:

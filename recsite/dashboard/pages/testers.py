@@ -48,7 +48,7 @@ def testers(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
         "testers": list(Override.objects.for_tenant(model.tenant).filter(model=model).select_related("version")),
         "who": who(model),
     }
-    return render(request, "models_registry/testers.html", context, status=422 if form.errors else 200)
+    return render(request, "dashboard/testers.html", context, status=422 if form.errors else 200)
 
 
 @model_page(Role.PRODUCT_MANAGER, ("POST",))

@@ -92,7 +92,7 @@ def version(request: StudioRequest, version: Version) -> HttpResponse:
         "query": _query(summary),
         **(steps_context(request, [summary]) if state.table is None else {}),
     }
-    return render(request, "models_registry/version.html", context)
+    return render(request, "dashboard/version.html", context)
 
 
 @version_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
@@ -102,7 +102,7 @@ def version_load(request: StudioRequest, version: Version) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         said = f"The load of {version.name} is queued."
         return _load(request, version, said=said, rows_per_second_limit=form.cleaned_data["rows_per_second_limit"])
-    return ask(request, "models_registry/version_load.html", version, form, {})
+    return ask(request, "dashboard/version_load.html", version, form, {})
 
 
 @version_page(Role.PRODUCT_MANAGER, ("POST",))
@@ -151,7 +151,7 @@ def version_source(request: StudioRequest, version: Version) -> HttpResponse:
             messages.success(request, f"Saved. The next load of {version.name} reads there.")
             return redirect(*address(version))
     allowed = [*tenant.allowed_gs_prefixes, *tenant.allowed_local_roots, *tenant.allowed_datasets]
-    return ask(request, "models_registry/version_source.html", version, form, {"allowed": allowed})
+    return ask(request, "dashboard/version_source.html", version, form, {"allowed": allowed})
 
 
 @version_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
@@ -178,9 +178,7 @@ def roll_back(request: StudioRequest, version: Version, table: str) -> HttpRespo
             messages.success(request, f"{version.name} serves this table from now on; it is live within 2 seconds.")
             return redirect(*address(version))
     now = next((kept for kept in kept_tables(version) if kept.is_served), None)
-    return ask(
-        request, "models_registry/roll_back.html", version, form, {"target": target, "now": now, "problem": problem}
-    )
+    return ask(request, "dashboard/roll_back.html", version, form, {"target": target, "now": now, "problem": problem})
 
 
 # --- What these share -------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def why(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
         "data_at": data_at(table) if table else None,
         "who": who(model),
     }
-    return render(request, "models_registry/why.html", context, status=422 if form.errors else 200)
+    return render(request, "dashboard/why.html", context, status=422 if form.errors else 200)
 
 
 def _table(model: RecommendationModel, found: Explanation | None) -> Table | None:
