@@ -36,7 +36,7 @@ def studio_traffic(request: StudioRequest) -> HttpResponse:
     if not has_traffic:
         context["lanes"] = collecting.propagation(request.studio.tenant)
     part = request.htmx and not request.htmx.boosted
-    return render(request, f"models_registry/{'_traffic' if part else 'traffic'}.html", context)
+    return render(request, f"dashboard/{'_traffic' if part else 'traffic'}.html", context)
 
 
 @model_page()
@@ -64,7 +64,7 @@ def model_traffic(request: StudioRequest, model: RecommendationModel) -> HttpRes
     if not found.answers:
         context["lanes"] = collecting.propagation(model.tenant)
     part = request.htmx and not request.htmx.boosted
-    return render(request, f"models_registry/{'_model_traffic' if part else 'model_traffic'}.html", context)
+    return render(request, f"dashboard/{'_model_traffic' if part else 'model_traffic'}.html", context)
 
 
 def _period(request: StudioRequest) -> Period:

@@ -1,0 +1,52 @@
+"""Every table of models_registry, one module a subject. Nothing outside the package names the modules."""
+
+from models_registry.models.catalogue import MAX_CODE, Layout, RecommendationModel, Source, SourceKind, Version
+from models_registry.models.loading import (
+    RUNNING_STATES,
+    Load,
+    LoadRange,
+    LoadState,
+    RangeState,
+    Schedule,
+    ScheduleKind,
+    Table,
+    TableState,
+    new_table_id,
+)
+from models_registry.models.rollouts import BASIS_POINTS, Override, RolloutRevision
+from models_registry.models.traffic import (
+    CredentialUse,
+    Traffic,
+    TrafficGap,
+    TrafficPosition,
+    TrafficSource,
+    TrafficSpan,
+)
+
+__all__ = [
+    "BASIS_POINTS",
+    "MAX_CODE",
+    "RUNNING_STATES",
+    "CredentialUse",
+    "Layout",
+    "Load",
+    "LoadRange",
+    "LoadState",
+    "Override",
+    "RangeState",
+    "RecommendationModel",
+    "RolloutRevision",
+    "Schedule",
+    "ScheduleKind",
+    "Source",
+    "SourceKind",
+    "Table",
+    "TableState",
+    "Traffic",
+    "TrafficGap",
+    "TrafficPosition",
+    "TrafficSource",
+    "TrafficSpan",
+    "Version",
+    "new_table_id",
+]
