@@ -16,7 +16,8 @@ import duckdb
 
 from benchmarks.world import WorldProblem
 from examples.generate import example_of
-from models_registry.catalogue.services import load_request, model_create, version_create
+from models_registry.catalogue.services import model_create, version_create
+from models_registry.loading.requests import load_request
 from models_registry.models import Load, LoadState, RecommendationModel, SourceKind, Table, Version
 from recsite.demo.data import PEOPLE, make_people
 from tenants.models import User

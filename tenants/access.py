@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.contrib.auth.models import AnonymousUser
+from django.db.models import QuerySet
 
 from tenants.models import Membership, Role, Scope, Tenant, User
 
@@ -79,3 +80,9 @@ def require(user: User | AnonymousUser | None, tenant: Tenant, role: Role) -> Ro
     if not reaches(held, role):
         raise NotAllowed(f"This needs the role “{role.label}”; yours is “{held.label}”.")
     return held
+
+
+def studios_of(user: User) -> QuerySet[Tenant]:
+    """Give the studios a person can open, those that have ended left out; for platform staff, all that live."""
+    live = Tenant.objects.filter(ended_at=None)
+    return live if is_platform_staff(user) else live.filter(memberships__user=user)

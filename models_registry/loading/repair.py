@@ -18,7 +18,7 @@ from django.db import transaction
 from django.db.models import F, Max, Q
 from redis.cluster import RedisCluster
 
-from models_registry.catalogue.services import load_request
+from models_registry.loading.requests import load_request
 from models_registry.loading.tables import count_missing, read_lengths
 from models_registry.models import RUNNING_STATES, Load, LoadState, Table, TableState
 from models_registry.redis_clients import loading_client

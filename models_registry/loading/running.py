@@ -24,7 +24,6 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
-from models_registry.catalogue.services import failed_checks
 from models_registry.loading import tables
 from models_registry.loading.activation import activate
 from models_registry.loading.background import call
@@ -48,6 +47,7 @@ from models_registry.loading.cutting import BlockCutter, Cut
 from models_registry.loading.difference import find_difference
 from models_registry.loading.pacing import Pacer
 from models_registry.loading.pulse import Overtaken, Progress, Pulse, Superseded, TookTooLong
+from models_registry.loading.requests import failed_checks
 from models_registry.loading.sources import Confinement, Extract, SourceProblem, open_source
 from models_registry.loading.splitting import HandedOver, Rejected, new_table, split
 from models_registry.loading.staging import InvalidText, Staging

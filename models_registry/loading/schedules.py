@@ -16,7 +16,7 @@ from cronsim import CronSim, CronSimError
 from django.db import transaction
 from django.utils import timezone as clock
 
-from models_registry.catalogue.services import load_request
+from models_registry.loading.requests import load_request
 from models_registry.models import RUNNING_STATES, Load, Schedule, ScheduleKind, Version
 from tenants import audit
 from tenants.models import User

@@ -18,9 +18,9 @@ import redis
 from django.conf import settings
 from django.db.models import Max, Q, QuerySet
 
-from models_registry.catalogue.services import load_enqueue
 from models_registry.loading.broker import count_messages, hand_over
 from models_registry.loading.pulse import ALIVE_STATES
+from models_registry.loading.requests import load_enqueue
 from models_registry.loading.splitting import FINISH_TASK, RANGE_TASK, drop_scratch, finish_if_done
 from models_registry.loading.tables import drop_table
 from models_registry.models import (

@@ -13,7 +13,7 @@ from models_registry.models.loading import (
     TableState,
     new_table_id,
 )
-from models_registry.models.rollouts import BASIS_POINTS, Override, RolloutRevision
+from models_registry.models.rollouts import BASIS_POINTS, Override, RolloutRevision, new_salt
 from models_registry.models.traffic import (
     CredentialUse,
     Traffic,
@@ -48,5 +48,6 @@ __all__ = [
     "TrafficSource",
     "TrafficSpan",
     "Version",
+    "new_salt",
     "new_table_id",
 ]

@@ -1,5 +1,6 @@
 """Who gets which version: rollout revisions and testers."""
 
+import secrets
 from typing import ClassVar
 
 from django.db import models
@@ -10,6 +11,11 @@ from tenants.models import User
 from tenants.scoping import TenantOwned, TenantOwnedManager
 
 BASIS_POINTS = 10_000
+
+
+def new_salt() -> str:
+    """Return a phase's salt: 32 random hex digits."""
+    return secrets.token_hex(16)
 
 
 class RolloutRevision(TenantOwned):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from django.db import transaction
 from django.db.models import Max
 
-from models_registry.models import BASIS_POINTS, RecommendationModel, RolloutRevision, Version
+from models_registry.models import BASIS_POINTS, RecommendationModel, RolloutRevision, Version, new_salt
 from models_registry.rollouts.allocation import (
     HISTORY,
     Flow,
@@ -126,24 +125,6 @@ def effect_sentence(effect: Effect, names: Mapping[int, str]) -> str:
 # --- Writes ---------------------------------------------------------------------------------------------------------
 
 
-def rollout_start(*, version: Version, actor: User | None) -> RolloutRevision:
-    """Give a model's first version all of its units: revision 1, phase 1, a random salt. Part of making the version."""
-    weights = {version.code: BASIS_POINTS}
-    salt = _new_salt()
-    return RolloutRevision.objects.create(
-        model=version.model,
-        number=1,
-        phase=1,
-        salt=salt,
-        weights_bp=_as_json(weights),
-        allocation=first_allocation(weights, salt, 1),
-        moved_bp=0,
-        actor=actor,
-        actor_name=audit.name_of(actor),
-        reason="",
-    )
-
-
 def rollout_reweight(
     *,
     model: RecommendationModel,
@@ -245,7 +226,7 @@ def rollout_new_phase(
         wanted = weights_bp_of(current) if weights_bp is None else _check_weights(model, weights_bp)
         phases = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model)
         phase = (phases.aggregate(newest=Max("phase"))["newest"] or 0) + 1
-        salt = _new_salt()
+        salt = new_salt()
         allocation = first_allocation(wanted, salt, current.number + 1)
         revision = _save(current, actor, reason, allocation=allocation, phase=phase, salt=salt)
         _record(current, revision, actor, "rollout.new_phase", f"Began phase {phase} of “{model.slug}”")
@@ -363,7 +344,3 @@ def _percent(bp: int) -> str:
 
 def _name(names: Mapping[int, str], code: int) -> str:
     return names.get(code, f"version {code}")
-
-
-def _new_salt() -> str:
-    return secrets.token_hex(16)

@@ -10,18 +10,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import redis
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Sum
+from django.db.models import F
 from django.utils import timezone
 
 from models_registry.models import (
     CredentialUse,
-    RecommendationModel,
     Traffic,
     TrafficGap,
     TrafficPosition,
@@ -31,8 +30,8 @@ from models_registry.models import (
 )
 from models_registry.redis_clients import publishing_client
 from serving.redis.clients import Client
-from serving.reporting import FIELD, TrafficBatch, applied_name, processes_name, traffic_name
-from tenants.models import Credential, Tenant
+from serving.reporting import FIELD, TrafficBatch, traffic_name
+from tenants.models import Credential
 
 ENTRIES_AT_ONCE = 500
 KEEP = {
@@ -43,14 +42,8 @@ KEEP = {
 }
 # Serving sends every few seconds. A batch of a longer time waited for Redis, and is spread over that time.
 SPREAD_AFTER_SECONDS = 30
-# A serving process writes each second; one that has not for this long has ended or hangs.
-SILENT_AFTER = timedelta(seconds=6)
-FORGET_AFTER = timedelta(hours=1)
 
 _decoder = msgspec.msgpack.Decoder(TrafficBatch)
-
-
-# --- Collecting -----------------------------------------------------------------------------------------------------
 
 
 def collect() -> int:
@@ -172,7 +165,7 @@ def _spread(answers: int, batch: TrafficBatch, span: TrafficSpan) -> Iterator[tu
     """Give a batch's answers by the spans they belong to: the one of its end, or evenly those it waited through."""
     seconds = batch.at - batch.since
     if not batch.since or seconds <= SPREAD_AFTER_SECONDS:
-        yield _start(batch.at, span), answers
+        yield span_start(batch.at, span), answers
         return
     oldest = batch.at - int(KEEP[span].total_seconds())
     start = max(batch.since, oldest) // span * span
@@ -199,7 +192,7 @@ def _count_uses(batches: Iterable[TrafficBatch]) -> None:
     last_used: dict[str, int] = {}
     for batch in batches:
         for client_id, requests in batch.credentials.items():
-            counts[client_id, _start(batch.at, TrafficSpan.HOUR)] += requests
+            counts[client_id, span_start(batch.at, TrafficSpan.HOUR)] += requests
             last_used[client_id] = max(batch.at, last_used.get(client_id, 0))
     credentials = dict(
         Credential.objects.unscoped().filter(client_id__in=last_used.keys()).values_list("client_id", "pk")
@@ -215,7 +208,8 @@ def _count_uses(batches: Iterable[TrafficBatch]) -> None:
         Credential.objects.unscoped().filter(pk=pk).exclude(last_used_at__gt=at).update(last_used_at=at)
 
 
-def _start(at: int, span: TrafficSpan) -> datetime:
+def span_start(at: int, span: TrafficSpan) -> datetime:
+    """Return the start of the span that holds an instant (Unix time in seconds)."""
     return datetime.fromtimestamp(at - at % span, UTC)
 
 
@@ -229,146 +223,3 @@ def prune(now: datetime | None = None) -> int:
     TrafficGap.objects.filter(ends_at__lt=now - max(KEEP.values())).delete()
     oldest_use = now - KEEP[TrafficSpan.HOUR]
     return dropped + CredentialUse.objects.unscoped().filter(starts_at__lt=oldest_use).delete()[0]
-
-
-# --- Reading --------------------------------------------------------------------------------------------------------
-
-
-class Seen(NamedTuple):
-    """What one version answered in a span of time.
-
-    Attributes:
-        answers: all of them.
-        share: of the model's answers, 0 … 1; None where there were none.
-        default_share: of this version's answers, how many were the default or a fallback, 0 … 1; None without answers.
-    """
-
-    answers: int
-    share: float | None
-    default_share: float | None
-
-
-def seen(model: RecommendationModel, *, hours: int = 24, now: datetime | None = None) -> dict[int, Seen]:
-    """Give what each version of a model answered in the last hours, by the version's key. One query."""
-    since = (now or timezone.now()) - timedelta(hours=hours)
-    rows = (
-        Traffic.objects.for_tenant(model.tenant)
-        .filter(version__model=model, span=TrafficSpan.FIVE_MINUTES, starts_at__gte=since)
-        .values("version_id", "source")
-        .annotate(total=Sum("answers"))
-        .order_by()
-    )
-    by_version: dict[int, Counter[str]] = {}
-    for row in rows:
-        by_version.setdefault(row["version_id"], Counter())[row["source"]] += row["total"]
-    everything = sum(counts.total() for counts in by_version.values())
-    return {
-        version_id: Seen(
-            answers=counts.total(),
-            share=counts.total() / everything if everything else None,
-            default_share=(counts.total() - counts[TrafficSource.TABLE]) / counts.total() if counts.total() else None,
-        )
-        for version_id, counts in by_version.items()
-    }
-
-
-class Point(NamedTuple):
-    """A version's answers in one span; `starts_at` is the span's beginning."""
-
-    starts_at: datetime
-    answers: int
-
-
-def series(
-    model: RecommendationModel, *, span: TrafficSpan, since: datetime, until: datetime | None = None
-) -> dict[int, list[Point]]:
-    """Give each version's answers over time, every span of the time listed, by the version's key. One query."""
-    until = until or timezone.now()
-    first = _start(int(since.timestamp()), span)
-    starts = [first + timedelta(seconds=span) * n for n in range(int((until - first) / timedelta(seconds=span)) + 1)]
-    rows = (
-        Traffic.objects.for_tenant(model.tenant)
-        .filter(version__model=model, span=span, starts_at__gte=first, starts_at__lte=until)
-        .values_list("version_id", "starts_at")
-        .annotate(total=Sum("answers"))
-        .order_by()
-    )
-    counts = {(version_id, starts_at): total for version_id, starts_at, total in rows}
-    return {
-        version_id: [Point(start, counts.get((version_id, start), 0)) for start in starts]
-        for version_id in {version_id for version_id, _ in counts}
-    }
-
-
-def requests_in_24_hours(credential_ids: Iterable[int], *, now: datetime | None = None) -> dict[int, int]:
-    """Give each credential's requests in the last 24 hours (whole hours, and the one that runs), by its key.
-
-    One query. The caller has narrowed the credentials to one studio.
-    """
-    since = (now or timezone.now()) - timedelta(hours=24)
-    rows = CredentialUse.objects.unscoped().filter(credential_id__in=list(credential_ids), starts_at__gte=since)
-    return dict(rows.values_list("credential_id").annotate(total=Sum("requests")).order_by())
-
-
-def collected_until() -> datetime | None:
-    """Give up to when serving's counts are in the database; None if they were never collected. One query."""
-    return TrafficPosition.objects.values_list("moved_at", flat=True).first()
-
-
-def gaps(since: datetime, until: datetime) -> list[TrafficGap]:
-    """Give the times between two instants of which counts were lost, oldest first. One query."""
-    return list(TrafficGap.objects.filter(ends_at__gt=since, starts_at__lt=until))
-
-
-# --- Propagation ----------------------------------------------------------------------------------------------------
-
-
-class Propagation(NamedTuple):
-    """How far a tenant's newest snapshot has come.
-
-    Attributes:
-        processes: serving processes that live.
-        live_on: how many of them serve by it.
-        seconds: from its publication to the last of those; None while not all do, or where there is none.
-    """
-
-    processes: int
-    live_on: int
-    seconds: float | None
-
-
-def propagation(tenant: Tenant, *, now: datetime | None = None) -> Propagation | None:
-    """Say which serving processes serve by a tenant's newest snapshot; None where Redis does not answer."""
-    client = publishing_client()
-    prefix = settings.REDIS_PREFIX
-    try:
-        pipeline = client.pipeline(transaction=False)
-        pipeline.hgetall(processes_name(prefix))
-        pipeline.hgetall(applied_name(prefix, tenant.public_id))
-        written, applied = pipeline.execute()
-    except redis.RedisError:
-        return None
-    now_ms = (now or timezone.now()).timestamp() * 1000
-    silent_ms, forget_ms = SILENT_AFTER.total_seconds() * 1000, FORGET_AFTER.total_seconds() * 1000
-    ages_ms = {process: now_ms - int(at) for process, at in written.items()}
-    living = {process for process, age in ages_ms.items() if age < silent_ms}
-    gone = [process for process, age in ages_ms.items() if age > forget_ms]
-    if gone:
-        _forget(client, tenant, gone)
-    current = {
-        process: int(since_ms)
-        for process, (revision, since_ms) in ((p, value.split()) for p, value in applied.items())
-        if process in living and int(revision) >= tenant.snapshot_revision
-    }
-    seconds = None
-    if current and len(current) == len(living) and tenant.snapshot_published_at is not None:
-        seconds = max(0.0, max(current.values()) / 1000 - tenant.snapshot_published_at.timestamp())
-    return Propagation(len(living), len(current), seconds)
-
-
-def _forget(client: Client, tenant: Tenant, processes: list[bytes]) -> None:
-    try:
-        client.hdel(processes_name(settings.REDIS_PREFIX), *processes)
-        client.hdel(applied_name(settings.REDIS_PREFIX, tenant.public_id), *processes)
-    except redis.RedisError:
-        return  # another time

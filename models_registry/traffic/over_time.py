@@ -21,7 +21,7 @@ from models_registry.models import (
     TrafficSource,
     TrafficSpan,
 )
-from models_registry.traffic.collecting import Seen
+from models_registry.traffic.reading import Seen
 
 # A column of which more than this part was lost is not drawn.
 MOST_LOST = 0.1

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from models_registry.traffic.collecting import requests_in_24_hours
+from models_registry.traffic.reading import requests_in_24_hours
 from tenants.figures import age, number
 from tenants.models import Credential, CredentialKind, Tenant
 

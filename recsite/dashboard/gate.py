@@ -27,7 +27,7 @@ from django_htmx.http import HttpResponseClientRedirect
 from django_htmx.middleware import HtmxDetails
 
 from recsite.dashboard.local_time import zone_of
-from tenants.access import NotAllowed, NotAMember, is_platform_staff, reaches, require
+from tenants.access import NotAllowed, NotAMember, is_platform_staff, reaches, require, studios_of
 from tenants.models import Role, Tenant, User
 
 # Django calls views with what the address holds, so there is nothing to check about the rest of their arguments.
@@ -79,12 +79,6 @@ class StudioRequest(HttpRequest):
     studio: Studio
     user: User
     htmx: HtmxDetails
-
-
-def studios_of(user: User) -> Any:
-    """Give the studios a person can open, those that have ended left out; for platform staff, all that live."""
-    live = Tenant.objects.filter(ended_at=None)
-    return live if is_platform_staff(user) else live.filter(memberships__user=user)
 
 
 def studio_page(role: Role = Role.VIEWER, methods: tuple[str, ...] = ("GET",)) -> Callable[[View], Gate]:

@@ -1,4 +1,4 @@
-"""Whose clock a page shows: the browser says its time zone in a cookie (`static/dashboard/frame.js`); else it is UTC."""
+"""Whose clock a page shows: the browser says it in a cookie (`static/dashboard/frame.js`), else it is UTC."""
 
 from __future__ import annotations
 

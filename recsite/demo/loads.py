@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from django.conf import settings
 from django.utils import timezone
 
-from models_registry.catalogue.services import load_request
+from models_registry.loading.requests import load_request
 from models_registry.models import RUNNING_STATES, Load, LoadState, Table, Version
 from models_registry.redis_clients import loading_client
 from recsite.demo.screen import LoadDisplay

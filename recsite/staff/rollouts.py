@@ -24,7 +24,6 @@ from models_registry.catalogue.selectors import (
     model_summary,
     name_of,
 )
-from models_registry.catalogue.services import override_remove, override_set
 from models_registry.models import BASIS_POINTS, Override, RecommendationModel, RolloutRevision, Version
 from models_registry.rollouts.cautions import Caution, cautions
 from models_registry.rollouts.services import (
@@ -36,6 +35,7 @@ from models_registry.rollouts.services import (
     rollout_reweight,
     weights_bp_of,
 )
+from models_registry.rollouts.testers import override_remove, override_set
 from recsite.dashboard.forms.weights import WeightsForm
 from recsite.staff.columns import ModelFilter, NamedChoices
 from recsite.staff.pages import (

@@ -16,7 +16,8 @@ from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
 from models_registry.catalogue.selectors import STALE_AFTER, data_at, is_late, weights_by_code
-from models_registry.catalogue.services import load_request, source_set, table_roll_back, version_create
+from models_registry.catalogue.services import source_set, version_create
+from models_registry.loading.requests import load_request, table_roll_back
 from models_registry.loading.schedules import words
 from models_registry.models import RUNNING_STATES, Load, LoadState, Schedule, Source, SourceKind, Table, Version
 from recsite.staff.columns import (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from models_registry.catalogue.services import default_set, model_create, override_set, version_create
+from models_registry.catalogue.services import default_set, model_create, version_create
 from models_registry.loading.schedules import schedule_set
 from models_registry.models import LoadState, RecommendationModel, Version
 from models_registry.rollouts.services import rollout_reweight
+from models_registry.rollouts.testers import override_set
 from recsite.api.operations.catalogue import NEW_MODEL
 from tenants.automation import automation_token_issue
 from tenants.credentials import credential_issue

@@ -18,8 +18,9 @@ from django.core.management import call_command
 from django.utils import timezone
 from pytest_django import Settings
 
-from models_registry.catalogue.services import load_request, source_set
+from models_registry.catalogue.services import source_set
 from models_registry.loading import ranges, upkeep
+from models_registry.loading.requests import load_request
 from models_registry.loading.running import run_load
 from models_registry.loading.upkeep import STALE_AFTER
 from models_registry.models import Load, LoadRange, LoadState, RangeState, SourceKind, Table, TableState, Version

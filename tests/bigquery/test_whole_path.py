@@ -16,7 +16,8 @@ import pyarrow as pa
 import pytest
 import redis
 
-from models_registry.catalogue.services import load_request, model_create, source_set, version_create
+from models_registry.catalogue.services import model_create, source_set, version_create
+from models_registry.loading.requests import load_request
 from models_registry.models import Load, LoadState, SourceKind, Version
 from models_registry.publishing import publish_tenant
 from recsite.embedded import EmbeddedValkey

@@ -25,10 +25,12 @@ import pyarrow.parquet as pq  # noqa: E402
 from django.test import Client  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
-from models_registry.catalogue.services import load_request, model_create, model_update, override_set, version_create  # noqa: E402
+from models_registry.catalogue.services import model_create, model_update, version_create  # noqa: E402
+from models_registry.loading.requests import load_request  # noqa: E402
 from models_registry.loading.running import run_load  # noqa: E402
 from models_registry.models import Load, RecommendationModel, TrafficSource, TrafficSpan, Version  # noqa: E402
 from models_registry.rollouts.services import rollout_reweight  # noqa: E402
+from models_registry.rollouts.testers import override_set  # noqa: E402
 from tenants.automation import automation_token_issue  # noqa: E402
 from tenants.credentials import credential_issue  # noqa: E402
 from tenants.models import Membership, Role, Tenant, User  # noqa: E402

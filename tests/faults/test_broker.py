@@ -11,7 +11,7 @@ import redis
 from django.utils import timezone
 from pytest_django import Settings
 
-from models_registry.catalogue.services import load_request
+from models_registry.loading.requests import load_request
 from models_registry.loading.schedules import schedule_set
 from models_registry.models import Load, LoadState, Schedule, ScheduleKind, Table, Version
 from recsite.embedded import EmbeddedValkey

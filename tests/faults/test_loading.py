@@ -14,8 +14,8 @@ import redis
 from django.utils import timezone
 from pytest_django import Settings
 
-from models_registry.catalogue.services import load_enqueue, load_request
 from models_registry.loading import upkeep
+from models_registry.loading.requests import load_enqueue, load_request
 from models_registry.loading.upkeep import DROP_AFTER, STALE_AFTER
 from models_registry.models import Load, LoadState, Table, TableState, Version
 from recsite.embedded import EmbeddedValkey

@@ -13,8 +13,8 @@ from django.conf import settings as project_settings
 from django.utils import timezone
 from pytest_django import Settings
 
-from models_registry.catalogue.services import load_request
 from models_registry.loading.repair import repair_all
+from models_registry.loading.requests import load_request
 from models_registry.models import Load, LoadState, Table, Version
 from models_registry.publishing import publish_tenant, republish_all
 from recsite.embedded import EmbeddedValkey

@@ -9,9 +9,10 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from models_registry.catalogue.services import model_create, override_set, version_create
+from models_registry.catalogue.services import model_create, version_create
 from models_registry.models import LoadState, RecommendationModel, Version
 from models_registry.rollouts.services import rollout_new_phase
+from models_registry.rollouts.testers import override_set
 from tenants.automation import automation_token_issue
 from tenants.credentials import credential_issue
 from tenants.models import Tenant

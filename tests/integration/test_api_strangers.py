@@ -16,8 +16,10 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 from rest_framework.views import APIView
 
-from models_registry.catalogue.services import layout_add, load_request, model_create, override_set, version_create
+from models_registry.catalogue.services import layout_add, model_create, version_create
+from models_registry.loading.requests import load_request
 from models_registry.models import LoadState, Version
+from models_registry.rollouts.testers import override_set
 from recsite.api.authentication import Need
 from recsite.api.studio_view import StudioView
 from tenants.automation import automation_token_issue

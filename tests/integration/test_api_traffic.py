@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from models_registry.catalogue.services import model_create, override_set, version_create
+from models_registry.catalogue.services import model_create, version_create
 from models_registry.models import RecommendationModel, TrafficSource, TrafficSpan, Version
 from models_registry.publishing import publish_tenant
+from models_registry.rollouts.testers import override_set
 from tenants.models import Tenant
 from tests.factories import (
     DEFAULT_ANSWER,

@@ -13,7 +13,7 @@ from django.test import Client
 from django.utils import timezone
 from pytest_django import Settings
 
-from models_registry.catalogue.services import load_request
+from models_registry.loading.requests import load_request
 from models_registry.loading.running import run_load
 from models_registry.models import Load, LoadState
 from tenants.models import Role, Tenant, User

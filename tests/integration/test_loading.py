@@ -14,10 +14,10 @@ import redis
 from django.conf import settings as project_settings
 from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
-from models_registry.catalogue.services import table_roll_back
 from models_registry.loading import running
 from models_registry.loading.checks import problem_of
 from models_registry.loading.pulse import Progress
+from models_registry.loading.requests import table_roll_back
 from models_registry.loading.running import run_load
 from models_registry.models import Load, LoadState, Table, TableState, Version
 from serving.formats import snapshot

@@ -15,8 +15,8 @@ from django.test import Client
 from django.urls import reverse
 from pytest_django import Settings
 
-from models_registry.catalogue.services import load_activate_anyway
 from models_registry.loading import comparisons, difference
+from models_registry.loading.requests import load_activate_anyway
 from models_registry.loading.running import run_load
 from models_registry.models import Load, LoadState
 from serving.formats.keys import block_name

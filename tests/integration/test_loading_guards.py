@@ -9,9 +9,9 @@ import pytest
 import redis
 from pytest_django import Settings
 
-from models_registry.catalogue.services import load_activate_anyway, load_request, table_roll_back
 from models_registry.loading import distributions
 from models_registry.loading.pulse import Progress
+from models_registry.loading.requests import load_activate_anyway, load_request, table_roll_back
 from models_registry.loading.running import run_load
 from models_registry.models import Load, LoadState, Table, Version
 from tenants.models import AuditEntry, User

@@ -17,11 +17,11 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 from pytest_django import Settings
 
-from models_registry.catalogue.services import load_enqueue
 from models_registry.loading import pacing, running, tables, tasks, upkeep
 from models_registry.loading.background import call, read_ahead
 from models_registry.loading.cutting import Cut
 from models_registry.loading.pulse import Overtaken, Progress, Pulse, Superseded
+from models_registry.loading.requests import load_enqueue
 from models_registry.loading.running import claim, run_claimed, run_load
 from models_registry.loading.tasks import drop_table, run, sweep
 from models_registry.loading.upkeep import DROP_AFTER, FORGOTTEN_AFTER, STALE_AFTER, UNDERWAY_FOR

@@ -11,7 +11,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from django.urls.converters import StringConverter
 
-from models_registry.catalogue.services import override_set
+from models_registry.rollouts.testers import override_set
 from tenants.models import Tenant, User
 from tests import factories
 from tests.integration.dashboard_scene import Offers, get, make_offers, post, signed_in

@@ -14,10 +14,12 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from models_registry import publishing
-from models_registry.catalogue.services import default_set, override_set, table_roll_back
+from models_registry.catalogue.services import default_set
+from models_registry.loading.requests import table_roll_back
 from models_registry.models import Override, RecommendationModel, Table, TableState, Version
 from models_registry.publishing import build_tenant, digest_of, publish_tenant, republish_all
 from models_registry.rollouts.services import rollout_reweight
+from models_registry.rollouts.testers import override_set
 from models_registry.tasks import republish
 from recsite.embedded import EmbeddedValkey, free_port
 from serving.formats import snapshot

@@ -14,15 +14,12 @@ from models_registry.catalogue.limits import MAX_WAITING_LOADS, publishable_byte
 from models_registry.catalogue.services import (
     default_set,
     layout_add,
-    load_request,
     model_create,
     model_update,
-    override_remove,
-    override_set,
     source_set,
-    table_roll_back,
     version_create,
 )
+from models_registry.loading.requests import load_request, table_roll_back
 from models_registry.models import (
     Layout,
     Load,
@@ -35,6 +32,7 @@ from models_registry.models import (
     TableState,
     Version,
 )
+from models_registry.rollouts.testers import override_remove, override_set
 from tenants.models import AuditEntry, Tenant, User
 from tenants.rules import LimitReached, RuleBroken
 from tenants.services import tenant_end, tenant_update

@@ -22,7 +22,7 @@ from models_registry.models import (
     Version,
 )
 from models_registry.publishing import publish_tenant
-from models_registry.traffic import collecting
+from models_registry.traffic import collecting, propagation, reading
 from serving.http import Exposure, Response
 from serving.metrics import Numbers
 from serving.reporting import FIELD, Reporter, TrafficBatch, processes_name, traffic_name
@@ -67,7 +67,7 @@ def test_collect__two_processes_counted__sums_by_version_and_source(valkey: redi
     assert collecting.collect() == 2
     for span in TrafficSpan:
         assert totals(version, span) == {"table": 7, "default": 1}
-    seen = collecting.seen(version.model)[version.pk]
+    seen = reading.seen(version.model)[version.pk]
     assert (seen.answers, seen.share, seen.default_share) == (8, 1.0, 1 / 8)
 
 
@@ -126,7 +126,7 @@ def test_collect__same_slugs_in_two_studios__kept_apart(valkey: redis.Redis, ver
     process.reporter.send_traffic()
     collecting.collect()
     assert (totals(version), totals(other)) == ({"table": 2}, {"table": 3})
-    assert list(collecting.seen(version.model)) == [version.pk]
+    assert list(reading.seen(version.model)) == [version.pk]
 
 
 def test_collect__credentials_used__requests_and_last_use(valkey: redis.Redis, version: Version) -> None:
@@ -137,7 +137,7 @@ def test_collect__credentials_used__requests_and_last_use(valkey: redis.Redis, v
     process.world.uses[credential.client_id] += 4
     process.reporter.send_traffic()
     collecting.collect()
-    assert collecting.requests_in_24_hours([credential.pk]) == {credential.pk: 7}
+    assert reading.requests_in_24_hours([credential.pk]) == {credential.pk: 7}
     credential.refresh_from_db()
     assert credential.last_used_at is not None
     assert abs(credential.last_used_at.timestamp() - time.time()) < 60
@@ -145,9 +145,9 @@ def test_collect__credentials_used__requests_and_last_use(valkey: redis.Redis, v
 
 def test_collect__nothing_was_asked__says_that_it_has_looked(valkey: redis.Redis, version: Version) -> None:
     collecting.collect()
-    first = collecting.collected_until()
+    first = reading.collected_until()
     collecting.collect()
-    last = collecting.collected_until()
+    last = reading.collected_until()
     assert first is not None
     assert last is not None
     assert first < last
@@ -186,7 +186,7 @@ def test_collect__redis_was_emptied__leaves_one_gap_and_goes_on(valkey: redis.Re
     process.answer(version)
     process.reporter.send_traffic()
     collecting.collect()
-    before = collecting.collected_until()
+    before = reading.collected_until()
     process.answer(version, times=10)
     process.reporter.send_traffic()
     valkey.flushall()
@@ -273,7 +273,7 @@ def test_series__gaps_in_the_counts__are_zeroes(version: Version) -> None:
             source="table",
             answers=hours,
         )
-    points = collecting.series(version.model, span=TrafficSpan.HOUR, since=now - timedelta(hours=4), until=now)
+    points = reading.series(version.model, span=TrafficSpan.HOUR, since=now - timedelta(hours=4), until=now)
     assert [point.answers for point in points[version.pk]] == [0, 3, 0, 1, 0]
 
 
@@ -287,13 +287,13 @@ def test_propagation__processes_apply_a_revision__live_on_all_of_them(valkey: re
     for process, revision in ((one, tenant.snapshot_revision), (two, tenant.snapshot_revision - 1)):
         process.world.tenants = {tenant.public_id: applied(tenant.public_id, revision)}
         process.reporter.report()
-    seen = collecting.propagation(tenant)
+    seen = propagation.propagation(tenant)
     assert seen is not None
     assert (seen.processes, seen.live_on, seen.seconds) == (2, 1, None)
 
     two.world.tenants = {tenant.public_id: applied(tenant.public_id, tenant.snapshot_revision)}
     two.reporter.report()
-    seen = collecting.propagation(tenant)
+    seen = propagation.propagation(tenant)
     assert seen is not None
     assert (seen.processes, seen.live_on) == (2, 2)
     assert seen.seconds is not None
@@ -304,11 +304,11 @@ def test_propagation__process_silent_for_long__is_not_waited_for(valkey: redis.R
     tenant = version.model.tenant
     Process(valkey).reporter.report()
     later = datetime.now(UTC) + timedelta(seconds=30)
-    seen = collecting.propagation(tenant, now=later)
+    seen = propagation.propagation(tenant, now=later)
     assert seen is not None
     assert seen.processes == 0
     much_later = datetime.now(UTC) + timedelta(hours=2)
-    collecting.propagation(tenant, now=much_later)
+    propagation.propagation(tenant, now=much_later)
     assert valkey.hgetall(processes_name(project_settings.REDIS_PREFIX)) == {}
 
 
@@ -320,7 +320,7 @@ def test_report__redis_was_emptied__what_is_applied_is_said_again(valkey: redis.
     valkey.flushall()
     process.reporter.report()
     process.reporter.report()
-    seen = collecting.propagation(tenant)
+    seen = propagation.propagation(tenant)
     assert seen is not None
     assert seen.live_on == 1
 

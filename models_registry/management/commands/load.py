@@ -21,11 +21,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from models_registry.catalogue.services import load_request
 from models_registry.loading import running
 from models_registry.loading.pulse import WRITE_SECONDS
 from models_registry.loading.pulse import Progress as LoadProgress
 from models_registry.loading.report_text import report_lines
+from models_registry.loading.requests import load_request
 from models_registry.models import RUNNING_STATES, Load, LoadRange, LoadState, RecommendationModel, Version
 from tenants.models import Tenant
 from tenants.rules import RuleBroken

@@ -22,8 +22,7 @@ from recsite.api.described.document import document
 from recsite.api.idempotency import KEPT_FOR
 from recsite.api.paging import MAX_LIMIT
 from recsite.api.problems import KINDS
-from recsite.dashboard.gate import studios_of
-from tenants.access import ROLE_FOR
+from tenants.access import ROLE_FOR, studios_of
 from tenants.models import Scope
 
 DEPTH = 3

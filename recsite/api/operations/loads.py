@@ -10,7 +10,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from models_registry.catalogue.services import MAX_ROWS_PER_SECOND, load_activate_anyway, load_request
+from models_registry.loading.requests import MAX_ROWS_PER_SECOND, load_activate_anyway, load_request
 from models_registry.models import RUNNING_STATES, Load, LoadState, SourceKind
 from recsite.api.authentication import needs
 from recsite.api.bodies import Answer, Body, Moment, Query, Text, Whole, YesNo, read_body, read_query

@@ -9,8 +9,8 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from models_registry.catalogue.services import override_remove, override_set
 from models_registry.models import Override, RecommendationModel
+from models_registry.rollouts.testers import override_remove, override_set
 from recsite.api.authentication import needs
 from recsite.api.bodies import Answer, Body, Query, Text, read_body, read_query
 from recsite.api.operations.lookups import find_model, version_named

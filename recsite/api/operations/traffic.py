@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from models_registry.models import RecommendationModel, TrafficSpan, Version
-from models_registry.traffic import collecting
+from models_registry.traffic import propagation, reading
 from recsite.api.authentication import needs
 from recsite.api.bodies import Answer, Moment, Query, read_query
 from recsite.api.operations.lookups import find_model
@@ -117,9 +117,9 @@ class ModelTraffic(StudioView):
         since, until = _times(asked, span)
         row = find_model(self.tenant, model)
         answer = {
-            "collected_until": collecting.collected_until(),
+            "collected_until": reading.collected_until(),
             "span_seconds": int(span),
-            "gaps": collecting.gaps(since, until),
+            "gaps": reading.gaps(since, until),
             "versions": _versions(row, span, since, until),
         }
         return Response(TrafficAnswer(answer).data)
@@ -134,7 +134,7 @@ class Propagation(StudioView):
     def get(self, request: Request) -> Response:
         """Read how many serving processes serve by the studio's newest snapshot."""
         read_query(request, Query)
-        found = collecting.propagation(self.tenant)
+        found = propagation.propagation(self.tenant)
         answer = {
             "snapshot_revision": self.tenant.snapshot_revision,
             "published_at": self.tenant.snapshot_published_at,
@@ -165,9 +165,9 @@ def _times(asked: dict[str, Any], span: TrafficSpan) -> tuple[datetime, datetime
 
 def _versions(model: RecommendationModel, span: TrafficSpan, since: datetime, until: datetime) -> list[dict[str, Any]]:
     """Give each version's numbers, by code. Three queries."""
-    seen = collecting.seen(model)
-    series = collecting.series(model, span=span, since=since, until=until)
-    nothing = collecting.Seen(0, None, None)
+    seen = reading.seen(model)
+    series = reading.series(model, span=span, since=since, until=until)
+    nothing = reading.Seen(0, None, None)
     rows = Version.objects.for_tenant(model.tenant).filter(model=model).order_by("code")
     return [
         {

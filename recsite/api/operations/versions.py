@@ -13,7 +13,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from models_registry.catalogue.selectors import data_at, is_late
-from models_registry.catalogue.services import source_set, table_roll_back, version_create
+from models_registry.catalogue.services import source_set, version_create
+from models_registry.loading.requests import table_roll_back
 from models_registry.loading.schedules import MAX_MINUTES, freshness_set
 from models_registry.models import Layout, RecommendationModel, RolloutRevision, Source, SourceKind, Table, Version
 from recsite.api.authentication import needs

@@ -9,7 +9,7 @@ from typing import Any
 from django import forms
 from django.http import QueryDict
 
-from models_registry.catalogue.services import MAX_ROWS_PER_SECOND
+from models_registry.loading.requests import MAX_ROWS_PER_SECOND
 from models_registry.models import LoadState
 from recsite.dashboard.forms.dashboard_form import DashboardForm
 

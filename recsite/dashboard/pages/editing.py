@@ -16,13 +16,13 @@ from models_registry.catalogue.selectors import ModelSummary, model_summary
 from models_registry.catalogue.services import (
     default_set,
     layout_add,
-    load_request,
     model_create,
     model_update,
     newest_layout,
     version_create,
 )
 from models_registry.loading.columns import field_name
+from models_registry.loading.requests import load_request
 from models_registry.models import RecommendationModel, Version
 from recsite.dashboard.forms.dashboard_form import DashboardForm
 from recsite.dashboard.forms.layouts import LayoutEditor

@@ -9,8 +9,8 @@ from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from recsite.dashboard.gate import StudioRequest, studio_page, studios_of
-from tenants.access import is_platform_staff
+from recsite.dashboard.gate import StudioRequest, studio_page
+from tenants.access import is_platform_staff, studios_of
 from tenants.models import Membership, Role, User
 
 

@@ -11,8 +11,8 @@ from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 
-from models_registry.catalogue.services import load_activate_anyway
 from models_registry.loading.progress import loads_of, progress_of
+from models_registry.loading.requests import load_activate_anyway
 from models_registry.models import RUNNING_STATES, Load, LoadState, Table, Version
 from recsite.dashboard.charts.spreads import spread_of
 from recsite.dashboard.forms.loads import AcceptForm, LoadFilter

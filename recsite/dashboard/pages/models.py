@@ -10,7 +10,7 @@ from django.shortcuts import render
 from django.urls import reverse
 
 from models_registry.catalogue.selectors import ModelSummary, first_steps, models_of
-from models_registry.traffic.collecting import propagation
+from models_registry.traffic.propagation import propagation
 from recsite.dashboard.commands_to_try import commands_to_try, example_model
 from recsite.dashboard.gate import StudioRequest, studio_page
 

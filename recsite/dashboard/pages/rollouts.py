@@ -28,7 +28,7 @@ from models_registry.rollouts.services import (
     rollout_switch_off,
     weights_without,
 )
-from models_registry.traffic import collecting
+from models_registry.traffic import propagation, reading
 from models_registry.traffic.over_time import DAY, read
 from recsite.dashboard.charts.pictures import model_charts
 from recsite.dashboard.forms.dashboard_form import ReasonForm
@@ -71,7 +71,7 @@ class VersionRow:
 
     state: VersionState
     field: Any
-    seen: collecting.Seen | None
+    seen: reading.Seen | None
     fewer_rows: float
 
 
@@ -370,7 +370,7 @@ class Live:
     """
 
     is_published: bool
-    lanes: collecting.Propagation | None
+    lanes: propagation.Propagation | None
     seconds: float | None
     client_seconds: int
     asks_again: bool
@@ -383,7 +383,7 @@ def _live(summary: ModelSummary) -> Live | None:
         return None
     published_at = tenant.snapshot_published_at
     is_published = published_at is not None and published_at >= revision.created_at
-    lanes = collecting.propagation(tenant)
+    lanes = propagation.propagation(tenant)
     seconds = None
     # Later publications (another change, the signing anew every five minutes) say nothing about this one's speed.
     if published_at is not None and lanes is not None and lanes.seconds is not None:

@@ -8,8 +8,8 @@ from django.http import HttpResponse
 from django.shortcuts import redirect, render
 
 from models_registry.catalogue.selectors import model_summary
-from models_registry.catalogue.services import override_remove, override_set
 from models_registry.models import Override, RecommendationModel
+from models_registry.rollouts.testers import override_remove, override_set
 from recsite.dashboard.forms.testers import TesterForm
 from recsite.dashboard.gate import StudioRequest
 from recsite.dashboard.model_gate import model_page

@@ -9,7 +9,7 @@ from django.shortcuts import render
 
 from models_registry.catalogue.selectors import model_summary, models_of
 from models_registry.models import RecommendationModel
-from models_registry.traffic import collecting
+from models_registry.traffic import propagation
 from models_registry.traffic.over_time import DAY, PERIODS, Period, Reading, read
 from recsite.dashboard.charts.pictures import model_charts, table_rows
 from recsite.dashboard.gate import StudioRequest, studio_page
@@ -34,7 +34,7 @@ def studio_traffic(request: StudioRequest) -> HttpResponse:
         "has_traffic": has_traffic,
     }
     if not has_traffic:
-        context["lanes"] = collecting.propagation(request.studio.tenant)
+        context["lanes"] = propagation.propagation(request.studio.tenant)
     part = request.htmx and not request.htmx.boosted
     return render(request, f"dashboard/{'_traffic' if part else 'traffic'}.html", context)
 
@@ -62,7 +62,7 @@ def model_traffic(request: StudioRequest, model: RecommendationModel) -> HttpRes
         "has_traffic": bool(found.answers),
     }
     if not found.answers:
-        context["lanes"] = collecting.propagation(model.tenant)
+        context["lanes"] = propagation.propagation(model.tenant)
     part = request.htmx and not request.htmx.boosted
     return render(request, f"dashboard/{'_model_traffic' if part else 'model_traffic'}.html", context)
 

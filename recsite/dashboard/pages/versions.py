@@ -13,8 +13,9 @@ from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render, resolve_url
 
 from models_registry.catalogue.selectors import ModelSummary, VersionState, data_at, model_summary
-from models_registry.catalogue.services import load_request, source_set, table_roll_back
+from models_registry.catalogue.services import source_set
 from models_registry.loading.progress import loads_of, progress_of
+from models_registry.loading.requests import load_request, table_roll_back
 from models_registry.models import Override, RecommendationModel, RolloutRevision, Table, TableState, Version
 from models_registry.rollouts.analysis import assignment_query
 from recsite.dashboard.forms.dashboard_form import DashboardForm, ReasonForm

@@ -1,0 +1,72 @@
+"""Testers: who gets one version whatever the weights say."""
+
+from __future__ import annotations
+
+from django.db import transaction
+
+from models_registry.catalogue.acts import lock_model, record_act
+from models_registry.catalogue.limits import check_published_size, check_tester_may_be_added
+from models_registry.models import (
+    Override,
+    RecommendationModel,
+    Version,
+)
+from serving.formats.tokens import is_unit
+from tenants.models import User
+from tenants.rules import RuleBroken, check_text
+
+
+def override_set(
+    *, model: RecommendationModel, unit: str, version: Version, actor: User | None, note: str = ""
+) -> Override:
+    """Give a tester one version whatever the weights say.
+
+    Raises:
+        RuleBroken: the unit is no text of 1 to 256 bytes, or the version is another model's.
+        LimitReached: the model has 1,000 testers, or serving would be given more of the studio than it may.
+    """
+    note = check_text(note, field="note", what="The note", max_length=200, is_required=False)
+    _check_unit(unit)
+    if version.model_id != model.pk:
+        raise RuleBroken("The version is another model's.", field="version")
+    with transaction.atomic():
+        lock_model(model)
+        rows = Override.objects.for_tenant(model.tenant).select_related("version")
+        before = rows.filter(model=model, unit=unit).first()
+        if before is None:
+            check_tester_may_be_added(model)
+        override, _ = rows.update_or_create(model=model, unit=unit, defaults={"version": version, "note": note})
+        if before is None:
+            check_published_size(model.tenant, field="unit")
+        record_act(
+            model,
+            actor,
+            "override.set",
+            f"Gave a tester the version “{version.name}” of “{model.slug}”.",
+            before={"unit": unit, "version": before.version.name} if before else None,
+            after={"unit": unit, "version": version.name, "note": note},
+        )
+    return override
+
+
+def override_remove(*, model: RecommendationModel, unit: str, actor: User | None) -> None:
+    """Let the weights decide for a tester again.
+
+    Raises:
+        RuleBroken: there is no override for this unit, or it is none.
+    """
+    _check_unit(unit)
+    with transaction.atomic():
+        lock_model(model)
+        rows = Override.objects.for_tenant(model.tenant).select_related("version")
+        override = rows.filter(model=model, unit=unit).first()
+        if override is None:
+            raise RuleBroken("There is no override for this unit.", field="unit")
+        before = {"unit": unit, "version": override.version.name}
+        override.delete()
+        record_act(model, actor, "override.remove", f"Took a tester's version of “{model.slug}” away.", before=before)
+
+
+def _check_unit(unit: str) -> None:
+    if not is_unit(unit):
+        raise RuleBroken("A unit is a text of 1 to 256 bytes without control characters.", field="unit")
