@@ -72,7 +72,7 @@ class Contender:
 
 
 def lane_launch(places: Places, port: int, block_cache_mb: int, *, workers: int = 1, url: str | None = None) -> Launch:
-    """Give the lane's command; a lane's state is kept apart from other lanes'."""
+    """Return the lane's command; a lane's state is kept apart from other lanes'."""
     command = [sys.executable, "manage.py", "lane", "--port", str(port), "--metrics-port", str(free_port())]
     command += ["--workers", str(workers), "--block-cache-mb", str(block_cache_mb)]
     environment = {

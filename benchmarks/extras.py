@@ -190,7 +190,7 @@ class Extras:
         return {"seconds": median(seconds), "memory_mb": median(memory), "studios": STUDIOS, "models": MODELS_EACH}
 
     def _verification_rates(self) -> tuple[float, float]:
-        """Give how many Ed25519 tokens a second one core verifies: PyJWT with the claims; the bare signature."""
+        """Return how many Ed25519 tokens a second one core verifies: PyJWT with the claims; the bare signature."""
         signing = self.world.studio_signing
         public_key = signing.private_key.public_key()
         tokens = [signing.token(player) for player in self.world.players[:1000]]
@@ -219,7 +219,7 @@ def _rate(verify: Callable[[int], None], count: int) -> float:
 
 
 def _several_times(exchanges: list[Exchange]) -> Iterator[Exchange]:
-    """Give groups of a thousand requests, each group ten times over."""
+    """Yield groups of a thousand requests, each group ten times over."""
     groups = (exchanges[first : first + 1000] for first in range(0, len(exchanges), 1000))
     return chain.from_iterable(chain.from_iterable(repeat(group, USES_OF_A_TOKEN)) for group in groups)
 

@@ -66,7 +66,7 @@ class Outcome:
         return len(self.latencies_ns) / self.seconds if self.seconds else 0.0
 
     def percentile_ms(self, share: float) -> float | None:
-        """Give the latency that this share of the right answers did not exceed; None where there was none."""
+        """Return the latency that this share of the right answers did not exceed; None where there was none."""
         count = len(self.latencies_ns)
         return self.latencies_ns[min(count - 1, int(count * share))] / 1e6 if count else None
 
@@ -302,7 +302,7 @@ def _same_json(body: bytes, expected: bytes) -> bool:
 
 
 def read_answer(data: bytes) -> tuple[int, bytes] | None:
-    """Give status and body of an HTTP/1.1 answer; None while it is not whole."""
+    """Return status and body of an HTTP/1.1 answer; None while it is not whole."""
     head, end, rest = data.partition(HEAD_END)
     if not end:
         return None

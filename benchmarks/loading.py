@@ -105,7 +105,7 @@ class _Run:
         report(found, self.places.folder / "loading.json", write_docs=self.options.write_docs)
 
     def _usage(self) -> tuple[Usage, float]:
-        """Give what was used so far, and what those processes used that this one started and that ended."""
+        """Return what was used so far, and what those processes used that this one started and that ended."""
         times = os.times()
         return Usage.now([], self.places.valkey_processes), times.children_user + times.children_system
 
@@ -382,7 +382,7 @@ def _process(module: str, *arguments: str, python: Path | None = None) -> Iterat
 
 
 def _medians(rounds: list[Figures]) -> Figures:
-    """Give the median of each figure, also of those below."""
+    """Return the median of each figure, also of those below."""
     return {
         name: _medians([each[name] for each in rounds if name in each])
         if isinstance(value, dict)

@@ -56,7 +56,7 @@ KINDS = (FIELDS, LISTS)
 
 
 def parquet_of(data: Path, kind: Kind, rows: int) -> Path:
-    """Give a table's file; it is written where there is none. About 2 s a million rows."""
+    """Return a table's file; it is written where there is none. About 2 s a million rows."""
     path = data / STUDIO / f"{kind.name}-{rows}.parquet"
     if path.exists():
         return path
@@ -80,7 +80,7 @@ def with_timestamps(source: Path, path: Path) -> Path:
 
 
 def _expression(field: Mapping[str, Any], salt: str) -> str:
-    """Give SQL for a field's value in the row of a number."""
+    """Return SQL for a field's value in the row of a number."""
     word = f"hash(number, '{salt}')"
     match field["type"]:
         case "uint":
@@ -132,7 +132,7 @@ def queue_load(version: Version) -> int:
 
 
 def ended(load_id: int) -> tuple[Load, Table]:
-    """Give a load that became active, and its table.
+    """Return a load that became active, and its table.
 
     Raises:
         WorldProblem: it did not.

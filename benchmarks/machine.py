@@ -31,7 +31,7 @@ class Cores:
 
     @classmethod
     def of_this_machine(cls) -> Cores:
-        """Give the first core that this process may use to the server, the others to the rest.
+        """Return the first core that this process may use to the server, the others to the rest.
 
         Raises:
             TooFewCores: there is only one.
@@ -67,7 +67,7 @@ def pinned(cores: tuple[int, ...]) -> Iterator[None]:
 
 
 def describe() -> dict[str, str]:
-    """Give what a reader must know about this machine to compare figures with others'."""
+    """Return what a reader must know about this machine to compare figures with others'."""
     return {
         "processor": next(
             (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
@@ -83,7 +83,7 @@ def describe() -> dict[str, str]:
 
 
 def family(process_id: int) -> list[int]:
-    """Give a process and everything below it."""
+    """Return a process and everything below it."""
     found = [process_id]
     for known in found:
         for task in Path(f"/proc/{known}/task").glob("*"):
@@ -98,7 +98,7 @@ def pin(process_id: int, cores: tuple[int, ...]) -> None:
 
 
 def cpu_seconds(process_ids: list[int]) -> float:
-    """Give how much CPU time, user and system, processes have used so far; to 10 ms."""
+    """Return how much CPU time, user and system, processes have used so far; to 10 ms."""
     ticks = 0
     for process_id in process_ids:
         for line in _lines(f"/proc/{process_id}/stat"):
@@ -109,7 +109,7 @@ def cpu_seconds(process_ids: list[int]) -> float:
 
 
 def _machine_cpu_seconds() -> float:
-    """Give how much CPU time the whole machine has used so far, with what its host took from it."""
+    """Return how much CPU time the whole machine has used so far, with what its host took from it."""
     user, nice, system, _idle, _waiting, interrupts, soft_interrupts, stolen = map(
         int, _lines("/proc/stat")[0].split()[1:9]
     )
@@ -117,7 +117,7 @@ def _machine_cpu_seconds() -> float:
 
 
 def memory_bytes(process_ids: list[int]) -> int:
-    """Give the memory processes hold; what several share is counted once (proportional set size)."""
+    """Return the memory processes hold; what several share is counted once (proportional set size)."""
     kilobytes = 0
     for process_id in process_ids:
         for line in _lines(f"/proc/{process_id}/smaps_rollup"):
@@ -127,7 +127,7 @@ def memory_bytes(process_ids: list[int]) -> int:
 
 
 def peak_memory_bytes() -> int:
-    """Give the most memory this process ever held (VmHWM of Linux; getrusage's figure begins with the parent's)."""
+    """Return the most memory this process ever held (VmHWM of Linux; getrusage's figure begins with the parent's)."""
     for line in _lines("/proc/self/status"):
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
@@ -155,7 +155,7 @@ class Usage:
         )
 
     def since(self, earlier: Usage) -> Usage:
-        """Give what was used since then."""
+        """Return what was used since then."""
         return Usage(
             self.at - earlier.at,
             self.server - earlier.server,
@@ -166,7 +166,7 @@ class Usage:
 
 
 def _lines(path: str | Path) -> list[str]:
-    """Give a file's lines; none where it is gone, as a process's are once it ended."""
+    """Return a file's lines; none where it is gone, as a process's are once it ended."""
     try:
         return Path(path).read_text().splitlines()
     except OSError:

@@ -150,7 +150,7 @@ class Bench:
 
 
 def medians(rounds: list[Measurement]) -> Measurement:
-    """Give the median of each figure."""
+    """Return the median of each figure."""
 
     def of(name: str) -> float | None:
         values = [value for each in rounds if (value := getattr(each, name)) is not None]

@@ -282,7 +282,7 @@ def _traffic(amount: Amount, versions: Sequence[Version], now: datetime) -> None
 
 
 def _counts(amount: Amount, versions: Sequence[Version], now: datetime) -> Iterator[tuple[Any, ...]]:
-    """Give the counts of every span as far back as they are kept; more by day than by night."""
+    """Yield the counts of every span as far back as they are kept; more by day than by night."""
     adapt = connection.ops.adapt_datetimefield_value
     for span in TrafficSpan:
         seconds = int(span)

@@ -27,7 +27,7 @@ class UnknownParameter(LookupError):
 
 
 def urls() -> Iterator[tuple[str, str]]:
-    """Give every page's name and address in the first studio.
+    """Yield every page's name and address in the first studio.
 
     Raises:
         UnknownParameter: a new address names something that has no value here yet.

@@ -67,7 +67,7 @@ def prepare(folder: Path, cores: Cores, stack: ExitStack) -> Places:
 
 
 def _settings(folder: Path, valkey: EmbeddedValkey) -> Mapping[str, str]:
-    """Give what an operator sets, as production would have it: nothing that serving does is turned off."""
+    """Return what an operator sets, as production would have it: nothing that serving does is turned off."""
     signing = Ed25519PrivateKey.generate()
     values = {
         "SECRET_KEY": secrets.token_urlsafe(48),

@@ -39,25 +39,25 @@ class Questions:
         self._asked: dict[tuple[int, Tokens], int] = defaultdict(int)
 
     def exchanges(self, port: int, tokens: Tokens) -> Iterator[Exchange]:
-        """Give what to ask the server on this port next. With own tokens they end when every player has asked."""
+        """Yield what to ask the server on this port next. With own tokens they end when every player has asked."""
         return self._with_shared_token(port) if tokens is Tokens.SHARED else self._with_own_tokens(port)
 
     def for_nothing(self) -> Iterator[Exchange]:
-        """Give the same requests for a server whose answer is empty."""
+        """Yield the same requests for a server whose answer is empty."""
         for request, _ in self._with_shared_token(0):
             yield request, HEAD_END
 
     def for_each_block(self) -> Iterator[Exchange]:
-        """Give requests that between them need every block of every table."""
+        """Yield requests that between them need every block of every table."""
         for row in self._world.cover:
             yield self._ask(row), self._world.endings[row]
 
     def one(self) -> bytes:
-        """Give a single request."""
+        """Return a single request."""
         return self._ask(0)
 
     def signed_by_studio(self, rows: Sequence[int]) -> list[Exchange]:
-        """Give requests of these players (indices) with Ed25519 tokens of their own; signing takes about 50 µs each."""
+        """Return requests of these players (indices) with Ed25519 their own tokens; signing takes about 50 µs each."""
         sign = self._world.studio_signing.token
         return [
             (_request(_PATH, _head(sign(self._world.players[row]))), self._world.endings[row])

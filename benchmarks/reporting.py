@@ -17,7 +17,7 @@ class NoSuchPlace(RuntimeError):
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Give a Markdown table that also reads well as text: the first column to the left, the others to the right."""
+    """Return a Markdown table that also reads well as text: the first column to the left, the others to the right."""
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
@@ -32,7 +32,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def number(value: float | None, form: str = ",.0f") -> str:
-    """Give a figure; a dash where there is none."""
+    """Return a figure; a dash where there is none."""
     return "–" if value is None else format(value, form)
 
 
@@ -43,7 +43,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def stamp() -> dict[str, str]:
-    """Give when this is, and of which commit the code is; “and changes” where it is not quite that commit."""
+    """Return when this is, and of which commit the code is; “and changes” where it is not quite that commit."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(

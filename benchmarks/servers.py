@@ -97,7 +97,7 @@ def running_lane(
 
 
 def ask_once(port: int, request: bytes) -> tuple[int, bytes] | None:
-    """Give status and body of the answer to one request on a connection of its own; None where there is none."""
+    """Return status and body of the answer to one request on a connection of its own; None where there is none."""
     data = b""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:

@@ -90,7 +90,7 @@ def _figures(findings: Findings, options: Options, reached: list[Target]) -> dic
 
 
 def _contenders(findings: Findings) -> str:
-    """Give a table for each case, and how to read it."""
+    """Return a table for each case, and how to read it."""
     rows = findings.rows
     if not rows:
         return ""
@@ -159,7 +159,7 @@ def _targets(reached: list[Target], rows: Mapping[Case, Measurement]) -> str:
 
 
 def _lane(extras: Mapping[str, Mapping[str, float]]) -> str:
-    """Give sentences on what was measured of the lane alone."""
+    """Return sentences on what was measured of the lane alone."""
     sentences = {
         "ed25519": "Ed25519 tokens: {rate:,.0f} requests/s with tokens used once, {rate_used_ten_times:,.0f} with each "
         "used ten times. On the same core PyJWT alone verifies {pyjwt_rate:,.0f} such tokens a second ({ratio:.2f} × "

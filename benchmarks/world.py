@@ -59,12 +59,12 @@ class Signing:
     key: bytes
 
     def token(self, player: str | None = None) -> bytes:
-        """Give a token: of a game's backend, or one player's own."""
+        """Return a token: of a game's backend, or one player's own."""
         signed = self.header + b"." + _base64url(_json({**self.claims, **({"sub": player} if player else {})}))
         return signed + b"." + _base64url(hmac.digest(self.key, signed, "sha256"))
 
     def player_tokens(self, players: Sequence[str]) -> Iterator[bytes]:
-        """Give a token for each player; about 5 µs each."""
+        """Yield a token for each player; about 5 µs each."""
         start = _json(self.claims)[:-1] + b',"sub":"'
         for player in players:
             signed = self.header + b"." + _base64url(start + player.encode() + b'"}')
@@ -79,7 +79,7 @@ class StudioSigning:
     private_key: Ed25519PrivateKey
 
     def token(self, player: str) -> bytes:
-        """Give a player's token."""
+        """Return a player's token."""
         now = int(time.time())
         claims = {"aud": settings.TOKEN_AUDIENCE, "iss": STUDIO_ISSUER, "iat": now, "exp": now + TOKEN_LIFE_SECONDS}
         headers = {"kid": self.kid}
@@ -202,7 +202,7 @@ def _load(name: str) -> str:
 
 
 def _rows(path: Path, example: Example) -> list[tuple[str, str]]:
-    """Give a table's rows, in order: the player, and the recommendation as JSON."""
+    """Return a table's rows, in order: the player, and the recommendation as JSON."""
     fields = ", ".join(
         f"{field['name']} := {field['name']}{'::DOUBLE' if field['type'] == 'decimal' else ''}"
         for field in example.layout
@@ -234,7 +234,7 @@ def _write_for_peers(url: str, tables: dict[str, list[tuple[str, str]]]) -> None
 
 
 def _signing(credential: Credential) -> Signing:
-    """Give what the token endpoint signs with, and the claims it writes, but for their life."""
+    """Return what the token endpoint signs with, and the claims it writes, but for their life."""
     minted, _ = mint_token(credential=credential)
     claims = json.loads(base64url_decode(minted.split(".")[1]))
     claims["exp"] = claims["iat"] + TOKEN_LIFE_SECONDS

@@ -95,7 +95,7 @@ EXAMPLES = (
 
 
 def example_of(studio: str, model: str) -> Example:
-    """Give the example model with these names.
+    """Return the example model with these names.
 
     Raises:
         UnknownExample: there is none.
@@ -107,7 +107,7 @@ def example_of(studio: str, model: str) -> Example:
 
 
 def keys_of(example: Example, players: int = DEFAULT_PLAYERS) -> Iterator[tuple[str, ...]]:
-    """Give the keys that a model's tables hold, as text, in the order of its key fields."""
+    """Yield the keys that a model's tables hold, as text, in the order of its key fields."""
     if example.key_fields == ("player_id",):
         return ((f"p{number:06d}",) for number in range(1, int(players * example.share_of_players) + 1))
     return ((country, str(band)) for country in COUNTRIES for band in LEVEL_BANDS)
@@ -117,7 +117,7 @@ def keys_of(example: Example, players: int = DEFAULT_PLAYERS) -> Iterator[tuple[
 
 
 def answer(tenant: str, model: str, version: str, key: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the recommendation that a version holds for a key, as the service's JSON shows it.
+    """Return the recommendation that a version holds for a key, as the service's JSON shows it.
 
     Raises:
         UnknownExample: see there.
@@ -182,7 +182,7 @@ def write_parquet(path: Path, example: Example, version: str, players: int = DEF
 
 
 def batches(example: Example, version: str, players: int = DEFAULT_PLAYERS) -> Iterator[pa.RecordBatch]:
-    """Give a version's rows, key columns first, at most `ROWS_A_BATCH` at a time."""
+    """Yield a version's rows, key columns first, at most `ROWS_A_BATCH` at a time."""
     keys = keys_of(example, players)
     prefix = _prefix(example.studio, example.model, version)
     schema = _schema(example)
@@ -202,7 +202,7 @@ def batches(example: Example, version: str, players: int = DEFAULT_PLAYERS) -> I
 
 
 def _column(field: Mapping[str, Any], words: Words) -> tuple[pa.Array, int]:
-    """Give a field's column and how many words of each row it took."""
+    """Return a field's column and how many words of each row it took."""
     if field["type"] != "list":
         return _scalars(field, words[:, 0]), 1
     longest = field["max_items"]
@@ -248,7 +248,7 @@ def _type(field: Mapping[str, Any]) -> pa.DataType:
 
 
 def parquet_path(directory: Path, example: Example, version: str) -> Path:
-    """Give where a version's file lies below a directory."""
+    """Return where a version's file lies below a directory."""
     return directory / example.studio / example.model / f"{version}.parquet"
 
 

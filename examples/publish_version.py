@@ -90,7 +90,7 @@ class Api:
 
     @staticmethod
     def _problem(error: urllib.error.HTTPError) -> dict[str, Any]:
-        """Give the problem document; a proxy before the API may have answered with something else."""
+        """Return the problem document; a proxy before the API may have answered with something else."""
         try:
             problem: dict[str, Any] = json.load(error)
         except ValueError:

@@ -101,7 +101,7 @@ def republish_all() -> int:
 
 
 def _revisions_held() -> dict[str, str]:
-    """Give the revisions that Redis holds, by tenants' public ids.
+    """Return the revisions that Redis holds, by tenants' public ids.
 
     Raises:
         redis.RedisError: it does not answer; in a cluster, the node that every publication needs.
@@ -118,7 +118,7 @@ def _needs_publishing(tenant: Tenant, held: Mapping[str, str]) -> bool:
 
 
 def digest_of(content: snapshot.Tenant) -> str:
-    """Give 64 characters that differ when two tenants' contents do."""
+    """Return 64 characters that differ when two tenants' contents do."""
     return hashlib.sha256(snapshot.content_digest_input(content)).hexdigest()
 
 
@@ -126,7 +126,7 @@ def digest_of(content: snapshot.Tenant) -> str:
 
 
 def build_tenant(tenant: Tenant) -> snapshot.Tenant:
-    """Give what serving must know about a tenant, as the database has it. Eight queries; a tombstone takes none."""
+    """Return what serving must know about a tenant, as the database has it. Eight queries; a tombstone takes none."""
     if tenant.ended_at is not None:
         return snapshot.Tenant(tenant.public_id, tenant.slug, True, (), (), 1, 1)  # noqa: FBT003 - the struct's order
     return snapshot.Tenant(
@@ -158,7 +158,7 @@ def _build_credentials(tenant: Tenant) -> Iterator[snapshot.Credential]:
 
 
 def _accepted_keys(credential: Credential, now: datetime) -> tuple[snapshot.AcceptedKey, ...]:
-    """Give the at most two keys whose tokens are good: the newest, and during an overlap the one before it."""
+    """Return the at most two keys whose tokens are good: the newest, and during an overlap the one before it."""
     master_key_ids = list(parse_master_keys(settings.TOKEN_MASTER_KEYS))
     newest = snapshot.AcceptedKey(credential.generation, master_key_ids[0])
     until = credential.previous_until
@@ -252,7 +252,7 @@ def _tenant_lock(tenant_id: int) -> Iterator[None]:
 
 
 def _read(tenant_id: int) -> tuple[Tenant, snapshot.Tenant]:
-    """Give a tenant's row and its content from one consistent read of the database."""
+    """Return a tenant's row and its content from one consistent read of the database."""
     if connection.vendor != "postgresql":
         tenant = Tenant.objects.get(pk=tenant_id)
         return tenant, build_tenant(tenant)

@@ -13,12 +13,12 @@ LOADING_TIMEOUT_SECONDS = 15.0
 
 
 def publishing_client() -> Client:
-    """Give the client for snapshots: a command fails after 2 s, and once; a task repeats what failed."""
+    """Return the client for snapshots: a command fails after 2 s, and once; a task repeats what failed."""
     return _client(settings.TABLES_REDIS_URL, PUBLISHING_TIMEOUT_SECONDS)
 
 
 def loading_client() -> Client:
-    """Give the client for tables: a pipeline of blocks fails after 15 s without an answer, and once."""
+    """Return the client for tables: a pipeline of blocks fails after 15 s without an answer, and once."""
     return _client(settings.TABLES_REDIS_URL, LOADING_TIMEOUT_SECONDS)
 
 

@@ -3,6 +3,7 @@
 from importlib import import_module
 
 from django.apps import AppConfig
+from typing_extensions import override
 
 
 class RecsiteConfig(AppConfig):
@@ -13,6 +14,6 @@ class RecsiteConfig(AppConfig):
 
     name = "recsite"
 
+    @override
     def ready(self) -> None:
-        """See Django."""
         import_module("recsite.celery")

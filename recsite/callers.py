@@ -10,7 +10,7 @@ from django_prometheus.exports import ExportToDjangoView
 
 
 def client_address(request: HttpRequest) -> str:
-    """Give the address a request came from, as far as it can be trusted.
+    """Return the address a request came from, as far as it can be trusted.
 
     Each proxy appends to `X-Forwarded-For` whom it had the request from. What stands before those that our own proxies
     wrote, the caller may have written.
@@ -22,7 +22,7 @@ def client_address(request: HttpRequest) -> str:
 
 
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Give Prometheus what this process counts, for the bearer token of the settings; nobody else finds anything here.
+    """Return what this process counts to whoever sends the bearer token of the settings; a 404 to everybody else.
 
     Raises:
         Http404: the token is another one, or none is set.

@@ -22,7 +22,7 @@ _CHOICES = 100
 
 
 def free_port(preferred: int = 0) -> int:
-    """Give a loopback port nobody listens on: the preferred one if it is free, else one that was not given before."""
+    """Return a loopback port nobody listens on: the preferred one if it is free, else one that was not given before."""
     for port in (preferred, *[0] * _CHOICES):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -24,12 +24,12 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 
 def environment_file() -> Path:
-    """Give the settings file that is read (it need not exist)."""
+    """Return the settings file that is read (it need not exist)."""
     return Path(os.environ.get("RECSITE_ENV_FILE", BASE_DIR / "var" / "demo.env"))
 
 
 def _read(parse: Callable[[str], T], text: str, words: str) -> T:
-    """Give what a text says; where it cannot be read, a ValueError of these words alone."""
+    """Return what a text says; where it cannot be read, a ValueError of these words alone."""
     try:
         return parse(text)
     except ValueError:

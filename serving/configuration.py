@@ -35,11 +35,11 @@ class Serving(NamedTuple):
         self.watch.start()
 
     def readiness(self) -> Response:
-        """Give the answer of /readyz."""
+        """Return the answer of /readyz."""
         return READY if self.keeper.is_ready(time.time(), self.settings.snapshot_max_age_seconds) else NOT_READY
 
     def reading(self) -> Reading:
-        """Give the numbers as they stand, gauges included."""
+        """Return the numbers as they stand, gauges included."""
         gauges = self.numbers.gauges
         gauges["recsite_snapshot_age_seconds"] = self.keeper.oldest_age_seconds(time.time())
         gauges["recsite_snapshot_poll_age_seconds"] = self.watch.poll_age_seconds()
@@ -48,7 +48,7 @@ class Serving(NamedTuple):
 
 
 def assemble(kind: Literal["lane", "door"], *, siblings: int = 1) -> Serving:
-    """Give the parts, not started: no socket is opened, no file is read, no thread runs.
+    """Return the parts, not started: no socket is opened, no file is read, no thread runs.
 
     Args:
         kind: what this process is called in its reports.

@@ -90,7 +90,7 @@ class Settings(NamedTuple):
 
 
 def begin(request: Request, world: World, now: float, settings: Settings) -> Response | Lookup | BatchLookup:
-    """Give the answer, or the look-up that it needs first.
+    """Return the answer, or the look-up that it needs first.
 
     Args:
         request: what was asked.
@@ -154,7 +154,7 @@ def _begin_one(request: Request, caller: Caller, tenant: PreparedTenant, setting
 
 
 def _usual(query: str, caller: Caller) -> tuple[PreparedModel, str] | None:
-    """Give the model and the one key of a query string of the usual shape (see `PreparedCredential`), else None.
+    """Return the model and the one key of a query string of the usual shape (see `PreparedCredential`), else None.
 
     What follows in `_begin_one` would find the same for it, in four times the time.
     """
@@ -178,7 +178,7 @@ def _may_ask(caller: Caller, slug: str) -> bool:
 
 
 def _model(slug: str | None, caller: Caller, tenant: PreparedTenant) -> PreparedModel:
-    """Give the model asked for, or the only one the token may ask for."""
+    """Return the model asked for, or the only one the token may ask for."""
     if slug is not None:
         model = tenant.models.get(slug)
         if model is None or not _may_ask(caller, slug):
@@ -193,7 +193,7 @@ def _model(slug: str | None, caller: Caller, tenant: PreparedTenant) -> Prepared
 
 
 def _key_and_unit(given: Mapping[str, str], caller: Caller, model: PreparedModel) -> tuple[bytes, str]:
-    """Give which row is asked for, and whose slot decides on the version."""
+    """Return which row is asked for, and whose slot decides on the version."""
     subject = caller.claims.subject
     values: list[str] = []
     for field in model.key_fields:
@@ -263,7 +263,7 @@ class Lookup:
         self.names: list[str] = []
 
     def start(self) -> Response | Lookup:
-        """Give the first step."""
+        """Return the first step."""
         table = self._table
         if not table.id:
             return self._default()
@@ -277,7 +277,7 @@ class Lookup:
         return self
 
     def resume(self, blocks: Sequence[Block]) -> Response | Lookup:
-        """Give the next step once the block named in `names` was read (or could not be)."""
+        """Return the next step once the block named in `names` was read (or could not be)."""
         block = blocks[0]
         step: Response | Lookup
         if isinstance(block, Unavailable):
@@ -420,12 +420,12 @@ class BatchLookup:
         self.names: list[str] = []
 
     def next(self) -> Response | BatchLookup:
-        """Give the answer if every key has one, else this with the names to read."""
+        """Return the answer if every key has one, else this with the names to read."""
         self.names = [step.names[0] for step in self._steps if isinstance(step, Lookup)]
         return self if self.names else self._response()
 
     def resume(self, blocks: Sequence[Block]) -> Response | BatchLookup:
-        """Give the next step once the blocks named in `names` were read (or could not be), in that order."""
+        """Return the next step once the blocks named in `names` were read (or could not be), in that order."""
         arrived = iter(blocks)
         self._steps = [step.resume([next(arrived)]) if isinstance(step, Lookup) else step for step in self._steps]
         return self.next()
@@ -445,7 +445,7 @@ class BatchLookup:
 
 
 def _batch_item(step: Response) -> bytes:
-    """Give one key's answer: its status, then what it would have had for a body of its own."""
+    """Return one key's answer: its status, then what it would have had for a body of its own."""
     head = b'{"status":%d' % step.status
     if step.status == 204:
         return head + b"}"

@@ -64,12 +64,12 @@ class Response(msgspec.Struct, gc=False):
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """Give each header's name and value, in order."""
+        """Return each header's name and value, in order."""
         return [(name, value) for line in self.head.splitlines() for name, _, value in [line.partition(": ")]]
 
 
 def head_of(*headers: tuple[str, str]) -> str:
-    """Give headers as they stand in an answer."""
+    """Return headers as they stand in an answer."""
     return "".join(f"{name}: {value}\r\n" for name, value in headers)
 
 
@@ -91,7 +91,7 @@ _TITLES = {
 
 
 def problem(status: int, code: str, detail: str, *extra: tuple[str, str]) -> Response:
-    """Give an RFC 9457 error with a stable code; `extra` are further headers."""
+    """Return an RFC 9457 error with a stable code; `extra` are further headers."""
     body = msgspec.json.encode(
         {"type": "about:blank", "title": _TITLES[status], "status": status, "code": code, "detail": detail}
     )
@@ -130,7 +130,7 @@ class Refused(Exception):
 
 
 def bad_request(code: str, detail: str) -> Refused:
-    """Give what to raise for a 400."""
+    """Return what to raise for a 400."""
     return Refused(problem(400, code, detail))
 
 
@@ -138,7 +138,7 @@ def bad_request(code: str, detail: str) -> Refused:
 
 
 def parse_query(query: str) -> dict[str, str]:
-    """Give a query string's parameters, each at most once.
+    """Return a query string's parameters, each at most once.
 
     Raises:
         Refused: a 400; one is there twice, or its bytes are not UTF-8.
@@ -182,7 +182,7 @@ def wants_bits(accept: str | None) -> bool | None:
 
 
 def accepted_ranges(accept: str | None) -> dict[str, float]:
-    """Give the media ranges of an Accept header with their qualities; one that cannot be read counts as 0."""
+    """Return the media ranges of an Accept header with their qualities; one that cannot be read counts as 0."""
     ranges: dict[str, float] = {}
     for item in (accept or "*/*").split(","):
         media, *parameters = (part.strip().lower() for part in item.split(";"))
@@ -200,7 +200,7 @@ def accepted_ranges(accept: str | None) -> dict[str, float]:
 
 
 def quality_of(ranges: dict[str, float], media: str) -> tuple[float, int]:
-    """Give the quality of a media type and how exactly it was named (2 itself, 1 its group, 0 anything)."""
+    """Return the quality of a media type and how exactly it was named (2 itself, 1 its group, 0 anything)."""
     for candidate, exactness in ((media, 2), (f"{media.partition('/')[0]}/*", 1), ("*/*", 0)):
         if candidate in ranges:
             return ranges[candidate], exactness

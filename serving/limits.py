@@ -18,7 +18,7 @@ _LEAST_DEMAND = 0.01
 
 
 def share(own: float, total: float, processes: int, limit: float) -> float:
-    """Give the share of a limit for one process: what it is asked, and an even part of what nobody is.
+    """Return the share of a limit for one process: what it is asked, and an even part of what nobody is.
 
     So far below the limit traffic may move to any process at once. Near it and above, all but `EVEN_PART` of it is
     shared in proportion to what each is asked. The shares of all processes sum to 1 where their demands sum to `total`.
@@ -90,7 +90,7 @@ class Bucket:
         self._tokens += cost
 
     def measure(self, seconds: float) -> float:
-        """Give what is asked of it, in tokens a second, smoothed; `seconds` have passed since the last call."""
+        """Return what is asked of it, in tokens a second, smoothed; `seconds` have passed since the last call."""
         asked = self.asked
         self._demand += _NEWS * ((asked - self._asked_before) / seconds - self._demand)
         self._asked_before = asked

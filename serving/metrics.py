@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple
 import msgspec
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from typing_extensions import override
 
 from serving.http import Exposure, Response
 
@@ -153,7 +154,7 @@ class Numbers:
         self.snapshot_refusals[reason] = self.snapshot_refusals.get(reason, 0) + 1
 
     def reading(self) -> Reading:
-        """Give the numbers as they stand."""
+        """Return the numbers as they stand."""
         values: dict[str, dict[tuple[str, ...], float]] = {
             "recsite_requests_total": {(str(status),): count for status, count in tuple(self.requests.items())},
             "recsite_exposures_total": {tuple(exposure): count for exposure, count in tuple(self.exposures.items())},
@@ -176,7 +177,7 @@ class Numbers:
 
 
 def combined(readings: Iterable[Reading]) -> Reading:
-    """Give one reading for several processes."""
+    """Return one reading for several processes."""
     total = Reading()
     for reading in readings:
         for definition in DEFINITIONS:
@@ -204,7 +205,7 @@ def _add(total: Reading, reading: Reading, definition: Definition) -> None:
 
 
 def families(reading: Reading) -> Iterator[Metric]:
-    """Give a reading in Prometheus' terms."""
+    """Yield a reading in Prometheus' terms."""
     for definition in DEFINITIONS:
         if definition.kind == "histogram":
             yield HistogramMetricFamily(
@@ -237,12 +238,12 @@ class NumbersCollector(Collector):
     def __init__(self, reading: Callable[[], Reading]) -> None:
         self._reading = reading
 
+    @override
     def collect(self) -> Iterator[Metric]:
-        """See prometheus_client."""
         return families(self._reading())
 
     def describe(self) -> Iterator[Metric]:
-        """Give the families without values: registering must not ask for a reading."""
+        """Yield the families without values: registering must not ask for a reading."""
         return families(Reading())
 
 
@@ -286,7 +287,7 @@ class Workers:
         self._decoder = msgspec.msgpack.Decoder(Reading)
 
     def reading(self) -> Reading:
-        """Give the numbers of all workers, as of up to a second ago."""
+        """Return the numbers of all workers, as of up to a second ago."""
         with self._lock:
             readings: list[Reading] = []
             for path in sorted(self._directory.glob("*.numbers")):
@@ -323,7 +324,7 @@ def is_alive(process_id: int) -> bool:
 
 
 def as_markdown(control_plane: Sequence[Definition]) -> str:
-    """Give docs/metrics.md; the control plane's metrics come after serving's."""
+    """Return docs/metrics.md; the control plane's metrics come after serving's."""
     lines = [
         "# Metrics",
         "",

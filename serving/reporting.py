@@ -49,17 +49,17 @@ class TrafficBatch(msgspec.Struct, frozen=True):
 
 
 def traffic_name(prefix: str) -> str:
-    """Give the Redis key of the stream of batches."""
+    """Return the Redis key of the stream of batches."""
     return f"{prefix}:traffic"
 
 
 def processes_name(prefix: str) -> str:
-    """Give the Redis key of the hash of serving processes."""
+    """Return the Redis key of the hash of serving processes."""
     return f"{prefix}:serving"
 
 
 def applied_name(prefix: str, tenant_id: str) -> str:
-    """Give the Redis key of the hash that says which revision each process serves a tenant by."""
+    """Return the Redis key of the hash that says which revision each process serves a tenant by."""
     return f"{prefix}:applied:{tenant_id}"
 
 

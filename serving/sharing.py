@@ -46,7 +46,7 @@ class Said(msgspec.Struct, frozen=True, array_like=True):
 
 
 def demand_name(prefix: str) -> str:
-    """Give the Redis key of the hash of what processes were asked."""
+    """Return the Redis key of the hash of what processes were asked."""
     return f"{prefix}:demand"
 
 
@@ -115,7 +115,7 @@ class LimitSharing:
         self._client.hdel(self._name, self._process)
 
     def _living(self, entries: Mapping[bytes, bytes], now: float) -> list[dict[str, float]]:
-        """Give what the others were asked, without those who have been silent for long; they are remembered as such."""
+        """Return what the others were asked, without those silent for long, who are remembered as such."""
         living: list[dict[str, float]] = []
         heard: dict[str, tuple[int, float]] = {}
         self._silent = []

@@ -19,6 +19,7 @@ from typing import Any
 
 import redis
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from typing_extensions import override
 
 from serving.formats.keys import lost_tables_name
 from serving.formats.snapshot import (
@@ -95,7 +96,7 @@ class SnapshotKeeper:
         return sum(self._judge(_read(path), f"file:{path.name}") is not None for path in paths)
 
     def wanted(self, revisions: Mapping[bytes, bytes]) -> list[str]:
-        """Give the ids of tenants of whom the map of revisions promises a newer snapshot than the one here."""
+        """Return the ids of tenants of whom the map of revisions promises a newer snapshot than the one here."""
         self._is_map_empty = not revisions
         wanted: list[str] = []
         for raw_id, raw_revision in revisions.items():
@@ -116,7 +117,7 @@ class SnapshotKeeper:
         return any(now - tenant.issued_at <= max_age_seconds for tenant in tenants)
 
     def oldest_age_seconds(self, now: float) -> float:
-        """Give the time since the stalest living tenant's snapshot was signed; 0 without tenants."""
+        """Return the time since the stalest living tenant's snapshot was signed; 0 without tenants."""
         tenants = tuple(self._world.tenants.values())
         return max((now - tenant.issued_at for tenant in tenants if not tenant.is_ended), default=0.0)
 
@@ -238,7 +239,7 @@ class SnapshotWatch(threading.Thread):
         return True
 
     def poll_age_seconds(self) -> float:
-        """Give the time since Redis last answered, or since the start if it never did."""
+        """Return the time since Redis last answered, or since the start if it never did."""
         return time.monotonic() - self._polled_at
 
     def share_limits(self) -> None:
@@ -260,8 +261,8 @@ class SnapshotWatch(threading.Thread):
             self._sharing.end()
             self._reporter.send_traffic()
 
+    @override
     def run(self) -> None:
-        """See threading."""
         while not self._is_ending.is_set():
             try:
                 self._turn()
@@ -331,5 +332,5 @@ class SnapshotWatch(threading.Thread):
 
 
 def watch_client(url: str, *, timeout_seconds: float = 1.0) -> Client:
-    """Give a client for the watch: every command bounded in time, none tried twice."""
+    """Return a client for the watch: every command bounded in time, none tried twice."""
     return connect(url, timeout_seconds=timeout_seconds, connect_timeout_seconds=timeout_seconds)

@@ -20,6 +20,7 @@ from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request as DrfRequest
 from rest_framework.views import APIView
+from typing_extensions import override
 
 from serving.configuration import Serving, assemble
 from serving.engine import UNAVAILABLE, Block, begin
@@ -53,14 +54,14 @@ _rest_until: dict[str, float] = {}
 class _AsTheEngineDecides(BaseContentNegotiation):
     """Leaves the choice between JSON and bits to the engine, so that both doors make the same one."""
 
+    @override
     def select_parser(self, request: DrfRequest, parsers: Iterable[BaseParser]) -> BaseParser:
-        """See DRF."""
         return next(iter(parsers))
 
+    @override
     def select_renderer(
         self, request: DrfRequest, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
     ) -> tuple[BaseRenderer, str]:
-        """See DRF."""
         renderer = next(iter(renderers))
         return renderer, renderer.media_type
 
@@ -76,28 +77,28 @@ class RecommendationsView(APIView):
         return {}
 
     def get(self, request: DrfRequest) -> HttpResponse:
-        """Give one key's recommendation."""
+        """Return one key's recommendation."""
         return answer(request._request)  # noqa: SLF001  # the engine reads the plain request
 
     def post(self, request: DrfRequest) -> HttpResponse:
-        """Give those of up to 500 keys."""
+        """Return those of up to 500 keys."""
         return answer(request._request)  # noqa: SLF001  # as above
 
     def http_method_not_allowed(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:  # type: ignore[override]  # DRF's own gives a Response
-        """Give the engine's 405."""
+        """Return the engine's 405."""
         return answer(request)
 
     def head(self, request: DrfRequest) -> HttpResponse:
-        """Give the engine's 405."""
+        """Return the engine's 405."""
         return answer(request._request)  # noqa: SLF001  # as above
 
     def options(self, request: DrfRequest, *args: Any, **kwargs: Any) -> HttpResponse:  # type: ignore[override]  # as above
-        """Give the engine's 405."""
+        """Return the engine's 405."""
         return answer(request._request)  # noqa: SLF001  # as above
 
 
 def not_found(request: HttpRequest) -> HttpResponse:
-    """Give the engine's 404 for whatever else is asked below /v1/."""
+    """Return the engine's 404 for whatever else is asked below /v1/."""
     return _sent(NOT_FOUND)
 
 
@@ -112,7 +113,7 @@ def readyz(request: HttpRequest) -> HttpResponse:
 
 
 def serving() -> Serving:
-    """Give this process's world, watched from the first call on."""
+    """Return this process's world, watched from the first call on."""
     with _starting:
         return _started()
 
@@ -172,7 +173,7 @@ def _asked(request: HttpRequest, parts: Serving) -> Response:
 
 
 def _body(request: HttpRequest) -> bytes | Response:
-    """Give the body, also a chunked one, which Django would take for empty; or what to say of one that will not do."""
+    """Return the body, also a chunked one, which Django would take for empty; or the refusal of a bad one."""
     stream = request.environ["wsgi.input"]  # type: ignore[attr-defined]  # a WSGIRequest
     length = request.META.get("CONTENT_LENGTH") or ""
     if length.isdigit():
@@ -185,7 +186,7 @@ def _body(request: HttpRequest) -> bytes | Response:
 
 
 def _read(names: Sequence[str], parts: Serving) -> Sequence[Block]:
-    """Give the blocks of these names; UNAVAILABLE for those whose Redis does not answer in time."""
+    """Return the blocks of these names; UNAVAILABLE for those whose Redis does not answer in time."""
     parts.numbers.redis_reads += len(names)
     try:
         client = get_redis_connection("tables")
@@ -200,7 +201,7 @@ def _read(names: Sequence[str], parts: Serving) -> Sequence[Block]:
 
 
 def _read_from(node: str, names: Sequence[str], client: Any, parts: Serving) -> Sequence[Block]:
-    """Give what one server holds; one that just failed is left alone for a while, and the others are not."""
+    """Return what one server holds; one that just failed is left alone for a while, and the others are not."""
     numbers = parts.numbers
     if time.monotonic() < _rest_until.get(node, 0.0):
         numbers.redis_errors += len(names)

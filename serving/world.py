@@ -170,7 +170,7 @@ class PreparedModel:
 
 @lru_cache(maxsize=1024)
 def _heads(max_client_age_seconds: int) -> Heads:
-    """Give the headers of what a client may keep.
+    """Return the headers of what a client may keep.
 
     The age differs by ten per cent either way, fixed for a key, so that the players of one load do not all come back at
     once.
@@ -349,7 +349,7 @@ class World:
                 self._forget(prepared)
 
     def buckets(self) -> dict[str, Bucket]:
-        """Give every bucket by a name that is the same in all processes."""
+        """Return every bucket by a name that is the same in all processes."""
         named: dict[str, Bucket] = {}
         for tenant in tuple(self.tenants.values()):
             named[f"t:{tenant.id}"] = tenant.bucket
@@ -358,7 +358,7 @@ class World:
         return named
 
     def caller(self, authorization: str | None, now: float) -> Caller:
-        """Give who a token speaks for.
+        """Return who a token speaks for.
 
         Args:
             authorization: the header's value, `Bearer ` and the token; None where it is absent.
@@ -433,7 +433,7 @@ class World:
 
 
 def _bearer_token(authorization: str) -> str:
-    """Give the token of an Authorization header, of ASCII and three segments; raises BadToken."""
+    """Return the token of an Authorization header, of ASCII and three segments; raises BadToken."""
     token = authorization[7:].strip(" ")
     if authorization[:7].lower() != "bearer " or not token.isascii():
         raise BadToken("not a bearer token")

@@ -47,7 +47,7 @@ def is_platform_staff(user: User | AnonymousUser | None) -> bool:
 
 
 def role_of(user: User | AnonymousUser | None, tenant: Tenant) -> Role | None:
-    """Give a person's role in a studio (staff count as its admin), None for a stranger. One query, none for staff."""
+    """Return a person's role in a studio (staff count as its admin), None for a stranger. One query, none for staff."""
     if is_platform_staff(user):
         return Role.STUDIO_ADMIN
     if not isinstance(user, User) or not user.is_active:
@@ -68,7 +68,7 @@ def may(user: User | AnonymousUser | None, tenant: Tenant, role: Role) -> bool:
 
 
 def require(user: User | AnonymousUser | None, tenant: Tenant, role: Role) -> Role:
-    """Give a person's role in a studio if it reaches.
+    """Return a person's role in a studio if it reaches.
 
     Raises:
         NotAMember: they have none there.
@@ -83,6 +83,6 @@ def require(user: User | AnonymousUser | None, tenant: Tenant, role: Role) -> Ro
 
 
 def studios_of(user: User) -> QuerySet[Tenant]:
-    """Give the studios a person can open, those that have ended left out; for platform staff, all that live."""
+    """Return the studios a person can open, those that have ended left out; for platform staff, all that live."""
     live = Tenant.objects.filter(ended_at=None)
     return live if is_platform_staff(user) else live.filter(memberships__user=user)

@@ -25,7 +25,7 @@ def act_as(automation: str | None) -> None:
 
 
 def name_of(actor: User | None) -> str:
-    """Give the name an entry keeps of who did it; without a person it is the automation that acts, or the system."""
+    """Return the name an entry keeps of who did it; without a person it is the automation that acts, or the system."""
     return actor.get_username() if actor is not None else _automation.get() or SYSTEM
 
 

@@ -122,7 +122,7 @@ def _record(
 
 
 def _check_scopes(scopes: Collection[str]) -> list[str]:
-    """Give the scopes in the order in which `Scope` lists them."""
+    """Return the scopes in the order in which `Scope` lists them."""
     if isinstance(scopes, str) or not scopes or not set(scopes) <= set(Scope.values):
         raise RuleBroken("Choose one or more of the things a token may do.", field="scopes")
     return [scope for scope in Scope.values if scope in scopes]
@@ -146,7 +146,7 @@ def _hash(secret: str) -> str:
 
 
 def automation_token_authenticate(secret: str, *, now: datetime | None = None) -> AutomationToken:
-    """Give the row of a token, its studio with it. One query, and one write a minute for `last_used_at`.
+    """Return the row of a token, its studio with it. One query, and one write a minute for `last_used_at`.
 
     It is found by its hash: of 256 random bits nobody learns anything from how long that takes.
 

@@ -184,7 +184,7 @@ def credential_update(
 
 
 def credential_rotate(*, credential: Credential, actor: User | None, previous_until: datetime) -> IssuedCredential:
-    """Give a credential a new secret; the one before works until `previous_until`, at most 30 days from now.
+    """Return a credential a new secret; the one before works until `previous_until`, at most 30 days from now.
 
     An hour that has passed ends the old secret, and its tokens, at once. A secret that was itself still overlapping
     ends now: at most two are ever accepted.
@@ -237,7 +237,7 @@ def credential_revoke(*, credential: Credential, actor: User | None, reason: str
 
 
 def client_id_of(public_id: str) -> str:
-    """Give the client id of the credential that is made with a `public_id`."""
+    """Return the client id of the credential that is made with a `public_id`."""
     return f"cr_{public_id}"
 
 
@@ -322,7 +322,7 @@ def _check_burst(value: int) -> int:
 
 
 def _check_public_key(pem: str, algorithm: str) -> str:
-    """Give the key as PEM in its plain form; RuleBroken unless it is one of that algorithm."""
+    """Return the key as PEM in its plain form; RuleBroken unless it is one of that algorithm."""
     if "PRIVATE KEY" in pem:
         raise RuleBroken(
             "This is a private key. Register the public one, and replace this key: it has left your hands.",
@@ -367,7 +367,7 @@ def _hash(secret: str) -> str:
 
 
 def _hint(secret: str) -> str:
-    """Give what lets a person tell two secrets apart: 24 of 256 bits."""
+    """Return what lets a person tell two secrets apart: 24 of 256 bits."""
     return f"{SECRET_PREFIX}…{secret[-4:]}"
 
 
@@ -375,7 +375,7 @@ def _hint(secret: str) -> str:
 
 
 def credential_authenticate(client_id: str, client_secret: str, *, now: datetime | None = None) -> Authenticated:
-    """Give the credential that a client id and a secret prove. One query, and one write a minute for `last_used_at`.
+    """Return the credential that a client id and a secret prove. One query, and one write a minute for `last_used_at`.
 
     A client id that does not exist costs what a wrong secret costs, and all secrets are compared in constant time.
 
@@ -449,7 +449,7 @@ class CallerToken(Token):
         """Leave it out: a token is not looked up anywhere."""
 
     def get_token_backend(self) -> TokenBackend:
-        """Give the backend with this credential's key."""
+        """Return the backend with this credential's key."""
         return self._backend
 
 
@@ -461,7 +461,7 @@ def mint_token(
     expires_in_seconds: int | None = None,
     generation: int | None = None,
 ) -> tuple[str, int]:
-    """Give a token signed with the credential's derived key, and for how many seconds it is good.
+    """Return a token signed with the credential's derived key, and for how many seconds it is good.
 
     Args:
         credential: one with a secret.

@@ -16,7 +16,7 @@ LONGEST_IN_DAYS = timedelta(days=100)
 
 
 def age(when: datetime | None, now: datetime | None = None) -> str:
-    """Give how long ago something was (“3 hours ago”), or how far it lies ahead (“in 3 hours”)."""
+    """Return how long ago something was (“3 hours ago”), or how far it lies ahead (“in 3 hours”)."""
     if when is None:
         return "never"
     now = now or timezone.now()
@@ -31,7 +31,7 @@ def age(when: datetime | None, now: datetime | None = None) -> str:
 
 
 def duration(span: timedelta | float | None) -> str:
-    """Give a length of time (a timedelta, or seconds) with its two largest units: “1 min 20 s”."""
+    """Return a length of time (a timedelta, or seconds) with its two largest units: “1 min 20 s”."""
     if span is None:
         return NOTHING
     seconds = span.total_seconds() if isinstance(span, timedelta) else float(span)
@@ -45,23 +45,23 @@ def duration(span: timedelta | float | None) -> str:
 
 
 def percent(basis_points: int | None) -> str:
-    """Give basis points as a percentage, with as many places as it has: 6000 is “60 %”, 1234 “12.34 %”."""
+    """Return basis points as a percentage, with as many places as it has: 6000 is “60 %”, 1234 “12.34 %”."""
     return NOTHING if basis_points is None else f"{percent_number(basis_points)} %"
 
 
 def percent_number(basis_points: int) -> str:
-    """Give basis points as the number that stands before the percent sign."""
+    """Return basis points as the number that stands before the percent sign."""
     text = f"{Decimal(basis_points) / 100:,.2f}"
     return text.rstrip("0").rstrip(".")
 
 
 def number(value: float | None) -> str:
-    """Give a count with a comma at each thousand."""
+    """Return a count with a comma at each thousand."""
     return NOTHING if value is None else f"{value:,.0f}"
 
 
 def megabytes(size_bytes: int | None) -> str:
-    """Give a size in MB (of 10^6 bytes); below 10 kB in bytes, so that a small table does not read as nothing."""
+    """Return a size in MB (of 10^6 bytes); below 10 kB in bytes, so that a small table does not read as nothing."""
     if size_bytes is None:
         return NOTHING
     if size_bytes < 10_000:
@@ -71,21 +71,21 @@ def megabytes(size_bytes: int | None) -> str:
 
 
 def plain_json(value: Any) -> str:
-    """Give a value as indented JSON, letters of every language as themselves."""
+    """Return a value as indented JSON, letters of every language as themselves."""
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
 
 def exact(moment: datetime) -> str:
-    """Give an instant to the second, by the clock of whoever looks: “12 Nov 2026, 14:02:07 Europe/Berlin”."""
+    """Return an instant to the second, by the clock of whoever looks: “12 Nov 2026, 14:02:07 Europe/Berlin”."""
     return f"{timezone.localtime(moment):%-d %b %Y, %H:%M:%S} {timezone.get_current_timezone_name()}"
 
 
 def day(moment: datetime) -> str:
-    """Give an instant's day, by the clock of whoever looks: “12 Nov 2026”."""
+    """Return an instant's day, by the clock of whoever looks: “12 Nov 2026”."""
     return f"{timezone.localtime(moment):%-d %b %Y}"
 
 
 def share(fraction: float) -> str:
-    """Give a share (0 … 1) in percent with one place, two below one percent: “3.8 %”."""
+    """Return a share (0 … 1) in percent with one place, two below one percent: “3.8 %”."""
     in_percent = 100 * fraction
     return f"{in_percent:.1f} %" if in_percent >= 1 or not in_percent else f"{in_percent:.2f} %"

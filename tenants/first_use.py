@@ -25,13 +25,13 @@ class Beginning:
 
 
 def beginning() -> Beginning:
-    """Give the first of each. Two queries."""
+    """Return the first of each. Two queries."""
     staff = User.objects.filter(is_staff=True, is_active=True).order_by("pk").first()
     return Beginning(staff, Tenant.objects.filter(ended_at=None).order_by("pk").first())
 
 
 def check_new_staff(username: str, email: str = "") -> User:
-    """Give the account as it would be, without a password and not saved.
+    """Return the account as it would be, without a password and not saved.
 
     Raises:
         RuleBroken: the name is taken or will not do, or the address will not.

@@ -14,7 +14,7 @@ PUBLIC_ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
 def new_public_id() -> str:
-    """Give 12 random characters (60 bits): an id that survives a restored database and says nothing."""
+    """Return 12 random characters (60 bits): an id that survives a restored database and says nothing."""
     return "".join(secrets.choice(PUBLIC_ID_ALPHABET) for _ in range(12))
 
 

@@ -43,7 +43,7 @@ class PasswordLink:
 
 
 def member_add(*, tenant: Tenant, who: str, role: str, actor: User | None, is_by_token: bool = False) -> Added:
-    """Give somebody a role in a studio, by user name or e-mail address; an address without an account gets one.
+    """Return somebody a role in a studio, by user name or e-mail address; an address without an account gets one.
 
     The new account belongs to this studio: no other can add it, since nobody has shown that the address is theirs. It
     has no password until its link is used (`password_link`). Platform staff add anybody; a studio by itself adds its
@@ -75,7 +75,7 @@ def member_add(*, tenant: Tenant, who: str, role: str, actor: User | None, is_by
 
 
 def _find(tenant: Tenant, who: str, actor: User | None) -> User | None:
-    """Give whom a name or address means; None if it takes a new account."""
+    """Return whom a name or address means; None if it takes a new account."""
     same_name = Q(username__iexact=who)
     named = User.objects.filter(same_name | Q(email__iexact=who) if "@" in who else same_name)
     if is_platform_staff(actor):

@@ -27,7 +27,7 @@ class LimitReached(RuleBroken):
 
 
 def whole_number(text: str) -> int | None:
-    """Give the number that an address or a hidden field holds; None for any other text.
+    """Return the number that an address or a hidden field holds; None for any other text.
 
     Also for one of more digits than any id has: Python refuses to read some thousand.
     """
@@ -35,7 +35,7 @@ def whole_number(text: str) -> int | None:
 
 
 def check_slug(slug: str) -> str:
-    """Give the slug; RuleBroken unless it is 1 to 50 letters, digits, hyphens and underscores."""
+    """Return the slug; RuleBroken unless it is 1 to 50 letters, digits, hyphens and underscores."""
     try:
         validate_slug(slug)
     except ValidationError:
@@ -48,7 +48,7 @@ def check_slug(slug: str) -> str:
 
 
 def check_text(text: str, *, field: str, what: str, max_length: int, is_required: bool = True) -> str:
-    """Give the text without spaces around it; RuleBroken if it is missing, too long or holds control characters."""
+    """Return the text without spaces around it; RuleBroken if it is missing, too long or holds control characters."""
     cleaned = text.strip()
     if is_required and not cleaned:
         raise RuleBroken(f"{what} is missing.", field=field)
@@ -60,13 +60,13 @@ def check_text(text: str, *, field: str, what: str, max_length: int, is_required
 
 
 def check_reason(reason: str, *, is_required: bool = False) -> str:
-    """Give the reason as the audit trail keeps it; RuleBroken if it is required and missing, or too long."""
+    """Return the reason as the audit trail keeps it; RuleBroken if it is required and missing, or too long."""
     cleaned = " ".join(reason.split())
     return check_text(cleaned, field="reason", what="The reason", max_length=500, is_required=is_required)
 
 
 def check_limit(value: int, *, field: str, what: str) -> int:
-    """Give a rate limit; RuleBroken unless it is a whole number from 1 to 1,000,000."""
+    """Return a rate limit; RuleBroken unless it is a whole number from 1 to 1,000,000."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000_000:
         raise RuleBroken(f"{what} is a whole number from 1 to 1,000,000.", field=field)
     return value

@@ -18,6 +18,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 from django.db import models
+from typing_extensions import override
 
 if TYPE_CHECKING:
     from tenants.models import Tenant
@@ -76,43 +77,43 @@ class TenantOwnedQuerySet(models.QuerySet[M]):
         self._require_scope()
         super()._fetch_all()
 
+    @override
     def iterator(self, chunk_size: int | None = None) -> Iterator[M]:
-        """See Django."""
         self._require_scope()
         return super().iterator(chunk_size)
 
+    @override
     def aiterator(self, chunk_size: int = 2000) -> AsyncIterator[M]:
-        """See Django."""
         self._require_scope()
         return super().aiterator(chunk_size)
 
+    @override
     def count(self) -> int:
-        """See Django."""
         self._require_scope()
         return super().count()
 
+    @override
     def exists(self) -> bool:
-        """See Django."""
         self._require_scope()
         return super().exists()
 
+    @override
     def aggregate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """See Django."""
         self._require_scope()
         return super().aggregate(*args, **kwargs)
 
+    @override
     def update(self, **kwargs: Any) -> int:
-        """See Django."""
         self._require_scope()
         return super().update(**kwargs)
 
+    @override
     def delete(self) -> tuple[int, dict[str, int]]:
-        """See Django."""
         self._require_scope()
         return super().delete()
 
+    @override
     def bulk_update(self, *args: Any, **kwargs: Any) -> int:
-        """See Django."""
         self._require_scope()
         return super().bulk_update(*args, **kwargs)
 
@@ -122,8 +123,8 @@ class TenantOwnedQuerySet(models.QuerySet[M]):
             self._require_scope()
         return super().bulk_create(objs, *args, **kwargs)
 
+    @override
     def explain(self, *args: Any, **kwargs: Any) -> str:
-        """See Django."""
         self._require_scope()
         return super().explain(*args, **kwargs)
 

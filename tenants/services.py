@@ -164,7 +164,7 @@ def tenant_end(*, tenant: Tenant, actor: User | None, reason: str) -> Tenant:
 
 
 def sources_sorted(places: Sequence[str]) -> dict[str, list[str]]:
-    """Give places that a studio may read as `tenant_create` takes them: each is a dataset, a gs:// folder or a folder.
+    """Return places that a studio may read, sorted into what `tenant_create` takes: datasets, gs:// folders, folders.
 
     Raises:
         RuleBroken: one of them is none of these.
@@ -205,7 +205,7 @@ RELEASED = "A studio made this account and may know its password: that, its link
 
 
 def member_set(*, tenant: Tenant, user: User, role: str, actor: User | None, is_by_token: bool = False) -> RoleGiven:
-    """Give a person a role in a studio, or another role than they have.
+    """Return a person a role in a studio, or another role than they have.
 
     Whoever made an account may have its password. So one that another studio made loses it (`account_release`).
 
@@ -251,7 +251,7 @@ def member_set(*, tenant: Tenant, user: User, role: str, actor: User | None, is_
 
 
 def own_people(tenant: Tenant) -> QuerySet[User]:
-    """Give the people whom a studio may add by itself: nobody else is to be found, or drawn into a studio, unasked.
+    """Return the people whom a studio may add by itself: nobody else is to be found, or drawn into a studio, unasked.
 
     They belong to no other studio and not to the platform; and the studio made their account or, as the audit trail
     says, has had them as members before.
@@ -320,7 +320,7 @@ def _keep_an_admin(membership: Membership, *, leaving: bool) -> None:
 
 
 def admins_who_can_sign_in(tenant: Tenant) -> Any:
-    """Give the memberships of a studio's admins whose account is not switched off and has a password."""
+    """Return the memberships of a studio's admins whose account is not switched off and has a password."""
     admins = Membership.objects.for_tenant(tenant).filter(role=Role.STUDIO_ADMIN, user__is_active=True)
     return admins.exclude(user__password__startswith=UNUSABLE_PASSWORD_PREFIX)
 

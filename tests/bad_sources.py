@@ -43,20 +43,20 @@ class Source:
 
 
 def usual(rows: int = ROWS, **changes: Any) -> dict[str, Any]:
-    """Give the usual rows of the usual layout with some columns replaced, or left out where that is None."""
+    """Return the usual rows of the usual layout with some columns replaced, or left out where that is None."""
     made = {**columns(range(rows)), **changes}
     return {name: values for name, values in made.items() if values is not None}
 
 
 def one(column: str, row: int, value: Any, kind: pa.DataType | None = None) -> dict[str, Any]:
-    """Give the usual rows with one value replaced; `row` counts from 1."""
+    """Return the usual rows with one value replaced; `row` counts from 1."""
     values = list(columns(range(ROWS))[column])
     values[row - 1] = value
     return usual(**{column: pa.array(values, kind)})
 
 
 def table(data: Mapping[str, Any], **options: Any) -> Callable[[Path], object]:
-    """Give what writes rows as a Parquet file."""
+    """Return what writes rows as a Parquet file."""
 
     def write(folder: Path) -> None:
         pq.write_table(as_table(data), folder / NAME, **options)
@@ -65,12 +65,12 @@ def table(data: Mapping[str, Any], **options: Any) -> Callable[[Path], object]:
 
 
 def as_table(data: Mapping[str, Any]) -> pa.Table:
-    """Give columns as an Arrow table."""
+    """Return columns as an Arrow table."""
     return pa.table({name: v if isinstance(v, pa.Array) else pa.array(v) for name, v in data.items()})
 
 
 def tables(*parts: Mapping[str, Any]) -> Callable[[Path], object]:
-    """Give what writes several files."""
+    """Return what writes several files."""
 
     def write(folder: Path) -> None:
         for number, part in enumerate(parts):
@@ -80,7 +80,7 @@ def tables(*parts: Mapping[str, Any]) -> Callable[[Path], object]:
 
 
 def raw(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
-    """Give what writes a good file whose bytes are then changed."""
+    """Return what writes a good file whose bytes are then changed."""
 
     def write(folder: Path) -> None:
         table(usual(), compression="snappy")(folder)
@@ -90,12 +90,12 @@ def raw(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
 
 
 def part(data: Mapping[str, Any], start: int, end: int) -> dict[str, Any]:
-    """Give some rows of all."""
+    """Return some rows of all."""
     return {name: values[start:end] for name, values in data.items()}
 
 
 def every(column: str, value: Any, kind: pa.DataType | None = None) -> dict[str, Any]:
-    """Give the usual rows with one value in all of a column."""
+    """Return the usual rows with one value in all of a column."""
     return usual(**{column: pa.array([value] * ROWS, kind)})
 
 

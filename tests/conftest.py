@@ -31,7 +31,7 @@ hypothesis.settings.load_profile("recsite")
 
 @pytest.fixture(scope="session")
 def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
-    """Give one real valkey-server for the whole run."""
+    """Yield one real valkey-server for the whole run."""
     server = EmbeddedValkey(tmp_path_factory.mktemp("valkey"), options=("--save", "", "--appendonly", "no")).start()
     yield server
     server.stop()
@@ -39,7 +39,7 @@ def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded
 
 @pytest.fixture
 def valkey(valkey_server: EmbeddedValkey, settings: pytest.FixtureRequest) -> Iterator[redis.Redis]:
-    """Give a client of that server, emptied, with Django's settings (tables, caches, broker) pointed at it."""
+    """Yield a client of that server, emptied, with Django's settings (tables, caches, broker) pointed at it."""
     client = redis.Redis.from_url(valkey_server.url)
     client.flushall()
     settings.TABLES_REDIS_URL = valkey_server.url  # type: ignore[attr-defined]  # pytest-django's settings wrapper
@@ -64,7 +64,7 @@ def _forget_cache_connections() -> None:
 
 @pytest.fixture(scope="session")
 def bigquery_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BigQuery]:
-    """Give one emulated BigQuery for the whole run."""
+    """Yield one emulated BigQuery for the whole run."""
     # Google's client takes a second to import, which only these tests need to spend.
     from tests.bigquery.emulator import start_bigquery  # noqa: PLC0415
 
@@ -74,7 +74,7 @@ def bigquery_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BigQ
 
 @pytest.fixture
 def bigquery(bigquery_emulator: BigQuery, settings: Settings) -> BigQuery:
-    """Give that BigQuery, its fronts reset, with the project's settings pointed at it."""
+    """Return that BigQuery, its fronts reset, with the project's settings pointed at it."""
     bigquery_emulator.fronts.reset()
     settings.BIGQUERY_PROJECT = bigquery_emulator.client.project
     settings.BIGQUERY_API_ENDPOINT = bigquery_emulator.api_endpoint
@@ -102,7 +102,7 @@ def django_db_modify_db_settings(tmp_path_factory: pytest.TempPathFactory) -> No
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """Give the address of a real PostgreSQL. Where none can be started: a skip that says why, in CI a failure."""
+    """Yield the address of a real PostgreSQL. Where none can be started: a skip that says why, in CI a failure."""
     server = EmbeddedPostgres()
     try:
         server.start()
@@ -119,23 +119,23 @@ def postgres_url() -> Iterator[str]:
 
 @pytest.fixture
 def studio(db: None) -> Tenant:
-    """Give the studio that `owner` and `teammate` belong to."""
+    """Return the studio that `owner` and `teammate` belong to."""
     return factories.TenantFactory.create()
 
 
 @pytest.fixture
 def owner(studio: Tenant) -> User:
-    """Give the studio's admin."""
+    """Return the studio's admin."""
     return factories.MembershipFactory.create(tenant=studio, role=Role.STUDIO_ADMIN).user
 
 
 @pytest.fixture
 def teammate(studio: Tenant) -> User:
-    """Give a product manager of the studio."""
+    """Return a product manager of the studio."""
     return factories.MembershipFactory.create(tenant=studio, role=Role.PRODUCT_MANAGER).user
 
 
 @pytest.fixture
 def stranger(db: None) -> User:
-    """Give the admin of another studio."""
+    """Return the admin of another studio."""
     return factories.MembershipFactory.create(role=Role.STUDIO_ADMIN).user

@@ -34,7 +34,7 @@ class LaneProcess:
         self.log = log
 
     def connect(self) -> RawConnection:
-        """Give a connection to it."""
+        """Return a connection to it."""
         return RawConnection(self.port)
 
     def ask(
@@ -46,7 +46,7 @@ class LaneProcess:
         body: bytes | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> RawResponse:
-        """Give the answer to one request on a connection of its own."""
+        """Return the answer to one request on a connection of its own."""
         authorization = [] if token is None else [("Authorization", f"Bearer {token}")]
         with RawConnection(self.port, tls=tls) as connection:
             return connection.ask(request(method, target, [*authorization, *headers], body))
@@ -56,7 +56,7 @@ class LaneProcess:
         return offer_at(self.port, scene, number, credential=credential)
 
     def metrics(self) -> dict[str, float]:
-        """Give what Prometheus would read, by series."""
+        """Return what Prometheus would read, by series."""
         with RawConnection(self.metrics_port) as connection:
             text = connection.ask(request("GET", "/metrics", [("Connection", "close")])).body.decode()
         return {
@@ -66,15 +66,15 @@ class LaneProcess:
         }
 
     def said(self) -> str:
-        """Give what it wrote so far."""
+        """Return what it wrote so far."""
         return self.log.read_text(errors="replace")
 
     def descendants(self) -> list[int]:
-        """Give the ids of the processes below it."""
+        """Return the ids of the processes below it."""
         return descendants(self.process.pid)
 
     def workers(self) -> list[int]:
-        """Give the ids of its worker processes."""
+        """Return the ids of its worker processes."""
         below = self.descendants()
         return [pid for pid, _, command in _processes() if pid in below and "resource_tracker" not in command]
 
@@ -119,7 +119,7 @@ def start_lane(
 
 
 def eventually(check: Callable[[], T | None], *, seconds: float = 15) -> T:
-    """Give what a check gives as soon as that is true; fail with what it gave last."""
+    """Return what a check gives as soon as that is true; fail with what it gave last."""
     deadline = time.monotonic() + seconds
     while True:
         result = check()
@@ -141,7 +141,7 @@ def _processes() -> list[tuple[int, int, str]]:
 
 
 def descendants(process_id: int) -> list[int]:
-    """Give the ids of the processes below one."""
+    """Return the ids of the processes below one."""
     processes = _processes()
     found: list[int] = []
     above = {process_id}

@@ -30,7 +30,7 @@ FIELDS: list[dict[str, Any]] = [
 
 
 def row(number: int) -> dict[str, Any]:
-    """Give the row of player `number`."""
+    """Return the row of player `number`."""
     return {
         "player_id": f"p{number}",
         "offer_id": number % 4096,
@@ -42,7 +42,7 @@ def row(number: int) -> dict[str, Any]:
 
 
 def columns(numbers: Sequence[int], **changes: Any) -> dict[str, Any]:
-    """Give the rows of some players as columns; `changes` replaces whole columns."""
+    """Return the rows of some players as columns; `changes` replaces whole columns."""
     rows = [row(number) for number in numbers]
     return {name: [r[name] for r in rows] for name in rows[0]} | changes if rows else changes
 

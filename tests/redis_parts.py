@@ -35,7 +35,7 @@ class Guard(NamedTuple):
 
     @classmethod
     def make(cls, directory: Path) -> Guard:
-        """Give one; its certificate is for 127.0.0.1."""
+        """Return one; its certificate is for 127.0.0.1."""
         directory.mkdir(parents=True, exist_ok=True)
         return cls("s3cret/?#", *write_certificate(directory))
 
@@ -199,24 +199,24 @@ def _text(value: Any) -> str:
 
 
 def ask(node: EmbeddedValkey, *command: Any) -> Any:
-    """Give a node's own answer to one command, not followed anywhere."""
+    """Return a node's own answer to one command, not followed anywhere."""
     with redis.Redis(port=node.port, socket_timeout=10) as client:
         client.response_callbacks.clear()
         return client.execute_command(*command)
 
 
 def info(node: EmbeddedValkey) -> bytes:
-    """Give what a node says about replication."""
+    """Return what a node says about replication."""
     return bytes(ask(node, "INFO", "replication"))
 
 
 def identity(node: EmbeddedValkey) -> str:
-    """Give a node's name in its cluster."""
+    """Return a node's name in its cluster."""
     return bytes(ask(node, "CLUSTER", "MYID")).decode()
 
 
 def cluster_port(node: EmbeddedValkey) -> int:
-    """Give the port on which a node talks to the others of its cluster."""
+    """Return the port on which a node talks to the others of its cluster."""
     return int(node.options[node.options.index("--cluster-port") + 1])
 
 

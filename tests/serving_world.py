@@ -85,13 +85,13 @@ class Store:
             self.blocks[name] = self.blocks[name][:-1]
 
     def read(self, names: Sequence[str]) -> list[Block]:
-        """Give the blocks as a door's reader does."""
+        """Return the blocks as a door's reader does."""
         self.reads.extend(names)
         return [UNAVAILABLE if self.is_away else self.blocks.get(name) for name in names]
 
 
 def table(table_id: str = "table1", *, block_bits: int = 0) -> published.Table:
-    """Give what a snapshot says of a table that nobody wrote."""
+    """Return what a snapshot says of a table that nobody wrote."""
     return published.Table(table_id, block_bits, 1, NOW)
 
 
@@ -106,7 +106,7 @@ def version(
     code: int = 0,
     layout_revision: int = 3,
 ) -> published.Version:
-    """Give a version."""
+    """Return a version."""
     return published.Version(name, code, layout_revision, active, previous)
 
 
@@ -124,7 +124,7 @@ def model(
     allocation: bytes = bytes(10_000),
     overrides: dict[str, int] | None = None,
 ) -> published.Model:
-    """Give a model; one never loaded version unless told otherwise."""
+    """Return a model; one never loaded version unless told otherwise."""
     return published.Model(
         slug=slug,
         key_fields=key_fields,
@@ -150,12 +150,12 @@ def credential(
     rate: int = 1_000_000,
     burst: int = 1_000_000,
 ) -> published.Credential:
-    """Give a credential whose tokens this service signs."""
+    """Return a credential whose tokens this service signs."""
     return published.Credential(credential_id, models, "HS256", accepted, "", ISSUER, rate, burst)
 
 
 def signer(credential_id: str, algorithm: Any, private_key: Any, *, issuer: str = "the-studio") -> published.Credential:
-    """Give a credential whose tokens the studio signs itself."""
+    """Return a credential whose tokens the studio signs itself."""
     public = private_key.public_key()
     pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     return published.Credential(credential_id, None, algorithm, (), pem.decode(), issuer, 1_000_000, 1_000_000)
@@ -170,12 +170,12 @@ def tenant(
     burst: int = 1_000_000,
     is_ended: bool = False,
 ) -> published.Tenant:
-    """Give a tenant."""
+    """Return a tenant."""
     return published.Tenant(tenant_id, slug, is_ended, credentials, models, rate, burst)
 
 
 def snapshot(content: published.Tenant, revision: int = 1, *, issued_at: int = NOW) -> published.Snapshot:
-    """Give a snapshot of a tenant."""
+    """Return a snapshot of a tenant."""
     return published.Snapshot(published.FORMAT, revision, issued_at, content)
 
 
@@ -187,12 +187,12 @@ def envelope(
     key: ed25519.Ed25519PrivateKey = SIGNING_KEY,
     key_id: str = "k1",
 ) -> bytes:
-    """Give a signed snapshot, with a trusted key unless told otherwise."""
+    """Return a signed snapshot, with a trusted key unless told otherwise."""
     return published.sign_snapshot(snapshot(content, revision, issued_at=issued_at), key_id, key)
 
 
 def world(*tenants: published.Tenant, master_keys: dict[str, bytes] | None = None) -> World:
-    """Give a world that knows some tenants."""
+    """Return a world that knows some tenants."""
     known = World(MASTER_KEYS if master_keys is None else master_keys, AUDIENCE)
     for content in tenants:
         known.put(snapshot(content))
@@ -203,7 +203,7 @@ def world(*tenants: published.Tenant, master_keys: dict[str, bytes] | None = Non
 
 
 def claims(**changes: Any) -> dict[str, Any]:
-    """Give a server token's claims with some changed; `...` leaves one out."""
+    """Return a server token's claims with some changed; `...` leaves one out."""
     good: dict[str, Any] = {"aud": AUDIENCE, "iss": ISSUER, "iat": NOW, "exp": NOW + 900}
     return {name: value for name, value in {**good, **changes}.items() if value is not ...}
 
@@ -217,7 +217,7 @@ def token(
     payload: Any = None,
     **changes: Any,
 ) -> str:
-    """Give a token as the token endpoint mints it."""
+    """Return a token as the token endpoint mints it."""
     key = derive_key(MASTER_KEYS[master_key_id], master_key_id, credential_id, generation)
     own = header_parameters(credential_id, generation, master_key_id)
     return jwt.encode(
@@ -226,7 +226,7 @@ def token(
 
 
 def studio_token(credential_id: str, algorithm: str, private_key: Any, **changes: Any) -> str:
-    """Give a token as a studio's own backend signs it."""
+    """Return a token as a studio's own backend signs it."""
     payload = claims(**{"iss": "the-studio", **changes})
     return jwt.encode(payload, private_key, algorithm=algorithm, headers={"kid": credential_id})
 
@@ -243,7 +243,7 @@ def get(
     if_none_match: str | None = None,
     method: str = "GET",
 ) -> Request:
-    """Give a GET; with a server token of `cr_one` unless told otherwise."""
+    """Return a GET; with a server token of `cr_one` unless told otherwise."""
     if authorization == "":
         authorization = f"Bearer {token() if bearer is None else bearer}"
     text = query if isinstance(query, str) else urlencode(query)
@@ -258,13 +258,13 @@ def post(
     content_type: str | None = JSON,
     query: str = "",
 ) -> Request:
-    """Give a POST."""
+    """Return a POST."""
     authorization = f"Bearer {token() if bearer is None else bearer}"
     return Request("POST", query, authorization, accept, None, content_type, body)
 
 
 def answer(request: Request, known: World, store: Store, now: float = NOW) -> Response:
-    """Give the answer, going the way that both doors go."""
+    """Return the answer, going the way that both doors go."""
     step = engine.begin(request, known, now, SETTINGS)
     while not isinstance(step, Response):
         step = step.resume(store.read(step.names))
@@ -272,5 +272,5 @@ def answer(request: Request, known: World, store: Store, now: float = NOW) -> Re
 
 
 def header(response: Response, name: str) -> str | None:
-    """Give a response's header."""
+    """Return a response's header."""
     return dict(response.headers).get(name)

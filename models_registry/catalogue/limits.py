@@ -61,7 +61,7 @@ def check_published_size(tenant: Tenant, *, field: str) -> None:
 
 
 def publishable_bytes(tenant: Tenant) -> int:
-    """Give about how large a studio's snapshot could become by what it has now, its credentials apart. Five queries.
+    """Return about how large a studio's snapshot could become by what it has now, its credentials apart. Five queries.
 
     All that could come into it counts, and not what is in it now: neither a change of weights nor a load that ends well
     may be refused for its size.

@@ -23,7 +23,7 @@ _BIGQUERY_TABLE = re.compile(r"([^\s`./*]+(?:\.[^\s`./*]+)*)\.([^\s`./*]+)\.([^\
 
 
 def check_version_name(name: str) -> str:
-    """Give the name: 1 to 60 letters, digits, dots, hyphens and underscores, so that it fits a path and a command."""
+    """Return the name: 1 to 60 letters, digits, dots, hyphens and underscores, so that it fits a path and a command."""
     if not _VERSION_NAME.fullmatch(name):
         raise RuleBroken(
             "A version's name is 1 to 60 letters, digits, dots, hyphens and underscores, such as 2026-11-a.",
@@ -33,7 +33,7 @@ def check_version_name(name: str) -> str:
 
 
 def check_layout(fields: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Give the fields as JSON keeps them; the refusal names the field that will not do."""
+    """Return the fields as JSON keeps them; the refusal names the field that will not do."""
     raw = [dict(field) if isinstance(field, Mapping) else field for field in fields]
     try:
         Layout.parse(raw)
@@ -55,7 +55,7 @@ def check_default(default: dict[str, Any] | None, layouts: Iterable[Sequence[Map
 
 
 def as_dict(default: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Give a default answer as JSON keeps it."""
+    """Return a default answer as JSON keeps it."""
     if default is not None and not isinstance(default, Mapping):
         raise RuleBroken("The default answer is an object with the layout's fields.", field="default_answer")
     _check_storable(default, what="The default answer", field="default_answer")
@@ -77,7 +77,7 @@ def _check_storable(record: Any, *, what: str, field: str) -> None:
 
 
 def check_key_fields(key_fields: Sequence[str]) -> list[str]:
-    """Give the key fields: 1 to 8 different names that can be query parameters and mean nothing else there."""
+    """Return the key fields: 1 to 8 different names that can be query parameters and mean nothing else there."""
     names = [] if isinstance(key_fields, str) else list(key_fields)
     if not 1 <= len(names) <= MAX_KEY_FIELDS:
         raise RuleBroken(f"A model has 1 to {MAX_KEY_FIELDS} key fields.", field="key_fields")
@@ -97,7 +97,7 @@ def check_key_fields(key_fields: Sequence[str]) -> list[str]:
 
 
 def check_unit_field(unit_field: str, key_fields: Sequence[str]) -> str:
-    """Give the field that is bucketed: one of the key fields, or empty for the whole key."""
+    """Return the field that is bucketed: one of the key fields, or empty for the whole key."""
     if unit_field and unit_field not in key_fields:
         raise RuleBroken(
             "The unit field must be one of the key fields, or empty for the whole key.", field="unit_field"
@@ -106,7 +106,7 @@ def check_unit_field(unit_field: str, key_fields: Sequence[str]) -> str:
 
 
 def check_load_limit(field: str, value: float) -> float:
-    """Give a limit of what a load may differ by; RuleBroken if it is none. `field` is a model's."""
+    """Return a limit of what a load may differ by; RuleBroken if it is none. `field` is a model's."""
     number = float(value)
     if field == "max_row_count_change" and not 0 < number <= 1000:
         raise RuleBroken("The allowed change of the row count is above 0 %.", field=field)
@@ -118,14 +118,14 @@ def check_load_limit(field: str, value: float) -> float:
 
 
 def check_client_age(seconds: int) -> int:
-    """Give how long a client may keep an answer: 1 … 86,400 s."""
+    """Return how long a client may keep an answer: 1 … 86,400 s."""
     if isinstance(seconds, bool) or not isinstance(seconds, int) or not 1 <= seconds <= 86_400:
         raise RuleBroken("Clients may keep an answer for 1 to 86,400 whole seconds.", field="max_client_age_seconds")
     return seconds
 
 
 def check_source(tenant: Tenant, kind: str, location: str) -> str:
-    """Give the location, if it is one of this kind below what staff allow the studio.
+    """Return the location, if it is one of this kind below what staff allow the studio.
 
     The loader checks again, with all that is known only then: links followed, a query's tables resolved.
     """

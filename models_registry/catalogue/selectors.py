@@ -140,7 +140,7 @@ class ModelSummary:
         return ModelState.LATE if any(state.is_late for state in loaded) else ModelState.LOADED
 
     def version_state(self, code: int) -> VersionState | None:
-        """Give the version with a code."""
+        """Return the version with a code."""
         return next((state for state in self.versions if state.code == code), None)
 
 
@@ -219,7 +219,7 @@ class FirstSteps:
 
 
 def models_of(tenant: Tenant, *, now: datetime | None = None) -> list[ModelSummary]:
-    """Give all of a studio's models with their versions. Four queries."""
+    """Return all of a studio's models with their versions. Four queries."""
     newest = RolloutRevision.objects.unscoped().filter(model=OuterRef("pk")).order_by("-number")
     rows = RecommendationModel.objects.for_tenant(tenant)
     models = list(rows.annotate(rollout_id=Subquery(newest.values("pk")[:1])))
@@ -229,7 +229,7 @@ def models_of(tenant: Tenant, *, now: datetime | None = None) -> list[ModelSumma
 
 
 def model_summary(model: RecommendationModel, *, now: datetime | None = None) -> ModelSummary:
-    """Give one model with its versions. Three queries."""
+    """Return one model with its versions. Three queries."""
     rows = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model).defer("allocation")
     newest = rows.order_by("-number").first()
     rollouts = {model.pk: newest} if newest else {}
@@ -237,7 +237,7 @@ def model_summary(model: RecommendationModel, *, now: datetime | None = None) ->
 
 
 def data_at(table: Table) -> datetime:
-    """Give the instant whose data a table holds: BigQuery's, or when its load began to read."""
+    """Return the instant whose data a table holds: BigQuery's, or when its load began to read."""
     return table.load.source_snapshot_at or table.load.started_at or table.created_at
 
 
@@ -251,7 +251,7 @@ def is_late(version: Version, now: datetime) -> bool:
 
 
 def late_by(version: Version, now: datetime) -> timedelta:
-    """Give by how much a version's data is older than it should be; negative or zero if it is not. As `is_late`."""
+    """Return by how much a version's data is older than it should be; negative or zero if it is not. As `is_late`."""
     table = version.active_table
     if table is None and version.freshness_minutes is None:
         return timedelta(0)
@@ -260,7 +260,7 @@ def late_by(version: Version, now: datetime) -> timedelta:
 
 
 def weights_by_code(weights_bp: Mapping[str, int]) -> dict[int, int]:
-    """Give weights as JSON holds them by code."""
+    """Return weights as JSON holds them by code."""
     return {int(code): bp for code, bp in weights_bp.items()}
 
 
@@ -270,7 +270,7 @@ def _summaries(
     rollouts: Mapping[int, RolloutRevision],
     now: datetime,
 ) -> list[ModelSummary]:
-    """Give the models with their versions. Two queries."""
+    """Return the models with their versions. Two queries."""
     loads_of_version = Load.objects.unscoped().filter(version=OuterRef("pk"), is_dry_run=False)
     newest_load = loads_of_version.order_by("-fence")
     versions = (
@@ -308,7 +308,7 @@ def _version_state(version: Version, weight_bp: int, newest_load: Load | None, n
 def history_of(
     model: RecommendationModel, names: Mapping[int, str], *, before: int | None = None, limit: int = 20
 ) -> list[HistoryLine]:
-    """Give the newest lines of a model's rollout, newest first. One query.
+    """Return the newest lines of a model's rollout, newest first. One query.
 
     Args:
         model: whose.
@@ -344,7 +344,7 @@ def _line(
 
 
 def name_of(code: int, names: Mapping[int, str]) -> str:
-    """Give a version's name, also of one that is gone."""
+    """Return a version's name, also of one that is gone."""
     return names.get(code, f"version {code}")
 
 
@@ -352,7 +352,7 @@ def name_of(code: int, names: Mapping[int, str]) -> str:
 
 
 def first_steps(tenant: Tenant, models: Iterable[ModelSummary]) -> FirstSteps:
-    """Give how far a studio is from its first answer. Two queries; `models` is what `models_of` gave."""
+    """Return how far a studio is from its first answer. Two queries; `models` is what `models_of` gave."""
     # The model that is furthest is the one to go on with.
     summaries = sorted(models, key=lambda summary: list(ModelState).index(summary.state), reverse=True)
     furthest = summaries[0] if summaries else None

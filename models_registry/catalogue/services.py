@@ -171,7 +171,7 @@ def layout_add(*, model: RecommendationModel, fields: Sequence[Mapping[str, Any]
 
 
 def newest_layout(model: RecommendationModel) -> Layout:
-    """Give the layout that a new version gets. One query."""
+    """Return the layout that a new version gets. One query."""
     return Layout.objects.for_tenant(model.tenant).filter(model=model).latest("revision")
 
 
@@ -300,7 +300,7 @@ def _start_rollout(version: Version, actor: User | None) -> None:
 
 
 def _free_code(model: RecommendationModel) -> int:
-    """Give the lowest code that no version of the model has or had: phones may still hold an answer with it."""
+    """Return the lowest code that no version of the model has or had: phones may still hold an answer with it."""
     used = set(Version.objects.for_tenant(model.tenant).filter(model=model).values_list("code", flat=True))
     revisions = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model)
     for weights in revisions.values_list("weights_bp", flat=True).iterator():
@@ -312,7 +312,7 @@ def _free_code(model: RecommendationModel) -> int:
 
 
 def _layouts_in_use(model: RecommendationModel) -> list[list[dict[str, Any]]]:
-    """Give the fields of every layout that a version has, and of the newest, which the next version gets."""
+    """Return the fields of every layout that a version has, and of the newest, which the next version gets."""
     layouts = Layout.objects.for_tenant(model.tenant).filter(model=model)
     in_use = layouts.filter(versions__isnull=False).distinct()
     return [layout.fields for layout in {*in_use, newest_layout(model)}]

@@ -31,7 +31,7 @@ def read_ahead(
     may_be_ahead: Callable[[], bool] = always,
     cancel: Callable[[], None] | None = None,
 ) -> Generator[T]:
-    """Give the items of an iterable that runs in another thread, up to `depth` items ahead.
+    """Yield the items of an iterable that runs in another thread, up to `depth` items ahead.
 
     Args:
         items: is gone through in the other thread alone, and closed there if it can be.
@@ -67,7 +67,7 @@ def read_ahead(
 
 
 def call(function: Callable[[], T], beat: Callable[[], None], *, cancel: Callable[[], None] | None = None) -> T:
-    """Give what a function returns that runs in another thread. `beat` and `cancel` as above."""
+    """Return what a function returns that runs in another thread. `beat` and `cancel` as above."""
 
     def once() -> Iterator[T]:
         yield function()

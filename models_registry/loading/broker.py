@@ -46,7 +46,7 @@ def count_messages() -> int | None:
 
 @contextmanager
 def _connected() -> Iterator[Connection]:
-    """Give a connection.
+    """Yield a connection.
 
     Raises:
         OperationalError: the broker is away, does not answer in time, or refuses what is asked of it.

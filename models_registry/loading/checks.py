@@ -53,7 +53,7 @@ class Check:
     is_waived: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """Give what `Load.report` keeps."""
+        """Return what `Load.report` keeps."""
         return asdict(self)
 
 
@@ -88,7 +88,7 @@ class Expected:
 
 
 def problem_of(checks: Sequence[Check]) -> str:
-    """Give a sentence for the first failed check, and how many more there are; "" if all passed or are waived.
+    """Return a sentence for the first failed check, and how many more there are; "" if all passed or are waived.
 
     What is wrong with single rows comes before what differs from the served table: it is often why.
     """
@@ -238,7 +238,7 @@ def _field_rules(staging: Staging, schema: pa.Schema, expected: Expected) -> lis
 
 
 def _bad_values(scalar: Scalar, value: str, kind: pa.DataType) -> list[str]:
-    """Give SQL conditions, one of which a value meets that a scalar cannot hold; null meets none."""
+    """Return SQL conditions, one of which a value meets that a scalar cannot hold; null meets none."""
     if pa.types.is_null(kind):
         return []
     if isinstance(scalar, Uint):
@@ -265,7 +265,7 @@ def _bad_values(scalar: Scalar, value: str, kind: pa.DataType) -> list[str]:
 
 
 def _literal(text: str) -> str:
-    """Give a text as SQL. Its only special character is the quote; NUL would end the statement."""
+    """Return a text as SQL. Its only special character is the quote; NUL would end the statement."""
     return "'" + text.replace("'", "''").replace("\0", "' || chr(0) || '") + "'"
 
 
@@ -287,7 +287,7 @@ def _reason_of(field: Field) -> Callable[[Any], str]:
 
 
 def _count(staging: Staging, rules: Sequence[_Rule], beat: Callable[[], None]) -> list[int]:
-    """Give how many rows (items) meet each rule: those on rows in one pass, those on items in one each."""
+    """Return how many rows (items) meet each rule: those on rows in one pass, those on items in one each."""
     plain = [rule for rule in rules if rule.source == "rows"]
     columns = ", ".join(f"count(*) FILTER (WHERE {rule.condition})" for rule in plain)
     counted = dict(zip(plain, staging.query(select(columns, "rows"), beat)[0], strict=True)) if plain else {}

@@ -59,7 +59,7 @@ def _is_accepted_scalar(scalar: Scalar, kind: pa.DataType) -> bool:
 
 
 def type_name(kind: pa.DataType) -> str:
-    """Give a column's type as a data scientist knows it from BigQuery."""
+    """Return a column's type as a data scientist knows it from BigQuery."""
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return f"ARRAY<{type_name(kind.value_type)}>"
     if pa.types.is_timestamp(kind):
@@ -76,7 +76,7 @@ def type_name(kind: pa.DataType) -> str:
 
 
 def field_name(field: Field) -> str:
-    """Give what a field wants, in the words of the layout editor, such as “a whole number from 0 to 100”."""
+    """Return what a field wants, in the words of the layout editor, such as “a whole number from 0 to 100”."""
     if isinstance(field.kind, String):
         words = f"a text of at most {field.kind.max_bytes:,} bytes"
     elif isinstance(field.kind, List):
@@ -97,11 +97,11 @@ def _scalar_name(scalar: Scalar) -> str:
 
 
 def shown(value: object) -> str:
-    """Give a value as it can stand in a sentence and in a database: control characters spelled out, at most 80 long."""
+    """Return a value as text for a sentence and the database: control characters spelled out, at most 80 long."""
     text = "".join(c if c >= " " and c.isprintable() else f"\\u{ord(c):04x}" for c in str(value)[: MAX_SHOWN + 1])
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
 
 
 def shortened(reason: str) -> str:
-    """Give a reason that quotes a value of any length: its beginning and its end, which says what is wrong."""
+    """Return a reason that quotes a value of any length: its beginning and its end, which says what is wrong."""
     return reason if len(reason) <= 2 * MAX_SHOWN else f"{reason[:MAX_SHOWN]}…{reason[-MAX_SHOWN:]}"

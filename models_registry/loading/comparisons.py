@@ -24,7 +24,7 @@ _OF_WHAT = {"list length": " of lengths", "string length": " of lengths", "list 
 
 
 def compare_distributions(staging: Staging, expected: Expected) -> tuple[dict[str, Any], list[Check]]:
-    """Give what the report says about the values' spread, and a check for each field that can be compared.
+    """Return what the report says about the values' spread, and a check for each field that can be compared.
 
     Cost: counts a sample of at most `distributions.SAMPLE_ROWS` rows, however many there are.
     """
@@ -58,7 +58,7 @@ def _check_shift(shift: Shift, expected: Expected) -> Check:
 
 
 def blocks_to_compare(served: Table, rows: int, *, is_dry_run: bool) -> int:
-    """Give how many blocks of the served table a load of so many rows is compared with."""
+    """Return how many blocks of the served table a load of so many rows is compared with."""
     blocks = 1 << served.block_bits
     if is_dry_run:
         return blocks
@@ -68,7 +68,7 @@ def blocks_to_compare(served: Table, rows: int, *, is_dry_run: bool) -> int:
 def difference_report(
     difference: Difference, served: Table, staging: Staging, beat: Callable[[], None], *, rows: int
 ) -> dict[str, Any]:
-    """Give what the report says: of the `rows` of the whole load, also where it is estimated from a part of them."""
+    """Return what the report says: of the `rows` of the whole load, also where it is estimated from a part of them."""
     found = {
         "added": difference.added,
         "removed": difference.removed,

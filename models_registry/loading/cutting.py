@@ -37,13 +37,13 @@ class _Rows:
     payloads: Payloads
 
     def from_row(self, row: int) -> _Rows:
-        """Give the rows from one on."""
+        """Return the rows from one on."""
         payloads, start = self.payloads, self.payloads.offsets[row]
         rest = Payloads(payloads.rows - row, payloads.octets[start:], payloads.width, payloads.offsets[row:] - start)
         return _Rows(self.blocks[row:], self.fingerprints[row:], rest)
 
     def followed_by(self, more: _Rows) -> _Rows:
-        """Give these rows and then others."""
+        """Return these rows and then others."""
         ends = self.payloads.offsets[-1] + more.payloads.offsets[1:]
         payloads = Payloads(
             self.payloads.rows + more.payloads.rows,
@@ -74,7 +74,7 @@ class BlockCutter:
         self._waiting = _Rows(np.zeros(0, np.uint32), np.zeros(0, np.uint64), nothing)
 
     def add(self, blocks: npt.NDArray[Any], fingerprints: npt.NDArray[np.uint64], payloads: Payloads) -> Cut:
-        """Give the blocks that are complete with these rows: all before the last row's own, which may go on.
+        """Return the blocks that are complete with these rows: all before the last row's own, which may go on.
 
         Raises:
             SharedPlace: see there.
@@ -92,7 +92,7 @@ class BlockCutter:
         return self._cut(rows, last)
 
     def finish(self) -> Cut:
-        """Give the remaining blocks."""
+        """Return the remaining blocks."""
         return self._cut(self._waiting, self._end_block)
 
     def _cut(self, rows: _Rows, end_block: int) -> Cut:

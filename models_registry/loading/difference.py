@@ -134,7 +134,7 @@ class _Ahead:
         self._rows: _Rows | None = None
 
     def take_before(self, end_block: int) -> list[_Rows]:
-        """Give the next rows, up to this block."""
+        """Return the next rows, up to this block."""
         taken: list[_Rows] = []
         while True:
             if self._rows is None:
@@ -193,7 +193,7 @@ def _compare(difference: Difference, first: int, theirs: _Rows, parts: list[_Row
 
 
 def _read(blocks: list[bytes], width: int | None) -> _Rows:
-    """Give the rows of blocks that follow one another; they count from 0.
+    """Return the rows of blocks that follow one another; they count from 0.
 
     Raises:
         DamagedBlock: a block's length cannot be that of one with this payload width.

@@ -58,7 +58,7 @@ class Bins:
     uppers: tuple[float, ...] | None = None
 
     def labels(self, *, is_whole: bool) -> list[str]:
-        """Give each bin's name."""
+        """Return each bin's name."""
         if self.uppers is None:
             return [*(_label(value, is_whole=is_whole) for value in self.values), "anything else"]
         bounds = [_label(bound, is_whole=is_whole) for bound in self.uppers]
@@ -97,7 +97,7 @@ class Aspect:
     is_whole: bool = True
 
     def choose_bins(self) -> Bins:
-        """Give bins of the commonest values if there are few, else by tenths of the values."""
+        """Return bins of the commonest values if there are few, else by tenths of the values."""
         if isinstance(self.values, pa.Array):
             found = pc.value_counts(self.values)
             commonest = np.argsort(-found.field("counts").to_numpy(), kind="stable")[:VALUE_BINS]
@@ -111,7 +111,7 @@ class Aspect:
         return Bins(uppers=tuple(np.unique(ordered[last]).tolist()))
 
     def count(self, bins: Bins) -> list[int]:
-        """Give how many values are in each bin; then how many are absent, then how many do not fit."""
+        """Return how many values are in each bin; then how many are absent, then how many do not fit."""
         places: npt.NDArray[Any]
         bin_count = len(bins.values if bins.uppers is None else bins.uppers) + 1
         if not len(self.values):
@@ -165,7 +165,7 @@ class Shift:
         return f"“{label}” {_percent(before or 0)} → {_percent(now)}"
 
     def as_json(self) -> dict[str, Any]:
-        """Give what a report shows."""
+        """Return what a report shows."""
         psi = self.psi
         return {
             "name": self.aspect.name,
@@ -182,7 +182,7 @@ class Shift:
         }
 
     def _shares(self) -> Iterator[tuple[str, float, float | None]]:
-        """Give label, share and share before of each bin that something is or was in."""
+        """Yield label, share and share before of each bin that something is or was in."""
         labels = [*self.bins.labels(is_whole=self.aspect.is_whole), "absent", "does not fit"]
         total, total_before = sum(self.counts), sum(self.counts_before or [])
         befores: Sequence[int | None] = self.counts_before or [None] * len(self.counts)
@@ -196,7 +196,7 @@ class Shift:
 
 
 def population_stability_index(now: Sequence[int], before: Sequence[int]) -> float:
-    """Give the index of two lists of counts of the same bins; bins that are empty in both do not count."""
+    """Return the index of two lists of counts of the same bins; bins that are empty in both do not count."""
     both = [(n, b) for n, b in zip(now, before, strict=True) if n or b]
     total, total_before = sum(now), sum(before)
     if not total or not total_before:
@@ -207,7 +207,7 @@ def population_stability_index(now: Sequence[int], before: Sequence[int]) -> flo
 
 
 def psi_by_chance(bins: int, rows: int, rows_before: int) -> float:
-    """Give the index that two samples of one population exceed once in ten thousand times.
+    """Return the index that two samples of one population exceed once in ten thousand times.
 
     The quantile of chi-square is E. Wilson's and M. Hilferty's (“The distribution of chi-square”, PNAS 17, 1931).
     """
@@ -223,7 +223,7 @@ def psi_by_chance(bins: int, rows: int, rows_before: int) -> float:
 
 
 def sample_rows(layout: Layout) -> int:
-    """Give how many rows are sampled: fewer where they are long."""
+    """Return how many rows are sampled: fewer where they are long."""
     longest = sum(field.max_bits for field in layout.fields) // 8 + 1
     return max(1024, min(SAMPLE_ROWS, SAMPLE_BYTES // longest))
 
@@ -259,7 +259,7 @@ def measure(
 
 
 def _bins_of_before(was: Mapping[str, Any], aspect: Aspect) -> tuple[Bins, list[int]]:
-    """Give the bins of before and what was in them; new values get bins too where surely there were none."""
+    """Return the bins of before and what was in them; new values get bins too where surely there were none."""
     counts = list(was["counts"])
     if "uppers" in was:
         return Bins(uppers=tuple(was["uppers"])), counts
@@ -278,7 +278,7 @@ def _to_keep(aspect: Aspect, bins: Bins, counts: list[int]) -> dict[str, Any]:
 
 
 def _aspects(field: Field, column: pa.Array) -> Iterator[list[Aspect]]:
-    """Give what is counted of a field. Where that is one of several things the first is what suits its values."""
+    """Yield what is counted of a field. Where that is one of several things the first is what suits its values."""
     rows, absent = len(column), column.null_count
     present = column.drop_null()
     # A column without a single value may be of any type.
@@ -331,7 +331,7 @@ def _scalars(name: str, kind: str, scalar: Scalar, column: pa.Array, rows: int) 
 
 
 def _storable(texts: pa.Array) -> pa.Array:
-    """Give texts that a database takes: PostgreSQL's JSON knows no NUL."""
+    """Return texts that a database takes: PostgreSQL's JSON knows no NUL."""
     return pc.replace_substring(texts, "\0", "\\u0000")
 
 

@@ -10,6 +10,7 @@ from django.db.models import Count, F, Q
 from django.utils import timezone
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from typing_extensions import override
 
 from models_registry.catalogue.selectors import is_late, late_by
 from models_registry.models import RUNNING_STATES, Load, LoadState, Table, TableState, Version
@@ -34,8 +35,8 @@ DEFINITIONS = (
 class LoadingCollector(Collector):
     """Reads the numbers when they are asked for. Three queries."""
 
+    @override
     def collect(self) -> Iterator[Metric]:
-        """See prometheus_client. A database that does not answer costs these metrics, not the others."""
         try:
             values = _read()
         except DatabaseError as error:
@@ -44,7 +45,7 @@ class LoadingCollector(Collector):
         yield from _families(values)
 
     def describe(self) -> Iterator[Metric]:
-        """Give the families without values: registering must not ask the database."""
+        """Yield the families without values: registering must not ask the database."""
         yield from _families({})
 
 
@@ -76,7 +77,7 @@ def _read() -> dict[str, dict[tuple[str, ...], float]]:
 
 
 def _late_seconds() -> list[float]:
-    """Give for each version that is beyond its target by how much. One query."""
+    """Return for each version that is beyond its target by how much. One query."""
     now = timezone.now()
     versions = Version.objects.unscoped().filter(freshness_minutes__isnull=False, model__tenant__ended_at=None)
     found = versions.select_related("active_table__load").defer(

@@ -101,7 +101,7 @@ class ProcessorShare:
             self._is_judging = False
 
     def rest_due(self) -> float:
-        """Give how many seconds to rest for what was done so far. To be called between two pieces of work."""
+        """Return how many seconds to rest for what was done so far. To be called between two pieces of work."""
         if not self._comes_last:
             return 0.0
         now, worked, interruptions = _work()
@@ -121,7 +121,7 @@ class ProcessorShare:
 
 
 def _work() -> tuple[float, float, int]:
-    """Give the time, the processors' time that this process has used, both in seconds, and its interruptions."""
+    """Return the time, the processors' time that this process has used, both in seconds, and its interruptions."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return time.monotonic(), usage.ru_utime + usage.ru_stime, usage.ru_nivcsw
 

@@ -64,7 +64,7 @@ class Payloads:
 
 
 def pack_columns(layout: Layout, columns: Mapping[str, pa.Array], rows: int) -> Payloads:
-    """Give the payloads of a batch.
+    """Return the payloads of a batch.
 
     Args:
         layout: the fields.
@@ -163,7 +163,7 @@ class _Page:
 
 
 def _starts(lengths: Integers) -> Integers:
-    """Give where each of some runs begins, and where the last ends."""
+    """Return where each of some runs begins, and where the last ends."""
     starts = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=starts[1:])
     return starts
@@ -270,7 +270,7 @@ class _FieldWriter:
         return np.where(self.valid, bits, 0)
 
     def _refusal(self, row: int) -> RefusedValue:
-        """Give the refusal of one row, in the layout's own words."""
+        """Return the refusal of one row, in the layout's own words."""
         value = self.column[row].as_py()
         try:
             Layout([self.field]).pack({self.field.name: value})
@@ -285,7 +285,7 @@ class _FieldWriter:
 
 
 def scalar_codes(kind: Scalar, column: pa.Array) -> tuple[Codes, Mask]:
-    """Give the codes of a column, and which rows the kind cannot hold (their codes mean nothing; nor do nulls')."""
+    """Return the codes of a column, and which rows the kind cannot hold (their codes mean nothing; nor do nulls')."""
     if not len(column):
         return np.zeros(0, np.uint64), np.zeros(0, np.bool_)
     if isinstance(kind, Bool) and pa.types.is_boolean(column.type):
@@ -316,7 +316,7 @@ class _DecimalColumn:
         self.step = int(kind.step * self.scale) if kind.steps else int(FLOAT_EXACT)
 
     def codes(self, column: pa.Array) -> tuple[Codes, Mask] | None:
-        """Give codes and bad rows; None for a column that holds no numbers."""
+        """Return codes and bad rows; None for a column that holds no numbers."""
         if pa.types.is_integer(column.type):
             whole, bad = _bounded(column, -(-self.min // self.scale), self.max // self.scale)
             return self._from_scaled(whole * self.scale, bad)
@@ -390,7 +390,7 @@ class _DecimalColumn:
 
 
 def _plain(column: pa.Array) -> pa.Array:
-    """Give one array of values: chunks joined, dictionaries decoded."""
+    """Return one array of values: chunks joined, dictionaries decoded."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     if pa.types.is_dictionary(column.type):
@@ -405,7 +405,7 @@ def _filled(column: pa.Array, value: Any) -> npt.NDArray[Any]:
 
 
 def _bounded(column: pa.Array, lowest: int, highest: int) -> tuple[Integers, Mask]:
-    """Give an integer column as int64 with `lowest` where a value is not within the bounds, and where that is so."""
+    """Return an integer column as int64 with `lowest` where a value is not within the bounds, and where that is so."""
     values = _filled(column, 0)
     limits = np.iinfo(values.dtype)
     bad = np.zeros(len(values), np.bool_)
@@ -429,7 +429,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _text_buffers(column: pa.Array) -> tuple[Integers, Integers, Octets]:
-    """Give each row's first byte, its length, and all bytes with room to read a whole chunk from any of them."""
+    """Return each row's first byte, its length, and all bytes with room to read a whole chunk from any of them."""
     column = column.cast(pa.large_string())
     _, offset_buffer, data_buffer = column.buffers()
     if offset_buffer is None or not len(column):

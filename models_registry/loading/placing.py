@@ -62,7 +62,7 @@ class Digests:
     is_known: Mask | None
 
     def slice(self, start: int, end: int) -> Digests:
-        """Give those of the rows from one to before another."""
+        """Return those of the rows from one to before another."""
         is_known = None if self.is_known is None else self.is_known[start:end]
         return Digests(self.places[start:end], self.fingerprints[start:end], is_known)
 
@@ -185,14 +185,14 @@ class Buckets:
     # --- Out ----------------------------------------------------------------------------------------------------------
 
     def in_block_order(self, block_bits: int) -> Iterator[PackedRows]:
-        """Give all rows in order. Every row must have been packed.
+        """Yield all rows in order. Every row must have been packed.
 
         Memory: the rows of a bucket, or of a block where that is larger.
         """
         return (self._take_up(lot, block_bits) for lot in self._whole_blocks(block_bits))
 
     def bucket_by_bucket(self, block_bits: int, end_block: int) -> Iterator[PackedRows]:
-        """Give the rows of all blocks before one, and perhaps some more; the bits that all digests share must be 0.
+        """Yield the rows of all blocks before one, and perhaps some more; the bits that all digests share must be 0.
 
         The blocks are in order, and so are the rows of each bucket. A block that is larger than a bucket comes in
         several runs of rows in order.
@@ -221,7 +221,7 @@ class Buckets:
         return shared
 
     def _whole_blocks(self, block_bits: int) -> Iterator[range]:
-        """Give all buckets in order, those of one block together."""
+        """Yield all buckets in order, those of one block together."""
         at_once = 1 << max(0, BUCKET_BITS + self._shared_bits - block_bits)
         return (range(first, min(first + at_once, BUCKETS)) for first in range(0, BUCKETS, at_once))
 
@@ -236,7 +236,7 @@ class Buckets:
         return np.frombuffer(self._read(buckets, [piece.heads for piece in self._pieces]), _HEAD)
 
     def _read(self, buckets: range, bounds: list[Integers]) -> bytes:
-        """Give what of every piece lies within some buckets.
+        """Return what of every piece lies within some buckets.
 
         Raises:
             OSError: the file has not what was written into it.
@@ -253,12 +253,12 @@ class Buckets:
 
 
 def longest_row(layout: Layout) -> int:
-    """Give how many bytes a row's payload can have, at most."""
+    """Return how many bytes a row's payload can have, at most."""
     return sum(field.max_bits for field in layout.fields) // 8 + 1
 
 
 def as_arrow(payloads: Payloads) -> pa.Array:
-    """Give payloads as an Arrow array over the same memory."""
+    """Return payloads as an Arrow array over the same memory."""
     octets = pa.py_buffer(np.ascontiguousarray(payloads.octets))
     if payloads.width:
         return pa.Array.from_buffers(pa.binary(payloads.width), payloads.rows, [None, octets])
@@ -270,7 +270,7 @@ def as_arrow(payloads: Payloads) -> pa.Array:
 
 
 def _order(heads: npt.NDArray[Any], block_bits: int) -> tuple[Places, Integers]:
-    """Give the block of each row, and the rows' order by block and fingerprint."""
+    """Return the block of each row, and the rows' order by block and fingerprint."""
     places, fingerprints = heads["place"], heads["fingerprint"]
     blocks: Places = places >> np.uint32(PLACE_BITS - block_bits) if block_bits else np.zeros_like(places)
     if not len(blocks):
@@ -283,7 +283,7 @@ def _order(heads: npt.NDArray[Any], block_bits: int) -> tuple[Places, Integers]:
 
 
 def _shared(heads: npt.NDArray[Any], block_bits: int) -> tuple[Integers, Integers, Integers]:
-    """Give for every place that more than one row has how many have it, and the first and the last of them."""
+    """Return for every place that more than one row has how many have it, and the first and the last of them."""
     blocks, order = _order(heads, block_bits)
     blocks, fingerprints, rows = blocks[order], heads["fingerprint"][order], heads["row"][order].astype(np.int64)
     is_new = np.append(True, (blocks[1:] != blocks[:-1]) | (fingerprints[1:] != fingerprints[:-1]))
@@ -294,7 +294,7 @@ def _shared(heads: npt.NDArray[Any], block_bits: int) -> tuple[Integers, Integer
 
 
 def _in_order(payloads: Payloads, order: Integers) -> Payloads:
-    """Give payloads in another order."""
+    """Return payloads in another order."""
     width = payloads.width
     if width is not None:
         octets = payloads.octets.reshape(payloads.rows, width).take(order, axis=0).reshape(-1)
@@ -307,7 +307,7 @@ def _in_order(payloads: Payloads, order: Integers) -> Payloads:
 
 
 def _starts(lengths: npt.NDArray[Any]) -> Integers:
-    """Give where each of some runs begins, and where the last ends."""
+    """Return where each of some runs begins, and where the last ends."""
     starts = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=starts[1:])
     return starts

@@ -122,14 +122,14 @@ class LoadProgress:
 
 
 def progress_of(load: Load, now: datetime | None = None) -> LoadProgress:
-    """Give how far a load is now. No query."""
+    """Return how far a load is now. No query."""
     return LoadProgress(load, now or timezone.now())
 
 
 def loads_of(
     tenant: Tenant, *, model: str = "", version: str = "", state: str = "", before: int | None = None, limit: int
 ) -> list[Load]:
-    """Give a studio's newest loads, their versions and models with them and reports left out. One query.
+    """Return a studio's newest loads, their versions and models with them and reports left out. One query.
 
     Args:
         tenant: whose.

@@ -206,7 +206,7 @@ class _RangeRun(Run):
             tables.verify_rows(*place, block_bits=self.whole.block_bits, layout=layout, rows=rows)
 
     def whole_report(self) -> dict[str, Any]:
-        """Give the load's report with what this range found."""
+        """Return the load's report with what this range found."""
         known = self.load.report
         notes = notes_of_rests(self.pulse.seconds_rested, who="One of its ranges")
         return {
@@ -282,7 +282,7 @@ def _verify(pulse: Pulse, table: Table, ranges: list[LoadRange]) -> None:
 
 
 def _merged(load: Load, ranges: list[LoadRange]) -> dict[str, Any]:
-    """Give the load's report with those of its ranges: checks that all passed once, times added up."""
+    """Return the load's report with those of its ranges: checks that all passed once, times added up."""
     report: dict[str, Any] = {**load.report}
     report["checks"] = [*report["checks"], *ranges[0].report["checks"][1:]]
     together = f"Read, checked and written in {len(ranges)} ranges of keys."

@@ -77,7 +77,7 @@ def _kept_tables() -> Iterator[Table]:
 
 
 def _reported(client: Client) -> set[str]:
-    """Give the tables of which serving missed a block."""
+    """Return the tables of which serving missed a block."""
     members = cast(set[bytes], client.smembers(lost_tables_name(settings.REDIS_PREFIX)))
     return {member.decode(errors="replace") for member in members}
 
@@ -95,7 +95,7 @@ def _is_served(table: Table) -> bool:
 
 
 def _window(table: Table, share: int, now: datetime) -> list[int]:
-    """Give the numbers of the blocks that are looked for now, so many at most."""
+    """Return the numbers of the blocks that are looked for now, so many at most."""
     blocks = 1 << table.block_bits
     start = int(now.timestamp()) // LOOK_SECONDS * share
     return [number % blocks for number in range(start, start + min(share, blocks))]
@@ -156,7 +156,7 @@ def _reload(table: Table, now: datetime) -> Iterator[Load]:
 
 
 def _next_try(table: Table, now: datetime) -> datetime:
-    """Give when a table may be loaded again: at once, and later and later after each repair that ended badly."""
+    """Return when a table may be loaded again: at once, and later and later after each repair that ended badly."""
     tried = Load.objects.unscoped().filter(repairs=table, state__in=[LoadState.FAILED, LoadState.REJECTED])
     count, last = tried.count(), tried.aggregate(last=Max("finished_at"))["last"]
     if last is None:

@@ -10,7 +10,7 @@ MAX_BINS = 12
 
 
 def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
-    """Give what was checked, how values are spread, what differs from the served table, and where the time went."""
+    """Yield what was checked, how values are spread, what differs from the served table, and where the time went."""
     yield "Checks"
     for check in report.get("checks", []):
         mark = "ok " if check["passed"] else "let" if check.get("is_waived") else "BAD"

@@ -133,7 +133,7 @@ def load_activate_anyway(*, load: Load, actor: User | None, reason: str) -> Load
 
 
 def failed_checks(load: Load) -> list[str]:
-    """Give the names of the checks that a load failed."""
+    """Return the names of the checks that a load failed."""
     return [check["name"] for check in load.report.get("checks", []) if not check["passed"]]
 
 

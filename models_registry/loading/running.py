@@ -127,7 +127,7 @@ def run_claimed(load: Load, *, listener: Callable[[Progress], None] | None = Non
 
 
 def verdict(error: Exception, load: Load) -> tuple[LoadState, str]:
-    """Give how an error ends a load, and the sentence for it."""
+    """Return how an error ends a load, and the sentence for it."""
     if isinstance(error, Rejected):
         return LoadState.REJECTED, str(error)
     if isinstance(error, Superseded):
@@ -162,7 +162,7 @@ def end(pulse: Pulse, state: LoadState, problem: str, report: dict[str, Any]) ->
 
 
 def notes_of_rests(seconds: float, *, who: str = "It") -> list[str]:
-    """Give what a report says of so much rest."""
+    """Return what a report says of so much rest."""
     return [f"{who} rested for {seconds:,.0f} s, so as not to hold up others."] if seconds >= 1 else []
 
 
@@ -191,7 +191,7 @@ class Run:
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
-        """Give a folder of this run's own, and leave nothing of it."""
+        """Yield a folder of this run's own, and leave nothing of it."""
         folder = settings.LOAD_WORKSPACE_DIR / self.folder_name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

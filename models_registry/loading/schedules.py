@@ -178,7 +178,7 @@ def _start(schedule: Schedule, now: datetime) -> Iterator[Load]:
 
 
 def next_run(schedule: Schedule, after: datetime) -> datetime:
-    """Give the first moment after another at which a schedule is due, in UTC.
+    """Return the first moment after another at which a schedule is due, in UTC.
 
     An interval counts on from the run that it was last due for, so that it does not drift.
 
@@ -195,7 +195,7 @@ def next_run(schedule: Schedule, after: datetime) -> datetime:
 
 
 def next_cron_run(crontab: str, timezone: str, after: datetime) -> datetime:
-    """Give the first moment after another that a crontab names, in UTC; how it goes about daylight saving is above.
+    """Return the first moment after another that a crontab names, in UTC; how it goes about daylight saving is above.
 
     Raises:
         RuleBroken: the crontab cannot be read, or its time never comes.
@@ -224,7 +224,7 @@ def next_cron_run(crontab: str, timezone: str, after: datetime) -> datetime:
 
 
 def _moment(wall_time: datetime, zone: ZoneInfo) -> datetime:
-    """Give when a clock shows a time: the first of two times, and for one that is skipped the next that there is."""
+    """Return when a clock shows a time: the first of two times, and for one that is skipped the next that there is."""
     while True:
         moment = wall_time.replace(tzinfo=zone).astimezone(UTC)
         if moment.astimezone(zone).replace(tzinfo=None) == wall_time:
@@ -243,7 +243,7 @@ def words(schedule: Schedule) -> str:
 
 
 def in_words(minutes: int) -> str:
-    """Give a number of minutes in the largest unit that holds it whole, such as “4 hours”."""
+    """Return a number of minutes in the largest unit that holds it whole, such as “4 hours”."""
     for name, size in (("day", 1440), ("hour", 60)):
         if minutes % size == 0:
             count = minutes // size

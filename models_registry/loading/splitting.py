@@ -108,6 +108,6 @@ def drop_scratch(table: str) -> None:
 
 
 def _count(rows: int, block_bits: int) -> int:
-    """Give the number of ranges: a power of two, so that each is whole partitions and whole blocks."""
+    """Return the number of ranges: a power of two, so that each is whole partitions and whole blocks."""
     wanted = -(-rows * RANGES_PER_WORKER_LOAD // settings.LOAD_SPLIT_ROWS)
     return min(1 << max(0, wanted - 1).bit_length(), PARTITIONS, 1 << block_bits)

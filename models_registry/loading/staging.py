@@ -34,7 +34,7 @@ TABLES_AHEAD = 1
 
 
 def select(what: str, source: str) -> str:
-    """Give a query. Both parts are made of this package's own names, of numbers and of quoted texts alone."""
+    """Return a query. Both parts are made of this package's own names, of numbers and of quoted texts alone."""
     return f"SELECT {what} FROM {source}"  # noqa: S608 - see the docstring
 
 
@@ -172,7 +172,7 @@ class Staging:
         return Digests((first >> np.uint64(64 - PLACE_BITS)).astype(np.uint32), second >> np.uint64(16), is_known)
 
     def query(self, sql: str, beat: Callable[[], None], parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Give the rows of a query that has few; it may take long."""
+        """Return the rows of a query that has few; it may take long."""
         return call(
             lambda: list(self._connection.execute(sql, list(parameters)).fetchall()),
             beat,
@@ -180,14 +180,14 @@ class Staging:
         )
 
     def sample(self) -> pa.Table:
-        """Give the fields of some rows, or of all if there are few: of the lowest digests, so always of the same keys.
+        """Return the fields of the rows with the lowest digests, so always of the same keys; of all if there are few.
 
         How many is what `distributions.sample_rows` says.
         """
         return self._sample.table(self.rows)
 
     def keys_of(self, row_ids: Sequence[int], beat: Callable[[], None]) -> dict[int, str]:
-        """Give the keys of some rows, by their numbers from 0 and in their order."""
+        """Return the keys of some rows, by their numbers from 0 and in their order."""
         if not row_ids:
             return {}
         numbers = ", ".join(str(int(number)) for number in row_ids)
@@ -197,7 +197,7 @@ class Staging:
     def records(
         self, row_ids: Sequence[int], fields: Sequence[str], beat: Callable[[], None]
     ) -> list[tuple[list[str], dict[str, Any]]]:
-        """Give key values (as text) and record of some rows, counted from 0, in no particular order."""
+        """Return key values (as text) and record of some rows, counted from 0, in no particular order."""
         staged = [field for field in fields if field in self.names]
         keys = [f"{self.names[field]}::VARCHAR" for field in self.key_fields]
         chosen = ", ".join([*keys, *(self.names[field] for field in staged)])
@@ -242,12 +242,12 @@ def _nothing() -> None:
 
 
 def _for_duckdb(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Give a column in a type that DuckDB reads; it knows no 16-bit floats."""
+    """Return a column in a type that DuckDB reads; it knows no 16-bit floats."""
     return column.cast(pa.float32()) if pa.types.is_float16(column.type) else column
 
 
 def _gather(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Give the batches joined to tables of a size that DuckDB likes, their texts checked."""
+    """Yield the batches joined to tables of a size that DuckDB likes, their texts checked."""
     waiting: list[pa.RecordBatch] = []
     size = rows = rows_before = 0
     began = time.monotonic()

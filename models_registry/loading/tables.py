@@ -79,7 +79,7 @@ def write_blocks(
 
 
 def read_lengths(client: Client, prefix: str, table_id: str, blocks: int, *, start: int = 0) -> Iterator[int]:
-    """Give the length in bytes of so many blocks from `start` on as Redis has them, 0 for one that it has not."""
+    """Yield the length in bytes of so many blocks from `start` on as Redis has them, 0 for one that it has not."""
     if isinstance(client, RedisCluster):
         at_once = _commands_per_pipeline(client)
         for first in range(start, start + blocks, at_once):
@@ -101,7 +101,7 @@ def read_lengths(client: Client, prefix: str, table_id: str, blocks: int, *, sta
 
 
 def read_blocks(client: Client, prefix: str, table_id: str, end: int, at_once: int) -> Generator[list[bytes]]:
-    """Give the blocks before `end` in order, so many at once, two such lots being asked for ahead.
+    """Yield the blocks before `end` in order, so many at once, two such lots being asked for ahead.
 
     Raises:
         TableProblem: one is not there.
@@ -215,7 +215,7 @@ def drop_blocks(client: Client, prefix: str, table_id: str, numbers: Sequence[in
 
 
 def _of_many(client: Client, command: str, names: Sequence[str]) -> int:
-    """Give what a command that counts keys gives for many; in a cluster they live in many places."""
+    """Return what a command that counts keys gives for many; in a cluster they live in many places."""
     if isinstance(client, RedisCluster):
         pipeline = cast(Any, client).pipeline()
         for name in names:
@@ -225,7 +225,7 @@ def _of_many(client: Client, command: str, names: Sequence[str]) -> int:
 
 
 def _commands_per_pipeline(client: RedisCluster) -> int:
-    """Give how many commands a cluster's nodes take together: each as many as a single Redis."""
+    """Return how many commands a cluster's nodes take together: each as many as a single Redis."""
     return COMMANDS_PER_SEND * max(1, len(client.get_primaries()))
 
 

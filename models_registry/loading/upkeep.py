@@ -94,7 +94,7 @@ def _stale_loads(now: datetime) -> Iterator[Load]:
 
 
 def _waiting_loads(before: datetime) -> QuerySet[Load]:
-    """Give the loads that no worker has begun and nobody has handed over since a moment."""
+    """Return the loads that no worker has begun and nobody has handed over since a moment."""
     queued = Load.objects.unscoped().filter(state=LoadState.QUEUED, created_at__lt=before)
     return queued.filter(Q(heartbeat_at__lt=before) | Q(heartbeat_at=None)).order_by("pk")
 
@@ -105,7 +105,7 @@ def _waiting_ranges(before: datetime) -> QuerySet[LoadRange]:
 
 
 def _patience(now: datetime) -> timedelta:
-    """Give for how long something may wait for a worker before its message counts as lost.
+    """Return for how long something may wait for a worker before its message counts as lost.
 
     A message that a worker holds and has not begun would be taken for a lost one; a second delivery does nothing twice.
     """
@@ -133,7 +133,7 @@ def _queue_again(load: Load, now: datetime) -> bool:
 
 
 def _lost_ranges(now: datetime, forgotten: datetime) -> Iterator[LoadRange]:
-    """Give the ranges whose worker is gone, and those that nobody began or handed over since a moment."""
+    """Yield the ranges whose worker is gone, and those that nobody began or handed over since a moment."""
     running = LoadRange.objects.unscoped().filter(load__state=LoadState.WRITING, state=RangeState.RUNNING)
     yield from running.filter(heartbeat_at__lt=now - STALE_AFTER).iterator()
     yield from _waiting_ranges(forgotten).iterator()

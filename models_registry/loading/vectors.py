@@ -175,7 +175,7 @@ def _check_block(vector: Any) -> Iterator[str]:
 
 
 def _cut(layout: Layout, bits: int, number: int, rows: Sequence[tuple[list[str], dict[str, Any]]]) -> bytes:
-    """Give one block as a load would write it."""
+    """Return one block as a load would write it."""
     columns = _columns(layout, [record for _, record in rows])
     cutter = BlockCutter(layout.payload_width, number, number + 1)
     blocks: list[bytes] = []
@@ -207,7 +207,7 @@ def _key_values(key: Any) -> list[str]:
 
 
 def _columns(layout: Layout, records: Sequence[Mapping[str, Any]]) -> dict[str, pa.Array]:
-    """Give records as the columns that a source would give.
+    """Return records as the columns that a source would give.
 
     Raises:
         BadValue: no column can hold such values, or a record has a field that the layout has not.
@@ -237,7 +237,7 @@ def _payloads(packed: Payloads) -> list[bytes]:
 
 @contextmanager
 def _staged(key_values: Sequence[Sequence[str]], columns: Mapping[str, pa.Array], layout: Layout) -> Iterator[Staging]:
-    """Give staged rows, in a folder that goes when the block ends."""
+    """Yield staged rows, in a folder that goes when the block ends."""
     # No field can be called like this, so that keys and fields do not meet.
     by_field = zip(*key_values, strict=True)
     key_columns = {f"\x00key{number}": pa.array(values) for number, values in enumerate(by_field)}

@@ -12,7 +12,7 @@ from tenants.scoping import TenantOwned, TenantOwnedManager
 
 
 def new_table_id() -> str:
-    """Give 12 random characters, so that no two tables in a Redis share one even after a database was restored."""
+    """Return 12 random characters, so that no two tables in a Redis share one even after a database was restored."""
     return "".join(secrets.choice(PUBLIC_ID_ALPHABET) for _ in range(12))
 
 

@@ -47,7 +47,7 @@ class Flow:
 
 
 def first_allocation(target_bp: Mapping[int, int], salt: str, revision: int) -> bytes:
-    """Give a phase's first map: shuffled slots, dealt to the versions by descending weight.
+    """Return a phase's first map: shuffled slots, dealt to the versions by descending weight.
 
     Raises:
         BadAllocation: the weights do not sum to 10,000, or a code is not 0 … 255.
@@ -62,7 +62,7 @@ def first_allocation(target_bp: Mapping[int, int], salt: str, revision: int) -> 
 def reallocate(
     current: bytes, target_bp: Mapping[int, int], salt: str, revision: int, history: Sequence[bytes] = ()
 ) -> bytes:
-    """Give the map with new weights that moves exactly the sum of the increases. Takes a few milliseconds.
+    """Return the map with new weights that moves exactly the sum of the increases. Takes a few milliseconds.
 
     Args:
         current: the newest map.
@@ -100,7 +100,7 @@ def reallocate(
 
 
 def flows(before: bytes, after: bytes) -> list[Flow]:
-    """Give what moves between two maps of one phase, the largest flow first."""
+    """Return what moves between two maps of one phase, the largest flow first."""
     old, new = _slots_of(before), _slots_of(after)
     moved = old != new
     pairs, counts = np.unique(old[moved].astype(np.int64) * CODES + new[moved], return_counts=True)
@@ -109,7 +109,7 @@ def flows(before: bytes, after: bytes) -> list[Flow]:
 
 
 def expected_flows(before: bytes, after: bytes) -> list[Flow]:
-    """Give what is to be expected to move between maps of two phases, where every unit gets a new slot."""
+    """Return what is to be expected to move between maps of two phases, where every unit gets a new slot."""
     old, new = weights_of(before), weights_of(after)
     found = [
         Flow(a, b, round(weight_a * weight_b / SLOTS))
@@ -121,7 +121,7 @@ def expected_flows(before: bytes, after: bytes) -> list[Flow]:
 
 
 def weights_of(allocation: bytes) -> dict[int, int]:
-    """Give the basis points of each version code that has any, by code."""
+    """Return the basis points of each version code that has any, by code."""
     counts = np.bincount(_slots_of(allocation), minlength=CODES)
     return {int(code): int(counts[code]) for code in np.flatnonzero(counts)}
 
@@ -167,7 +167,7 @@ def _first_slot(slots: Slots, code: int) -> int:
 
 
 def _arrivals(maps: Sequence[Slots]) -> npt.NDArray[np.int64]:
-    """Give for each slot the index of the map in which it came to its present version."""
+    """Return for each slot the index of the map in which it came to its present version."""
     arrived = np.zeros(SLOTS, np.int64)
     for index in range(1, len(maps)):
         arrived[maps[index] != maps[index - 1]] = index
@@ -175,7 +175,7 @@ def _arrivals(maps: Sequence[Slots]) -> npt.NDArray[np.int64]:
 
 
 def _shuffled(salt: str, revision: int) -> npt.NDArray[np.int64]:
-    """Give the 10,000 slots in an order that depends on salt and revision alone, today and after any upgrade."""
+    """Return the 10,000 slots in an order that depends on salt and revision alone, today and after any upgrade."""
     stream = hashlib.shake_256(f"{salt}:{revision}".encode()).digest(8 * SLOTS)
     return np.argsort(np.frombuffer(stream, ">u8"), kind="stable")
 

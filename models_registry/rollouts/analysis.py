@@ -42,7 +42,7 @@ WHERE slots.unit NOT IN ($testers)
 def assignment_query(
     model: RecommendationModel, rollout: RolloutRevision, names: Mapping[int, str], testers: Iterable[str]
 ) -> str:
-    """Give a query that adds slot and version, as one revision of the weights has them, to the rows of a table.
+    """Return a query that adds slot and version, as one revision of the weights has them, to the rows of a table.
 
     Args:
         model: whose units are divided.
@@ -71,6 +71,6 @@ def assignment_query(
 
 
 def _text(value: str) -> str:
-    """Give a text as BigQuery's SQL. None of these texts holds a control character."""
+    """Return a text as BigQuery's SQL. None of these texts holds a control character."""
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

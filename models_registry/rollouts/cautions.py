@@ -34,7 +34,7 @@ class Caution:
 
 
 def cautions(versions: Sequence[VersionState], weights_bp: Mapping[int, int]) -> list[Caution]:
-    """Give what speaks against these weights, by version; only versions that would get more than they have.
+    """Return what speaks against these weights, by version; only versions that would get more than they have.
 
     Args:
         versions: all of the model's, as they stand, with the weights they have.
@@ -57,7 +57,7 @@ def cautions(versions: Sequence[VersionState], weights_bp: Mapping[int, int]) ->
 
 
 def fewer_rows(state: VersionState, fullest: VersionState | None) -> float:
-    """Give how many fewer rows a version has than the fullest one that is served, 0 … 1; 0 if that is not worth a word.
+    """Return the share of rows a version lacks against the fullest one served, 0 … 1; 0 if not worth a word.
 
     Args:
         state: the version.
@@ -70,6 +70,6 @@ def fewer_rows(state: VersionState, fullest: VersionState | None) -> float:
 
 
 def fullest_of(versions: Sequence[VersionState]) -> VersionState | None:
-    """Give the version with the most rows among those that have a weight."""
+    """Return the version with the most rows among those that have a weight."""
     loaded = [state for state in versions if state.weight_bp and state.table is not None]
     return max(loaded, key=lambda state: state.table.row_count if state.table else 0, default=None)

@@ -118,7 +118,7 @@ def explain(*, model: RecommendationModel, key: Mapping[str, str], unit: str = "
 
 
 def _content(model: RecommendationModel) -> tuple[snapshot.Tenant, bool]:
-    """Give what serving has of the tenant; what the database has where it can't be asked or knows no such model."""
+    """Return what serving has of the tenant; what the database has where it can't be asked or knows no such model."""
     name = snapshot.snapshot_name(settings.REDIS_PREFIX, model.tenant.public_id)
     try:
         envelope: Any = publishing_client().get(name)
@@ -132,7 +132,7 @@ def _content(model: RecommendationModel) -> tuple[snapshot.Tenant, bool]:
 
 
 def _unit(model: snapshot.Model, key: Mapping[str, str], given: str) -> str:
-    """Give who is bucketed: who was given, else the unit field's value, else the whole key."""
+    """Return who is bucketed: who was given, else the unit field's value, else the whole key."""
     if given or model.unit_field:
         field = "unit" if given else model.unit_field or ""
         unit = given or key.get(field, "")

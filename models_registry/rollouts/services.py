@@ -48,17 +48,17 @@ class Effect:
 
 
 def current_rollout(model: RecommendationModel) -> RolloutRevision | None:
-    """Give the revision that is served, None for a model without versions. One query."""
+    """Return the revision that is served, None for a model without versions. One query."""
     return RolloutRevision.objects.for_tenant(model.tenant).filter(model=model).order_by("-number").first()
 
 
 def weights_bp_of(revision: RolloutRevision) -> dict[int, int]:
-    """Give a revision's basis points by version code; a code that is not there has none."""
+    """Return a revision's basis points by version code; a code that is not there has none."""
     return {int(code): bp for code, bp in revision.weights_bp.items()}
 
 
 def rollout_preview(*, model: RecommendationModel, weights_bp: Mapping[int, int]) -> Effect:
-    """Give exactly what `rollout_reweight` would do with these weights now. Changes nothing; takes milliseconds.
+    """Return exactly what `rollout_reweight` would do with these weights now. Changes nothing; takes milliseconds.
 
     Raises:
         RuleBroken: as `rollout_reweight`, but the present weights are fine and move nothing.
@@ -69,7 +69,7 @@ def rollout_preview(*, model: RecommendationModel, weights_bp: Mapping[int, int]
 
 
 def rollout_go_back_preview(*, model: RecommendationModel, number: int) -> Effect:
-    """Give what `rollout_go_back` would do now.
+    """Return what `rollout_go_back` would do now.
 
     Raises:
         RuleBroken: there is no such revision.
@@ -80,7 +80,7 @@ def rollout_go_back_preview(*, model: RecommendationModel, number: int) -> Effec
 
 
 def rollout_new_phase_preview(*, model: RecommendationModel) -> Effect:
-    """Give what `rollout_new_phase` with the present weights is to be expected to do.
+    """Return what `rollout_new_phase` with the present weights is to be expected to do.
 
     Raises:
         RuleBroken: the model has no version.
@@ -91,7 +91,7 @@ def rollout_new_phase_preview(*, model: RecommendationModel) -> Effect:
 
 
 def weights_without(weights_bp: Mapping[int, int], code: int) -> dict[int, int]:
-    """Give the weights with one version's taken away and given to the others in proportion to what they have.
+    """Return the weights with one version's taken away and given to the others in proportion to what they have.
 
     What does not divide goes, a hundredth of a percent each, to those that rounding down cost most.
 
@@ -109,7 +109,7 @@ def weights_without(weights_bp: Mapping[int, int], code: int) -> dict[int, int]:
 
 
 def effect_sentence(effect: Effect, names: Mapping[int, str]) -> str:
-    """Give an effect in words, such as “10.0 % of players change version: 10.0 % from A to C”, with a full stop.
+    """Return an effect in words, such as “10.0 % of players change version: 10.0 % from A to C”, with a full stop.
 
     Args:
         effect: what a change does.
@@ -263,7 +263,7 @@ def _revision_or_refuse(model: RecommendationModel, number: int) -> RolloutRevis
 
 
 def _check_weights(model: RecommendationModel, weights_bp: Mapping[int, int]) -> dict[int, int]:
-    """Give the weights above zero by code; RuleBroken unless they are whole, sum to 10,000 and name versions."""
+    """Return the weights above zero by code; RuleBroken unless they are whole, sum to 10,000 and name versions."""
     for bp in weights_bp.values():
         if isinstance(bp, bool) or not isinstance(bp, int) or not 0 <= bp <= BASIS_POINTS:
             raise RuleBroken("Each weight is from 0 to 100 %, in steps of 0.01 %.", field="weights_bp")
@@ -278,7 +278,7 @@ def _check_weights(model: RecommendationModel, weights_bp: Mapping[int, int]) ->
 
 
 def _next_allocation(current: RolloutRevision, wanted: Mapping[int, int]) -> bytes:
-    """Give the map that the next revision would have with these weights."""
+    """Return the map that the next revision would have with these weights."""
     phase = RolloutRevision.objects.unscoped().filter(model_id=current.model_id, phase=current.phase)
     before = phase.filter(number__lt=current.number).order_by("-number").values_list("allocation", flat=True)
     history = [bytes(allocation) for allocation in before[:HISTORY]][::-1]
@@ -338,7 +338,7 @@ def _as_json(weights_bp: Mapping[int, int]) -> dict[str, int]:
 
 
 def _percent(bp: int) -> str:
-    """Give basis points as a person reads them: 10.0 %, 0.05 %."""
+    """Return basis points as a person reads them: 10.0 %, 0.05 %."""
     return f"{bp / 100:.1f} %" if bp % 10 == 0 else f"{bp / 100:.2f} %"
 
 

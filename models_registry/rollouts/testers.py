@@ -19,7 +19,7 @@ from tenants.rules import RuleBroken, check_text
 def override_set(
     *, model: RecommendationModel, unit: str, version: Version, actor: User | None, note: str = ""
 ) -> Override:
-    """Give a tester one version whatever the weights say.
+    """Pin a tester to one version whatever the weights say.
 
     Raises:
         RuleBroken: the unit is no text of 1 to 256 bytes, or the version is another model's.

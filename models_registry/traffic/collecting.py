@@ -109,7 +109,7 @@ def _note_gap(starts_at: datetime, ends_at: datetime) -> None:
 
 
 def _order(entry_id: str) -> tuple[int, int]:
-    """Give an entry's place in the stream: its millisecond, and its number in that."""
+    """Return an entry's place in the stream: its millisecond, and its number in that."""
     at_ms, _, number = entry_id.partition("-")
     return int(at_ms), int(number)
 
@@ -162,7 +162,7 @@ def _count_answers(batches: Iterable[TrafficBatch]) -> None:
 
 
 def _spread(answers: int, batch: TrafficBatch, span: TrafficSpan) -> Iterator[tuple[datetime, int]]:
-    """Give a batch's answers by the spans they belong to: the one of its end, or evenly those it waited through."""
+    """Yield a batch's answers by the spans they belong to: the one of its end, or evenly those it waited through."""
     seconds = batch.at - batch.since
     if not batch.since or seconds <= SPREAD_AFTER_SECONDS:
         yield span_start(batch.at, span), answers

@@ -176,7 +176,7 @@ def read(
     with_weights: bool = False,
     now: datetime | None = None,
 ) -> Reading:
-    """Give the traffic of some models of one studio over a period. Two queries, two more with weights.
+    """Return the traffic of some models of one studio over a period. Two queries, two more with weights.
 
     Args:
         summaries: the models and how they stand.
@@ -203,7 +203,7 @@ def read(
 
 
 def _starts(period: Period, now: datetime) -> list[datetime]:
-    """Give where columns start: whole ones from the period's beginning, and the one that runs."""
+    """Return where columns start: whole ones from the period's beginning, and the one that runs."""
     step = int(period.column.total_seconds())
     first = -(-int((now - period.length).timestamp()) // step) * step
     return [datetime.fromtimestamp(at, UTC) for at in range(first, int(now.timestamp()) + 1, step)]
@@ -216,7 +216,7 @@ Cells = dict[datetime, Counter[str]]
 def _counts(
     version_ids: Sequence[int], period: Period, since: datetime, now: datetime, *, with_sources: bool
 ) -> dict[int, Cells]:
-    """Give the answers of each version by column. One query."""
+    """Return the answers of each version by column. One query."""
     rows = Traffic.objects.unscoped().filter(
         version_id__in=version_ids, span=period.span, starts_at__gte=since, starts_at__lte=now
     )
@@ -239,7 +239,7 @@ def _counts(
 
 
 def _collected(since: datetime) -> tuple[datetime | None, list[tuple[datetime, datetime]]]:
-    """Give up to when counts were collected, and the times after `since` of which some were lost. One query."""
+    """Return up to when counts were collected, and the times after `since` of which some were lost. One query."""
     position = TrafficPosition.objects.annotate(is_gap=Value(0)).values_list("is_gap", "moved_at", "moved_at")
     lost = TrafficGap.objects.filter(ends_at__gt=since).annotate(is_gap=Value(1))
     rows = list(position.union(lost.order_by().values_list("is_gap", "starts_at", "ends_at"), all=True))
@@ -250,7 +250,7 @@ def _collected(since: datetime) -> tuple[datetime | None, list[tuple[datetime, d
 def _lost(
     gaps: Sequence[tuple[datetime, datetime]], starts: Sequence[datetime], period: Period
 ) -> dict[datetime, float]:
-    """Give which part (0 … 1) of each column's counts was lost."""
+    """Return which part (0 … 1) of each column's counts was lost."""
     lost: dict[datetime, float] = defaultdict(float)
     for begins, ends in gaps:
         for start in starts:
@@ -285,7 +285,7 @@ def _column(
 
 
 def _revisions(summaries: Sequence[ModelSummary], since: datetime) -> list[RolloutRevision]:
-    """Give each model's revisions that held at some time after an instant, oldest first. Two queries."""
+    """Return each model's revisions that held at some time after an instant, oldest first. Two queries."""
     if not summaries:
         return []
     models = [summary.model for summary in summaries]
@@ -335,7 +335,7 @@ def _totals(
 
 
 def configured(column: Column, revisions: Sequence[RolloutRevision]) -> dict[int, float]:
-    """Give the share (0 … 1) that the weights gave each version over a column, by its code; empty before any."""
+    """Return the share (0 … 1) that the weights gave each version over a column, by its code; empty before any."""
     shares: dict[int, float] = defaultdict(float)
     covered = 0.0
     for revision, ended_at in with_ends(revisions, column.ends_at):
@@ -349,5 +349,5 @@ def configured(column: Column, revisions: Sequence[RolloutRevision]) -> dict[int
 
 
 def with_ends(revisions: Sequence[RolloutRevision], until: datetime) -> list[tuple[RolloutRevision, datetime]]:
-    """Give revisions, oldest first, with the instant at which the next one took over; of the newest, `until`."""
+    """Return revisions, oldest first, with the instant at which the next one took over; of the newest, `until`."""
     return list(zip(revisions, [*(revision.created_at for revision in revisions[1:]), until], strict=False))

@@ -37,7 +37,7 @@ class Seen(NamedTuple):
 
 
 def seen(model: RecommendationModel, *, hours: int = 24, now: datetime | None = None) -> dict[int, Seen]:
-    """Give what each version of a model answered in the last hours, by the version's key. One query."""
+    """Return what each version of a model answered in the last hours, by the version's key. One query."""
     since = (now or timezone.now()) - timedelta(hours=hours)
     rows = (
         Traffic.objects.for_tenant(model.tenant)
@@ -70,7 +70,7 @@ class Point(NamedTuple):
 def series(
     model: RecommendationModel, *, span: TrafficSpan, since: datetime, until: datetime | None = None
 ) -> dict[int, list[Point]]:
-    """Give each version's answers over time, every span of the time listed, by the version's key. One query."""
+    """Return each version's answers over time, every span of the time listed, by the version's key. One query."""
     until = until or timezone.now()
     first = span_start(int(since.timestamp()), span)
     starts = [first + timedelta(seconds=span) * n for n in range(int((until - first) / timedelta(seconds=span)) + 1)]
@@ -89,7 +89,7 @@ def series(
 
 
 def requests_in_24_hours(credential_ids: Iterable[int], *, now: datetime | None = None) -> dict[int, int]:
-    """Give each credential's requests in the last 24 hours (whole hours, and the one that runs), by its key.
+    """Return each credential's requests in the last 24 hours (whole hours, and the one that runs), by its key.
 
     One query. The caller has narrowed the credentials to one studio.
     """
@@ -99,10 +99,10 @@ def requests_in_24_hours(credential_ids: Iterable[int], *, now: datetime | None 
 
 
 def collected_until() -> datetime | None:
-    """Give up to when serving's counts are in the database; None if they were never collected. One query."""
+    """Return up to when serving's counts are in the database; None if they were never collected. One query."""
     return TrafficPosition.objects.values_list("moved_at", flat=True).first()
 
 
 def gaps(since: datetime, until: datetime) -> list[TrafficGap]:
-    """Give the times between two instants of which counts were lost, oldest first. One query."""
+    """Return the times between two instants of which counts were lost, oldest first. One query."""
     return list(TrafficGap.objects.filter(ends_at__gt=since, starts_at__lt=until))

@@ -39,17 +39,17 @@ class Caller:
 
     @property
     def key(self) -> str:
-        """Give what tells callers apart: where limits are counted and idempotency keys kept."""
+        """Return what tells callers apart: where limits are counted and idempotency keys kept."""
         return f"token:{self.token.public_id}" if self.token else f"person:{self.person.pk if self.person else ''}"
 
     @property
     def automation(self) -> str | None:
-        """Give what the audit trail calls a token; None for a person."""
+        """Return what the audit trail calls a token; None for a person."""
         return f"{self.token.name} ({self.token.public_id})" if self.token else None
 
 
 def caller_of(request: Request) -> Caller:
-    """Give who sent a request that has been authenticated.
+    """Return who sent a request that has been authenticated.
 
     Raises:
         NotAuthenticated: nobody knows who.
@@ -95,7 +95,7 @@ class Need:
 
 
 def needs(scope: Scope) -> Need:
-    """Give what it takes where tokens need this scope and people the role that goes with it."""
+    """Return what it takes where tokens need this scope and people the role that goes with it."""
     return Need(access.ROLE_FOR[scope], scope)
 
 
@@ -107,7 +107,7 @@ class TokenAuthentication(BaseAuthentication):
     """`Authorization: Bearer rsa_…`."""
 
     def authenticate(self, request: Request) -> tuple[Any, Caller] | None:
-        """Give the token's caller; None without such a header.
+        """Return the token's caller; None without such a header.
 
         Raises:
             AuthenticationFailed: the token is wrong, expired or revoked, for whatever reason.
@@ -128,7 +128,7 @@ class TokenAuthentication(BaseAuthentication):
         return AnonymousUser(), Caller(token.tenant, token=token)
 
     def authenticate_header(self, request: Request) -> str:
-        """Give the challenge of a 401."""
+        """Return the challenge of a 401."""
         return "Bearer"
 
 
@@ -136,7 +136,7 @@ class PersonAuthentication(SessionAuthentication):
     """The dashboard's session; writes need the CSRF token."""
 
     def authenticate(self, request: Request) -> tuple[Any, Caller] | None:
-        """Give the signed-in person's caller; None if nobody is signed in.
+        """Return the signed-in person's caller; None if nobody is signed in.
 
         Raises:
             Problem: the CSRF token is missing, or the studio: several to choose from, none, or no such.
@@ -156,7 +156,7 @@ class PersonAuthentication(SessionAuthentication):
 
 
 def _studio_of(person: User, slug: str | None) -> Tenant:
-    """Give the studio a person calls for: the one they name, or the only one they have."""
+    """Return the studio a person calls for: the one they name, or the only one they have."""
     if slug is not None:
         tenant = Tenant.objects.filter(slug=slug, ended_at=None).first() if slug.isprintable() else None
         if tenant is None or access.role_of(person, tenant) is None:

@@ -14,6 +14,7 @@ from rest_framework.exceptions import ParseError
 from rest_framework.fields import empty
 from rest_framework.parsers import JSONParser
 from rest_framework.request import Request
+from typing_extensions import override
 
 Row = TypeVar("Row")
 
@@ -27,7 +28,7 @@ class StrictJSONParser(JSONParser):
     def parse(
         self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
     ) -> Any:
-        """Give what the body says.
+        """Return what the body says.
 
         Raises:
             ParseError: it is no such JSON.
@@ -80,8 +81,8 @@ class Text(serializers.CharField):
             kwargs.setdefault("min_length", 1)
         super().__init__(trim_whitespace=False, **kwargs)
 
+    @override
     def to_internal_value(self, data: Any) -> str:
-        """See DRF."""
         if not isinstance(data, str):
             raise serializers.ValidationError("This must be a text.")
         return super().to_internal_value(data)
@@ -90,8 +91,8 @@ class Text(serializers.CharField):
 class Choice(serializers.ChoiceField):
     """One of some texts."""
 
+    @override
     def to_internal_value(self, data: Any) -> Any:
-        """See DRF."""
         if not isinstance(data, str):
             raise serializers.ValidationError("This must be a text.")
         return super().to_internal_value(data)
@@ -100,8 +101,8 @@ class Choice(serializers.ChoiceField):
 class Whole(serializers.IntegerField):
     """A whole number; texts and true are none. 5.0 is 5, as JSON has it."""
 
+    @override
     def to_internal_value(self, data: Any) -> int:
-        """See DRF."""
         if isinstance(data, float) and data.is_integer():
             data = int(data)
         if isinstance(data, bool) or not isinstance(data, int):
@@ -122,8 +123,8 @@ class Number(serializers.FloatField):
 class YesNo(serializers.BooleanField):
     """True or false; texts and numbers are neither."""
 
+    @override
     def to_internal_value(self, data: Any) -> bool:
-        """See DRF."""
         if not isinstance(data, bool):
             raise serializers.ValidationError("This must be true or false.")
         return data
@@ -138,8 +139,8 @@ class Moment(serializers.DateTimeField):
             raise serializers.ValidationError("This needs a time zone, as in 2026-11-01T12:00:00Z.")
         return super().enforce_timezone(value)
 
+    @override
     def to_internal_value(self, value: Any) -> datetime:
-        """See DRF."""
         if not isinstance(value, str) or "T" not in value.upper():
             raise serializers.ValidationError("This must be an instant, as in 2026-11-01T12:00:00Z.")
         return super().to_internal_value(value)
@@ -151,16 +152,16 @@ class Moment(serializers.DateTimeField):
 class Answer(serializers.Serializer[Row]):
     """A JSON object that the API gives. `source_` is called `source`: DRF needs some names for itself."""
 
+    @override
     def get_fields(self) -> dict[str, Any]:
-        """See DRF."""
         return {name.rstrip("_"): field for name, field in super().get_fields().items()}
 
 
 class Body(Answer[Any]):
     """A JSON object that the API takes, in which every name is known."""
 
+    @override
     def to_internal_value(self, data: Any) -> Any:
-        """See DRF."""
         if not isinstance(data, Mapping):
             raise serializers.ValidationError({"non_field_errors": ["Send a JSON object."]})
         unknown = {name: ["There is no such field."] for name in data if name not in self.fields}
@@ -179,8 +180,8 @@ class Change(Body):
 
     needs_one = True
 
+    @override
     def to_internal_value(self, data: Any) -> Any:
-        """See DRF."""
         values = super().to_internal_value(data)
         if not values:
             raise serializers.ValidationError({"non_field_errors": ["Name at least one thing to change."]})
@@ -202,7 +203,7 @@ class Query(Body):
 
 
 def read_body(request: Request, body: type[Body]) -> dict[str, Any]:
-    """Give the checked values of a request's body.
+    """Return the checked values of a request's body.
 
     Raises:
         ValidationError: a value is missing, unknown or of the wrong type.
@@ -211,7 +212,7 @@ def read_body(request: Request, body: type[Body]) -> dict[str, Any]:
 
 
 def read_query(request: Request, query: type[Query]) -> dict[str, Any]:
-    """Give the checked values of an address's parameters.
+    """Return the checked values of an address's parameters.
 
     Raises:
         ValidationError: one is unknown, there twice, or of the wrong type.

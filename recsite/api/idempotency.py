@@ -82,7 +82,7 @@ def clean_idempotency_records() -> int:
 
 
 def _begin(request: Request, key: str) -> IdempotencyRecord | HttpResponse:
-    """Give the record of a request that is to be done now, or the answer that it had."""
+    """Return the record of a request that is to be done now, or the answer that it had."""
     caller = caller_of(request)
     now = timezone.now()
     record = IdempotencyRecord(
@@ -117,7 +117,7 @@ def _begin(request: Request, key: str) -> IdempotencyRecord | HttpResponse:
 
 
 def _again(before: IdempotencyRecord, record: IdempotencyRecord) -> HttpResponse:
-    """Give what a request that was sent before was answered."""
+    """Return what a request that was sent before was answered."""
     if before.body_hash != record.body_hash:
         raise Problem(KEY_REUSED, f"This {HEADER} was sent with another request; take a new one.")
     if before.status is None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from django.db.models import Model, QuerySet
 from rest_framework import serializers
+from typing_extensions import override
 
 from recsite.api.bodies import MAX_INTEGER, Query
 from serving.formats.encoding import base64url_decode, base64url_encode
@@ -19,8 +20,8 @@ MAX_LIMIT = 200
 class QueryWhole(serializers.IntegerField):
     """A whole number in an address: digits, nothing else."""
 
+    @override
     def to_internal_value(self, data: Any) -> int:
-        """See DRF."""
         if not re.fullmatch("[0-9]{1,15}", str(data)):
             raise serializers.ValidationError("This must be a whole number.")
         return int(data)
@@ -47,7 +48,7 @@ class Page(NamedTuple):
 def page_of(
     rows: QuerySet[Any], asked: dict[str, Any], *, by: str, kind: type[int | str] = int, is_descending: bool = False
 ) -> Page:
-    """Give one page, ordered by a field that no two of the rows share. One query, whatever the page.
+    """Return one page, ordered by a field that no two of the rows share. One query, whatever the page.
 
     Args:
         rows: all of them, filtered.

@@ -124,11 +124,11 @@ class Problem(exceptions.APIException):
         self.headers = dict(headers or {})
 
     def as_response(self) -> Response:
-        """Give the answer."""
+        """Return the answer."""
         return Response(self.as_json(), status=self.kind.status, content_type=MEDIA_TYPE, headers=self.headers)
 
     def as_json(self) -> dict[str, Any]:
-        """Give the document."""
+        """Return the document."""
         document: dict[str, Any] = {
             "type": "about:blank",
             "title": self.kind.title,
@@ -150,12 +150,12 @@ def fields_named(**names: str) -> Iterator[None]:
 
 
 def not_found(what: str = "There is nothing here.") -> Problem:
-    """Give what to raise for what does not exist, or not in this studio."""
+    """Return what to raise for what does not exist, or not in this studio."""
     return Problem(NOT_FOUND, what)
 
 
 def problem_response(error: Exception, context: Mapping[str, Any]) -> Response | None:
-    """Give the problem document for an exception; None for a mistake of our own, which stays one (DRF's handler)."""
+    """Return the problem document for an exception; None for a mistake of our own, which stays one (DRF's handler)."""
     problem = error if isinstance(error, Problem) else _translate(error)
     if problem is None:
         return None
@@ -210,7 +210,7 @@ def _translate(error: Exception) -> Problem | None:  # noqa: C901, PLR0912 - one
 
 
 def _flat(detail: Any, path: str = "") -> Iterator[dict[str, str]]:
-    """Give DRF's nested errors as a list, each with the path of its field: `source.kind`, `fields.0.name`."""
+    """Yield DRF's nested errors as a list, each with the path of its field: `source.kind`, `fields.0.name`."""
     if isinstance(detail, Mapping):
         for name, below in detail.items():
             yield from _flat(below, path if name == "non_field_errors" else f"{path}.{name}".lstrip("."))

@@ -119,7 +119,7 @@ def operation(
 
 @cache
 def page_answer(answer: type[serializers.Serializer[Any]]) -> type[serializers.Serializer[Any]]:
-    """Give the serializer of one page of a list."""
+    """Return the serializer of one page of a list."""
     name = f"{answer.__name__.removesuffix('Answer')}Page"
     fields: dict[str, serializers.Field[Any, Any, Any, Any]] = {
         "results": answer(many=True),
@@ -138,12 +138,12 @@ class Schema(AutoSchema):
         return name.removesuffix("Answer")
 
     def get_tags(self) -> list[str]:
-        """Give the view's own tag."""
+        """Return the view's own tag."""
         tag = getattr(self.view, "tag", None)
         return [tag] if tag else super().get_tags()
 
     def get_override_parameters(self) -> list[Any]:
-        """Give the path's parameters, and the header of operations that heed it."""
+        """Return the path's parameters, and the header of operations that heed it."""
         parameters: list[Any] = [
             OpenApiParameter(name, schema, OpenApiParameter.PATH, required=True, description=description)
             for name, (schema, description) in PATH_PARAMETERS.items()
@@ -176,7 +176,7 @@ class Schema(AutoSchema):
         return bodies
 
     def _problems(self) -> dict[int, list[problems.Kind]]:
-        """Give what can go wrong with this operation, by status."""
+        """Return what can go wrong with this operation, by status."""
         method = self._method()
         is_write = self.method != "GET"
         possible = [problems.INVALID, problems.STUDIO_REQUIRED, problems.UNAUTHENTICATED, problems.NOT_ALLOWED]

@@ -19,6 +19,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
+from typing_extensions import override
 
 from recsite.api.authentication import Caller, IsEnough, PersonAuthentication, TokenAuthentication, caller_of
 from recsite.api.bodies import StrictJSONParser
@@ -47,17 +48,17 @@ class PerCaller(BaseThrottle):
             return True
 
     def wait(self) -> float:
-        """Give the seconds until the next minute begins."""
+        """Return the seconds until the next minute begins."""
         return WINDOW_SECONDS - time.time() % WINDOW_SECONDS
 
 
 class AlwaysJSON(DefaultContentNegotiation):
     """JSON is all there is; a client that says it accepts something else is better off with it than with a 406."""
 
+    @override
     def select_renderer(
         self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
     ) -> tuple[BaseRenderer, str]:
-        """See DRF."""
         only = next(iter(renderers))
         return only, only.media_type
 
@@ -111,17 +112,17 @@ class StudioView(ApiView):
 
     @property
     def caller(self) -> Caller:
-        """Give who calls."""
+        """Return who calls."""
         return caller_of(self.request)
 
     @property
     def tenant(self) -> Tenant:
-        """Give the studio that is called for."""
+        """Return the studio that is called for."""
         return self.caller.tenant
 
     @property
     def actor(self) -> User | None:
-        """Give the person who acts; None for a token, which the audit trail then names by itself."""
+        """Return the person who acts; None for a token, which the audit trail then names by itself."""
         return self.caller.person
 
 

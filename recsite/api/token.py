@@ -110,7 +110,7 @@ class TokenView(APIView):
         return Response(answer, headers=_NO_STORE)
 
     def handle_exception(self, exc: Exception) -> Response:
-        """Give a problem document for whatever went wrong; a mistake of our own stays one."""
+        """Return a problem document for whatever went wrong; a mistake of our own stays one."""
         if isinstance(exc, TokenRefused):
             return _problem(exc.status, exc.code, str(exc), exc.error)
         if isinstance(exc, ParseError | RecursionError):
@@ -148,7 +148,7 @@ def _problem(status: int, code: str, detail: str, error: str) -> Response:
 
 
 def read_token_request(request: Request) -> TokenRequest:
-    """Give what a request asks for: JSON, or a form as RFC 6749 has it; the client in the body or by HTTP Basic.
+    """Return what a request asks for: JSON, or a form as RFC 6749 has it; the client in the body or by HTTP Basic.
 
     Raises:
         TokenRefused: something is missing, twice there, or of the wrong type.
@@ -179,7 +179,7 @@ def read_token_request(request: Request) -> TokenRequest:
 
 
 def _read_form(form: QueryDict) -> dict[str, Any]:
-    """Give a form's fields; one without a value counts as left out, one that is there twice is refused."""
+    """Return a form's fields; one without a value counts as left out, one that is there twice is refused."""
     fields: dict[str, Any] = {}
     for name, values in form.lists():
         if len(values) > 1:
@@ -219,7 +219,7 @@ def _text(fields: Mapping[str, Any], name: str) -> str | None:
 
 
 def _models(fields: Mapping[str, Any], *, is_form: bool) -> list[str] | None:
-    """Give the slugs asked for. `scope`, RFC 6749's name for them, is read where `models` is not given."""
+    """Return the slugs asked for. `scope`, RFC 6749's name for them, is read where `models` is not given."""
     models = fields.get("models")
     if models is None:
         scope = _text(fields, "scope")

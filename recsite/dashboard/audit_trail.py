@@ -73,7 +73,7 @@ class TrailFilter:
     until: date | None = None
 
     def narrow(self, rows: Any) -> Any:
-        """Give the rows that are asked for."""
+        """Return the rows that are asked for."""
         if self.who:
             rows = rows.filter(actor_name__icontains=self.who)
         if self.kind:
@@ -122,13 +122,13 @@ class TrailPage:
 
 
 def trail_rows(tenant: Tenant, wanted: TrailFilter) -> Any:
-    """Give the entries that are asked for, the newest first."""
+    """Return the entries that are asked for, the newest first."""
     # By id, not by time: many entries can be of one instant.
     return wanted.narrow(AuditEntry.objects.for_tenant(tenant)).order_by("-pk")
 
 
 def trail_page(tenant: Tenant, wanted: TrailFilter, *, cursor: str = "") -> TrailPage:
-    """Give one page, from a cursor of the page before on. Two queries, as fast for the last page as for the first.
+    """Return one page, from a cursor of the page before on. Two queries, as fast for the last page as for the first.
 
     A cursor that is none of ours gives the first page.
     """
@@ -147,7 +147,7 @@ def trail_page(tenant: Tenant, wanted: TrailFilter, *, cursor: str = "") -> Trai
 
 
 def _version_names(tenant: Tenant, entries: Iterable[AuditEntry]) -> dict[str, dict[str, str]]:
-    """Give versions' names by code, by model; one query, none where no entry has weights."""
+    """Return versions' names by code, by model; one query, none where no entry has weights."""
     slugs = {entry.subject.removeprefix("model ") for entry in entries if _WEIGHTS in (entry.after or {})}
     if not slugs:
         return {}
@@ -216,7 +216,7 @@ def _short(text: str) -> str:
 
 
 def _subject_url(tenant: Tenant, subject: str) -> str:
-    """Give the page of what an entry is about, where it has one."""
+    """Return the page of what an entry is about, where it has one."""
     kind, _, name = subject.partition(" ")
     model, _, version = name.partition("/")
     pages: dict[str, tuple[str, list[str]]] = {

@@ -15,7 +15,7 @@ SOME_KEY = "1"
 
 
 def example_model(credential: Credential) -> Any:
-    """Give a model that the credential may ask for, one that is served if there is one; None if there is none.
+    """Return a model that the credential may ask for, one that is served if there is one; None if there is none.
 
     Up to three queries.
     """
@@ -24,7 +24,7 @@ def example_model(credential: Credential) -> Any:
 
 
 def answer_url(model: Any) -> str:
-    """Give the address that answers with a model's recommendation for `SOME_KEY`; without a model, the bare one."""
+    """Return the address that answers with a model's recommendation for `SOME_KEY`; without a model, the bare one."""
     address = f"{settings.SERVING_URL.rstrip('/')}/v1/recommendations"
     if model is None:
         return address
@@ -32,7 +32,7 @@ def answer_url(model: Any) -> str:
 
 
 def commands_to_try(credential: Credential, *, model: Any, token_url: str, secret: str = "") -> str:
-    """Give commands that work as they are pasted: one asks for a token, the next with it for an answer.
+    """Return commands that work as they are pasted: one asks for a token, the next with it for an answer.
 
     Args:
         credential: whose they are. One that is a public key signs its tokens elsewhere: a place for one is left.

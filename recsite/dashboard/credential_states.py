@@ -99,7 +99,7 @@ class CredentialSummary:
 
 
 def credentials_of(tenant: Tenant) -> list[CredentialSummary]:
-    """Give a studio's credentials: those that work by name, then the revoked ones, the last first. Three queries."""
+    """Return a studio's credentials: those that work by name, then the revoked ones, the last first. Three queries."""
     rows = Credential.objects.for_tenant(tenant).select_related("created_by").prefetch_related("allowed_models")
     found = _summaries(rows)
     works = [summary for summary in found if summary.credential.revoked_at is None]
@@ -108,7 +108,7 @@ def credentials_of(tenant: Tenant) -> list[CredentialSummary]:
 
 
 def credential_of(tenant: Tenant, client_id: str) -> CredentialSummary | None:
-    """Give one of a studio's credentials, its tenant with it; None where there is none. Three queries."""
+    """Return one of a studio's credentials, its tenant with it; None where there is none. Three queries."""
     rows = Credential.objects.for_tenant(tenant).filter(client_id=client_id)
     found = _summaries(rows.select_related("created_by").prefetch_related("allowed_models"))
     if not found:

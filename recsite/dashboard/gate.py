@@ -144,7 +144,7 @@ def _to_sign_in(request: StudioRequest) -> HttpResponseBase:
 
 
 def _came_from(request: StudioRequest) -> str:
-    """Give the page of this site that a form was on; empty if the browser does not say."""
+    """Return the page of this site that a form was on; empty if the browser does not say."""
     page = request.headers.get("Referer", "")
     if not url_has_allowed_host_and_scheme(page, {request.get_host()}, require_https=request.is_secure()):
         return ""

@@ -11,6 +11,6 @@ UTC_ZONE = ZoneInfo("UTC")
 
 
 def zone_of(request: HttpRequest) -> ZoneInfo:
-    """Give the time zone of whoever asks; UTC where the cookie is missing or names none."""
+    """Return the time zone of whoever asks; UTC where the cookie is missing or names none."""
     name = request.COOKIES.get(ZONE_COOKIE, "")
     return ZoneInfo(name) if name in available_timezones() else UTC_ZONE

@@ -68,7 +68,7 @@ class OtherPlayers(RuntimeError):
 
 
 def players_of(directory: Path) -> int | None:
-    """Give how many players the larger studio's files hold; None where there are none yet."""
+    """Return how many players the larger studio's files hold; None where there are none yet."""
     largest = parquet_path(directory, EXAMPLES[0], EXAMPLES[0].versions[0])
     return pq.read_metadata(largest).num_rows if largest.exists() else None
 
@@ -184,7 +184,7 @@ def _make_model(tenant: Tenant, example: Example, data_dir: Path, admin: User) -
 
 
 def demo_versions() -> list[Version]:
-    """Give the versions that the generator knows the rows of."""
+    """Return the versions that the generator knows the rows of."""
     found: list[Version] = []
     for example in EXAMPLES:
         versions = Version.objects.unscoped().filter(model__tenant__slug=example.studio, model__slug=example.model)
@@ -255,7 +255,7 @@ def _new_secret(model: RecommendationModel, admin: User) -> tuple[str, str]:
 
 
 def _sample_keys(example: Example, players: int) -> list[dict[str, str]]:
-    """Give 100 keys, evenly spread."""
+    """Return 100 keys, evenly spread."""
     keys = list(keys_of(example, players))
     step = max(1, len(keys) // SAMPLE_KEYS)
     return [dict(zip(example.key_fields, key, strict=True)) for key in keys[step // 2 :: step][:SAMPLE_KEYS]]

@@ -42,7 +42,7 @@ class DemoFile(TypedDict):
 
 
 def read_demo_file(path: Path) -> DemoFile:
-    """Give what an earlier start wrote; an empty one where there is none or it cannot be read."""
+    """Return what an earlier start wrote; an empty one where there is none or it cannot be read."""
     try:
         content: DemoFile = json.loads(path.read_text())
     except (OSError, ValueError):

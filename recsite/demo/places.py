@@ -85,7 +85,7 @@ _prepared: list[Places] = []
 
 
 def prepared() -> Places:
-    """Give what `prepare` found.
+    """Return what `prepare` found.
 
     Raises:
         LookupError: it was not called, so the settings in force are not the demo's.
@@ -158,7 +158,7 @@ def _kept_settings(env_file: Path) -> str:
 
 
 def _first_settings(var_dir: Path) -> str:
-    """Give the settings that are made once: secrets of this demo's own."""
+    """Return the settings that are made once: secrets of this demo's own."""
     snapshot_key = Ed25519PrivateKey.generate()
     values = {
         "HTTPS_ONLY": "false",
@@ -173,7 +173,7 @@ def _first_settings(var_dir: Path) -> str:
 
 
 def _free_ports() -> list[int]:
-    """Give four different free ports: the usual ones where nobody listens there and no other demo is about to."""
+    """Return four different free ports: the usual ones where nobody listens there and no other demo is about to."""
     ports: list[int] = []
     for preferred in (DASHBOARD_PORT, LANE_PORT, METRICS_PORT, VALKEY_PORT):
         port = free_port(preferred)

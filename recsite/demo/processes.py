@@ -100,12 +100,12 @@ class Part:
                 os.killpg(self.process.pid, signal.SIGKILL)
 
     def how_it_ended(self) -> str:
-        """Give the exit code or the signal, in words."""
+        """Return the exit code or the signal, in words."""
         code = self.process.returncode if self.process is not None else 0
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     def log_tail(self, lines: int = 15) -> str:
-        """Give the last lines of its log."""
+        """Return the last lines of its log."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         return "\n".join(text.splitlines()[-lines:]) or "(its log is empty)"
 
@@ -246,12 +246,12 @@ class Parts:
 
 
 def _words(command: Sequence[str]) -> list[str]:
-    """Give a command line as `ps` lets one compare it: it shows no quotes."""
+    """Return a command line as `ps` lets one compare it: it shows no quotes."""
     return " ".join(command).split()
 
 
 def _words_of(number: int) -> list[str]:
-    """Give the command line of a running process; empty where there is none such, or no `ps` to ask."""
+    """Return the command line of a running process; empty where there is none such, or no `ps` to ask."""
     try:
         asked = ["ps", "-ww", "-o", "args=", "-p", str(number)]
         shown = subprocess.run(asked, capture_output=True, check=False, text=True).stdout
@@ -261,7 +261,7 @@ def _words_of(number: int) -> list[str]:
 
 
 def http_status(url: str) -> int | None:
-    """Give the status of a GET on loopback, or None where nobody answers within 2 s."""
+    """Return the status of a GET on loopback, or None where nobody answers within 2 s."""
     try:
         with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - an address the demo chose
             status: int = response.status

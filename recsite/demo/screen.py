@@ -40,7 +40,7 @@ class Screen:
 
     @contextmanager
     def loads(self) -> Iterator[LoadDisplay]:
-        """Give a display of loads that run at the same time."""
+        """Yield a display of loads that run at the same time."""
         display = LoadDisplay(self)
         with display.progress:
             yield display
@@ -87,7 +87,7 @@ class LoadDisplay:
 
 
 def curl_commands(content: DemoFile, credential: DemoCredential) -> tuple[str, str]:
-    """Give two commands that work when pasted into a shell, at any time: each gets a token, then asks with it.
+    """Return two commands that work when pasted into a shell, at any time: each gets a token, then asks with it.
 
     The first answers JSON, the second the same bit-packed, as hex. Both say the HTTP status on standard error.
     """
@@ -103,7 +103,7 @@ def curl_commands(content: DemoFile, credential: DemoCredential) -> tuple[str, s
 
 
 def final_screen(content: DemoFile, demo_file: Path) -> str:
-    """Give the screen at the end."""
+    """Return the screen at the end."""
     json_command, bits_command = curl_commands(content, content["credentials"][0])
     people = [("platform staff", content["admin"]), ("product manager", content["product_manager"])]
     people.append(("studio admin", content["studio"]))

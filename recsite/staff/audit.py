@@ -22,7 +22,7 @@ class ActionFilter(DropdownFilter):
     parameter_name = "action"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        """Give the actions there are."""
+        """Return the actions there are."""
         rows = AuditEntry.objects.unscoped().order_by("action").values_list("action", flat=True).distinct()
         return [(name, name) for name in rows]
 
@@ -47,12 +47,12 @@ class AuditAdmin(ReadOnlyAdmin):
 
     @display(description="Who", ordering="actor_name")
     def who(self, entry: Any) -> str:
-        """Give the name they had then."""
+        """Return the name they had then."""
         return str(entry.actor_name)
 
     @display(description="When")
     def when_exactly(self, entry: Any) -> str:
-        """Give the instant."""
+        """Return the instant."""
         return f"{entry.at:%Y-%m-%d %H:%M:%S} UTC, {age(entry.at)}"
 
     @display(description="When", ordering="at")
@@ -62,7 +62,7 @@ class AuditAdmin(ReadOnlyAdmin):
 
     @display(description="Action", label=True, ordering="action")
     def action_label(self, entry: Any) -> str:
-        """Give `noun.verb`."""
+        """Return `noun.verb`."""
         return str(entry.action)
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:

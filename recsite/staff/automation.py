@@ -40,7 +40,7 @@ class AutomationTokenAdmin(ReadOnlyAdmin):
 
     @display(description="May do")
     def may_do(self, token: Any) -> str:
-        """Give its scopes."""
+        """Return its scopes."""
         return ", ".join(token.scopes)
 
     @display(description="Expires")
@@ -63,7 +63,7 @@ class AutomationTokenAdmin(ReadOnlyAdmin):
         return {"revoke"} if obj.revoked_at else set()
 
     def audit_subject(self, obj: Any) -> str:
-        """Give what the audit trail calls it."""
+        """Return what the audit trail calls it."""
         return f"automation token {obj.public_id}"
 
     @action(description="Revoke", url_path="revoke", permissions=["act"], variant=ActionVariant.DANGER)

@@ -53,7 +53,7 @@ class JsonField(forms.CharField):
         return value if isinstance(value, str) or value is None else plain_json(value)
 
     def to_python(self, value: Any) -> Any:
-        """Give the value, None for nothing typed."""
+        """Return the value, None for nothing typed."""
         text = super().to_python(value)
         if not text:
             return None
@@ -82,7 +82,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def layout_field(**kwargs: Any) -> JsonField:
-    """Give the field in which a layout is typed."""
+    """Return the field in which a layout is typed."""
     return JsonField(
         rows=9,
         is_list=True,
@@ -253,7 +253,7 @@ class RecommendationModelAdmin(WeightPages):
 
     @display(description="Weights")
     def weights_column(self, model: Any) -> str:
-        """Give each version's share, the largest first."""
+        """Return each version's share, the largest first."""
         weights = weights_by_code(model.weights_bp or {})
         names = {version.code: version.name for version in model.versions.all()}
         shares = sorted(weights.items(), key=lambda item: -item[1])
@@ -270,22 +270,22 @@ class RecommendationModelAdmin(WeightPages):
 
     @display(description="Short name")
     def short_name(self, model: Any) -> str:
-        """Give what requests call it."""
+        """Return what requests call it."""
         return str(model.slug)
 
     @display(description="Keyed by")
     def keys(self, model: Any) -> str:
-        """Give the key fields."""
+        """Return the key fields."""
         return ", ".join(model.key_fields)
 
     @display(description="Who is bucketed")
     def unit(self, model: Any) -> str:
-        """Give the unit field."""
+        """Return the unit field."""
         return model.unit_field or "the whole key"
 
     @display(description="Rows")
     def rows(self, model: Any) -> str:
-        """Give the rows of the largest table that is served."""
+        """Return the rows of the largest table that is served."""
         counts = [version.active_table.row_count for version in self._served(model) if version.active_table]
         return number(max(counts)) if counts else "–"
 
@@ -293,7 +293,7 @@ class RecommendationModelAdmin(WeightPages):
         description="Data age", label={"fresh": "success", "stale": "warning", "missing": "danger", "none": "default"}
     )
     def data_age(self, model: Any) -> Label:
-        """Give the age of the oldest table that is served."""
+        """Return the age of the oldest table that is served."""
         served = self._served(model)
         if not served:
             return Label("none", "nothing served")
@@ -308,7 +308,7 @@ class RecommendationModelAdmin(WeightPages):
 
     @display(description="Newest layout")
     def newest_layout(self, model: Any) -> str:
-        """Give the newest layout, with the way to the next one."""
+        """Return the newest layout, with the way to the next one."""
         layout = Layout.objects.unscoped().filter(model=model).latest("revision")
         return format_html(
             '{}<p class="rs-after"><a class="text-link" href="{}?model={}">Make the next layout</a></p>',
@@ -318,7 +318,7 @@ class RecommendationModelAdmin(WeightPages):
         )
 
     def audit_subject(self, obj: Any) -> str:
-        """Give what the audit trail calls it."""
+        """Return what the audit trail calls it."""
         return f"model {obj.slug}"
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -390,17 +390,17 @@ class LayoutAdmin(NamedChoices):
 
     @display(description="Layout", ordering="revision")
     def revision_label(self, layout: Any) -> str:
-        """Give its number."""
+        """Return its number."""
         return f"Layout {layout.revision}"
 
     @display(description="Fields")
     def fields_(self, layout: Any) -> str:
-        """Give their names."""
+        """Return their names."""
         return ", ".join(field["name"] for field in layout.fields)
 
     @display(description="An answer takes")
     def width(self, layout: Any) -> str:
-        """Give its bytes in a bit-packed answer."""
+        """Return its bytes in a bit-packed answer."""
         try:
             parsed = PackedLayout.parse(layout.fields)
         except BadLayout as error:
@@ -412,7 +412,7 @@ class LayoutAdmin(NamedChoices):
 
     @display(description="Fields")
     def table(self, layout: Any) -> str:
-        """Give its fields, one a line."""
+        """Return its fields, one a line."""
         return layout_table(layout.fields)
 
     @display(description="Made", ordering="created_at")
@@ -421,12 +421,12 @@ class LayoutAdmin(NamedChoices):
         return age(layout.created_at)
 
     def audit_subject(self, obj: Any) -> str:
-        """Give what the audit trail calls it."""
+        """Return what the audit trail calls it."""
         return f"model {obj.model.slug}"
 
 
 def layout_table(fields: list[dict[str, Any]]) -> str:
-    """Give a layout as a table: each field's name, type and range."""
+    """Return a layout as a table: each field's name, type and range."""
     rows = format_html_join(
         "",
         '<tr><th scope="row">{}</th><td>{}</td><td class="rs-wrap">{}</td></tr>',

@@ -29,19 +29,19 @@ LOAD_COLOURS = {
 
 
 def newest_weights(model_path: str) -> Subquery:
-    """Give the present weights (basis points by code, as JSON holds them) of the model at that path of a query."""
+    """Return the present weights (basis points by code, as JSON holds them) of the model at that path of a query."""
     revisions = RolloutRevision.objects.unscoped().filter(model=OuterRef(model_path)).order_by("-number")
     return Subquery(revisions.values("weights_bp")[:1])
 
 
 def newest_load(field: str) -> Subquery:
-    """Give a field of a version's newest load."""
+    """Return a field of a version's newest load."""
     loads = Load.objects.unscoped().filter(version=OuterRef("pk"), is_dry_run=False)
     return Subquery(loads.order_by("-pk").values(field)[:1])
 
 
 def data_time(table_path: str) -> Coalesce:
-    """Give the instant whose data the table at that path holds: BigQuery's, or when the load began to read."""
+    """Return the instant whose data the table at that path holds: BigQuery's, or when the load began to read."""
     return Coalesce(
         F(f"{table_path}__load__source_snapshot_at"),
         F(f"{table_path}__load__started_at"),
@@ -84,7 +84,7 @@ class ModelFilter(DropdownFilter):
         super().__init__(request, params, model, model_admin)
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        """Give the models, each with its studio."""
+        """Return the models, each with its studio."""
         rows = RecommendationModel.objects.unscoped().order_by("tenant__name", "slug")
         return [(str(pk), f"{name} / {slug}") for pk, name, slug in rows.values_list("pk", "tenant__name", "slug")]
 

@@ -67,7 +67,7 @@ class ModelsField(forms.ModelMultipleChoiceField):  # type: ignore[type-arg]  # 
         )
 
     def label_from_instance(self, obj: Any) -> str:
-        """Give the model's name and short name."""
+        """Return the model's name and short name."""
         return f"{obj.name} ({obj.slug})" if obj.name != obj.slug else str(obj.slug)
 
 
@@ -163,7 +163,7 @@ class StateFilter(RadioFilter):
     parameter_name = "state"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        """Give the choices."""
+        """Return the choices."""
         return [("active", "Active"), ("revoked", "Revoked")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
@@ -242,12 +242,12 @@ class CredentialAdmin(StaffAdmin):
 
     @display(description="Secret")
     def secret_shown(self, credential: Any) -> str:
-        """Give what tells two secrets apart."""
+        """Return what tells two secrets apart."""
         return f"{credential.secret_hint} (number {credential.generation}; it was shown once)"
 
     @display(description="May ask for")
     def may_ask_for(self, credential: Any) -> str:
-        """Give the models."""
+        """Return the models."""
         return ", ".join(model.slug for model in credential.allowed_models.all()) or "all models"
 
     @display(description="Last used", ordering="last_used_at")
@@ -269,7 +269,7 @@ class CredentialAdmin(StaffAdmin):
         return {"rotate"} if obj.kind == CredentialKind.PUBLIC_KEY else set()
 
     def audit_subject(self, obj: Any) -> str:
-        """Give what the audit trail calls it."""
+        """Return what the audit trail calls it."""
         return f"credential {obj.client_id}"
 
     # --- Making one -------------------------------------------------------------------------------------------------
@@ -418,7 +418,7 @@ class CredentialAdmin(StaffAdmin):
     def _show_secret(
         self, request: HttpRequest, issued: IssuedCredential, title: str, old_secret_ends: str = ""
     ) -> HttpResponse:
-        """Give the one page that ever holds the secret: the answer to the POST itself, kept nowhere."""
+        """Return the one page that ever holds the secret: the answer to the POST itself, kept nowhere."""
         credential = issued.credential
         model = example_model(credential)
         token_url = request.build_absolute_uri(reverse("token"))

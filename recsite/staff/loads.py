@@ -20,7 +20,7 @@ from tenants.figures import age, duration, megabytes, number, percent_number
 
 
 def progress(load: Load, now: datetime | None = None) -> dict[str, Any]:
-    """Give the figures of a load's page."""
+    """Return the figures of a load's page."""
     found = progress_of(load, now)
     return {
         "steps": found.steps,
@@ -79,12 +79,12 @@ class LoadAdmin(ReadOnlyAdmin):
 
     @display(description="Load", ordering="fence")
     def label(self, load: Any) -> str:
-        """Give its number."""
+        """Return its number."""
         return f"Load {load.fence}"
 
     @display(description="Model")
     def model_(self, load: Any) -> str:
-        """Give its model."""
+        """Return its model."""
         return str(load.version.model)
 
     @display(description="Version", ordering="version__name")
@@ -99,17 +99,17 @@ class LoadAdmin(ReadOnlyAdmin):
 
     @display(description="Rows", ordering="rows_read")
     def rows(self, load: Any) -> str:
-        """Give the rows written, or read so far."""
+        """Return the rows written, or read so far."""
         return number(load.rows_written or load.rows_read) if load.rows_read else "–"
 
     @display(description="Speed")
     def speed(self, load: Any) -> str:
-        """Give rows a second over the whole run."""
+        """Return rows a second over the whole run."""
         return _speed(progress_of(load).rows_per_second)
 
     @display(description="Took")
     def took(self, load: Any) -> str:
-        """Give how long it ran."""
+        """Return how long it ran."""
         return duration(progress_of(load).elapsed)
 
     @display(description="Asked for", ordering="created_at")
@@ -118,7 +118,7 @@ class LoadAdmin(ReadOnlyAdmin):
         return f"{age(load.created_at)} by {load.requested_by_name or 'the system'}"
 
     def audit_subject(self, obj: Any) -> str:
-        """Give what the audit trail calls its version."""
+        """Return what the audit trail calls its version."""
         return f"version {obj.version.model.slug}/{obj.version.name}"
 
     def changeform_view(
@@ -135,7 +135,7 @@ class LoadAdmin(ReadOnlyAdmin):
         )
 
     def progress_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Give the part of the page that changes while the load runs."""
+        """Return the part of the page that changes while the load runs."""
         load = self.get_row(request, object_id)
         return TemplateResponse(request, "staff/_load.html", self._load_context(load))
 
@@ -180,16 +180,16 @@ class LoadRangeAdmin(ReadOnlyAdmin):
 
     @display(description="Rows", ordering="rows_written")
     def rows(self, part: Any) -> str:
-        """Give the rows written so far."""
+        """Return the rows written so far."""
         return number(part.rows_written)
 
     @display(description="Size", ordering="size_bytes")
     def size(self, part: Any) -> str:
-        """Give its bytes in Redis."""
+        """Return its bytes in Redis."""
         return megabytes(part.size_bytes)
 
     def audit_subject(self, obj: Any) -> str:
-        """Give what the audit trail calls its version."""
+        """Return what the audit trail calls its version."""
         return f"version {obj.load.version.model.slug}/{obj.load.version.name}"
 
 
@@ -225,7 +225,7 @@ class TableAdmin(ReadOnlyAdmin):
 
     @display(description="Model")
     def model_(self, table: Any) -> str:
-        """Give its model."""
+        """Return its model."""
         return str(table.version.model)
 
     @display(description="Version", ordering="version__name")
@@ -268,12 +268,12 @@ class TableAdmin(ReadOnlyAdmin):
 
     @display(description="Size", ordering="size_bytes")
     def size(self, table: Any) -> str:
-        """Give its bytes in Redis."""
+        """Return its bytes in Redis."""
         return megabytes(table.size_bytes)
 
     @display(description="Bytes a row")
     def row_bytes(self, table: Any) -> str:
-        """Give what a row takes in Redis."""
+        """Return what a row takes in Redis."""
         return f"{table.size_bytes / table.row_count:.1f}" if table.row_count else "–"
 
     @display(description="Blocks")
@@ -287,7 +287,7 @@ class TableAdmin(ReadOnlyAdmin):
         return age(table.created_at)
 
     def audit_subject(self, obj: Any) -> str:
-        """Give what the audit trail calls its version."""
+        """Return what the audit trail calls its version."""
         return f"version {obj.version.model.slug}/{obj.version.name}"
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:

@@ -56,17 +56,17 @@ _MENU: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
 
 
 def stylesheet(request: HttpRequest) -> str:
-    """Give the address of what the admin's own pages need beyond Unfold's looks."""
+    """Return the address of what the admin's own pages need beyond Unfold's looks."""
     return static("staff/admin.css")
 
 
 def favicon(request: HttpRequest) -> str:
-    """Give the address of the mark that the dashboard's pages have too."""
+    """Return the address of the mark that the dashboard's pages have too."""
     return static("mark.svg")
 
 
 def navigation(request: HttpRequest) -> list[dict[str, Any]]:
-    """Give the menu."""
+    """Return the menu."""
     return [
         {
             "title": title,
@@ -78,7 +78,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
 
 
 def overview(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
-    """Give the first page what is worth knowing at a glance. Eight queries, however much there is."""
+    """Return the first page what is worth knowing at a glance. Eight queries, however much there is."""
     a_day_ago = timezone.now() - timedelta(hours=24)
     served = _served()
     loads = Load.objects.unscoped().select_related("version__model__tenant").defer("report", "source_location")
@@ -137,7 +137,7 @@ _BAD = [LoadState.FAILED, LoadState.REJECTED]
 
 
 def _served() -> list[dict[str, Any]]:
-    """Give every version that has a weight, with what is wrong with its data."""
+    """Return every version that has a weight, with what is wrong with its data."""
     versions = (
         Version.objects.unscoped()
         .filter(model__tenant__ended_at=None)

@@ -46,7 +46,7 @@ class Label(tuple[str, str]):
 
 
 def acting(request: HttpRequest) -> User:
-    """Give the person at the keyboard.
+    """Return the person at the keyboard.
 
     Raises:
         PermissionDenied: they are not signed in (no admin page is reached so).
@@ -87,7 +87,7 @@ class ServiceForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the 
             show_refusal(self, error)
 
     def save(self, commit: bool = True) -> Any:  # noqa: FBT001, FBT002 - Django's own signature
-        """Give the row: it has been written."""
+        """Return the row: it has been written."""
         return self.instance
 
 
@@ -102,7 +102,7 @@ class LinesField(forms.CharField):
         return "\n".join(value) if isinstance(value, list | tuple) else value
 
     def to_python(self, value: Any) -> Any:
-        """Give the lines as a list."""
+        """Return the lines as a list."""
         return [line.strip() for line in (super().to_python(value) or "").splitlines() if line.strip()]
 
     def has_changed(self, initial: Any, data: Any) -> bool:
@@ -111,22 +111,22 @@ class LinesField(forms.CharField):
 
 
 def text_field(**kwargs: Any) -> forms.CharField:
-    """Give a one-line text field in the admin's looks."""
+    """Return a one-line text field in the admin's looks."""
     return forms.CharField(widget=UnfoldAdminTextInputWidget(), **kwargs)
 
 
 def area_field(*, rows: int = 3, placeholder: str = "", **kwargs: Any) -> forms.CharField:
-    """Give a text field of several lines in the admin's looks."""
+    """Return a text field of several lines in the admin's looks."""
     return forms.CharField(widget=UnfoldAdminTextareaWidget({"rows": rows, "placeholder": placeholder}), **kwargs)
 
 
 def number_field(**kwargs: Any) -> forms.IntegerField:
-    """Give a whole-number field in the admin's looks."""
+    """Return a whole-number field in the admin's looks."""
     return forms.IntegerField(widget=UnfoldAdminIntegerFieldWidget(), **kwargs)
 
 
 def choice_field(choices: Sequence[tuple[Any, str]], **kwargs: Any) -> forms.ChoiceField:
-    """Give a drop-down field in the admin's looks."""
+    """Return a drop-down field in the admin's looks."""
     return forms.ChoiceField(choices=choices, widget=UnfoldAdminSelectWidget(), **kwargs)
 
 
@@ -184,7 +184,7 @@ class StaffAdmin(ModelAdmin):
         return is_platform_staff(request.user)
 
     def get_queryset(self, request: HttpRequest) -> Any:
-        """Give every studio's rows: platform staff see them all."""
+        """Return every studio's rows: platform staff see them all."""
         rows = super().get_queryset(request)
         return rows.unscoped() if issubclass(self.model, TenantOwned) else rows
 
@@ -240,7 +240,7 @@ class StaffAdmin(ModelAdmin):
 
     @display(description="Studio")
     def studio(self, obj: Any) -> Any:
-        """Give whose row it is."""
+        """Return whose row it is."""
         return reduce(getattr, self.studio_path.split("__"), obj)
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -261,11 +261,11 @@ class StaffAdmin(ModelAdmin):
         return set()
 
     def audit_subject(self, obj: Any) -> str:
-        """Give what the audit trail calls a row."""
+        """Return what the audit trail calls a row."""
         return str(obj)
 
     def get_row(self, request: HttpRequest, object_id: str) -> Any:
-        """Give a row by the id in the address.
+        """Return a row by the id in the address.
 
         Raises:
             Http404: there is none.
@@ -285,7 +285,7 @@ class StaffAdmin(ModelAdmin):
         status: int = 200,
         **context: Any,
     ) -> TemplateResponse:
-        """Give a page of our own inside the admin's frame."""
+        """Return a page of our own inside the admin's frame."""
         request.current_app = self.admin_site.name
         frame = {
             **self.admin_site.each_context(request),
@@ -308,7 +308,7 @@ class StaffAdmin(ModelAdmin):
         is_dangerous: bool = False,
         cancel_url: str | None = None,
     ) -> TemplateResponse:
-        """Give the page that asks before something is done."""
+        """Return the page that asks before something is done."""
         return self.page(
             request,
             "staff/ask.html",
@@ -323,7 +323,7 @@ class StaffAdmin(ModelAdmin):
         )
 
     def list_url(self) -> str:
-        """Give the address of this table's list."""
+        """Return the address of this table's list."""
         return reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_changelist")
 
 
@@ -338,7 +338,7 @@ class StudioFilter(DropdownFilter):
         super().__init__(request, params, model, model_admin)
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        """Give the studios."""
+        """Return the studios."""
         return [(str(pk), name) for pk, name in Tenant.objects.values_list("pk", "name")]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
@@ -355,13 +355,13 @@ class ReadOnlyAdmin(StaffAdmin):
 
 
 def change_url(row: models.Model) -> str:
-    """Give the address of a row's page."""
+    """Return the address of a row's page."""
     table = row._meta  # noqa: SLF001 - Django's documented door to a model's names
     return reverse(f"admin:{table.app_label}_{table.model_name}_change", args=[row.pk])
 
 
 def link_to(row: models.Model | None, text: str | None = None) -> SafeString | str:
-    """Give a link to a row's page, or a dash where there is no row."""
+    """Return a link to a row's page, or a dash where there is no row."""
     if row is None:
         return "–"
     return format_html('<a class="text-link" href="{}">{}</a>', change_url(row), text or str(row))

@@ -64,12 +64,12 @@ class PersonAdmin(UserAdmin, StaffAdmin):  # type: ignore[misc,type-arg]  # two 
 
     @display(description="Name", ordering="first_name")
     def full_name(self, person: Any) -> str:
-        """Give first and last name."""
+        """Return first and last name."""
         return person.get_full_name() or "–"
 
     @display(description="Studios")
     def studios(self, person: Any) -> str:
-        """Give the roles held."""
+        """Return the roles held."""
         return ", ".join(f"{m.tenant} ({m.get_role_display()})" for m in person.memberships.all()) or "–"
 
     @display(description="Last signed in", ordering="last_login")
@@ -78,7 +78,7 @@ class PersonAdmin(UserAdmin, StaffAdmin):  # type: ignore[misc,type-arg]  # two 
         return age(person.last_login)
 
     def audit_subject(self, obj: Any) -> str:
-        """Give what the audit trail calls an account."""
+        """Return what the audit trail calls an account."""
         return f"account {obj.username}"
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: Any) -> None:
@@ -136,7 +136,7 @@ class MembershipForm(ServiceForm):
         help_texts: ClassVar = {"role": "Each role may do what the ones after it in this list may."}
 
     def write(self) -> Membership:
-        """Give the role."""
+        """Return the role."""
         data = self.cleaned_data
         tenant: Tenant = data["tenant"] if self.instance.pk is None else self.instance.tenant
         user: User = data["user"] if self.instance.pk is None else self.instance.user
@@ -163,12 +163,12 @@ class MembershipAdmin(StaffAdmin):
         return ("studio", "user") if obj else ()
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        """Give the studio by the name it has elsewhere."""
+        """Return the studio by the name it has elsewhere."""
         return ("studio", "user", "role") if obj else ("tenant", "user", "role")
 
     @display(description="Person", ordering="user__username")
     def person(self, membership: Any) -> str:
-        """Give who it is."""
+        """Return who it is."""
         return str(membership.user.get_full_name() or membership.user.username)
 
     @display(
@@ -177,7 +177,7 @@ class MembershipAdmin(StaffAdmin):
         label={"studio_admin": "primary", "product_manager": "info", "viewer": "default"},
     )
     def role_label(self, membership: Any) -> Label:
-        """Give the role."""
+        """Return the role."""
         return Label(membership.role, membership.get_role_display())
 
     @display(description="Since", ordering="created_at")
@@ -192,7 +192,7 @@ class MembershipAdmin(StaffAdmin):
             self.message_user(request, form.note, messages.WARNING)
 
     def audit_subject(self, obj: Any) -> str:
-        """Give what the audit trail calls it."""
+        """Return what the audit trail calls it."""
         return f"member {obj.user.username}"
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:

@@ -83,7 +83,7 @@ class Proposal:
 
 
 def shares_of(weights_bp: Mapping[int, int], names: Mapping[int, str]) -> list[Share]:
-    """Give the versions that have a weight, the largest first."""
+    """Return the versions that have a weight, the largest first."""
     shares = [_share(code, names, bp) for code, bp in weights_bp.items() if bp]
     return sorted(shares, key=lambda share: (-share.bp, share.code))
 
@@ -217,7 +217,7 @@ def _weights_url(model: RecommendationModel) -> str:
 
 
 def _propose(form: StaffWeightsForm, summary: ModelSummary) -> Proposal | None:
-    """Give what saving would do; None for the present weights and for what is refused (said on the form)."""
+    """Return what saving would do; None for the present weights and for what is refused (said on the form)."""
     wanted = form.weights_bp
     if wanted == {state.code: state.weight_bp for state in summary.versions}:
         return None
@@ -297,23 +297,23 @@ class RolloutRevisionAdmin(ReadOnlyAdmin):
 
     @display(description="Revision", ordering="number")
     def label(self, revision: Any) -> str:
-        """Give its number and phase."""
+        """Return its number and phase."""
         return f"Revision {revision.number}, phase {revision.phase}"
 
     @display(description="Weights")
     def weights(self, revision: Any) -> str:
-        """Give each version's share."""
+        """Return each version's share."""
         names = {version.code: version.name for version in revision.model.versions.all()}
         return " · ".join(f"{share.name} {percent(share.bp)}" for share in shares_of(weights_bp_of(revision), names))
 
     @display(description="Players moved", ordering="moved_bp")
     def moved(self, revision: Any) -> str:
-        """Give the share of units that got another version."""
+        """Return the share of units that got another version."""
         return percent(revision.moved_bp)
 
     @display(description="Goes back to")
     def restored(self, revision: Any) -> str:
-        """Give the revision that it restored."""
+        """Return the revision that it restored."""
         return f"Revision {revision.restores.number}" if revision.restores else "–"
 
     @display(description="When", ordering="created_at")
@@ -329,7 +329,7 @@ class RolloutRevisionAdmin(ReadOnlyAdmin):
         )
 
     def audit_subject(self, obj: Any) -> str:
-        """Give what the audit trail calls it."""
+        """Return what the audit trail calls it."""
         return f"model {obj.model.slug}"
 
 
@@ -378,7 +378,7 @@ class OverrideAdmin(NamedChoices):
         return age(override.created_at)
 
     def audit_subject(self, obj: Any) -> str:
-        """Give what the audit trail calls it."""
+        """Return what the audit trail calls it."""
         return f"model {obj.model.slug}"
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:

@@ -102,7 +102,7 @@ class StateFilter(RadioFilter):
     parameter_name = "state"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        """Give the choices."""
+        """Return the choices."""
         return [("live", "Live"), ("ended", "Ended")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
@@ -154,7 +154,7 @@ class StudioAdmin(StaffAdmin):
 
     @display(description="Short name", ordering="slug")
     def short_name(self, studio: Any) -> str:
-        """Give what tokens call it."""
+        """Return what tokens call it."""
         return str(studio.slug)
 
     @display(description="State", label={"live": "success", "ended": "danger"}, ordering="ended_at")
@@ -187,7 +187,7 @@ class StudioAdmin(StaffAdmin):
         return {"end"} if obj.ended_at else set()
 
     def audit_subject(self, obj: Any) -> str:
-        """Give what the audit trail calls it."""
+        """Return what the audit trail calls it."""
         return f"studio {obj.slug}"
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:

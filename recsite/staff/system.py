@@ -56,7 +56,7 @@ class RepeatedTaskAdmin(ReadOnlyAdmin):
 
     @display(description="When")
     def every(self, task: Any) -> str:
-        """Give its schedule."""
+        """Return its schedule."""
         return str(task.interval or task.crontab or task.clocked or task.solar or "–")
 
     @display(description="Last run", ordering="last_run_at")
@@ -94,7 +94,7 @@ class RepeatedTaskAdmin(ReadOnlyAdmin):
                 self.message_user(request, f"{task.name} is on its way.", messages.SUCCESS)
 
     def audit_subject(self, obj: Any) -> str:
-        """Give what the audit trail calls it."""
+        """Return what the audit trail calls it."""
         return f"task {obj.name}"
 
     def _switch(self, request: HttpRequest, tasks: QuerySet[Any], *, is_on: bool) -> None:

@@ -118,7 +118,7 @@ class DataFilter(RadioFilter):
     parameter_name = "data"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        """Give the choices."""
+        """Return the choices."""
         return [("loaded", "Loaded"), ("stale", "Older than a day"), ("none", "Not loaded")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> Any:
@@ -199,14 +199,14 @@ class VersionAdmin(NamedChoices):
 
     @display(description="Weight")
     def weight(self, version: Any) -> str:
-        """Give its share of the players."""
+        """Return its share of the players."""
         url = reverse("admin:models_registry_recommendationmodel_weights", args=[version.model_id])
         bp = weights_by_code(version.weights_bp or {}).get(version.code, 0)
         return format_html('<a class="text-link" href="{}">{}</a>', url, percent(bp))
 
     @display(description="Data age", label=DATA_COLOURS)
     def data_age(self, version: Any) -> Label:
-        """Give the age of its active table's data."""
+        """Return the age of its active table's data."""
         if version.active_table is None:
             return Label("none", "not loaded")
         when = data_at(version.active_table)
@@ -214,23 +214,23 @@ class VersionAdmin(NamedChoices):
 
     @display(description="Rows", ordering="active_table__row_count")
     def rows(self, version: Any) -> str:
-        """Give its active table's rows."""
+        """Return its active table's rows."""
         return number(version.active_table.row_count if version.active_table else None)
 
     @display(description="Size", ordering="active_table__size_bytes")
     def size(self, version: Any) -> str:
-        """Give its active table's size in Redis."""
+        """Return its active table's size in Redis."""
         return megabytes(version.active_table.size_bytes if version.active_table else None)
 
     @display(description="Last load", ordering="load_at", label={**LOAD_COLOURS, "never": "default"})
     def last_load(self, version: Any) -> Label:
-        """Give how its newest load stands."""
+        """Return how its newest load stands."""
         if version.load_state is None:
             return Label("never", "never")
         return Label(version.load_state, f"{LoadState(version.load_state).label} · {age(version.load_at)}")
 
     def audit_subject(self, obj: Any) -> str:
-        """Give what the audit trail calls it."""
+        """Return what the audit trail calls it."""
         return f"version {obj.model.slug}/{obj.name}"
 
     # --- Pages ------------------------------------------------------------------------------------------------------
@@ -346,7 +346,7 @@ class VersionAdmin(NamedChoices):
 
 
 def _back(version: Version) -> dict[str, Any]:
-    """Give what the button for another table says: after a roll-back that table may be the newer one."""
+    """Return what the button for another table says: after a roll-back that table may be the newer one."""
     kept, active = kept_tables(version), version.active_table
     if not kept or active is None:
         return {"previous": None}
@@ -360,7 +360,7 @@ def _back(version: Version) -> dict[str, Any]:
 
 
 def kept_tables(version: Version) -> list[Table]:
-    """Give the tables a version can go back to: those of the two it keeps that are whole."""
+    """Return the tables a version can go back to: those of the two it keeps that are whole."""
     if version.active_table is None:
         return []
     return [table for table in (version.previous_table, version.older_table) if table and table.is_whole]
@@ -385,7 +385,7 @@ class ScheduleAdmin(ReadOnlyAdmin):
 
     @display(description="Model", ordering="version__model__slug")
     def model_(self, schedule: Any) -> str:
-        """Give its model."""
+        """Return its model."""
         return str(schedule.version.model)
 
     @display(description="Version", ordering="version__name")
@@ -394,7 +394,7 @@ class ScheduleAdmin(ReadOnlyAdmin):
         return link_to(schedule.version)
 
     def audit_subject(self, obj: Any) -> str:
-        """Give what the audit trail calls its version."""
+        """Return what the audit trail calls its version."""
         return f"version {obj.version.model.slug}/{obj.version.name}"
 
 
@@ -412,12 +412,12 @@ class SourceAdmin(ReadOnlyAdmin):
 
     @display(description="Where", ordering="location")
     def location_(self, source: Any) -> str:
-        """Give the location, cut where it is long."""
+        """Return the location, cut where it is long."""
         return source.location if len(source.location) <= 90 else f"{source.location[:90]}…"
 
     @display(description="Model", ordering="version__model__slug")
     def model_(self, source: Any) -> str:
-        """Give its model."""
+        """Return its model."""
         return str(source.version.model)
 
     @display(description="Version", ordering="version__name")
@@ -426,5 +426,5 @@ class SourceAdmin(ReadOnlyAdmin):
         return link_to(source.version)
 
     def audit_subject(self, obj: Any) -> str:
-        """Give what the audit trail calls it."""
+        """Return what the audit trail calls it."""
         return f"version {obj.version.model.slug}/{obj.version.name}"

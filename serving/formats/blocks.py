@@ -18,7 +18,7 @@ class DamagedBlock(ValueError):
 
 
 def encode_block(rows: Sequence[tuple[bytes, bytes]], payload_width: int | None) -> bytes:
-    """Give the block of `(fingerprint, payload)` rows; `payload_width` in bytes, None for a variable-width layout.
+    """Return the block of `(fingerprint, payload)` rows; `payload_width` in bytes, None for a variable-width layout.
 
     This is the format in its plainest form; the loader's vectorised writer is checked against it.
 
@@ -40,7 +40,7 @@ def encode_block(rows: Sequence[tuple[bytes, bytes]], payload_width: int | None)
 
 
 def find_payload(block: bytes, fingerprint: bytes, payload_width: int | None) -> bytes | None:
-    """Give the payload of a fingerprint, or None where the block does not hold it.
+    """Return the payload of a fingerprint, or None where the block does not hold it.
 
     Raises:
         DamagedBlock: the value's length cannot be that of a block with this payload width.
@@ -70,7 +70,7 @@ def find_payload(block: bytes, fingerprint: bytes, payload_width: int | None) ->
 
 
 def _index(block: bytes, fingerprint: bytes, start: int, end: int) -> int | None:
-    """Give the row number of a fingerprint in the run of them from `start` to `end`.
+    """Return the row number of a fingerprint in the run of them from `start` to `end`.
 
     A scan in C beats a bisection in Python at 64 rows; a hit that straddles two fingerprints is passed over.
     """

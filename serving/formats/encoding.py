@@ -9,12 +9,12 @@ _PADDING = (b"", b"", b"==", b"=")
 
 
 def base64url_encode(raw: bytes) -> str:
-    """Give the text of some bytes, without padding."""
+    """Return the text of some bytes, without padding."""
     return binascii.b2a_base64(raw, newline=False).translate(_FROM_STANDARD, b"=").decode()
 
 
 def base64url_decode(text: str | bytes) -> bytes:
-    """Give the bytes of a text without padding.
+    """Return the bytes of a text without padding.
 
     Raises:
         ValueError: it is no base64url, or carries padding or stray bits.

@@ -47,7 +47,7 @@ class JsonRecords:
 
 
 def _first_text(owner: weakref.ref[JsonRecords], layout: Layout) -> Callable[[bytes], str]:
-    """Give what stands in for a function that is not written yet, and puts that into its own place.
+    """Return what stands in for a function that is not written yet, and puts that into its own place.
 
     It does not hold its owner: that would keep each layout that was replaced until the next full collection of garbage.
     """
@@ -77,7 +77,7 @@ class _Writer:
         }
 
     def function(self) -> Callable[[bytes], str]:
-        """Give the function."""
+        """Return the function."""
         body = ['bits = from_bytes(payload, "big")', "left = 8 * len(payload)"]
         record = []
         for number, field in enumerate(self._layout.fields):
@@ -93,7 +93,7 @@ class _Writer:
         return text
 
     def _field(self, number: int, field: Field) -> Iterator[str]:
-        """Give the lines that read a field and leave its text in `text<number>`."""
+        """Yield the lines that read a field and leave its text in `text<number>`."""
         kind = field.kind
         if isinstance(kind, String):
             lines = self._string(number, kind)

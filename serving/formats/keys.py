@@ -24,7 +24,7 @@ class BadKey(ValueError):
 
 
 def canonical_key(values: Iterable[str]) -> bytes:
-    """Give the key as bytes: the values in key-field order, joined by U+001F, in UTF-8.
+    """Return the key as bytes: the values in key-field order, joined by U+001F, in UTF-8.
 
     Raises:
         BadKey: a value is empty, holds a character below U+0020, is not Unicode text (a lone surrogate), or the whole
@@ -46,18 +46,18 @@ def canonical_key(values: Iterable[str]) -> bytes:
 
 
 def digest(key: bytes) -> bytes:
-    """Give the 16 bytes that place a canonical key."""
+    """Return the 16 bytes that place a canonical key."""
     hashed: bytes = md5(key).digest()
     return hashed
 
 
 def locate(key_digest: bytes, block_bits: int) -> tuple[int, bytes]:
-    """Give the block number (0 … 2^block_bits - 1) and the 6-byte fingerprint inside that block."""
+    """Return the block number (0 … 2^block_bits - 1) and the 6-byte fingerprint inside that block."""
     return int.from_bytes(key_digest[:8], "big") >> (64 - block_bits), key_digest[8:14]
 
 
 def block_bits_for(rows: int) -> int:
-    """Give the smallest number of block bits that keeps the mean rows per block at or below 64 (at most 30)."""
+    """Return the smallest number of block bits that keeps the mean rows per block at or below 64 (at most 30)."""
     bits = 0
     while bits < MAX_BLOCK_BITS and rows > MEAN_ROWS_PER_BLOCK << bits:
         bits += 1
@@ -65,16 +65,16 @@ def block_bits_for(rows: int) -> int:
 
 
 def block_name(prefix: str, table_id: str, block: int) -> str:
-    """Give the Redis key of one block. No braces: they would pin a cluster slot."""
+    """Return the Redis key of one block. No braces: they would pin a cluster slot."""
     return f"{prefix}:t:{table_id}:{block:x}"
 
 
 def lost_tables_name(prefix: str) -> str:
-    """Give the Redis key (a set of table ids) in which serving notes tables that it found blocks of to be lost."""
+    """Return the Redis key (a set of table ids) in which serving notes tables that it found blocks of to be lost."""
     return f"{prefix}:lost"
 
 
 def slot(salt: str, unit: str) -> int:
-    """Give the slot (0 … 9,999) that a unit hashes to in the phase with this salt."""
+    """Return the slot (0 … 9,999) that a unit hashes to in the phase with this salt."""
     # The first 15 of its hexadecimal digits, as `int(hexdigest[:15], 16)` would read them.
     return (int.from_bytes(md5(f"{salt}:{unit}".encode()).digest(), "big") >> 68) % SLOTS

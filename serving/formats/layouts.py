@@ -43,11 +43,11 @@ class Scalar(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_field
         """Raise BadLayout unless the parameters make sense."""
 
     def to_code(self, value: Any) -> int:
-        """Give the stored integer of a value; BadValue if it is of another type or out of range."""
+        """Return the stored integer of a value; BadValue if it is of another type or out of range."""
         raise TypeError(type(self).__name__)
 
     def from_code(self, code: int) -> Any:
-        """Give the value of a stored integer; DamagedPayload if no value is stored so."""
+        """Return the value of a stored integer; DamagedPayload if no value is stored so."""
         raise TypeError(type(self).__name__)
 
 
@@ -334,7 +334,7 @@ class Layout:
         return cls(fields)
 
     def pack(self, record: Mapping[str, Any]) -> bytes:
-        """Give a record's payload.
+        """Return a record's payload.
 
         Raises:
             BadValue: a field is missing, unknown, or cannot hold its value; the message names it.
@@ -361,7 +361,7 @@ class Layout:
         return bits.to_bytes()
 
     def unpack(self, payload: bytes) -> dict[str, Any]:
-        """Give the record of a payload, fields in layout order, absent ones None.
+        """Return the record of a payload, fields in layout order, absent ones None.
 
         Raises:
             DamagedPayload: no record of this layout packs to these bytes.

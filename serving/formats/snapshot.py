@@ -133,18 +133,18 @@ _envelope_decoder = msgspec.msgpack.Decoder(tuple[str, bytes, bytes])
 
 
 def content_digest_input(tenant: Tenant) -> bytes:
-    """Give bytes that are equal exactly when two tenants' contents are: what tells whether to publish again."""
+    """Return bytes that are equal exactly when two tenants' contents are: what tells whether to publish again."""
     return _encoder.encode(tenant)
 
 
 def sign_snapshot(snapshot: Snapshot, key_id: str, private_key: Ed25519PrivateKey) -> bytes:
-    """Give the envelope of a snapshot."""
+    """Return the envelope of a snapshot."""
     document = _encoder.encode(snapshot)
     return _encoder.encode((key_id, document, private_key.sign(_CONTEXT + document)))
 
 
 def open_snapshot(envelope: bytes, trusted: dict[str, Ed25519PublicKey]) -> Snapshot:
-    """Give the snapshot in an envelope, its signature checked before anything in it is read.
+    """Return the snapshot in an envelope, its signature checked before anything in it is read.
 
     Raises:
         BadSnapshot: see there; also a format this release does not know.
@@ -185,15 +185,15 @@ def parse_private_key(setting: str) -> tuple[str, Ed25519PrivateKey]:
 
 
 def snapshot_name(prefix: str, tenant_id: str) -> str:
-    """Give the Redis key (a string) of a tenant's envelope."""
+    """Return the Redis key (a string) of a tenant's envelope."""
     return f"{prefix}:s:{tenant_id}"
 
 
 def revisions_name(prefix: str) -> str:
-    """Give the Redis key (a hash: tenant id → revision, decimal) that serving polls."""
+    """Return the Redis key (a hash: tenant id → revision, decimal) that serving polls."""
     return f"{prefix}:revisions"
 
 
 def announcements_name(prefix: str) -> str:
-    """Give the pub/sub channel on which a tenant id is announced after its snapshot was written."""
+    """Return the pub/sub channel on which a tenant id is announced after its snapshot was written."""
     return f"{prefix}:announce"

@@ -83,18 +83,18 @@ def parse_master_keys(setting: str) -> dict[str, bytes]:
 
 
 def derive_key(master_key: bytes, master_key_id: str, credential_id: str, generation: int) -> bytes:
-    """Give the 32-byte HMAC key of one secret generation of a credential (HKDF-SHA256, RFC 5869)."""
+    """Return the 32-byte HMAC key of one secret generation of a credential (HKDF-SHA256, RFC 5869)."""
     info = f"recsite token\x00{credential_id}\x00{generation}\x00{master_key_id}".encode()
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(master_key)
 
 
 def header_parameters(credential_id: str, generation: int, master_key_id: str) -> dict[str, Any]:
-    """Give what the header holds besides `alg` and `typ`."""
+    """Return what the header holds besides `alg` and `typ`."""
     return {"kid": credential_id, "gen": generation, "mk": master_key_id}
 
 
 def header_segment(credential_id: str, generation: int, master_key_id: str) -> bytes:
-    """Give the first segment of every token signed with this key: exactly as PyJWT writes it, keys sorted."""
+    """Return the first segment of every token signed with this key: exactly as PyJWT writes it, keys sorted."""
     header = {"alg": "HS256", "typ": "JWT", **header_parameters(credential_id, generation, master_key_id)}
     return base64url_encode(msgspec.json.encode(header, order="sorted")).encode()
 
@@ -103,7 +103,7 @@ def header_segment(credential_id: str, generation: int, master_key_id: str) -> b
 
 
 def hmac_of(key: bytes) -> HMAC:
-    """Give what `check_hs256` takes: a copy of it costs half of what setting up a new one does."""
+    """Return what `check_hs256` takes: a copy of it costs half of what setting up a new one does."""
     return HMAC(key, SHA256())
 
 
@@ -126,7 +126,7 @@ def check_hs256(token: bytes, header_length: int, key: HMAC) -> Payload:
 
 
 def unverified_kid(token: bytes) -> str:
-    """Give the `kid` of a token, nothing verified: only good for finding the key to verify it with.
+    """Return the `kid` of a token, nothing verified: only good for finding the key to verify it with.
 
     Raises:
         BadToken: there is none, or it is not of the form `[A-Za-z0-9_-]{1,64}`.

@@ -141,7 +141,7 @@ class Lane:
             self._end(response, connection)
 
     def _answer_now(self, request: Request, connection: Connection) -> Response | None:
-        """Give the answer, or None if it takes a block that is not here."""
+        """Return the answer, or None if it takes a block that is not here."""
         step = begin(request, self._world, time.time(), self._settings)
         while not isinstance(step, Response):
             block = self._cache.get(step.names[0]) if self._has_cache and len(step.names) == 1 else None
@@ -256,7 +256,7 @@ def let_askers_finish() -> None:
 
 
 def tls_context(tls: Tls) -> ssl.SSLContext:
-    """Give what HTTPS is served with.
+    """Return what HTTPS is served with.
 
     Raises:
         OSError: the files cannot be read, or do not belong together, or the key is encrypted.

@@ -21,6 +21,7 @@ from socket import socket
 from urllib.parse import unquote_to_bytes
 
 import httptools
+from typing_extensions import override
 
 from serving.http import (
     BODY_INCOMPLETE,
@@ -286,8 +287,8 @@ class Connection(asyncio.Protocol):
 
     # --- What the event loop calls ------------------------------------------------------------------------------------
 
+    @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See asyncio."""
         self._transport = transport  # type: ignore[assignment]  # a stream's transport is a Transport
         self._server.connections.add(self)
         self.asked_at = time.perf_counter()
@@ -296,8 +297,8 @@ class Connection(asyncio.Protocol):
         if len(self._server.connections) > self._server.most_connections:
             self._refuse(OVER_CAPACITY, lingers=False)
 
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio."""
         self._transport = None
         self._is_deaf = True
         self._following.clear()
@@ -308,8 +309,8 @@ class Connection(asyncio.Protocol):
                 timer.cancel()
         del self._parser  # which refers to this
 
+    @override
     def data_received(self, data: bytes) -> None:
-        """See asyncio."""
         if self._is_deaf:
             return
         self._has_begun = False
@@ -330,14 +331,14 @@ class Connection(asyncio.Protocol):
             self._end()
         return not self._server.has_tls
 
+    @override
     def pause_writing(self) -> None:
-        """See asyncio. A client that reads no answers gets to ask no more, and is not waited for without end."""
         self._is_unread = True
         self._hold()
         self._abort_if_unread()
 
+    @override
     def resume_writing(self) -> None:
-        """See asyncio."""
         self._is_unread = False
         if self._unread is not None and self._transport is not None and not self._transport.is_closing():
             self._unread.cancel()
@@ -346,12 +347,12 @@ class Connection(asyncio.Protocol):
 
     # --- What the parser calls ----------------------------------------------------------------------------------------
 
+    @override
     def on_url(self, url: bytes) -> None:
-        """See httptools. A target that arrives in pieces comes in pieces."""
         self._target += url
 
+    @override
     def on_header(self, name: bytes, value: bytes) -> None:
-        """See httptools."""
         counted = _headers[name]
         # One after the body counts for nothing: proxies do not look at it.
         if counted is not None and not self._is_in_body:
@@ -360,8 +361,8 @@ class Connection(asyncio.Protocol):
             # What is there several times is joined by commas, as WSGI has it.
             self._found[counted] = text if before is None else f"{before},{text}"
 
+    @override
     def on_headers_complete(self) -> None:
-        """See httptools."""
         self._is_in_body = True
         self._stop_the_clock()
         found = self._found
@@ -371,8 +372,8 @@ class Connection(asyncio.Protocol):
         elif found[_EXPECT] is not None:
             self._let_go_on()
 
+    @override
     def on_body(self, chunk: bytes) -> None:
-        """See httptools."""
         if self._is_deaf:
             return
         self._body += chunk
@@ -382,8 +383,8 @@ class Connection(asyncio.Protocol):
         elif self._server.bodies_bytes > MAX_BODIES_BYTES:
             self._refuse(OVER_CAPACITY)
 
+    @override
     def on_message_complete(self) -> None:
-        """See httptools."""
         target, found, parser = self._target, self._found, self._parser
         self._target = b""
         self._found = [*_NONE]
@@ -614,7 +615,7 @@ class Connection(asyncio.Protocol):
 
 
 def _head(method: str, target: bytes, version: str, found: list[str | None]) -> bytes:
-    """Give the head of a request with those of its headers that count, without `Upgrade` and what was acted on."""
+    """Return the head of a request with those of its headers that count, without `Upgrade` and what was acted on."""
     lines = [method.encode() + b" " + target + b" HTTP/" + version.encode()]
     for name, counted in _COUNTED.items():
         value = found[counted]
@@ -624,7 +625,7 @@ def _head(method: str, target: bytes, version: str, found: list[str | None]) -> 
 
 
 def _path_of(target: bytes) -> str:
-    """Give the path that a request's target means; "" where it means none."""
+    """Return the path that a request's target means; "" where it means none."""
     try:
         path: bytes | None = httptools.parse_url(target).path
     except httptools.HttpParserInvalidURLError:

@@ -26,7 +26,7 @@ SENTINEL_SECONDS = 0.5
 
 
 def connect(url: str, *, timeout_seconds: float, connect_timeout_seconds: float, check_seconds: float = 0) -> Client:
-    """Give a client; it opens no connection before it is used.
+    """Return a client; it opens no connection before it is used.
 
     Every command is bounded in time and none is sent twice, but for a redirection of a cluster, which redis-py follows.
 
@@ -136,7 +136,7 @@ class Cluster(RedisCluster):
         return bool(super().ping(target_nodes=self.PRIMARIES))
 
     def holder_of(self, key: str) -> str:
-        """Give the name of the node that holds a key's slot, as far as is known; "" where none does.
+        """Return the name of the node that holds a key's slot, as far as is known; "" where none does.
 
         Raises:
             redis.ConnectionError: the cluster is away.
@@ -186,7 +186,7 @@ class Cluster(RedisCluster):
 
 
 def by_holder(client: Client, keys: Iterable[str]) -> dict[str, list[str]]:
-    """Give keys by the server that holds them, in their order: what one pipeline can ask, or lose, at once.
+    """Return keys by the server that holds them, in their order: what one pipeline can ask, or lose, at once.
 
     Raises:
         redis.ConnectionError: the cluster is away.
@@ -223,7 +223,7 @@ class TablesConnectionFactory(ConnectionFactory):  # type: ignore[misc]  # untyp
     """django-redis' way to a connection, for every kind of Redis: the others as `connect` has it."""
 
     def connect(self, url: str) -> Any:
-        """Give a client; of Sentinel and of a cluster there is one in a process, used by all of its threads."""
+        """Return a client; of Sentinel and of a cluster there is one in a process, used by all of its threads."""
         if Place.parse(url).kind == "one":
             return super().connect(url)
         return _shared(url, self.options["SOCKET_TIMEOUT"], self.options["SOCKET_CONNECT_TIMEOUT"])

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol
 
 import hiredis
 from redis.connection import SSLConnection, parse_url
+from typing_extensions import override
 
 from serving.engine import UNAVAILABLE, Block
 from serving.metrics import Numbers
@@ -111,7 +112,7 @@ class Address(NamedTuple):
         )
 
     def greeting(self) -> list[str]:
-        """Give the commands a new connection begins with; the last of them is a PING."""
+        """Return the commands a new connection begins with; the last of them is a PING."""
         commands: list[str] = []
         if self.username or self.password is not None:
             # A user may have no password; that is an empty one.
@@ -122,7 +123,7 @@ class Address(NamedTuple):
 
 
 def tls_context(options: Mapping[str, Any]) -> ssl.SSLContext:
-    """Give what a connection is secured with, by redis-py's `ssl_…` options.
+    """Return what a connection is secured with, by redis-py's `ssl_…` options.
 
     Raises:
         OSError: a file of theirs cannot be read, or is none.
@@ -228,21 +229,21 @@ class _Connection(asyncio.Protocol):
             read = self._waiting.popleft()
             read.then(read.replies + [UNAVAILABLE] * read.missing)
 
+    @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See asyncio."""
         self._transport = transport  # type: ignore[assignment]  # a stream's transport is a Transport
 
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio."""
         self.lose()
 
+    @override
     def eof_received(self) -> bool:
-        """See asyncio."""
         self.lose()
         return False
 
+    @override
     def data_received(self, data: bytes) -> None:
-        """See asyncio."""
         if self.is_lost:
             return
         waiting = self._waiting
@@ -387,7 +388,7 @@ class NodeReader:
             backoff_seconds = min(2 * backoff_seconds, LONGEST_BACKOFF_SECONDS)
 
     async def _connect(self, loop: asyncio.AbstractEventLoop) -> _Connection:
-        """Give a connection that has answered a PING, already in use."""
+        """Return a connection that has answered a PING, already in use."""
         address = self._address
         self._lost.clear()
 
@@ -450,7 +451,7 @@ class BlockCache:
         self._blocks: OrderedDict[str, bytes] = OrderedDict()
 
     def get(self, name: str) -> bytes | None:
-        """Give a block if it is here."""
+        """Return a block if it is here."""
         block = self._blocks.get(name)
         if block is not None:
             self._blocks.move_to_end(name)

@@ -65,7 +65,7 @@ class Reader(BlockReader, Protocol):
 
 
 def reader_for(url: str, *, deadline_seconds: float, numbers: Numbers) -> Reader:
-    """Give the reader for a Redis of any kind that `serving.redis.url` knows.
+    """Return the reader for a Redis of any kind that `serving.redis.url` knows.
 
     Raises:
         ValueError: no such URL.
@@ -87,7 +87,7 @@ class _Addresses:
         self._tls = None if place.tls is None else tls_context(place.tls)
 
     def of(self, host: str, port: int) -> Address:
-        """Give the address of one of them."""
+        """Return the address of one of them."""
         place, tls = self._place, self._tls
         return Address(host, port, None, *place.login, place.database, tls, None if tls is None else host)
 
@@ -308,7 +308,7 @@ class ClusterReader:
             read.put(index, UNAVAILABLE)
 
     def _node(self, host: str, port: int) -> NodeReader:
-        """Give the reader of a node; a new one begins to connect."""
+        """Return the reader of a node; a new one begins to connect."""
         assert self._loop is not None  # noqa: S101  # as above
         node = self._nodes.get((host, port))
         if node is None:

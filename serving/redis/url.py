@@ -99,15 +99,15 @@ class Place(NamedTuple):
         return place._replace(service=path[0], database=int(path[1]) if path[1:] else 0)
 
     def server_keywords(self) -> dict[str, Any]:
-        """Give what redis-py's clients take to get into the servers: the login, and TLS."""
+        """Return what redis-py's clients take to get into the servers: the login, and TLS."""
         return {**self.login._asdict(), **self.tls_keywords()}
 
     def sentinel_keywords(self) -> dict[str, Any]:
-        """Give the same for the Sentinels."""
+        """Return the same for the Sentinels."""
         return {**self.sentinel_login._asdict(), **self.tls_keywords()}
 
     def tls_keywords(self) -> dict[str, Any]:
-        """Give what redis-py's clients take for TLS to any of them; nothing without."""
+        """Return what redis-py's clients take for TLS to any of them; nothing without."""
         return {} if self.tls is None else {"ssl": True, **self.tls}
 
 
@@ -123,7 +123,7 @@ def _options(query: str, allowed: tuple[str, ...], scheme: str) -> dict[str, str
 
 
 def _tls(options: Mapping[str, str]) -> dict[str, Any]:
-    """Give the options of TLS in redis-py's types."""
+    """Return the options of TLS in redis-py's types."""
     tls: dict[str, Any] = {name: options[name] for name in _TLS_OPTIONS if name in options}
     if tls.get("ssl_cert_reqs", "required") not in ("required", "none"):
         raise ValueError("ssl_cert_reqs is “required” or “none”")

@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """Give a running server, of this module alone, with a studio that has one of everything (`tests.api.seed`)."""
+    """Yield a running server, of this module alone, with a studio that has one of everything (`tests.api.seed`)."""
     var_dir = tmp_path_factory.mktemp("api")
     data_dir = var_dir / "data"
     data_dir.mkdir()

@@ -56,7 +56,7 @@ CSRF = "c" * 32
 
 @pytest.fixture(scope="module")
 def recommendation_token(api_server: ApiServer) -> str:
-    """Give a token that the game's backend got for its secret."""
+    """Return a token that the game's backend got for its secret."""
     body = {"client_id": api_server.client_id, "client_secret": api_server.client_secret}
     token: str = httpx.post(f"{api_server.url}/api/v1/token", json=body).raise_for_status().json()["access_token"]
     return token

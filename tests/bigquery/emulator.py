@@ -57,7 +57,7 @@ class Fronts:
         self.__init__()  # type: ignore[misc]  # a dataclass's own constructor, to its defaults
 
     def queries(self) -> list[dict[str, Any]]:
-        """Give the configuration of each query job, in order."""
+        """Return the configuration of each query job, in order."""
         return [
             body["configuration"]
             for method, path, body in self.calls
@@ -229,7 +229,7 @@ class _HttpFront(BaseHTTPRequestHandler):
 
 
 def _denial(dataset: str) -> bytes:
-    """Give Google's answer to somebody without permission, as its REST reference shows it."""
+    """Return Google's answer to somebody without permission, as its REST reference shows it."""
     message = f"Access Denied: Table {PROJECT}:{dataset}: User does not have permission to query it."
     error = {"message": message, "domain": "global", "reason": "accessDenied"}
     return json.dumps(

@@ -45,7 +45,7 @@ PLAYERS = 300
 
 
 def record(number: int) -> dict[str, Any]:
-    """Give what a player is to be recommended."""
+    """Return what a player is to be recommended."""
     return {
         "offer_id": number * 7 % 4096,
         "price": number % 101 * 0.5 + 0.25,
@@ -55,7 +55,7 @@ def record(number: int) -> dict[str, Any]:
 
 
 def rows(**changes: pa.Array) -> pa.Table:
-    """Give the table as BigQuery has it: NUMERIC prices, NULL titles, a TIMESTAMP that nobody wants."""
+    """Return the table as BigQuery has it: NUMERIC prices, NULL titles, a TIMESTAMP that nobody wants."""
     records = [record(number) for number in range(PLAYERS)]
     columns: dict[str, pa.Array] = {
         "player_id": pa.array([f"p{number}" for number in range(PLAYERS)]),

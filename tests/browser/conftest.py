@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """Give where Chromium is. Without it: a skip that says how to get it, in CI a failure."""
+    """Return where Chromium is. Without it: a skip that says how to get it, in CI a failure."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None and os.environ.get("CI"):
         pytest.fail(NO_CHROMIUM)
@@ -50,14 +50,14 @@ def chromium() -> str:
 
 @pytest.fixture(scope="session")
 def site(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Give the running site."""
+    """Yield the running site."""
     with start_site(tmp_path_factory.mktemp("site")) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def browser(chromium: str, site: Site) -> Iterator[Browser]:
-    """Give the one browser; each test has windows of its own in it that know nothing of each other."""
+    """Yield the one browser; each test has windows of its own in it that know nothing of each other."""
     # A slow machine fails no test; what never comes does.
     expect.set_options(timeout=20_000)
     with sync_playwright() as playwright:
@@ -68,7 +68,7 @@ def browser(chromium: str, site: Site) -> Iterator[Browser]:
 
 @pytest.fixture
 def tabs(browser: Browser, site: Site) -> Iterator[Tabs]:
-    """Give a way to open pages. At the end nothing may have gone wrong on any of them."""
+    """Yield a way to open pages. At the end nothing may have gone wrong on any of them."""
     tabs = Tabs(browser, site)
     yield tabs
     tabs.close()
@@ -77,18 +77,18 @@ def tabs(browser: Browser, site: Site) -> Iterator[Tabs]:
 
 @pytest.fixture
 def make_studio(site: Site) -> Callable[[], Studio]:
-    """Give a way to make studios."""
+    """Return a way to make studios."""
     return site.make_studio
 
 
 @pytest.fixture
 def studio(site: Site) -> Studio:
-    """Give a studio without a model."""
+    """Return a studio without a model."""
     return site.make_studio()
 
 
 @pytest.fixture
 def offers(studio: Studio) -> Studio:
-    """Give a studio whose model has two versions, `a` with 90 % and `b` with 10 %."""
+    """Return a studio whose model has two versions, `a` with 90 % and `b` with 10 %."""
     studio.make_model(a=9000, b=1000)
     return studio

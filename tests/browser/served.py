@@ -14,7 +14,7 @@ PLAYERS_ASKED = 100
 
 
 def share_served(studio: Studio, token: str, version: str) -> float:
-    """Give which share of players the lane gives a version."""
+    """Return which share of players the lane gives a version."""
     answers = studio.site.recommendations(token, range(PLAYERS_ASKED))
     return [answer.get("version") for answer in answers].count(version) / len(answers)
 

@@ -68,7 +68,7 @@ class Studio:
         return path
 
     def token(self) -> str:
-        """Give a server token of its game's backend."""
+        """Return a server token of its game's backend."""
         body = {"client_id": self.client_id, "client_secret": self.client_secret}
         answer = httpx.post(f"{self.site.url}/api/v1/token", json=body)
         return str(answer.raise_for_status().json()["access_token"])
@@ -127,7 +127,7 @@ class Site:
 
 
 def free_ports(count: int) -> list[int]:
-    """Give ports nobody listens on, no two alike."""
+    """Return ports nobody listens on, no two alike."""
     ports: dict[int, None] = {}
     while len(ports) < count:
         ports[free_port()] = None

@@ -110,7 +110,7 @@ def _load(version: Version, admin: User) -> Load:
 
 
 def add_history(slug: str) -> Json:
-    """Give the studio's model a tester, traffic, a kept table and a rejected load; give the names of the last two."""
+    """Return the studio's model a tester, traffic, a kept table and a rejected load; give the names of the last two."""
     tenant = Tenant.objects.get(slug=slug)
     admin = User.objects.get(username=f"{slug}-studio-admin")
     model = RecommendationModel.objects.for_tenant(tenant).get(slug=MODEL)

@@ -97,10 +97,10 @@ def is_wider_than_its_window(page: Page) -> bool:
 
 
 def weight(page: Page, version: str) -> Locator:
-    """Give the field of a version's weight on the rollout page."""
+    """Return the field of a version's weight on the rollout page."""
     return page.get_by_role("spinbutton", name=re.compile(rf"\b{version}\b"))
 
 
 def said(page: Page) -> Locator:
-    """Give what a page says was done."""
+    """Return what a page says was done."""
     return page.locator(".messages")

@@ -23,7 +23,7 @@ def run(commands: str) -> str:
 
 
 def shown(page: Page) -> tuple[str, str, str]:
-    """Give the client id, the secret and the commands of the page that shows them once."""
+    """Return the client id, the secret and the commands of the page that shows them once."""
     expect(page.get_by_role("heading", name="The secret, shown this once")).to_be_visible()
     read = [page.locator(f"#{part}").text_content() for part in ("client-id", "secret", "commands")]
     client_id, secret, commands = (text or "" for text in read)

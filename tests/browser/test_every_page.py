@@ -52,7 +52,7 @@ def scene(site: Site) -> Scene:
 
 
 def values_of(studio: Studio, made: dict[str, Any]) -> dict[str, Any]:
-    """Give what stands in addresses."""
+    """Return what stands in addresses."""
     return {
         **made,
         "studio": studio.slug,
@@ -66,7 +66,7 @@ def values_of(studio: Studio, made: dict[str, Any]) -> dict[str, Any]:
 
 
 def routes(resolver: URLResolver, prefix: str = "") -> Iterator[tuple[str, str, list[str]]]:
-    """Give the name, the path and what stands in it of every address."""
+    """Yield the name, the path and what stands in it of every address."""
     for entry in resolver.url_patterns:
         path = f"{prefix}{entry.pattern}"
         if isinstance(entry, URLResolver):

@@ -63,7 +63,7 @@ def offered(page: Page, words: re.Pattern[str]) -> int:
 
 
 def state(tabs: Tabs, studio: Studio) -> list[str]:
-    """Give all that these forms and operations could have changed, as the studio's admin reads it."""
+    """Return all that these forms and operations could have changed, as the studio's admin reads it."""
     page = tabs.open("/api/", studio.sessions["studio_admin"])
     paths = ("audit", "members", "credentials", "automation-tokens", "models", f"models/{MODEL}/versions", "loads")
     answers = [page.request.get(f"/api/v1/{path}") for path in paths]
@@ -72,7 +72,7 @@ def state(tabs: Tabs, studio: Studio) -> list[str]:
 
 
 def csrf_of(page: Page) -> str:
-    """Give the token that the browser has, as any page with a form gives it one."""
+    """Return the token that the browser has, as any page with a form gives it one."""
     page.goto("/sign-in")
     [token] = [cookie["value"] for cookie in page.context.cookies() if cookie["name"] == "csrftoken"]
     return token

@@ -25,7 +25,7 @@ HANGS_SECONDS = 20
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[EmbeddedValkey]:
-    """Give a valkey-server that a test may stop, with a user of its own and a Unix socket."""
+    """Yield a valkey-server that a test may stop, with a user of its own and a Unix socket."""
     valkey = EmbeddedValkey(
         tmp_path / "valkey",
         options=(

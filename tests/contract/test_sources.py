@@ -70,7 +70,7 @@ def test_rows__of_every_type__come_as_they_are(place: Place) -> None:
 
 
 def _plain(kind: pa.DataType) -> str:
-    """Give a type without the name that its writer chose for the items of a list."""
+    """Return a type without the name that its writer chose for the items of a list."""
     return f"list of {kind.value_type}" if pa.types.is_list(kind) else str(kind)
 
 

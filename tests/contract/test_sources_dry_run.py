@@ -28,7 +28,7 @@ def client() -> Iterator[bigquery.Client]:
 
 @pytest.fixture
 def answer() -> dict[str, Any]:
-    """Give the answer to the dry run of a query over two tables that calls a function of the studio's."""
+    """Return the answer to the dry run of a query over two tables that calls a function of the studio's."""
     document: dict[str, Any] = json.loads(ANSWER.read_text())
     return document
 

@@ -164,7 +164,7 @@ def test_file__removed_between_opening_and_reading__is_a_clear_sentence(folder: 
 
 @pytest.fixture
 def rival(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give another studio's folder, with a file that looks like ours."""
+    """Return another studio's folder, with a file that looks like ours."""
     folder = tmp_path_factory.mktemp("rival") / "day=1"
     folder.mkdir()
     write(folder, "a.parquet", player_id=["theirs"], level=[9])
@@ -262,7 +262,7 @@ def test_kind__that_nobody_knows__is_refused(folder: Path) -> None:
 
 @pytest.fixture
 def cloud(folder: Path, settings: Settings) -> Iterator[Path]:
-    """Give the folder of a bucket, served."""
+    """Yield the folder of a bucket, served."""
     bucket = folder / "studio-tables"
     (bucket / "out" / "day=1").mkdir(parents=True)
     with serve_gcs(folder) as settings.GCS_ENDPOINT:

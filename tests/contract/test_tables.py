@@ -81,7 +81,7 @@ def key(number: int) -> list[str]:
 
 
 def blocks_of(rows: int) -> list[bytes]:
-    """Give a table of `rows` players, the x of each being its number; most blocks are empty."""
+    """Return a table of `rows` players, the x of each being its number; most blocks are empty."""
     placed: dict[int, list[tuple[bytes, bytes]]] = {}
     for number in range(rows):
         block, fingerprint = locate(digest(canonical_key(key(number))), BITS)

@@ -67,7 +67,7 @@ class Demo:
         return self.process.wait(timeout=60)
 
     def children(self) -> set[int]:
-        """Give the processes of all parts: the ones the demo started, and theirs."""
+        """Return the processes of all parts: the ones the demo started, and theirs."""
         groups = {int(line.split()[0]) for line in (self.var_dir / "demo.pids").read_text().splitlines()}
         return {number for number, group, state in _processes() if group in groups and state != "Z"}
 

@@ -26,13 +26,13 @@ class Case(NamedTuple):
 
 
 def get(name: str, query: str, token: str | None, *headers: tuple[str, str], method: str = "GET") -> Case:
-    """Give a GET of the endpoint."""
+    """Return a GET of the endpoint."""
     authorization = [] if token is None else [("Authorization", f"Bearer {token}")]
     return Case(name, request(method, f"{PATH}?{query}" if query else PATH, [*authorization, *headers]))
 
 
 def post(name: str, body: Any, token: str, *headers: tuple[str, str]) -> Case:
-    """Give a POST of many keys; a body of bytes goes as it is."""
+    """Return a POST of many keys; a body of bytes goes as it is."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     given = {name.lower() for name, _ in headers}
     own = [] if "content-type" in given else [("Content-Type", "application/json")]
@@ -40,7 +40,7 @@ def post(name: str, body: Any, token: str, *headers: tuple[str, str]) -> Case:
 
 
 def corpus(scene: Scene) -> list[Case]:
-    """Give every request that can be asked while nothing is wrong, and while something is."""
+    """Return every request that can be asked while nothing is wrong, and while something is."""
     return [
         *_tables(scene),
         *_parameters(scene),
@@ -269,7 +269,7 @@ def _tokens(scene: Scene) -> Iterator[Case]:
 
 
 def _confused(scene: Scene) -> str:
-    """Give a token signed by HMAC with a public key, which a negotiating verifier would take."""
+    """Return a token signed by HMAC with a public key, which a negotiating verifier would take."""
     return jwt.encode(scene.claims(iss="https://backend.aurora.example"), SHARED_KEY, headers={"kid": "cr_rs"})
 
 

@@ -27,7 +27,7 @@ class Doors(NamedTuple):
 
 
 def environment(redis_url: str, var_dir: Path, **changes: str) -> dict[str, str]:
-    """Give the environment of a serving process: the tests' settings, this Redis, a folder of its own."""
+    """Return the environment of a serving process: the tests' settings, this Redis, a folder of its own."""
     return {
         **os.environ,
         "RECSITE_ENV_FILE": str(ROOT / "tests" / "test.env"),

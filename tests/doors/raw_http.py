@@ -17,7 +17,7 @@ class RawResponse:
         self.head_bytes = head_bytes
 
     def header(self, name: str) -> str | None:
-        """Give a header's value; several of one name are joined by commas."""
+        """Return a header's value; several of one name are joined by commas."""
         values = [value for given, value in self.headers if given == name]
         return ", ".join(values) if values else None
 
@@ -104,7 +104,7 @@ def request(
     headers: list[tuple[str, str]] | None = None,
     body: bytes | None = None,
 ) -> bytes:
-    """Give the bytes of a request; `target` and header values are sent as Latin-1, unchecked."""
+    """Return the bytes of a request; `target` and header values are sent as Latin-1, unchecked."""
     lines = [f"{method} {target} HTTP/1.1", "Host: localhost", *(f"{name}: {value}" for name, value in headers or [])]
     if body is not None:
         lines.append(f"Content-Length: {len(body)}")

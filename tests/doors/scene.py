@@ -38,12 +38,12 @@ COUNTRIES = ["DE", "日本", "BR"]
 
 
 def player(number: int) -> str:
-    """Give a player id."""
+    """Return a player id."""
     return f"p{number:04d}"
 
 
 def offer(tenant: str, version: str, number: int) -> dict[str, Any]:
-    """Give the offer that a tenant's version has for a player."""
+    """Return the offer that a tenant's version has for a player."""
     seed = int.from_bytes(digest(f"{tenant}/{version}/{number}".encode())[:6], "big")
     return {
         "offer_id": seed % 4096,
@@ -55,7 +55,7 @@ def offer(tenant: str, version: str, number: int) -> dict[str, Any]:
 
 
 def level(country: str, band: int) -> dict[str, Any]:
-    """Give the difficulty of a country and level band."""
+    """Return the difficulty of a country and level band."""
     return {"difficulty": 1 + (len(country.encode()) + band) % 10, "boost": band % 2 == 0}
 
 
@@ -276,7 +276,7 @@ class Scene:
         )
 
     def claims(self, **changes: Any) -> dict[str, Any]:
-        """Give good claims of a server token with some changed; a change to `...` leaves that claim out."""
+        """Return good claims of a server token with some changed; a change to `...` leaves that claim out."""
         now = int(time.time())
         claims: dict[str, Any] = {
             "aud": settings.TOKEN_AUDIENCE,
@@ -295,12 +295,12 @@ class Scene:
         headers: dict[str, Any] | None = None,
         **claims: Any,
     ) -> str:
-        """Give a token signed with a credential's derived key."""
+        """Return a token signed with a credential's derived key."""
         key = derive_key(self.master_keys[self.master_key_id], self.master_key_id, credential_id, generation)
         own = header_parameters(credential_id, generation, self.master_key_id)
         return jwt.encode(self.claims(**claims), key, algorithm="HS256", headers={**own, **(headers or {})})
 
     def studio_token(self, credential_id: str, algorithm: str, key: Any, **claims: Any) -> str:
-        """Give a token that a studio's own backend signed."""
+        """Return a token that a studio's own backend signed."""
         payload = self.claims(iss="https://backend.aurora.example") | claims
         return jwt.encode(payload, key, algorithm=algorithm, headers={"kid": credential_id})

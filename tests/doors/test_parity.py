@@ -220,7 +220,7 @@ def test_doors__snapshot_older_than_the_maximum__closed_alike(
 
 @pytest.fixture(params=["socket", "TLS", "cluster", "sentinel", "cluster, guarded", "sentinel, guarded"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Give an address of another kind than one server at a port; a guarded one has TLS and passwords."""
+    """Yield an address of another kind than one server at a port; a guarded one has TLS and passwords."""
     folder = tmp_path / "redis"
     with ExitStack() as stack:
         match request.param:
@@ -265,7 +265,7 @@ def test_doors__every_kind_of_address__same_status_headers_and_body(place: str, 
 
 
 def conditional(doors: Doors, cases: list[Case]) -> list[Case]:
-    """Give the cases that had an ETag again, now with it: alone, weak, and among others."""
+    """Return the cases that had an ETag again, now with it: alone, weak, and among others."""
     again: list[Case] = []
     with RawConnection(doors.lane_port) as lane:
         for case in cases:
@@ -284,7 +284,7 @@ def conditional(doors: Doors, cases: list[Case]) -> list[Case]:
 
 
 def crowd(port: int, raw: bytes) -> list[RawResponse]:
-    """Give the answers over capacity among twelve asked at once."""
+    """Return the answers over capacity among twelve asked at once."""
 
     def one(_: int) -> RawResponse:
         with RawConnection(port) as connection:

@@ -16,7 +16,7 @@ from tests.faults.valve import Valve
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[EmbeddedValkey]:
-    """Give a valkey-server of the test's own."""
+    """Yield a valkey-server of the test's own."""
     valkey = EmbeddedValkey(tmp_path / "valkey", options=("--save", "", "--appendonly", "no")).start()
     yield valkey
     valkey.stop()
@@ -24,7 +24,7 @@ def server(tmp_path: Path) -> Iterator[EmbeddedValkey]:
 
 @pytest.fixture
 def client(server: EmbeddedValkey, settings: Settings) -> Iterator[redis.Redis]:
-    """Give a connection to that server, which is where tables are in this test."""
+    """Yield a connection to that server, which is where tables are in this test."""
     settings.TABLES_REDIS_URL = server.url
     with redis.Redis.from_url(server.url) as connection:
         yield connection
@@ -32,7 +32,7 @@ def client(server: EmbeddedValkey, settings: Settings) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def valve(server: EmbeddedValkey) -> Iterator[Valve]:
-    """Give a way to that server that may be closed."""
+    """Yield a way to that server that may be closed."""
     made = Valve(server.port)
     yield made
     made.end()
@@ -40,7 +40,7 @@ def valve(server: EmbeddedValkey) -> Iterator[Valve]:
 
 @pytest.fixture
 def scene(server: EmbeddedValkey) -> Iterator[Scene]:
-    """Give tenants and tables, written to that server."""
+    """Yield tenants and tables, written to that server."""
     client = redis.Redis.from_url(server.url)
     written = Scene(client)
     written.write_all()

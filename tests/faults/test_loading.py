@@ -58,7 +58,7 @@ def studio_scene(tmp_path: Path, settings: Settings) -> Scene:
 
 @pytest.fixture
 def cloud(studio_scene: Scene) -> Iterator[Valve]:
-    """Give a way to where the source is that may be closed."""
+    """Yield a way to where the source is that may be closed."""
     with serve_gcs(studio_scene.folder.parent) as url:
         made = Valve(int(url.rpartition(":")[2]))
         yield made

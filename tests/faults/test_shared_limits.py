@@ -122,7 +122,7 @@ class Process:
         self.sharing.exchange_if_due()
 
     def grants(self) -> int:
-        """Give how many of a thousand requests a bucket left alone for long grants at once."""
+        """Return how many of a thousand requests a bucket left alone for long grants at once."""
         bucket, now = self.bucket(), self.bucket()._at + 1e6
         return sum(bucket.take(1, now) == 0.0 for _ in range(1000))
 

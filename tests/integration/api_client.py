@@ -93,7 +93,7 @@ class ApiClient:
         return self.ask("DELETE", path)
 
     def every(self, path: str, *, limit: int) -> list[Any]:
-        """Give all rows of a list, page by page."""
+        """Return all rows of a list, page by page."""
         sign = "&" if "?" in path else "?"
         found: list[Any] = []
         cursor = ""
@@ -108,6 +108,6 @@ class ApiClient:
 
 
 def token_client(studio: Tenant, scopes: Sequence[str] = ALL_SCOPES) -> ApiClient:
-    """Give a caller with a new automation token of a studio."""
+    """Return a caller with a new automation token of a studio."""
     issued = automation_token_issue(tenant=studio, name="Airflow", scopes=scopes, actor=None)
     return ApiClient(token=issued.secret)

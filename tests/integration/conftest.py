@@ -25,7 +25,7 @@ from tests.integration.api_client import ApiClient, token_client
 def celery_queue(
     valkey: redis.Redis, valkey_server: EmbeddedValkey
 ) -> Iterator[Callable[[], list[tuple[str, list[Any]]]]]:
-    """Give a function that lists what waits in the real broker: each task's name and arguments, oldest first."""
+    """Yield a function that lists what waits in the real broker: each task's name and arguments, oldest first."""
     before = point_celery_at(valkey_server.url)
 
     def waiting() -> list[tuple[str, list[Any]]]:
@@ -72,5 +72,5 @@ def broker_hangs() -> Iterator[list[socket.socket]]:
 
 @pytest.fixture
 def api(studio: Tenant, valkey: redis.Redis) -> ApiClient:
-    """Give a caller of the API with a token of the studio that may do all that tokens may."""
+    """Return a caller of the API with a token of the studio that may do all that tokens may."""
     return token_client(studio)

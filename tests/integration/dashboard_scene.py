@@ -48,7 +48,7 @@ def make_offers(tenant: Tenant, *, weights: dict[int, int] | None = None, **valu
 
 
 def give_table(version: Version, *, rows: int = 1_000, at: datetime | None = None) -> Table:
-    """Give a version a whole table whose data was read at that time (an hour ago)."""
+    """Return a version a whole table whose data was read at that time (an hour ago)."""
     at = at or timezone.now() - timedelta(hours=1)
     load = factories.LoadFactory.create(version=version, state=LoadState.ACTIVE, started_at=at)
     table: Table = factories.TableFactory.create(load=load, row_count=rows)
@@ -70,7 +70,7 @@ def put_rows(valkey: redis.Redis, version: Version, rows: Sequence[tuple[list[st
 
 
 def signed_in(person: User) -> Client:
-    """Give a browser in which somebody is signed in."""
+    """Return a browser in which somebody is signed in."""
     client = Client()
     client.force_login(person)
     return client
@@ -86,7 +86,7 @@ class Page(NamedTuple):
 
 
 def page(response: Any) -> Page:
-    """Give an answer as a person reads it: tags left out, spaces as one."""
+    """Return an answer as a person reads it: tags left out, spaces as one."""
     html = response.getvalue().decode()
     body = re.sub(r"<(script|title)\b.*?</\1>", " ", html, flags=re.DOTALL)
     text = " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
@@ -104,7 +104,7 @@ def post(client: Client, url: str, values: dict[str, Any] | None = None, **heade
 
 
 def field_value(html: str, name: str) -> str:
-    """Give the value of an input of that name."""
+    """Return the value of an input of that name."""
     found = re.search(rf'<input[^>]*\bname="{re.escape(name)}"[^>]*>', html)
     assert found is not None, f"no input {name}"
     value = re.search(r'\bvalue="([^"]*)"', found[0])
@@ -112,5 +112,5 @@ def field_value(html: str, name: str) -> str:
 
 
 def newest(model: RecommendationModel) -> RolloutRevision:
-    """Give the revision that is served."""
+    """Return the revision that is served."""
     return RolloutRevision.objects.unscoped().filter(model=model).latest("number")

@@ -56,7 +56,7 @@ FOR_EVERYBODY = {"login", "logout"}
 
 
 def routes() -> Iterator[tuple[str, list[str]]]:
-    """Give every named route of the admin with the arguments it wants."""
+    """Yield every named route of the admin with the arguments it wants."""
 
     def walk(patterns: list[Any]) -> Iterator[tuple[str, list[str]]]:
         for pattern in patterns:
@@ -79,7 +79,7 @@ def staff(db: None) -> User:
 
 @pytest.fixture
 def rows() -> dict[str, Model]:
-    """Give one row of every table in the admin, by the table's name."""
+    """Return one row of every table in the admin, by the table's name."""
     return make_rows(1)
 
 
@@ -158,7 +158,7 @@ def address(name: str, rows: dict[str, Model]) -> str:
 
 
 def expected_status(name: str) -> int:
-    """Give the status a GET by staff has. A route that nobody thought of is a KeyError."""
+    """Return the status a GET by staff has. A route that nobody thought of is a KeyError."""
     if name in OWN_PAGES:
         return OWN_PAGES[name]
     _, table, view = name.rsplit("_", 2)

@@ -27,7 +27,7 @@ def staff(db: None) -> User:
 
 @pytest.fixture
 def model(studio: Tenant) -> RecommendationModel:
-    """Give a model with versions A, B, C at 60/30/10, A and B loaded."""
+    """Return a model with versions A, B, C at 60/30/10, A and B loaded."""
     model = factories.ModelFactory.create(tenant=studio, slug="offers")
     for name, rows in {"A": 1000, "B": 900, "C": None}.items():
         version = factories.VersionFactory.create(model=model, name=name)

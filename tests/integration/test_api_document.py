@@ -40,13 +40,13 @@ OF_STUDIOS = [name for name, (_, _, told) in TOLD.items() if told["tags"] != ["R
 
 
 def content_of(told: dict[str, Any]) -> Any:
-    """Give the example in a body or an answer, None without one."""
+    """Return the example in a body or an answer, None without one."""
     examples = told.get("content", {}).get("application/json", {}).get("examples", {})
     return next((example["value"] for example in examples.values()), None)
 
 
 def shape_of(value: Any) -> Any:
-    """Give the names in an answer, those of a list's rows with it. What is null in an example may be anything."""
+    """Return the names in an answer, those of a list's rows with it. What is null in an example may be anything."""
     if isinstance(value, dict) and "results" in value:
         return {"results": shape_of(value["results"][0]), "next_cursor": None}
     return set(value) if isinstance(value, dict) else None

@@ -16,7 +16,7 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 
 
 def table() -> list[tuple[list[str], list[str]]]:
-    """Give the rows of the document's table: names of the dashboard's addresses, and of the API's operations."""
+    """Return the rows of the document's table: names of the dashboard's addresses, and of the API's operations."""
     _, _, section = DOCUMENT.read_text().partition("## What the dashboard does, and with which operation")
     rows = re.findall(r"^\| (?!---|page )(.+?) \| (.+?) \|$", section.partition("\n## ")[0], re.MULTILINE)
     return [(re.findall("`(.+?)`", pages), re.findall("`(.+?)`", operations)) for pages, operations in rows]

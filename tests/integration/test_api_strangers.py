@@ -151,7 +151,7 @@ MISSING = {
 
 
 def routes(patterns: list[Any] | None = None, prefix: str = "") -> Iterator[tuple[str, URLPattern]]:
-    """Give every route below /api/ with its path as Django has it."""
+    """Yield every route below /api/ with its path as Django has it."""
     for pattern in patterns if patterns is not None else get_resolver().url_patterns:
         path = prefix + str(pattern.pattern)
         if isinstance(pattern, URLResolver):
@@ -161,7 +161,7 @@ def routes(patterns: list[Any] | None = None, prefix: str = "") -> Iterator[tupl
 
 
 def operations() -> Iterator[tuple[str, str, type[StudioView]]]:
-    """Give the name, method and view of every operation of a studio."""
+    """Yield the name, method and view of every operation of a studio."""
     for path, route in routes():
         view: type[APIView] = getattr(route.callback, "view_class", APIView)
         if issubclass(view, StudioView):
@@ -313,7 +313,7 @@ def test_operation__by_nobody__is_a_401(scene: Scene, name: str, method: str) ->
 
 
 def as_if_missing(answer: Answered, scene: Scene) -> tuple[int, str, str | None]:
-    """Give an answer with the names asked for taken out of it."""
+    """Return an answer with the names asked for taken out of it."""
     text = json.dumps(answer.body)
     for kind, name in scene.names.items():
         text = text.replace(name, f"<{kind}>").replace(MISSING[kind], f"<{kind}>")

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def scene(tmp_path: Path, settings: Settings, valkey: redis.Redis) -> Scene:
-    """Give a version that serves the usual rows, from a folder that is left empty."""
+    """Return a version that serves the usual rows, from a folder that is left empty."""
     settings.LOAD_WORKSPACE_DIR = tmp_path / "workspace"
     folder = tmp_path / "rows"
     folder.mkdir()
@@ -36,7 +36,7 @@ def scene(tmp_path: Path, settings: Settings, valkey: redis.Redis) -> Scene:
 
 
 def served(scene: Scene, valkey: redis.Redis, keys: Sequence[str]) -> list[Any]:
-    """Give what the lane's engine answers, reading the tables that a snapshot of this moment names."""
+    """Return what the lane's engine answers, reading the tables that a snapshot of this moment names."""
     known = serving_world.world(
         msgspec.structs.replace(build_tenant(scene.tenant), credentials=(serving_world.credential(),))
     )

@@ -52,7 +52,7 @@ def loads_that_are_over_without_an_end() -> object:
 
 
 def version_with_tables(**numbers: int) -> Callable[[], object]:
-    """Give what points a version at some of three tables."""
+    """Return what points a version at some of three tables."""
 
     def make() -> None:
         version = VersionFactory.create()

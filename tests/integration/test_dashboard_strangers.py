@@ -56,7 +56,7 @@ def of_studio(*roles_and_forms: tuple[str, Role, dict[str, Any] | None], **more:
 
 
 def asked(form: dict[str, Any], **more: Any) -> list[Case]:
-    """Give the cases of a page that asks a studio admin something."""
+    """Return the cases of a page that asks a studio admin something."""
     return of_studio(("get", ADMIN, None), ("post", ADMIN, form), **more)
 
 
@@ -135,7 +135,7 @@ def ask(client: Client, case: Case, url: str) -> Any:
 
 
 def state(offers: Offers) -> Any:
-    """Give what any of these forms could have changed."""
+    """Return what any of these forms could have changed."""
     offers.model.refresh_from_db()
     return (
         RolloutRevision.objects.unscoped().count(),

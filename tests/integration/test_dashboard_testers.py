@@ -90,7 +90,7 @@ def test_tester__removed_twice__is_no_error(client: Client, offers: Offers) -> N
 
 
 def player_of(offers: Offers, code: int) -> str:
-    """Give a player whom the weights give this version."""
+    """Return a player whom the weights give this version."""
     revision = newest(offers.model)
     return next(
         f"p{number}" for number in range(10_000) if revision.allocation[slot(revision.salt, f"p{number}")] == code

@@ -34,7 +34,7 @@ def url(offers: Offers) -> str:
 
 
 def keep_tables(version: Version) -> list[Table]:
-    """Give a version three tables: the served one, and the two before it."""
+    """Return a version three tables: the served one, and the two before it."""
     tables = [version.active_table, *(give_table(version, rows=rows) for rows in (1_100, 1_200))]
     older, previous, active = (table for table in tables if table is not None)
     version.active_table, version.previous_table, version.older_table = active, previous, older

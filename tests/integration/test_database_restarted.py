@@ -61,7 +61,7 @@ def scene(tmp_path: Path, settings: Settings, valkey: redis.Redis) -> Scene:
 
 
 def once(is_time: Callable[[Progress], bool]) -> Callable[[Progress], None]:
-    """Give a listener that ends all connections when it is time."""
+    """Return a listener that ends all connections when it is time."""
     done: list[bool] = []
 
     def listen(progress: Progress) -> None:

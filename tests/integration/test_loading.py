@@ -35,12 +35,12 @@ def scene(tmp_path: Path, settings: Settings) -> Scene:
 
 
 def words(load: Load) -> dict[str, str]:
-    """Give the words of the checks that failed, by name."""
+    """Return the words of the checks that failed, by name."""
     return {check["name"]: check["words"] for check in load.report["checks"] if not check["passed"]}
 
 
 def table_ids(client: redis.Redis, scene: Scene) -> list[str]:
-    """Give the tables that the published snapshot names."""
+    """Return the tables that the published snapshot names."""
     envelope: Any = client.get(snapshot.snapshot_name(project_settings.REDIS_PREFIX, scene.tenant.public_id))
     if envelope is None:
         return []

@@ -37,7 +37,7 @@ def workspace(tmp_path: Path, settings: Settings, valkey: redis.Redis) -> None:
 
 
 def scene_of(folder: Path, fields: list[dict[str, Any]] | None = None) -> Scene:
-    """Give a scene whose loads are not stopped for differing."""
+    """Return a scene whose loads are not stopped for differing."""
     scene = Scene(folder, fields=fields)
     scene.model.max_row_count_change = scene.model.max_psi = 1e9
     scene.model.min_coverage = 0
@@ -46,7 +46,7 @@ def scene_of(folder: Path, fields: list[dict[str, Any]] | None = None) -> Scene:
 
 
 def fixed(rows: dict[str, int]) -> dict[str, Any]:
-    """Give rows of `FIXED` by key; a row's value is offer and rank."""
+    """Return rows of `FIXED` by key; a row's value is offer and rank."""
     keys = list(rows)
     return {
         "player_id": pa.array(keys, pa.string()),
@@ -56,7 +56,7 @@ def fixed(rows: dict[str, int]) -> dict[str, Any]:
 
 
 def variable(rows: dict[str, int]) -> dict[str, Any]:
-    """Give rows of the usual layout by key; a row's value is the player whose recommendation it has."""
+    """Return rows of the usual layout by key; a row's value is the player whose recommendation it has."""
     keys = list(rows)
     made = columns([rows[key] for key in keys])
     return {**made, "player_id": keys}

@@ -98,7 +98,7 @@ def test_dry_run__asked_for__the_trail_says_so(scene: Scene, owner: User) -> Non
 
 @pytest.fixture
 def rejected(scene: Scene) -> Load:
-    """Give a load with half of the rows of the one that is served."""
+    """Return a load with half of the rows of the one that is served."""
     assert scene.load(columns(range(100))).state == LoadState.ACTIVE
     load = scene.load(columns(range(60)))
     assert (load.state, failed(load)) == (LoadState.REJECTED, ["row count"])

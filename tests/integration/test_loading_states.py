@@ -52,7 +52,7 @@ def is_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def at(state: LoadState, action: Callable[[], object]) -> Callable[[Progress], None]:
-    """Give a listener that does something once, when a load enters a state."""
+    """Return a listener that does something once, when a load enters a state."""
     done: list[bool] = []
 
     def listen(progress: Progress) -> None:

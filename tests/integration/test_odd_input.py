@@ -32,7 +32,7 @@ def client(owner: User) -> Client:
 
 
 def named_by_texts(resolver: URLResolver) -> Iterator[tuple[str, set[str], set[str]]]:
-    """Give the studio's addresses that name something by any text: the name, all arguments, and those texts."""
+    """Yield the studio's addresses that name something by any text: the name, all arguments, and those texts."""
     for pattern in resolver.url_patterns:
         if isinstance(pattern, URLResolver):
             yield from named_by_texts(pattern)

@@ -53,7 +53,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def model(studio: Tenant) -> RecommendationModel:
-    """Give a model with two versions at 50/50, the first of them with two tables."""
+    """Return a model with two versions at 50/50, the first of them with two tables."""
     model = ModelFactory.create(tenant=studio, slug="offers")
     version, _ = VersionFactory.create_batch(2, model=model)
     version.previous_table, version.active_table = TableFactory.create_batch(2, load__version=version)

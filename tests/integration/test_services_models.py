@@ -372,7 +372,7 @@ def test_load_request__studio_ended__is_refused(model: RecommendationModel) -> N
 
 
 def enum_of(size_bytes: int, name: str = "kind") -> list[dict[str, Any]]:
-    """Give a layout that takes about so many bytes."""
+    """Return a layout that takes about so many bytes."""
     return [{"name": name, "type": "enum", "values": [f"{number:027}" for number in range(size_bytes // 28)]}]
 
 

@@ -28,7 +28,7 @@ NAMES = {0: "A", 1: "B", 2: "C"}
 
 @pytest.fixture
 def model(studio: Tenant) -> RecommendationModel:
-    """Give a model with versions 0, 1, 2 at 60/30/10."""
+    """Return a model with versions 0, 1, 2 at 60/30/10."""
     model = ModelFactory.create(tenant=studio, slug="offers")
     VersionFactory.create_batch(3, model=model)
     RolloutRevisionFactory.create(model=model, weights={0: 6000, 1: 3000, 2: 1000})

@@ -330,7 +330,7 @@ def send(client: redis.Redis, batch: TrafficBatch) -> None:
 
 
 def applied(tenant_id: str, revision: int) -> Any:
-    """Give as much of a prepared tenant as a report looks at."""
+    """Return as much of a prepared tenant as a report looks at."""
 
     class Applied:
         pass

@@ -17,7 +17,7 @@ DATASETS = ["studio.games"]
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Give an allowed folder beside one that is not."""
+    """Return an allowed folder beside one that is not."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "secret.parquet").write_bytes(b"not for them")
     (tmp_path / "allowed" / "deep").mkdir(parents=True)

@@ -28,7 +28,7 @@ def spread(of: Layout, values: Any, kept: Sequence[Any] = ()) -> tuple[list[Shif
 
 
 def shares(of: Layout, now: Any, before: Any = None) -> dict[str, tuple[float, float | None]]:
-    """Give share now and before by label, of the first aspect."""
+    """Return share now and before by label, of the first aspect."""
     kept = [] if before is None else spread(of, before)[1]
     bins = spread(of, now, kept)[0][0].as_json()["bins"]
     return {found["label"]: (found["share"], found["share_before"]) for found in bins}

@@ -33,12 +33,12 @@ ROWS = {"ana": ANA, "ben": {"offer": 8, "gift": False}}
 
 
 def aurora(store: Store, **changes: Any) -> Any:
-    """Give a world whose one model has one version over ROWS."""
+    """Return a world whose one model has one version over ROWS."""
     return world(tenant(model(version(store.write("table1", ROWS)), **changes)))
 
 
 def problem(response: Response) -> tuple[int, str]:
-    """Give an error's status and stable code, having looked at its form."""
+    """Return an error's status and stable code, having looked at its form."""
     body = json.loads(response.body)
     assert header(response, "content-type") == "application/problem+json"
     assert header(response, "cache-control") == "no-store"

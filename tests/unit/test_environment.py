@@ -31,7 +31,7 @@ DATABASE = (
 
 
 def environment() -> Environment:
-    """Give the tests' settings, and what variables say instead."""
+    """Return the tests' settings, and what variables say instead."""
     return Environment(_env_file=environment_file())  # type: ignore[call-arg]  # pydantic-settings' own argument
 
 

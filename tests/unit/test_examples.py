@@ -21,7 +21,7 @@ EVERY_VERSION = [
 
 
 def _shown(value: Any, *, is_key: bool) -> Any:
-    """Give a column's value as JSON shows it; keys are text."""
+    """Return a column's value as JSON shows it; keys are text."""
     return str(value) if is_key else float(value) if isinstance(value, Decimal) else value
 
 

@@ -29,7 +29,7 @@ class Client(Connection):
 
 @pytest.fixture
 def application(tmp_path: Path) -> Lane:
-    """Give a lane that was not started: it knows nobody, and has no Redis."""
+    """Return a lane that was not started: it knows nobody, and has no Redis."""
     return Lane(Options(0, tmp_path, os.getppid(), 1, 100))
 
 

@@ -93,7 +93,7 @@ class Site:
         return client
 
     def client_that_reads_nothing(self) -> socket.socket:
-        """Give a bare connection, which does not wait either."""
+        """Return a bare connection, which does not wait either."""
         client = socket.create_connection(("127.0.0.1", self.port))
         client.setblocking(False)
         return client
@@ -141,7 +141,7 @@ def get(*lines: str, target: str = PATH, method: str = "GET", version: str = "1.
 
 
 def requests_of(*raw: bytes) -> list[tuple[str, Request]]:
-    """Give what is asked by these, each on a connection of its own."""
+    """Return what is asked by these, each on a connection of its own."""
     site = Site()
 
     async def story(site: Site) -> None:

@@ -22,7 +22,7 @@ FOUND = Response(200, "", b"", "", (Exposure("aurora", "offers", "a", "table"),)
 
 
 def shown(reading: Reading) -> dict[str, float]:
-    """Give what Prometheus would read, by series."""
+    """Return what Prometheus would read, by series."""
     registry = CollectorRegistry()
     registry.register(NumbersCollector(lambda: reading))
     lines = generate_latest(registry).decode().splitlines()

@@ -120,7 +120,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
 
 @pytest.fixture
 def share(work: Work, monkeypatch: pytest.MonkeyPatch) -> ProcessorShare:
-    """Give the share of a process that comes last."""
+    """Return the share of a process that comes last."""
     with monkeypatch.context() as patch:
         patch.setattr(sys, "platform", "linux")
         patch.setattr(os, "SCHED_IDLE", 5, raising=False)

@@ -120,7 +120,7 @@ def staged(folder: Path, table: pa.Table, key_fields: Sequence[str], layout: Lay
 
 
 def placed(buckets: Buckets, bits: int) -> list[tuple[int, bytes, bytes, int]]:
-    """Give block, fingerprint, payload and number of every row, as they come."""
+    """Return block, fingerprint, payload and number of every row, as they come."""
     found = []
     for rows in buckets.in_block_order(bits):
         raw, ends = rows.payloads.octets.tobytes(), rows.payloads.offsets.tolist()
@@ -208,7 +208,7 @@ def digested_rows(draw: st.DrawFn) -> tuple[int, int, list[tuple[int, int]]]:
 
 
 def filled(folder: Path, layout: Layout, shared_bits: int, rows: Sequence[tuple[int, int]], at_once: int) -> Buckets:
-    """Give buckets with rows whose payload is their number."""
+    """Return buckets with rows whose payload is their number."""
     buckets = Buckets(folder, layout, shared_bits=shared_bits)
     numbers = list(range(len(rows)))
     values = {

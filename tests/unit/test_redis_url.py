@@ -16,7 +16,7 @@ SENTINEL = "redis+sentinel://one,two:7001/tables"
 
 
 def environment(**values: Any) -> Environment:
-    """Give settings that are whole but for the values under test, from no file."""
+    """Return settings that are whole but for the values under test, from no file."""
     needed: dict[str, Any] = {
         "secret_key": "x" * 32,
         "token_master_keys": f"k1:{base64url_encode(bytes(32))}",

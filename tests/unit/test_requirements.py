@@ -18,7 +18,7 @@ GROUPS = PROJECT["dependency-groups"]
 
 
 def _pins(name: str) -> dict[str, set[Version]]:
-    """Give the versions that a requirements file pins of each distribution (several where they differ by platform)."""
+    """Return the versions that a requirements file pins of each distribution; several where platforms differ."""
     pins: dict[str, set[Version]] = {}
     for match in re.finditer(
         r"^([A-Za-z0-9._-]+)(?:\[.*?\])?==([^ ;\\]+)", (ROOT / "requirements" / name).read_text(), re.MULTILINE

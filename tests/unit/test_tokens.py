@@ -43,7 +43,7 @@ def segment(value: Any) -> str:
 
 
 def signed(header: Any, payload: Any, key: bytes | None = None) -> str:
-    """Give an HMAC token with exactly this header, signed with `cr_one`'s key unless told otherwise."""
+    """Return an HMAC token with exactly this header, signed with `cr_one`'s key unless told otherwise."""
     text = f"{header if isinstance(header, str) else segment(header)}.{segment(payload)}"
     key = key or derive_key(MASTER_KEYS["mk1"], "mk1", "cr_one", 1)
     return f"{text}.{segment(hmac.digest(key, text.encode(), 'sha256'))}"

@@ -33,7 +33,7 @@ bearer = HTTPBearer()
 
 
 async def claims_of(credentials: Annotated[HTTPAuthorizationCredentials, Depends(bearer)]) -> dict[str, Any]:
-    """Give the claims of a good token."""
+    """Return the claims of a good token."""
     try:
         return jwt.decode(
             credentials.credentials,

@@ -18,7 +18,7 @@ from benchmarks.machine import peak_memory_bytes
 
 
 def declare(source: Path, port: str, folder: Path) -> FeatureStore:
-    """Give a store whose one feature view is the table."""
+    """Return a store whose one feature view is the table."""
     store = FeatureStore(
         config=RepoConfig(
             project="benchmark",

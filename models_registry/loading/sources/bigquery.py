@@ -213,7 +213,7 @@ def drop_partitions(scratch: str, *, endpoints: Endpoints) -> None:
 
 
 def referenced_by(job: bigquery.QueryJob, *, apart_from: TableName | None = None) -> Referenced:
-    """Give what BigQuery says a job does and uses: tables, routines, property graphs."""
+    """Return what BigQuery says a job does and uses: tables, routines, property graphs."""
     own = None if apart_from is None else (apart_from.project, apart_from.dataset, apart_from.table)
     tables = [
         (table.project, table.dataset_id, table.table_id)
@@ -237,7 +237,7 @@ def referenced_by(job: bigquery.QueryJob, *, apart_from: TableName | None = None
 
 
 def _scratch_table(clients: Clients, location: str, limits: Limits, tags: Mapping[str, str]) -> TableName:
-    """Give a new name in the scratch dataset of a location, making the dataset where it is missing."""
+    """Return a new name in the scratch dataset of a location, making the dataset where it is missing."""
     project = clients.rest.project
     dataset_name = f"{limits.scratch_dataset}_{re.sub(r'[^a-z0-9]', '_', location.lower())}"
     with explained(f"the scratch dataset “{project}.{dataset_name}”"):
@@ -325,7 +325,7 @@ def _attempt(what: str, act: Callable[[], object]) -> None:
 
 
 def _label(text: str) -> str:
-    """Give a text as BigQuery takes it for the key or value of a label."""
+    """Return a text as BigQuery takes it for the key or value of a label."""
     return re.sub(r"[^a-z0-9_-]", "_", text.lower())[:63]
 
 

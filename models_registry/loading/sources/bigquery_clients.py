@@ -57,7 +57,7 @@ class Clients:
 
 @contextmanager
 def connect(endpoints: Endpoints, fallback_project: str | None) -> Iterator[Clients]:
-    """Give both clients and close them afterwards.
+    """Yield both clients and close them afterwards.
 
     Args:
         endpoints: where BigQuery is. An emulator is spoken to without credentials.
@@ -134,7 +134,7 @@ def _sentence(error: Exception, what: str, missing: str) -> str:
 
 
 def _said(error: Any) -> str:
-    """Give Google's own words, without the request's address and the job's footer that the client adds to them."""
+    """Return Google's own words, without the request's address and the job's footer that the client adds to them."""
     details = [detail for detail in getattr(error, "errors", None) or () if isinstance(detail, dict)]
     text = details[0].get("message") if details else getattr(error, "message", None)
     return shown(str(text or type(error).__name__)).rstrip(".")

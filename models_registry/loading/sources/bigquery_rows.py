@@ -87,7 +87,7 @@ class SessionRows:
         self._closed = threading.Event()
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        """Give the batches.
+        """Yield the batches.
 
         Raises:
             SourceProblem: BigQuery fails or is silent, or this was closed.
@@ -146,5 +146,5 @@ def _wire_schema(session: ReadSession) -> pa.Schema:
 
 
 def _without_notes(schema: pa.Schema) -> pa.Schema:
-    """Give the names and types of columns, without what the server notes on them."""
+    """Return the names and types of columns, without what the server notes on them."""
     return pa.schema([(field.name, field.type) for field in schema])

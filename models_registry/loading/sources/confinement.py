@@ -34,7 +34,7 @@ Listing = Callable[[str], Iterable[tuple[str, bool]]]
 
 
 def shown(location: str) -> str:
-    """Give a location as a message quotes it: on one line, at most 200 characters."""
+    """Return a location as a message quotes it: on one line, at most 200 characters."""
     text = " ".join(location.split())
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
@@ -45,7 +45,7 @@ def has_wildcard(segment: str) -> bool:
 
 
 def split_glob(path: str, location: str) -> tuple[str, tuple[str, ...]]:
-    """Give the folder that a path certainly lies below, and the segments of the pattern below that folder.
+    """Return the folder that a path certainly lies below, and the segments of the pattern below that folder.
 
     A path without a wildcard gives its own folder and one segment, its name. Messages quote `location`.
 
@@ -67,7 +67,7 @@ def split_glob(path: str, location: str) -> tuple[str, tuple[str, ...]]:
 
 
 def local_folder(location: str, roots: Sequence[str]) -> tuple[Path, tuple[str, ...]]:
-    """Give the real folder and the pattern below it that a local location names, if it lies below an allowed root.
+    """Return the real folder and the pattern below it that a local location names, if it lies below an allowed root.
 
     Raises:
         SourceProblem: it does not, there is no allowed root, or it is no absolute, plain path.
@@ -83,7 +83,7 @@ def local_folder(location: str, roots: Sequence[str]) -> tuple[Path, tuple[str, 
 
 
 def check_local(path: Path, roots: Sequence[str], location: str) -> Path:
-    """Give the real path of a file or folder, every symbolic link followed, if it is an allowed root or below one.
+    """Return the real path of a file or folder, every symbolic link followed, if it is an allowed root or below one.
 
     Raises:
         SourceProblem: it is not.
@@ -123,7 +123,7 @@ def is_link_on_the_way(error: OSError) -> bool:
 
 
 def gs_folder(location: str, prefixes: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """Give `bucket/folder` and the pattern below it that a `gs://` location names, if an allowed prefix covers it.
+    """Return `bucket/folder` and the pattern below it that a `gs://` location names, if an allowed prefix covers it.
 
     A prefix ends at a path boundary: `gs://b/fo` allows `gs://b/fo/x.parquet`, not `gs://b/foo/x.parquet`.
 
@@ -155,7 +155,7 @@ def gs_folder(location: str, prefixes: Sequence[str]) -> tuple[str, tuple[str, .
 
 
 def expand(folder: str, pattern: Sequence[str], listing: Listing) -> Iterator[str]:
-    """Give the files below a folder that match a pattern, in name order.
+    """Yield the files below a folder that match a pattern, in name order.
 
     `*`, `?` and `[…]` match within one name, `**` any number of folders. As in Spark and Hive, a wildcard at the start
     of a segment does not match names that begin with `.` or `_` (markers and half-written files). A folder that is
@@ -194,7 +194,7 @@ def _matches(name: str, segment: str) -> bool:
 
 
 def at_most_max_files(files: Iterator[str], location: str) -> list[str]:
-    """Give the files as a list.
+    """Return the files as a list.
 
     Raises:
         SourceProblem: there are none, or more than 10,000.
@@ -231,7 +231,7 @@ class Referenced:
 
 
 def bigquery_table(location: str, datasets: Sequence[str]) -> TableName:
-    """Give the table that a location names, if it lies in an allowed dataset.
+    """Return the table that a location names, if it lies in an allowed dataset.
 
     Raises:
         SourceProblem: it does not, there is no allowed dataset, or it is not `project.dataset.table`.

@@ -135,7 +135,7 @@ def _remote(location: str, confinement: Confinement, gcs_endpoint: str | None) -
 
 
 def _remote_paths(filesystem: fs.FileSystem, folder: str, pattern: tuple[str, ...]) -> Iterator[str]:
-    """Give the objects that match.
+    """Yield the objects that match.
 
     Cloud Storage has no folders: Arrow sees one only where some tool left a marker for it. So a pattern with a wildcard
     in a folder's name lists every object below the folder that is certain.
@@ -179,7 +179,7 @@ def _read_footer(files: _Files, path: str) -> _Footer:
 
 
 def _unreadable(name: str, error: Exception) -> str:
-    """Give the sentence for an error of Arrow's, whose own words are for programmers."""
+    """Return the sentence for an error of Arrow's, whose own words are for programmers."""
     if isinstance(error, PermissionError):
         return f"The worker is not allowed to read “{shown(name)}”."
     if isinstance(error, FileNotFoundError):
@@ -200,7 +200,7 @@ def _replaced(name: str) -> str:
 
 
 def _common_schema(files: _Files, footers: list[_Footer], wanted: Sequence[str]) -> pa.Schema:
-    """Give the wanted columns as every file has them.
+    """Return the wanted columns as every file has them.
 
     Raises:
         SourceProblem: a file has another set of them or other types than the first, or names a column twice.
@@ -228,7 +228,7 @@ def _type_name(kind: pa.DataType | None) -> str:
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """Give the type of a column's values: how writers choose to lay texts out, file by file, is no concern of a load.
+    """Return the type of a column's values: how writers choose to lay texts out, file by file, is no concern of a load.
 
     Dictionaries become what is in them and views of texts, which not all of Arrow can work with, plain texts; in lists
     too. Lists that are views stay what they are, and are refused with the columns: Arrow does not read them reliably.

@@ -67,7 +67,7 @@ class Command(BaseCommand):
         self._conclude(version, ended)
 
     def _followed(self, load_id: int, bar: _ProgressBar) -> Load:
-        """Give a load once it has ended: one that was cut into ranges is in the workers' hands for now."""
+        """Return a load once it has ended: one that was cut into ranges is in the workers' hands for now."""
         load = Load.objects.unscoped().get(pk=load_id)
         if load.state in RUNNING_STATES:
             ranges = LoadRange.objects.unscoped().filter(load=load).count()
@@ -120,7 +120,7 @@ class Command(BaseCommand):
 
 
 def find_version(name: str) -> Version:
-    """Give the version that `TENANT/MODEL/VERSION` names.
+    """Return the version that `TENANT/MODEL/VERSION` names.
 
     Raises:
         CommandError: one of the three is not there; the message says which, and what is there instead.
@@ -151,7 +151,7 @@ class _RowsColumn(ProgressColumn):
     """Rows done of rows expected, and the rate."""
 
     def render(self, task: Task) -> Text:
-        """Give the column's text."""
+        """Return the column's text."""
         total = f" of {task.total:,.0f}" if task.total else ""
         speed = f", {task.speed:,.0f} rows/s" if task.speed else ""
         return Text(f"{task.completed:,.0f}{total} rows{speed}")

@@ -17,7 +17,7 @@ import recsite.api.described.token  # noqa: F401  # registers what it says of th
 
 @cache
 def document() -> dict[str, Any]:
-    """Give the document. It does not change while the process runs, so it is made once: half a second."""
+    """Return the document. It does not change while the process runs, so it is made once: half a second."""
     made: dict[str, Any] = SchemaGenerator().get_schema(request=None, public=True)
     return made
 
@@ -30,5 +30,5 @@ class DocumentView(APIView):
     http_method_names = ["get", "head"]  # noqa: RUF012 - as Django declares it
 
     def get(self, request: Request) -> Response:
-        """Give it."""
+        """Return it."""
         return Response(document(), headers={"Cache-Control": "no-cache"})

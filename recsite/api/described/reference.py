@@ -101,7 +101,7 @@ def reference(request: HttpRequest) -> HttpResponse:
 
 @lru_cache(maxsize=8)
 def groups(url: str) -> tuple[Group, ...]:
-    """Give every operation of the document by subject, in the document's order; commands ask this address."""
+    """Return every operation of the document by subject, in the document's order; commands ask this address."""
     by_tag: dict[str, list[Operation]] = {}
     for path, methods in document()["paths"].items():
         for method in METHODS:
@@ -164,7 +164,7 @@ def _parameter_example(told: Mapping[str, Any]) -> str:
 
 
 def _content(told: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
-    """Give the schema of a body or an answer, and its example as JSON."""
+    """Return the schema of a body or an answer, and its example as JSON."""
     content = told.get("content", {}).get("application/json")
     if content is None:
         return {}, ""
@@ -178,7 +178,7 @@ def _error_words(told: Mapping[str, Any]) -> str:
 
 
 def _command(url: str, path: str, method: str, told: Mapping[str, Any], body: str) -> str:
-    """Give a curl command that does it."""
+    """Return a curl command that does it."""
     filled = path
     for parameter in told.get("parameters", ()):
         filled = filled.replace(f"{{{parameter['name']}}}", _parameter_example(parameter))
@@ -201,7 +201,7 @@ def _command(url: str, path: str, method: str, told: Mapping[str, Any], body: st
 
 
 def _resolved(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Give a schema with what it refers to put in."""
+    """Return a schema with what it refers to put in."""
     if "$ref" in schema:
         return _resolved(document()["components"]["schemas"][schema["$ref"].rpartition("/")[2]])
     if "allOf" in schema:
@@ -211,7 +211,7 @@ def _resolved(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _fields(schema: Mapping[str, Any], prefix: str = "", depth: int = DEPTH) -> Iterator[Field]:
-    """Give the names in an object, those of objects within it with their whole path: `source.kind`."""
+    """Yield the names in an object, those of objects within it with their whole path: `source.kind`."""
     schema = _resolved(schema)
     required = schema.get("required", ())
     for name, told in schema.get("properties", {}).items():
@@ -226,7 +226,7 @@ def _fields(schema: Mapping[str, Any], prefix: str = "", depth: int = DEPTH) -> 
 
 
 def with_code(text: str) -> SafeString:
-    """Give a description as HTML: what stands in backticks becomes code, and everything is escaped."""
+    """Return a description as HTML: what stands in backticks becomes code, and everything is escaped."""
     # Every second part stood between two backticks.
     parts = [
         format_html("<code>{}</code>" if number % 2 else "{}", part) for number, part in enumerate(text.split("`"))
@@ -235,7 +235,7 @@ def with_code(text: str) -> SafeString:
 
 
 def type_words(schema: Mapping[str, Any]) -> str:
-    """Give what a value may be: “text, at most 50 characters”, “whole number, 1 to 200”, “one of: token, person”."""
+    """Return what a value may be: “text, at most 50 characters”, “whole number, 1 to 200”, “one of: token, person”."""
     schema = _resolved(schema)
     words = _bare_type_words(schema)
     return f"{words}, or null" if schema.get("nullable") or None in schema.get("enum", ()) else words

@@ -56,7 +56,7 @@ class IssuedAutomationTokenAnswer(AutomationTokenAnswer):
     token = serializers.SerializerMethodField(help_text="Send it as `Authorization: Bearer …`. It is not shown again.")
 
     def get_token(self, token: AutomationToken) -> str:
-        """Give the token."""
+        """Return the token."""
         return str(self.context["secret"])
 
 

@@ -327,7 +327,7 @@ def _add_layouts(tenant: Tenant, models: list[Any]) -> None:
 
 
 def _read(tenant: Tenant, slug: str) -> RecommendationModel:
-    """Give a model with its newest layout. Two queries."""
+    """Return a model with its newest layout. Two queries."""
     found = _rows(tenant).filter(slug=slug).first()
     if found is None:
         raise not_found(f"There is no model “{slug}”.")

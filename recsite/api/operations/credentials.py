@@ -91,11 +91,11 @@ class CredentialAnswer(Answer[Credential]):
     revoked_at = serializers.DateTimeField(allow_null=True)
 
     def get_allowed_models(self, credential: Credential) -> list[str]:
-        """Give their short names."""
+        """Return their short names."""
         return sorted(model.slug for model in credential.allowed_models.all())
 
     def get_requests_24h(self, credential: Credential) -> int:
-        """Give how many; one that was made just now has none yet."""
+        """Return how many; one that was made just now has none yet."""
         return getattr(credential, "requests_24h", None) or 0
 
 
@@ -105,7 +105,7 @@ class IssuedCredentialAnswer(CredentialAnswer):
     client_secret = serializers.SerializerMethodField(help_text="It is not shown again.")
 
     def get_client_secret(self, credential: Credential) -> str:
-        """Give the secret."""
+        """Return the secret."""
         return str(self.context["secret"])
 
 
@@ -285,7 +285,7 @@ class CredentialRotation(StudioView):
     )
     @idempotent(shows_once="client_secret")
     def post(self, request: Request, client_id: str) -> Response:
-        """Give a credential a new secret; the old one works on until the hour you choose.
+        """Issue a new secret for a credential; the old one works on until the hour you choose.
 
         The answer shows the new secret, and nothing does again. A secret that was itself overlapping ends now.
         """
@@ -336,13 +336,13 @@ def _find(view: StudioView, client_id: str) -> Credential:
 
 
 def _named_by(view: StudioView, slug: str) -> list[int]:
-    """Give the keys of the credentials that are narrowed to a model, among others or to it alone. One query."""
+    """Return the keys of the credentials that are narrowed to a model, among others or to it alone. One query."""
     rows = Credential.objects.for_tenant(view.tenant).filter(allowed_models__slug=slug)
     return list(rows.values_list("pk", flat=True))
 
 
 def _models(view: StudioView, slugs: Sequence[str]) -> list[Any]:
-    """Give the studio's models of these names.
+    """Return the studio's models of these names.
 
     Raises:
         RuleBroken: one does not exist, or is another studio's.

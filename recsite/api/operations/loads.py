@@ -292,7 +292,7 @@ class LoadActivation(StudioView):
 
 
 def _rows(tenant: Tenant, asked: dict[str, Any]) -> QuerySet[Load]:
-    """Give the studio's loads, reports left out."""
+    """Return the studio's loads, reports left out."""
     rows: QuerySet[Load] = Load.objects.for_tenant(tenant).select_related("version__model", "accepts")
     rows = rows.defer("report", "accepts__report")
     if "state" in asked:
@@ -303,7 +303,7 @@ def _rows(tenant: Tenant, asked: dict[str, Any]) -> QuerySet[Load]:
 
 
 def _find(tenant: Tenant, model: str, version: str, fence: str) -> Load:
-    """Give a load with its report. One query."""
+    """Return a load with its report. One query."""
     rows: QuerySet[Load] = Load.objects.for_tenant(tenant).select_related("version__model__tenant", "accepts")
     rows = rows.defer("accepts__report")
     found = rows.filter(version__model__slug=model, version__name=version, fence=int(fence)).first()

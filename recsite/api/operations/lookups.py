@@ -11,7 +11,7 @@ from tenants.rules import RuleBroken
 
 
 def find_model(tenant: Tenant, slug: str) -> RecommendationModel:
-    """Give a model, its studio with it. One query.
+    """Return a model, its studio with it. One query.
 
     Raises:
         Problem: a 404.
@@ -23,7 +23,7 @@ def find_model(tenant: Tenant, slug: str) -> RecommendationModel:
 
 
 def find_version(tenant: Tenant, model: str, name: str) -> Version:
-    """Give a version with its model, studio, layout, source, schedule and tables. One query.
+    """Return a version with its model, studio, layout, source, schedule and tables. One query.
 
     Raises:
         Problem: a 404.
@@ -44,7 +44,7 @@ def with_tables(versions: QuerySet[Version]) -> QuerySet[Version]:
 
 
 def version_named(model: RecommendationModel, name: str, *, field: str) -> Version:
-    """Give a version that a body names. One query.
+    """Return a version that a body names. One query.
 
     Raises:
         RuleBroken: the model has none of this name.

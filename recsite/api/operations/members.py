@@ -44,7 +44,7 @@ class ChangedMemberAnswer(MemberAnswer):
     note = serializers.SerializerMethodField(help_text="What else must be done now, in words; empty mostly.")
 
     def get_note(self, membership: Membership) -> str:
-        """Give it."""
+        """Return it."""
         note: str = self.context["note"]
         return note
 
@@ -60,7 +60,7 @@ class AddedMemberAnswer(ChangedMemberAnswer):
     )
 
     def get_password_link(self, membership: Membership) -> str | None:
-        """Give the link."""
+        """Return the link."""
         link: str | None = self.context["link"]
         return link
 
@@ -175,7 +175,7 @@ class MemberDetail(StudioView):
         answer_example={**MEMBER, "note": ""},
     )
     def put(self, request: Request, username: str) -> Response:
-        """Give a person a role, or another one.
+        """Set a person's role, their first or another one.
 
         The person is a member, or one whom the caller may add (see `members_add`); anybody else is
         a 404, the same whether they have an account or not. The studio keeps at least one studio admin.

@@ -77,7 +77,7 @@ class RevisionAnswer(Answer[RolloutRevision]):
     created_at = serializers.DateTimeField()
 
     def get_weights_bp(self, revision: RolloutRevision) -> dict[str, int]:
-        """Give the weights by name."""
+        """Return the weights by name."""
         return {name_of(int(code), self.context["names"]): bp for code, bp in revision.weights_bp.items()}
 
 
@@ -91,11 +91,11 @@ class FullRevisionAnswer(RevisionAnswer):
     )
 
     def get_codes(self, revision: RolloutRevision) -> dict[str, int]:
-        """Give the codes by name."""
+        """Return the codes by name."""
         return {name: code for code, name in self.context["names"].items()}
 
     def get_allocation_hex(self, revision: RolloutRevision) -> str:
-        """Give the map."""
+        """Return the map."""
         return bytes(revision.allocation).hex()
 
 
@@ -135,7 +135,7 @@ class PreviewAnswer(EffectAnswer):
 
 
 def weights_field(**kwargs: Any) -> serializers.DictField:
-    """Give the field that takes weights."""
+    """Return the field that takes weights."""
     return serializers.DictField(
         child=Whole(min_value=0, max_value=BASIS_POINTS),
         allow_empty=False,
@@ -274,12 +274,12 @@ class RevisionEffect(StudioView):
 
 
 def names_of(model: RecommendationModel) -> dict[int, str]:
-    """Give the names of a model's versions by code. One query."""
+    """Return the names of a model's versions by code. One query."""
     return dict(Version.objects.for_tenant(model.tenant).filter(model=model).values_list("code", "name"))
 
 
 def weights_by_code(weights_bp: Mapping[str, int], names: Mapping[int, str]) -> dict[int, int]:
-    """Give weights by code.
+    """Return weights by code.
 
     Raises:
         RuleBroken: the model has no version of such a name.
@@ -292,7 +292,7 @@ def weights_by_code(weights_bp: Mapping[str, int], names: Mapping[int, str]) -> 
 
 
 def effect_of(effect: Effect, names: Mapping[int, str]) -> dict[str, Any]:
-    """Give what a change would do, by version name."""
+    """Return what a change would do, by version name."""
     flows = [
         {
             "from_version": name_of(flow.from_code, names),

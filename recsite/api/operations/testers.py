@@ -86,7 +86,7 @@ class Overrides(StudioView):
         answer_example=OVERRIDE,
     )
     def put(self, request: Request, model: str) -> Response:
-        """Give a tester one version whatever the weights say.
+        """Pin a tester to one version whatever the weights say.
 
         A unit that has one already gets this one instead.
         """

@@ -146,7 +146,7 @@ class Propagation(StudioView):
 
 
 def _times(asked: dict[str, Any], span: TrafficSpan) -> tuple[datetime, datetime]:
-    """Give the first and the last instant that are asked about.
+    """Return the first and the last instant that are asked about.
 
     Raises:
         ValidationError: they are in the wrong order, or too far apart for one answer.
@@ -164,7 +164,7 @@ def _times(asked: dict[str, Any], span: TrafficSpan) -> tuple[datetime, datetime
 
 
 def _versions(model: RecommendationModel, span: TrafficSpan, since: datetime, until: datetime) -> list[dict[str, Any]]:
-    """Give each version's numbers, by code. Three queries."""
+    """Return each version's numbers, by code. Three queries."""
     seen = reading.seen(model)
     series = reading.series(model, span=span, since=since, until=until)
     nothing = reading.Seen(0, None, None)

@@ -78,7 +78,7 @@ class TableAnswer(Answer[Table]):
     activated_at = serializers.DateTimeField(allow_null=True)
 
     def get_data_at(self, table: Table) -> datetime:
-        """Give when its data was read."""
+        """Return when its data was read."""
         return data_at(table)
 
 
@@ -103,7 +103,7 @@ class VersionAnswer(Answer[Version]):
     created_at = serializers.DateTimeField()
 
     def get_weight_bp(self, version: Version) -> int:
-        """Give its weight."""
+        """Return its weight."""
         weights: dict[str, int] = self.context["weights"]
         return weights.get(str(version.code), 0)
 
@@ -294,20 +294,20 @@ class VersionFreshness(StudioView):
 
 
 def _answer(view: StudioView, model: str, name: str) -> VersionAnswer:
-    """Give a version as it is now. Two queries."""
+    """Return a version as it is now. Two queries."""
     version = find_version(view.tenant, model, name)
     return VersionAnswer(version, context={"weights": _weights(version.model)})
 
 
 def _weights(model: RecommendationModel) -> dict[str, int]:
-    """Give the weights that are served, by code as JSON has it. One query."""
+    """Return the weights that are served, by code as JSON has it. One query."""
     rows = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model).order_by("-number")
     newest: dict[str, int] | None = rows.values_list("weights_bp", flat=True).first()
     return newest or {}
 
 
 def _kept_table(version: Version, table_id: str | None) -> Table | None:
-    """Give the kept table of an id; None without one.
+    """Return the kept table of an id; None without one.
 
     Raises:
         RuleBroken: the version keeps none of this id.

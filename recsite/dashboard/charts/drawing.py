@@ -81,7 +81,7 @@ class Spot:
 
 
 def areas(steps: Sequence[Step], keys: Sequence[str], top: float, since: datetime, until: datetime) -> list[Area]:
-    """Give the layers' paths, stacked in the order of `keys` from the bottom; those to be drawn first come first.
+    """Return the layers' paths, stacked in the order of `keys` from the bottom; those to be drawn first come first.
 
     Each reaches down to the ground and is drawn over by those below it, so that no seam shows between two.
     Unknown columns leave a hole.
@@ -115,7 +115,7 @@ def _outline(steps: Sequence[Step], keys: Sequence[str], top: float, since: date
 
 
 def line(points: Sequence[tuple[datetime, datetime, float]], top: float, since: datetime, until: datetime) -> str:
-    """Give a path that goes from span to span at their values, in the stretched picture's units."""
+    """Return a path that goes from span to span at their values, in the stretched picture's units."""
     parts: list[str] = []
     last: datetime | None = None
     for starts_at, ends_at, value in points:
@@ -127,12 +127,12 @@ def line(points: Sequence[tuple[datetime, datetime, float]], top: float, since: 
 
 
 def across(at: datetime, since: datetime, until: datetime) -> float:
-    """Give an instant's place, in percent of the width."""
+    """Return an instant's place, in percent of the width."""
     return round(min(100.0, max(0.0, 100 * ((at - since) / (until - since)))), 3)
 
 
 def bands(steps: Sequence[Step], since: datetime, until: datetime) -> list[Band]:
-    """Give the stretches of which nothing is known, neighbours as one."""
+    """Return the stretches of which nothing is known, neighbours as one."""
     found: list[Band] = []
     for step in steps:
         if step.values is not None:
@@ -145,7 +145,7 @@ def bands(steps: Sequence[Step], since: datetime, until: datetime) -> list[Band]
 
 
 def round_top(highest: float) -> float:
-    """Give a round value that the highest one fits below: 1, 2, 2.5, 5 or 10 times a power of ten."""
+    """Return a round value that the highest one fits below: 1, 2, 2.5, 5 or 10 times a power of ten."""
     if highest <= 0:
         return 1.0
     power = 10.0 ** floor(log10(highest))
@@ -153,12 +153,12 @@ def round_top(highest: float) -> float:
 
 
 def value_lines(top: float, unit: str = "") -> list[ValueLine]:
-    """Give lines at the top and at its half, the ground left out. `unit` stands behind each value."""
+    """Return lines at the top and at its half, the ground left out. `unit` stands behind each value."""
     return [ValueLine(0.0, f"{compact(top)}{unit}"), ValueLine(50.0, f"{compact(top / 2)}{unit}")]
 
 
 def compact(value: float) -> str:
-    """Give a value in few letters: 950, 1.2k, 35k, 1.4M."""
+    """Return a value in few letters: 950, 1.2k, 35k, 1.4M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{letter}"
@@ -166,7 +166,7 @@ def compact(value: float) -> str:
 
 
 def time_labels(since: datetime, until: datetime, zone: ZoneInfo) -> list[TimeLabel]:
-    """Give round local times between two instants: of a clock's hours within two days, of days beyond.
+    """Return round local times between two instants: of a clock's hours within two days, of days beyond.
 
     Where clocks change, a label may be missing or an hour off its neighbours' distance; each is where its time is.
     """

@@ -99,7 +99,7 @@ def model_charts(reading: Reading, traffic: ModelTraffic, zone: ZoneInfo, *, is_
 
 
 def table_rows(traffic: ModelTraffic, zone: ZoneInfo) -> list[TableRow]:
-    """Give the columns as lines of a table, newest first."""
+    """Return the columns as lines of a table, newest first."""
     codes = [total.code for total in traffic.versions]
     return [
         TableRow(
@@ -115,7 +115,7 @@ def table_rows(traffic: ModelTraffic, zone: ZoneInfo) -> list[TableRow]:
 
 
 def span_words(column: Column, zone: ZoneInfo) -> str:
-    """Give a column's time on a clock: “23 Nov, 14:05 to 14:06”."""
+    """Return a column's time on a clock: “23 Nov, 14:05 to 14:06”."""
     starts, ends = column.starts_at.astimezone(zone), column.ends_at.astimezone(zone)
     if ends - starts < timedelta(minutes=1):
         return f"{starts:%-d %b, %H:%M} to {ends:%H:%M:%S}"
@@ -269,7 +269,7 @@ def _shares(shared: _Shared) -> Picture:
 
 
 def _configured_lines(shared: _Shared) -> list[str]:
-    """Give the borders between versions as the weights drew them: one path for each but the uppermost."""
+    """Return the borders between versions as the weights drew them: one path for each but the uppermost."""
     codes = list(shared.names)
     lines = []
     for count in range(1, len(codes)):
@@ -337,7 +337,7 @@ def _rate_unit(columns: Sequence[Column]) -> tuple[str, float]:
 
 
 def _rate(columns: Sequence[Column], unit: str, seconds: float) -> str:
-    """Give how many answers there are lately: of the last known column, and the one before if that has just begun."""
+    """Return how many answers there are lately: of the last known column, and the one before if that has just begun."""
     known = [column for column in columns if column.is_known][-2:]
     if not known:
         return ""

@@ -62,7 +62,7 @@ class Spread:
 
 
 def spread_of(field: Mapping[str, Any]) -> Spread:
-    """Give one of the entries of a report's `fields`."""
+    """Return one of the entries of a report's `fields`."""
     bins = field["bins"]
     widest = max((share for bin_ in bins for share in (bin_["share"], bin_["share_before"] or 0.0)), default=0.0) or 1.0
     bars = [

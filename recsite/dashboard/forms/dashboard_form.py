@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from django import forms
 from django.core.signing import BadSignature, Signer
+from typing_extensions import override
 
 from tenants.models import new_public_id
 from tenants.rules import RuleBroken
@@ -61,8 +62,8 @@ def _words_for(field: forms.Field) -> dict[str, str]:
 class InPlainWords(forms.Form):
     """A form that says what is wrong in words for people; a field's own words stay."""
 
+    @override
     def full_clean(self) -> None:
-        """See Django. Here, since fields may come and go until then."""
         for field in self.fields.values():
             of_django: dict[str, Any] = {}
             for kind in reversed(type(field).__mro__):
@@ -96,7 +97,7 @@ _T = TypeVar("_T")
 
 
 def held_to(check: Callable[..., _T], *values: Any) -> _T:
-    """Give what a service's check gives; its refusal as a form's, so that all that is wrong is said at once."""
+    """Return what a service's check gives; its refusal as a form's, so that all that is wrong is said at once."""
     try:
         return check(*values)
     except RuleBroken as error:

@@ -120,17 +120,17 @@ class LayoutEditor:
 
     @classmethod
     def of(cls, fields: Sequence[Mapping[str, Any]]) -> LayoutEditor:
-        """Give the editor that shows a layout; at least one empty row."""
+        """Return the editor that shows a layout; at least one empty row."""
         return cls(_FormSet(prefix=PREFIX, initial=[_as_row(field) for field in fields] or [{"type": "uint"}]))
 
     @classmethod
     def typed(cls, data: Mapping[str, Any]) -> LayoutEditor:
-        """Give the editor with what was typed, to be checked."""
+        """Return the editor with what was typed, to be checked."""
         return cls(_FormSet(data, prefix=PREFIX))
 
     @classmethod
     def edited(cls, data: Mapping[str, Any], action: str) -> LayoutEditor:
-        """Give the editor with what was typed and one row more, one less, or one moved up; nothing is checked.
+        """Return the editor with what was typed and one row more, one less, or one moved up; nothing is checked.
 
         Args:
             data: the form's.
@@ -180,7 +180,7 @@ def _count(data: Mapping[str, Any]) -> int:
 
 
 def _as_row(field: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a layout's field as the row's values."""
+    """Return a layout's field as the row's values."""
     row = dict(field)
     if isinstance(row.get("item"), Mapping):
         item = dict(row["item"])

@@ -64,14 +64,14 @@ class LoadFilter(DashboardForm):
         return chosen
 
     def query(self, **more: object) -> str:
-        """Give the filters that are set, and more, as an address holds them."""
+        """Return the filters that are set, and more, as an address holds them."""
         query = QueryDict(mutable=True)
         query.update({name: str(value) for name, value in {**self.chosen, **more}.items() if value})
         return query.urlencode()
 
 
 def _of_a_model(given: Mapping[str, str], by_model: Mapping[str, Sequence[str]]) -> str:
-    """Give the version that is asked for as the choices have it, with its model; a name alone is the first one's."""
+    """Return the version that is asked for as the choices have it, with its model; a name alone is the first one's."""
     version = given["version"]
     models = [given["model"], *by_model] if version and "/" not in version else []
     return next((f"{model}/{version}" for model in models if version in by_model.get(model, ())), version)

@@ -26,7 +26,7 @@ class NamesField(forms.CharField):
         return ", ".join(value) if isinstance(value, list | tuple) else value
 
     def to_python(self, value: Any) -> Any:
-        """Give the names."""
+        """Return the names."""
         return (super().to_python(value) or "").replace(",", " ").split()
 
 
@@ -40,7 +40,7 @@ class RecordField(forms.CharField):
         return plain_json(value) if isinstance(value, dict) else value
 
     def to_python(self, value: Any) -> Any:
-        """Give the object; None for nothing."""
+        """Return the object; None for nothing."""
         text = super().to_python(value)
         if not text:
             return None

@@ -24,7 +24,7 @@ def _unit(label: str) -> forms.TypedChoiceField:
 
 
 def _split(minutes: int | None) -> tuple[int | None, int]:
-    """Give a number of minutes as an amount of the largest unit that holds it whole."""
+    """Return a number of minutes as an amount of the largest unit that holds it whole."""
     if minutes is None:
         return None, 60
     size = next(size for size, _ in reversed(_UNITS) if minutes % size == 0)

@@ -33,11 +33,11 @@ class PercentField(forms.DecimalField):
         )
 
     def to_python(self, value: Any) -> Any:
-        """Give the number; a comma counts as a point."""
+        """Return the number; a comma counts as a point."""
         return super().to_python(value.replace(",", ".") if isinstance(value, str) else value)
 
     def clean(self, value: Any) -> int:
-        """Give basis points."""
+        """Return basis points."""
         return int(Decimal(super().clean(value)) * 100)
 
     def widget_attrs(self, widget: forms.Widget) -> dict[str, Any]:
@@ -75,11 +75,11 @@ class WeightsForm(DashboardForm):
 
     @staticmethod
     def name_of(code: int) -> str:
-        """Give the name of a version's field."""
+        """Return the name of a version's field."""
         return f"weight-{code}"
 
     def rows(self) -> Iterator[tuple[VersionState, BoundField]]:
-        """Give each version with its field."""
+        """Yield each version with its field."""
         for state in self.versions:
             yield state, self[self.name_of(state.code)]
 

@@ -56,7 +56,7 @@ class TrailForm(DashboardForm):
 
 @studio_page()
 def audit(request: StudioRequest) -> HttpResponse:
-    """Give a page of the trail. Three queries on top of the gate's."""
+    """Return a page of the trail. Three queries on top of the gate's."""
     tenant = request.studio.tenant
     form = TrailForm(request.GET)
     wanted = form.wanted
@@ -79,7 +79,7 @@ def audit(request: StudioRequest) -> HttpResponse:
 
 @studio_page()
 def audit_file(request: StudioRequest) -> Any:
-    """Give all that is asked for as CSV, row by row as the database gives it."""
+    """Return all that is asked for as CSV, row by row as the database gives it."""
     tenant = request.studio.tenant
     rows = trail_rows(tenant, TrailForm(request.GET).wanted)
     response = StreamingHttpResponse(_lines(rows), content_type="text/csv; charset=utf-8")
@@ -106,5 +106,5 @@ def _cells(entry: AuditEntry) -> list[str]:
 
 
 def _harmless(text: str) -> str:
-    """Give a text as no spreadsheet takes it for a formula."""
+    """Return a text as no spreadsheet takes it for a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text

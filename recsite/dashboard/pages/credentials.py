@@ -35,7 +35,7 @@ from tenants.rules import AlreadyMade, RuleBroken
 
 @studio_page()
 def credentials(request: StudioRequest) -> HttpResponse:
-    """Give every credential with its use. Three queries on top of the gate's."""
+    """Return every credential with its use. Three queries on top of the gate's."""
     found = credentials_of(request.studio.tenant)
     context = {
         "section": "credentials",
@@ -96,7 +96,7 @@ def _models(request: StudioRequest) -> list[RecommendationModel]:
 
 
 def _secret_page(request: StudioRequest, issued: IssuedCredential, *, is_new: bool) -> HttpResponse:
-    """Give the one page that ever holds the secret: the answer to the POST itself."""
+    """Return the one page that ever holds the secret: the answer to the POST itself."""
     credential = issued.credential
     model = example_model(credential)
     token_url = request.build_absolute_uri(reverse("token"))

@@ -233,7 +233,7 @@ def version_new(request: StudioRequest, model: RecommendationModel) -> HttpRespo
 
 
 def _made_just_now(model: RecommendationModel, values: dict[str, Any]) -> Version | None:
-    """Give the version that this form made when it was sent before (double tap, reload), if that is what happened."""
+    """Return the version that this form made when it was sent before (double tap, reload), if that is what happened."""
     rows = Version.objects.for_tenant(model.tenant).filter(model=model, created_at__gt=timezone.now() - SENT_TWICE)
     source = {"source__kind": values["source_kind"], "source__location": values["source_location"].strip()}
     return rows.filter(name=values["name"], **source).first()

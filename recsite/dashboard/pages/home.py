@@ -18,7 +18,7 @@ from tenants.models import Membership, Role, User
 @never_cache
 @login_required
 def home(request: HttpRequest) -> HttpResponse:
-    """Give the choice of studios, or go straight to the only one. Two queries besides session and person."""
+    """Return the choice of studios, or go straight to the only one. Two queries besides session and person."""
     assert isinstance(request.user, User)  # noqa: S101 - login_required
     is_staff = is_platform_staff(request.user)
     studios = list(studios_of(request.user).annotate(model_count=Count("models", distinct=True)))
@@ -28,12 +28,11 @@ def home(request: HttpRequest) -> HttpResponse:
         return render(request, "dashboard/no_studio.html", {"is_staff": is_staff})
     mine = Membership.objects.unscoped().filter(user=request.user).values_list("tenant_id", "role")
     roles = {tenant_id: Role(role).label for tenant_id, role in mine}
-    for studio in studios:
-        studio.role_words = roles.get(studio.pk, "Platform staff")
-    return render(request, "dashboard/choose_studio.html", {"studios": studios})
+    choices = [(studio, roles.get(studio.pk, "Platform staff")) for studio in studios]
+    return render(request, "dashboard/choose_studio.html", {"choices": choices})
 
 
 @studio_page()
 def studio(request: StudioRequest) -> HttpResponse:
-    """Give a studio's first page: its models."""
+    """Return a studio's first page: its models."""
     return redirect("models", request.studio.tenant.slug)

@@ -48,7 +48,7 @@ def load_page(role: Role = Role.VIEWER, methods: tuple[str, ...] = ("GET",)) -> 
 
 @studio_page()
 def loads(request: StudioRequest) -> HttpResponse:
-    """Give the studio's loads, newest first, thirty at a time. Two queries on top of the gate's."""
+    """Return the studio's loads, newest first, thirty at a time. Two queries on top of the gate's."""
     tenant = request.studio.tenant
     versions = Version.objects.for_tenant(tenant).order_by("model__slug", "name")
     form = LoadFilter(versions.values_list("model__slug", "name"), request.GET)
@@ -68,7 +68,7 @@ def loads(request: StudioRequest) -> HttpResponse:
 
 @load_page()
 def load(request: StudioRequest, load: Load) -> HttpResponse:
-    """Give a load: how far it is, or how it ended and what its checks found. Four queries on top of the gate's."""
+    """Return a load: how far it is, or how it ended and what its checks found. Four queries on top of the gate's."""
     table = Table.objects.for_tenant(request.studio.tenant).filter(load=load).first()
     of_version = Load.objects.for_tenant(request.studio.tenant).filter(version=load.version)
     return render(
@@ -88,7 +88,7 @@ def load(request: StudioRequest, load: Load) -> HttpResponse:
 
 @load_page()
 def progress(request: StudioRequest, load: Load) -> HttpResponse:
-    """Give how far a load is: the part of its page, and of its version's, that asks again until it has ended."""
+    """Return how far a load is: the part of its page, and of its version's, that asks again until it has ended."""
     return render(
         request,
         "dashboard/_load_progress.html",

@@ -72,7 +72,7 @@ class Member:
 
 @studio_page()
 def members(request: StudioRequest) -> HttpResponse:
-    """Give everybody with their role. Two queries on top of the gate's."""
+    """Return everybody with their role. Two queries on top of the gate's."""
     tenant = request.studio.tenant
     rows = list(Membership.objects.for_tenant(tenant).select_related("user"))
     admins = set(admins_who_can_sign_in(tenant).values_list("pk", flat=True))
@@ -175,7 +175,7 @@ def member_link(request: StudioRequest, username: str) -> HttpResponse:
 
 
 def _link_page(request: StudioRequest, link: PasswordLink, *, is_new: bool) -> HttpResponse:
-    """Give the one page that ever holds the link: the answer to the POST itself."""
+    """Return the one page that ever holds the link: the answer to the POST itself."""
     context = {
         "section": "members",
         "person": link.user,

@@ -17,7 +17,7 @@ from recsite.dashboard.gate import StudioRequest, studio_page
 
 @studio_page()
 def models(request: StudioRequest) -> HttpResponse:
-    """Give every model with its weights, the age of its data and its state.
+    """Return every model with its weights, the age of its data and its state.
 
     Six queries on top of the gate's, and one pipeline to Redis.
     """
@@ -33,7 +33,7 @@ def models(request: StudioRequest) -> HttpResponse:
 
 
 def steps_context(request: StudioRequest, summaries: Sequence[ModelSummary]) -> dict[str, Any]:
-    """Give what `first_steps.html` wants. Two queries."""
+    """Return what `first_steps.html` wants. Two queries."""
     steps = first_steps(request.studio.tenant, summaries)
     context: dict[str, Any] = {"steps": steps}
     if steps.next_step == "ask" and steps.credential is not None:

@@ -91,7 +91,7 @@ class SetPasswordPage(PasswordResetConfirmView):
             return super().dispatch(*args, **kwargs)
 
     def get_user(self, uidb64: str) -> User | None:
-        """Give whose link it is; None also where the account opens more now than a link may."""
+        """Return whose link it is; None also where the account opens more now than a link may."""
         user: User | None = super().get_user(uidb64)
         if user is None:
             return None

@@ -80,7 +80,7 @@ class VersionRow:
 
 @model_page()
 def rollout(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
-    """Give a model's versions, weights, traffic and history. Seven queries on top of the gate's."""
+    """Return a model's versions, weights, traffic and history. Seven queries on top of the gate's."""
     summary = model_summary(model)
     return _page(request, summary, WeightsForm(summary.versions))
 
@@ -116,7 +116,7 @@ def weights(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
 
 @model_page(Role.PRODUCT_MANAGER, ("POST",))
 def effect(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
-    """Give what saving would do, for the page to show while somebody types. Changes nothing."""
+    """Return what saving would do, for the page to show while somebody types. Changes nothing."""
     summary = model_summary(model)
     form = WeightsForm(summary.versions, request.POST)
     proposal = _propose(summary, form) if form.is_valid() else None
@@ -125,14 +125,14 @@ def effect(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
 
 @model_page()
 def live(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
-    """Give how far the newest weights have come: one line, which asks again until they are everywhere."""
+    """Return how far the newest weights have come: one line, which asks again until they are everywhere."""
     summary = model_summary(model)
     return render(request, "dashboard/_live.html", {"summary": summary, "live": _live(summary)})
 
 
 @model_page()
 def history(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
-    """Give the older lines of the history, fifty at a time."""
+    """Return the older lines of the history, fifty at a time."""
     summary = model_summary(model)
     before = whole_number(request.GET.get("before", ""))
     lines = history_of(model, summary.names, before=before, limit=LINES_OF_HISTORY + 1)
@@ -287,7 +287,7 @@ def _ask(
 
 
 def who(model: RecommendationModel) -> str:
-    """Give what the units of a model are called."""
+    """Return what the units of a model are called."""
     return "players" if model.unit_field else "keys"
 
 
@@ -299,7 +299,7 @@ def _reason_form(request: StudioRequest, summary: ModelSummary) -> ReasonForm:
 
 
 def _try(preview: Any, **arguments: Any) -> tuple[Any, str]:
-    """Give what a preview gives, or why there is nothing to give."""
+    """Return what a preview gives, or why there is nothing to give."""
     try:
         return preview(**arguments), ""
     except RuleBroken as error:
@@ -307,7 +307,7 @@ def _try(preview: Any, **arguments: Any) -> tuple[Any, str]:
 
 
 def _propose(summary: ModelSummary, form: WeightsForm) -> Proposal | None:
-    """Give what saving these valid weights would do; None for the ones there are, and where a service refuses."""
+    """Return what saving these valid weights would do; None for the ones there are, and where a service refuses."""
     wanted = {code: bp for code, bp in form.weights_bp.items() if bp}
     if summary.rollout is None or wanted == summary.weights_bp:
         return None

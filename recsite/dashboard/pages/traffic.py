@@ -20,7 +20,7 @@ from recsite.dashboard.pages.rollouts import who
 
 @studio_page()
 def studio_traffic(request: StudioRequest) -> HttpResponse:
-    """Give each model's answers over a period. Six queries on top of the gate's."""
+    """Return each model's answers over a period. Six queries on top of the gate's."""
     period = _period(request)
     summaries = models_of(request.studio.tenant)
     reading = read(summaries, period, with_sources=False)
@@ -41,7 +41,7 @@ def studio_traffic(request: StudioRequest) -> HttpResponse:
 
 @model_page()
 def model_traffic(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
-    """Give one model's answers over a period, its versions' shares against the weights, and what had no row.
+    """Return one model's answers over a period, its versions' shares against the weights, and what had no row.
 
     Seven queries on top of the gate's.
     """

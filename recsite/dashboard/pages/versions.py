@@ -77,7 +77,7 @@ def version_page(role: Role = Role.VIEWER, methods: tuple[str, ...] = ("GET",)) 
 
 @version_page()
 def version(request: StudioRequest, version: Version) -> HttpResponse:
-    """Give all about a version. At most eight queries on top of the gate's."""
+    """Return all about a version. At most eight queries on top of the gate's."""
     model = version.model
     summary = model_summary(model)
     state = _state(summary, version)
@@ -186,7 +186,7 @@ def roll_back(request: StudioRequest, version: Version, table: str) -> HttpRespo
 
 
 def kept_tables(version: Version) -> list[KeptTable]:
-    """Give the table that is served and the ones kept to go back to, that one first. No query."""
+    """Return the table that is served and the ones kept to go back to, that one first. No query."""
     active = version.active_table
     if active is None:
         return []
@@ -205,7 +205,7 @@ def kept_tables(version: Version) -> list[KeptTable]:
 def ask(
     request: StudioRequest, template: str, version: Version, form: DashboardForm, context: dict[str, Any]
 ) -> HttpResponse:
-    """Give a page that asks something about a version; one whose form will not do is a 422."""
+    """Return a page that asks something about a version; one whose form will not do is a 422."""
     summary = model_summary(version.model)
     shared = {
         **_shared(summary, _state(summary, version), version),
@@ -238,7 +238,7 @@ def _loads(version: Version, limit: int) -> Any:
 
 
 def _query(summary: ModelSummary) -> str:
-    """Give the analysts' query; two queries."""
+    """Return the analysts' query; two queries."""
     if summary.rollout is None:
         return ""
     tenant = summary.model.tenant
@@ -248,5 +248,5 @@ def _query(summary: ModelSummary) -> str:
 
 
 def address(version: Version) -> tuple[str, str, str, str]:
-    """Give what `redirect` takes to the version's page."""
+    """Return what `redirect` takes to the version's page."""
     return "version", version.model.tenant.slug, version.model.slug, version.name

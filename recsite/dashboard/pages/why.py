@@ -17,7 +17,7 @@ from tenants.rules import RuleBroken
 
 @model_page()
 def why(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
-    """Give the form, and the explanation once a key is in it. Four queries on top of the gate's."""
+    """Return the form, and the explanation once a key is in it. Four queries on top of the gate's."""
     summary = model_summary(model)
     is_asked = any(name in request.GET for name in [*model.key_fields, "unit"])
     form = WhyForm(model, request.GET) if is_asked else WhyForm(model)
@@ -42,7 +42,7 @@ def why(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
 
 
 def _table(model: RecommendationModel, found: Explanation | None) -> Table | None:
-    """Give the table that was asked, to say how old its data is."""
+    """Return the table that was asked, to say how old its data is."""
     if found is None or found.answer is None or found.answer.table_id is None:
         return None
     tables = Table.objects.for_tenant(model.tenant).filter(table_id=found.answer.table_id)

@@ -32,13 +32,13 @@ MENU: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
 
 @register.simple_tag
 def when(moment: datetime | None, nothing: str = "never") -> SafeString | str:
-    """Give how long ago something was, with the exact instant for whoever points at it."""
+    """Return how long ago something was, with the exact instant for whoever points at it."""
     return nothing if moment is None else _time(moment, age(moment))
 
 
 @register.simple_tag
 def dated(moment: datetime | None, nothing: str = "never") -> SafeString | str:
-    """Give what `when` does and from a day on the date as well, which a phone cannot show otherwise."""
+    """Return what `when` does and from a day on the date as well, which a phone cannot show otherwise."""
     if moment is None:
         return nothing
     now = timezone.now()
@@ -57,7 +57,7 @@ def _time(moment: datetime, words: str) -> SafeString:
 
 @register.simple_tag
 def studio_menu(studio: Studio, section: str) -> list[dict[str, object]]:
-    """Give the menu of a studio's pages; `section` is the name of the address of the entry that is open."""
+    """Return the menu of a studio's pages; `section` is the name of the address of the entry that is open."""
     groups: list[dict[str, object]] = []
     for heading, entries in MENU:
         items = [

@@ -27,19 +27,19 @@ _STAGES = {
 
 @register.filter
 def load_looks(load: Load) -> str:
-    """Give the classes of the pill of a load's state."""
+    """Return the classes of the pill of a load's state."""
     return "plain busy" if load.state in RUNNING_STATES else _LOOKS[LoadState(load.state)]
 
 
 @register.filter
 def stage_words(name: str) -> str:
-    """Give what a stage of a load does, by its name in the report."""
+    """Return what a stage of a load does, by its name in the report."""
     return _STAGES.get(name, name.capitalize())
 
 
 @register.filter
 def asked_by(load: Load) -> str:
-    """Give who asked for a load, as it stands after “by”."""
+    """Return who asked for a load, as it stands after “by”."""
     if load.scheduled_for is not None:
         return "its schedule"
     if load.repairs_id is not None:

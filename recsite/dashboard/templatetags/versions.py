@@ -57,31 +57,31 @@ class Segment:
 
 @register.filter
 def colour(code: int) -> str:
-    """Give the class that carries a version's colour."""
+    """Return the class that carries a version's colour."""
     return f"v{code % len(VERSION_COLOURS)}"
 
 
 @register.filter
 def layer_colour(key: str) -> str:
-    """Give the class that carries the colour of a chart's layer: a version's code, or a source of answers."""
+    """Return the class that carries the colour of a chart's layer: a version's code, or a source of answers."""
     return colour(int(key)) if key.isdecimal() else f"source-{key}"
 
 
 @register.filter
 def version_name(code: int, names: Mapping[int, str]) -> str:
-    """Give a version's name, also of one that is gone."""
+    """Return a version's name, also of one that is gone."""
     return name_of(code, names)
 
 
 @register.filter
 def together(flows: Iterable[Flow]) -> int:
-    """Give the basis points of all units that these flows move."""
+    """Return the basis points of all units that these flows move."""
     return sum(flow.bp for flow in flows)
 
 
 @register.filter
 def state_looks(state: ModelState) -> str:
-    """Give the classes of the pill of a model's state."""
+    """Return the classes of the pill of a model's state."""
     return _STATE_LOOKS[state]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
+from typing_extensions import override
 
 from recsite.demo.answers import WrongAnswer, wait_for_right_answers
 from recsite.demo.data import (
@@ -36,15 +37,15 @@ class Command(BaseCommand):
     help = "Run the whole system on this machine, with example data. Stop it with Ctrl-C; it goes on with its data."
     requires_system_checks = ()
 
+    @override
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """See Django."""
         parser.add_argument(
             "--players", type=int, help="players of the larger studio, at the first start (default: 300,000)"
         )
         parser.add_argument("--reset", action="store_true", help="remove the demo's data first")
 
+    @override
     def handle(self, *args: Any, players: int | None = None, **options: Any) -> None:
-        """See Django."""
         try:
             places = prepared()
         except LookupError as error:
@@ -133,7 +134,7 @@ def _valkey(places: Places, port: int) -> Part:
 
 
 def _own_parts(places: Places) -> list[Part]:
-    """Give the project's own processes: the commands that a deployment runs, on loopback."""
+    """Return the project's own processes: the commands that a deployment runs, on loopback."""
     python = sys.executable
     worker = [python, "-m", "celery", "-A", "recsite", "worker", "--loglevel", "INFO"]
     return [

@@ -17,6 +17,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.log import configure_logging
 from prometheus_client import CollectorRegistry, start_http_server
+from typing_extensions import override
 
 from serving.configuration import assemble
 from serving.lane.application import BACKLOG, Options, Tls, run_worker, tls_context
@@ -37,8 +38,8 @@ class Command(BaseCommand):
     help = "Serve recommendations (the lane). Needs no database."
     requires_system_checks = ()  # some of them would ask the database
 
+    @override
     def add_arguments(self, parser: CommandParser) -> None:
-        """See Django."""
         parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
         parser.add_argument("--port", type=_port, default=8001, help="default: %(default)s")
         parser.add_argument("--workers", type=_count, default=1, help="processes, one a core (default: %(default)s)")

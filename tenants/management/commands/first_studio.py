@@ -17,6 +17,7 @@ from django.db import DatabaseError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 from django.urls import reverse
 from django.utils.text import slugify
+from typing_extensions import override
 
 from tenants.first_use import (
     Beginning,
@@ -44,8 +45,8 @@ class Command(BaseCommand):
     # A check may want the database, which this command is the one to prepare.
     requires_system_checks = ()
 
+    @override
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """See Django."""
         parser.add_argument("--username", help="whom platform staff signs in as (default: admin)")
         parser.add_argument("--email", help="their e-mail address; may be left out")
         parser.add_argument("--studio-name", help="what the studio is called")
@@ -57,8 +58,8 @@ class Command(BaseCommand):
         )
         parser.add_argument("--no-input", action="store_true", help="ask nothing")
 
+    @override
     def handle(self, *args: Any, **options: Any) -> None:
-        """See Django."""
         self.asks = not options["no_input"]
         self.options = options
         self._prepare_database()
@@ -153,7 +154,7 @@ class Command(BaseCommand):
         return {"slug": slug, "name": name, "places": places}
 
     def _ask(self, option: str, words: str, default: str | None, check: Callable[[str], str]) -> str:
-        """Give an option's value, or what is typed, or the default; checked."""
+        """Return an option's value, or what is typed, or the default; checked."""
         given = self.options[option]
         if given is not None or not self.asks:
             if given is None and default is None:
@@ -196,12 +197,12 @@ class Command(BaseCommand):
 
 
 def _places(entries: list[str]) -> list[str]:
-    """Give the places, checked."""
+    """Return the places, checked."""
     return [place for places in sources_sorted(entries).values() for place in places]
 
 
 def dashboard_address() -> str:
-    """Give where the dashboard most likely is, as far as the settings say."""
+    """Return where the dashboard most likely is, as far as the settings say."""
     if settings.CSRF_TRUSTED_ORIGINS:
         return str(settings.CSRF_TRUSTED_ORIGINS[0]).rstrip("/")
     scheme = "https" if settings.SECURE_SSL_REDIRECT else "http"
