@@ -184,7 +184,7 @@ def credential_update(
 
 
 def credential_rotate(*, credential: Credential, actor: User | None, previous_until: datetime) -> IssuedCredential:
-    """Return a credential a new secret; the one before works until `previous_until`, at most 30 days from now.
+    """Issue a new secret for a credential; the one before works until `previous_until`, at most 30 days from now.
 
     An hour that has passed ends the old secret, and its tokens, at once. A secret that was itself still overlapping
     ends now: at most two are ever accepted.

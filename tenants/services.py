@@ -205,7 +205,7 @@ RELEASED = "A studio made this account and may know its password: that, its link
 
 
 def member_set(*, tenant: Tenant, user: User, role: str, actor: User | None, is_by_token: bool = False) -> RoleGiven:
-    """Return a person a role in a studio, or another role than they have.
+    """Set a person's role in a studio, their first or another one.
 
     Whoever made an account may have its password. So one that another studio made loses it (`account_release`).
 

@@ -347,12 +347,12 @@ class Connection(asyncio.Protocol):
 
     # --- What the parser calls ----------------------------------------------------------------------------------------
 
-    @override
     def on_url(self, url: bytes) -> None:
+        """Take a piece of the target; httptools calls it."""
         self._target += url
 
-    @override
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; httptools calls it."""
         counted = _headers[name]
         # One after the body counts for nothing: proxies do not look at it.
         if counted is not None and not self._is_in_body:
@@ -361,8 +361,8 @@ class Connection(asyncio.Protocol):
             # What is there several times is joined by commas, as WSGI has it.
             self._found[counted] = text if before is None else f"{before},{text}"
 
-    @override
     def on_headers_complete(self) -> None:
+        """Decide on the request once its head is there; httptools calls it."""
         self._is_in_body = True
         self._stop_the_clock()
         found = self._found
@@ -372,8 +372,8 @@ class Connection(asyncio.Protocol):
         elif found[_EXPECT] is not None:
             self._let_go_on()
 
-    @override
     def on_body(self, chunk: bytes) -> None:
+        """Take a piece of the body; httptools calls it."""
         if self._is_deaf:
             return
         self._body += chunk
@@ -383,8 +383,8 @@ class Connection(asyncio.Protocol):
         elif self._server.bodies_bytes > MAX_BODIES_BYTES:
             self._refuse(OVER_CAPACITY)
 
-    @override
     def on_message_complete(self) -> None:
+        """Hand the whole request over; httptools calls it."""
         target, found, parser = self._target, self._found, self._parser
         self._target = b""
         self._found = [*_NONE]
