@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -75,27 +75,54 @@ def head_of(*headers: tuple[str, str]) -> str:
 
 # --- Errors ---------------------------------------------------------------------------------------------------------
 
-_TITLES = {
+# The title of an error is the same for all with its status.
+TITLES = {
     400: "Bad request",
     401: "Unauthorized",
     403: "Forbidden",
     404: "Not found",
     405: "Method not allowed",
     406: "Not acceptable",
+    409: "Conflict",
+    411: "Length required",
     413: "Content too large",
     415: "Unsupported media type",
+    422: "Refused",
     429: "Too many requests",
     431: "Request header fields too large",
+    500: "Internal error",
     503: "Service unavailable",
 }
 
 
+def problem_document(
+    status: int, code: str, detail: str, *, title: str | None = None, extra: Mapping[str, object] | None = None
+) -> bytes:
+    """Return an RFC 9457 document.
+
+    Args:
+        status: the answer's.
+        code: stable; what a program looks at.
+        detail: one sentence about this very request.
+        title: where it is not that of the status in `TITLES`.
+        extra: further members, which come last.
+    """
+    document: dict[str, object] = {
+        "type": "about:blank",
+        "title": TITLES[status] if title is None else title,
+        "status": status,
+        "code": code,
+        "detail": detail,
+    }
+    if extra is not None:
+        document.update(extra)
+    return msgspec.json.encode(document)
+
+
 def problem(status: int, code: str, detail: str, *extra: tuple[str, str]) -> Response:
     """Return an RFC 9457 error with a stable code; `extra` are further headers."""
-    body = msgspec.json.encode(
-        {"type": "about:blank", "title": _TITLES[status], "status": status, "code": code, "detail": detail}
-    )
-    return Response(status, head_of(("content-type", PROBLEM), ("cache-control", "no-store"), *extra), body, code)
+    head = head_of(("content-type", PROBLEM), ("cache-control", "no-store"), *extra)
+    return Response(status, head, problem_document(status, code, detail), code)
 
 
 UNAUTHORIZED = problem(401, "unauthorized", "A valid bearer token is required.", ("www-authenticate", "Bearer"))
