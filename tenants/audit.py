@@ -3,13 +3,105 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import Any
+from enum import StrEnum
+from typing import Any, Self
 
-from django.db import transaction
+from django.db import models, transaction
 
 from tenants.models import AuditEntry, Tenant, User
 
 SYSTEM = "system"
+
+
+class Kind(models.TextChoices):
+    """What the trail can be narrowed to."""
+
+    WEIGHTS = "weights", "Weights and testers"
+    MODELS = "models", "Models and versions"
+    LOADS = "loads", "Loads and tables"
+    CREDENTIALS = "credentials", "Credentials and tokens"
+    PEOPLE = "people", "Members and accounts"
+    STUDIO = "studio", "The studio itself"
+    PLATFORM = "platform", "The platform"  # never in a studio's trail
+
+    @property
+    def nouns(self) -> list[str]:
+        """Return the nouns of its actions; each noun has one kind."""
+        return list(dict.fromkeys(action.noun for action in Action if action.kind is self))
+
+
+class Action(StrEnum):
+    """Everything that leaves an entry: `noun.verb` as the database keeps it, its kind, and words for people.
+
+    A value never changes: old entries have it. One that is no longer written goes, and its entries show its value.
+    """
+
+    kind: Kind
+    words: str
+
+    def __new__(cls, value: str, kind: Kind, words: str) -> Self:
+        """Return an action with its kind and words."""
+        action = str.__new__(cls, value)
+        action._value_ = value
+        action.kind = kind
+        action.words = words
+        return action
+
+    ROLLOUT_REWEIGHT = "rollout.reweight", Kind.WEIGHTS, "Weights changed"
+    ROLLOUT_SWITCH_OFF = "rollout.switch_off", Kind.WEIGHTS, "Version switched off"
+    ROLLOUT_GO_BACK = "rollout.go_back", Kind.WEIGHTS, "Weights restored"
+    ROLLOUT_NEW_PHASE = "rollout.new_phase", Kind.WEIGHTS, "Phase begun"
+    OVERRIDE_SET = "override.set", Kind.WEIGHTS, "Tester set"
+    OVERRIDE_REMOVE = "override.remove", Kind.WEIGHTS, "Tester removed"
+    MODEL_CREATE = "model.create", Kind.MODELS, "Model created"
+    MODEL_UPDATE = "model.update", Kind.MODELS, "Model changed"
+    MODEL_SET_DEFAULT = "model.set_default", Kind.MODELS, "Default answer changed"
+    LAYOUT_ADD = "layout.add", Kind.MODELS, "Layout added"
+    VERSION_CREATE = "version.create", Kind.MODELS, "Version created"
+    SOURCE_SET = "source.set", Kind.MODELS, "Source changed"
+    SCHEDULE_SET = "schedule.set", Kind.MODELS, "Schedule set"
+    SCHEDULE_REMOVE = "schedule.remove", Kind.MODELS, "Schedule removed"
+    FRESHNESS_SET = "freshness.set", Kind.MODELS, "Freshness limit changed"
+    LOAD_REQUEST = "load.request", Kind.LOADS, "Load requested"
+    LOAD_ACTIVATE = "load.activate", Kind.LOADS, "Table activated"
+    LOAD_ACTIVATE_ANYWAY = "load.activate_anyway", Kind.LOADS, "Failed checks waived"
+    TABLE_ROLL_BACK = "table.roll_back", Kind.LOADS, "Table rolled back"
+    TABLE_LOST = "table.lost", Kind.LOADS, "Table lost"
+    TABLE_FOUND = "table.found", Kind.LOADS, "Table found again"
+    CREDENTIAL_ISSUE = "credential.issue", Kind.CREDENTIALS, "Credential issued"
+    CREDENTIAL_REGISTER_KEY = "credential.register_key", Kind.CREDENTIALS, "Public key registered"
+    CREDENTIAL_UPDATE = "credential.update", Kind.CREDENTIALS, "Credential changed"
+    CREDENTIAL_ROTATE = "credential.rotate", Kind.CREDENTIALS, "Secret rotated"
+    CREDENTIAL_REVOKE = "credential.revoke", Kind.CREDENTIALS, "Credential revoked"
+    AUTOMATION_TOKEN_ISSUE = "automation_token.issue", Kind.CREDENTIALS, "Automation token issued"
+    AUTOMATION_TOKEN_REVOKE = "automation_token.revoke", Kind.CREDENTIALS, "Automation token revoked"
+    MEMBER_SET = "member.set", Kind.PEOPLE, "Role set"
+    MEMBER_REMOVE = "member.remove", Kind.PEOPLE, "Member removed"
+    USER_CREATE = "user.create", Kind.PEOPLE, "Account created"
+    USER_UPDATE = "user.update", Kind.PEOPLE, "Account changed"
+    USER_LINK = "user.link", Kind.PEOPLE, "Sign-in link made"
+    USER_SET_PASSWORD = "user.set_password", Kind.PEOPLE, "Password set"
+    USER_RELEASE = "user.release", Kind.PEOPLE, "Account taken over"
+    TENANT_CREATE = "tenant.create", Kind.STUDIO, "Studio created"
+    TENANT_UPDATE = "tenant.update", Kind.STUDIO, "Studio changed"
+    TENANT_END = "tenant.end", Kind.STUDIO, "Studio ended"
+    TASK_RUN = "task.run", Kind.PLATFORM, "Task run by hand"
+    TASK_SWITCH_ON = "task.switch_on", Kind.PLATFORM, "Task switched on"
+    TASK_SWITCH_OFF = "task.switch_off", Kind.PLATFORM, "Task switched off"
+    SIGN_IN_UNLOCK = "sign_in.unlock", Kind.PLATFORM, "Sign-in unlocked"
+
+    @property
+    def noun(self) -> str:
+        """Return what is acted on."""
+        return self.value.partition(".")[0]
+
+
+_WORDS = {action.value: action.words for action in Action}
+
+
+def words_of(action: str) -> str:
+    """Return an entry's action in words; one that nothing writes any more is its own words."""
+    return _WORDS.get(action, action)
 
 
 class NotInTransaction(RuntimeError):
@@ -33,7 +125,7 @@ def record(
     *,
     tenant: Tenant | None,
     actor: User | None,
-    action: str,
+    action: Action,
     subject: str,
     summary: str,
     reason: str = "",
@@ -45,7 +137,7 @@ def record(
     Args:
         tenant: whose trail it belongs to; None for the platform's own.
         actor: who did it; None for the system.
-        action: `noun.verb`, such as `credential.revoke`.
+        action: what was done.
         subject: what it was done to, such as `credential Android client`.
         summary: one sentence a person understands; cut at 500 characters.
         reason: why, in the actor's words.
@@ -61,7 +153,7 @@ def record(
         tenant=tenant,
         actor=actor,
         actor_name=name_of(actor),
-        action=action,
+        action=action.value,
         subject=subject[:200],
         summary=summary[:500],
         reason=reason[:500],

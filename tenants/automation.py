@@ -79,7 +79,7 @@ def automation_token_issue(
             raise AlreadyMade(f"The automation token “{token.name}” was made already.")
         token.save(force_insert=True)
         after = {"scopes": token.scopes, "expires_at": expires_at.isoformat() if expires_at else None}
-        _record(token, actor, "automation_token.issue", "Issued", after=after)
+        _record(token, actor, audit.Action.AUTOMATION_TOKEN_ISSUE, "Issued", after=after)
     return IssuedToken(token, secret)
 
 
@@ -97,14 +97,14 @@ def automation_token_revoke(*, token: AutomationToken, actor: User | None, reaso
             raise RuleBroken(f"The automation token “{token.name}” is revoked.")
         token.revoked_at = timezone.now()
         token.save(update_fields=["revoked_at"])
-        _record(token, actor, "automation_token.revoke", "Revoked", reason=reason)
+        _record(token, actor, audit.Action.AUTOMATION_TOKEN_REVOKE, "Revoked", reason=reason)
     return token
 
 
 def _record(
     token: AutomationToken,
     actor: User | None,
-    action: str,
+    action: audit.Action,
     words: str,
     *,
     reason: str = "",

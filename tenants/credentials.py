@@ -179,7 +179,7 @@ def credential_update(
                 credential.allowed_models.set([model.pk for model in allowed_models])
                 before["allowed_models"], after["allowed_models"] = slugs, wanted_slugs
         if after:
-            _record(credential, actor, "credential.update", "Changed", before=before, after=after)
+            _record(credential, actor, audit.Action.CREDENTIAL_UPDATE, "Changed", before=before, after=after)
     return credential
 
 
@@ -217,7 +217,7 @@ def credential_rotate(*, credential: Credential, actor: User | None, previous_un
             "secret": credential.secret_hint,
             "previous_until": previous_until.isoformat() if is_overlapping else None,
         }
-        _record(credential, actor, "credential.rotate", "Rotated the secret of", before=before, after=after)
+        _record(credential, actor, audit.Action.CREDENTIAL_ROTATE, "Rotated the secret of", before=before, after=after)
     return IssuedCredential(credential, secret)
 
 
@@ -232,7 +232,7 @@ def credential_revoke(*, credential: Credential, actor: User | None, reason: str
         _lock(credential)
         credential.revoked_at = timezone.now()
         credential.save(update_fields=["revoked_at"])
-        _record(credential, actor, "credential.revoke", "Revoked", reason=reason)
+        _record(credential, actor, audit.Action.CREDENTIAL_REVOKE, "Revoked", reason=reason)
     return credential
 
 
@@ -272,9 +272,10 @@ def _create(
             "requests_per_second": credential.requests_per_second,
             "burst": credential.burst,
         }
-        is_key = credential.kind == CredentialKind.PUBLIC_KEY
-        action, words = ("register_key", "Registered the key") if is_key else ("issue", "Issued")
-        _record(credential, actor, f"credential.{action}", words, after=after)
+        if credential.kind == CredentialKind.PUBLIC_KEY:
+            _record(credential, actor, audit.Action.CREDENTIAL_REGISTER_KEY, "Registered the key", after=after)
+        else:
+            _record(credential, actor, audit.Action.CREDENTIAL_ISSUE, "Issued", after=after)
 
 
 def _lock(credential: Credential) -> None:
@@ -288,7 +289,7 @@ def _lock(credential: Credential) -> None:
 def _record(
     credential: Credential,
     actor: User | None,
-    action: str,
+    action: audit.Action,
     words: str,
     *,
     reason: str = "",

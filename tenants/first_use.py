@@ -78,7 +78,7 @@ def first_staff_create(*, username: str, email: str, password: str) -> User:
         audit.record(
             tenant=None,
             actor=None,
-            action="user.create",
+            action=audit.Action.USER_CREATE,
             subject=f"account {user.username}",
             summary=f"Made the account “{user.username}”, the first of platform staff.",
             after={"is_active": True, "is_staff": True, "is_superuser": True},

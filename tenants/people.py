@@ -124,7 +124,7 @@ def _make_account(tenant: Tenant, email: str, actor: User | None) -> User:
     audit.record(
         tenant=tenant,
         actor=actor,
-        action="user.create",
+        action=audit.Action.USER_CREATE,
         subject=f"account {user.username}",
         summary=f"Made the account “{user.username}”.",
     )
@@ -172,7 +172,7 @@ def password_link(*, tenant: Tenant, user: User, actor: User | None) -> Password
         audit.record(
             tenant=tenant,
             actor=actor,
-            action="user.link",
+            action=audit.Action.USER_LINK,
             subject=f"account {user.get_username()}",
             summary=f"Made a link to set a password for {user.get_username()}.",
         )
@@ -200,7 +200,7 @@ def record_password_change(user: User, *, is_by_link: bool) -> None:
     audit.record(
         tenant=user.made_for,
         actor=user,
-        action="user.set_password",
+        action=audit.Action.USER_SET_PASSWORD,
         subject=f"account {user.get_username()}",
         summary=f"Set a password for {user.get_username()}{how}.",
     )

@@ -79,7 +79,7 @@ def tenant_create(
             audit.record(
                 tenant=tenant,
                 actor=actor,
-                action="tenant.create",
+                action=audit.Action.TENANT_CREATE,
                 subject=f"studio {tenant.slug}",
                 summary=f"Made the studio “{tenant.name}”.",
                 after=_confinement_and_limits(tenant),
@@ -128,7 +128,7 @@ def tenant_update(
             audit.record(
                 tenant=tenant,
                 actor=actor,
-                action="tenant.update",
+                action=audit.Action.TENANT_UPDATE,
                 subject=f"studio {tenant.slug}",
                 summary=f"Changed the studio “{tenant.name}”: {', '.join(sorted(after))}.",
                 before=before,
@@ -154,7 +154,7 @@ def tenant_end(*, tenant: Tenant, actor: User | None, reason: str) -> Tenant:
         audit.record(
             tenant=tenant,
             actor=actor,
-            action="tenant.end",
+            action=audit.Action.TENANT_END,
             subject=f"studio {tenant.slug}",
             summary=f"Ended the studio “{tenant.name}”.",
             reason=reason,
@@ -237,7 +237,7 @@ def member_set(*, tenant: Tenant, user: User, role: str, actor: User | None, is_
         audit.record(
             tenant=tenant,
             actor=actor,
-            action="member.set",
+            action=audit.Action.MEMBER_SET,
             subject=f"member {user.get_username()}",
             summary=f"Made {user.get_username()} {Role(role).label.lower()}.",
             before=before,
@@ -258,7 +258,7 @@ def own_people(tenant: Tenant) -> QuerySet[User]:
     """
     elsewhere = Membership.objects.unscoped().filter(user=OuterRef("pk")).exclude(tenant=tenant)
     subject = Concat(Value("member "), OuterRef("username"))
-    left = AuditEntry.objects.for_tenant(tenant).filter(action="member.remove", subject=subject)
+    left = AuditEntry.objects.for_tenant(tenant).filter(action=audit.Action.MEMBER_REMOVE, subject=subject)
     were_here = Q(made_for=tenant) | Q(Exists(left), made_for=None)
     return User.objects.filter(were_here, ~Exists(elsewhere), is_staff=False, is_superuser=False)
 
@@ -275,7 +275,7 @@ def account_release(*, user: User, actor: User | None) -> None:
         audit.record(
             tenant=None,
             actor=actor,
-            action="user.release",
+            action=audit.Action.USER_RELEASE,
             subject=f"account {user.get_username()}",
             summary=f"Took over the account {user.get_username()}; the password it had ended.",
         )
@@ -301,7 +301,7 @@ def member_remove(*, tenant: Tenant, user: User, actor: User | None, is_by_token
         audit.record(
             tenant=tenant,
             actor=actor,
-            action="member.remove",
+            action=audit.Action.MEMBER_REMOVE,
             subject=f"member {user.get_username()}",
             summary=f"Took {user.get_username()} out of the studio.",
             before={"role": role},

@@ -22,7 +22,7 @@ def lock_model(model: RecommendationModel) -> None:
 def record_act(
     model: RecommendationModel,
     actor: User | None,
-    action: str,
+    action: audit.Action,
     summary: str,
     *,
     subject: str = "",

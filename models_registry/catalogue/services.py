@@ -96,7 +96,7 @@ def model_create(  # noqa: PLR0913 - what a model is
             "max_client_age_seconds": model.max_client_age_seconds,
             "layout": fields,
         }
-        record_act(model, actor, "model.create", f"Made the model “{model.slug}”.", after=after)
+        record_act(model, actor, audit.Action.MODEL_CREATE, f"Made the model “{model.slug}”.", after=after)
     return model
 
 
@@ -143,7 +143,7 @@ def model_update(
                 setattr(model, field, value)
             model.save(update_fields=list(after))
             summary = f"Changed the model “{model.slug}”: {', '.join(sorted(after))}."
-            record_act(model, actor, "model.update", summary, before=before, after=after)
+            record_act(model, actor, audit.Action.MODEL_UPDATE, summary, before=before, after=after)
     return model
 
 
@@ -166,7 +166,7 @@ def layout_add(*, model: RecommendationModel, fields: Sequence[Mapping[str, Any]
         check_published_size(model.tenant, field="layout")
         summary = f"Added layout {layout.revision} to “{model.slug}”."
         after = {"revision": layout.revision, "layout": checked}
-        record_act(model, actor, "layout.add", summary, after=after)
+        record_act(model, actor, audit.Action.LAYOUT_ADD, summary, after=after)
     return layout
 
 
@@ -196,7 +196,9 @@ def default_set(
             if wanted is not None:
                 check_published_size(model.tenant, field="default_answer")
             summary = f"Changed the default answer of “{model.slug}”."
-            record_act(model, actor, "model.set_default", summary, before=before, after={"default_answer": wanted})
+            record_act(
+                model, actor, audit.Action.MODEL_SET_DEFAULT, summary, before=before, after={"default_answer": wanted}
+            )
     return model
 
 
@@ -248,7 +250,9 @@ def version_create(
             "source": {"kind": source_kind, "location": location},
         }
         summary = f"Made the version “{name}” of “{model.slug}”."
-        record_act(model, actor, "version.create", summary, subject=f"version {model.slug}/{name}", after=after)
+        record_act(
+            model, actor, audit.Action.VERSION_CREATE, summary, subject=f"version {model.slug}/{name}", after=after
+        )
     return version
 
 
@@ -271,7 +275,7 @@ def source_set(*, version: Version, kind: str, location: str, actor: User | None
         record_act(
             model,
             actor,
-            "source.set",
+            audit.Action.SOURCE_SET,
             f"Changed the source of “{model.slug}/{version.name}”.",
             subject=f"version {model.slug}/{version.name}",
             before={"kind": before.kind, "location": before.location} if before else None,

@@ -48,7 +48,7 @@ def activate(pulse: Pulse, table: Table, *, report: dict[str, Any]) -> None:
         audit.record(
             tenant=tenant,
             actor=load.requested_by,
-            action="load.activate",
+            action=audit.Action.LOAD_ACTIVATE,
             subject=f"version {name}",
             summary=f"Load {load.fence} of “{name}” is active: {table.row_count:,} rows.",
             before={"active_table": before.table_id, "rows": before.row_count} if before else None,

@@ -127,7 +127,7 @@ def _note(table: Table, now: datetime, *, is_lost: bool) -> None:
         audit.record(
             tenant=table.version.model.tenant,
             actor=None,
-            action="table.lost" if is_lost else "table.found",
+            action=audit.Action.TABLE_LOST if is_lost else audit.Action.TABLE_FOUND,
             subject=f"version {name}",
             summary=lost if is_lost else found,
             after={"table": table.table_id, "rows": table.row_count},

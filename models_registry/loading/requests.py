@@ -76,7 +76,7 @@ def load_request(
         audit.record(
             tenant=model.tenant,
             actor=actor,
-            action="load.request",
+            action=audit.Action.LOAD_REQUEST,
             subject=f"version {model.slug}/{version.name}",
             summary=f"Asked for {what} of “{model.slug}/{version.name}”{_why(load)}.",
             after={
@@ -121,7 +121,7 @@ def load_activate_anyway(*, load: Load, actor: User | None, reason: str) -> Load
         audit.record(
             tenant=model.tenant,
             actor=actor,
-            action="load.activate_anyway",
+            action=audit.Action.LOAD_ACTIVATE_ANYWAY,
             subject=f"version {model.slug}/{version.name}",
             summary=f"Asked for load {new.fence} of “{model.slug}/{version.name}”, to activate what load {load.fence} "
             "was rejected with.",
@@ -218,7 +218,7 @@ def table_roll_back(*, version: Version, actor: User | None, reason: str, table:
         record_act(
             model,
             actor,
-            "table.roll_back",
+            audit.Action.TABLE_ROLL_BACK,
             f"Went back to an earlier table of “{model.slug}/{version.name}”.",
             subject=f"version {model.slug}/{version.name}",
             reason=reason,

@@ -82,7 +82,7 @@ def schedule_set(
         wanted.last_run_at = held.last_run_at if held else None
         wanted.save()
         summary = f"Set the schedule of “{model.slug}/{version.name}”: {words(wanted)}."
-        _record(version, actor, "schedule.set", summary, before=before, after=_as_json(wanted))
+        _record(version, actor, audit.Action.SCHEDULE_SET, summary, before=before, after=_as_json(wanted))
     return wanted
 
 
@@ -101,7 +101,7 @@ def schedule_remove(*, version: Version, actor: User | None) -> None:
         before = _as_json(schedule)
         schedule.delete()
         summary = f"Took the schedule of “{model.slug}/{version.name}” away."
-        _record(version, actor, "schedule.remove", summary, before=before)
+        _record(version, actor, audit.Action.SCHEDULE_REMOVE, summary, before=before)
 
 
 def freshness_set(*, version: Version, actor: User | None, minutes: int | None) -> Version:
@@ -123,7 +123,7 @@ def freshness_set(*, version: Version, actor: User | None, minutes: int | None) 
             what = "no target" if minutes is None else f"at most {in_words(minutes)} old"
             summary = f"Set how fresh “{model.slug}/{version.name}” should be: {what}."
             values = {"before": {"freshness_minutes": before}, "after": {"freshness_minutes": minutes}}
-            _record(version, actor, "freshness.set", summary, **values)
+            _record(version, actor, audit.Action.FRESHNESS_SET, summary, **values)
     return version
 
 
@@ -268,7 +268,7 @@ def _as_json(schedule: Schedule) -> dict[str, str | int | bool | None]:
 def _record(
     version: Version,
     actor: User | None,
-    action: str,
+    action: audit.Action,
     summary: str,
     *,
     before: dict[str, Any] | None = None,

@@ -154,7 +154,7 @@ def rollout_reweight(
         if wanted == weights_bp_of(current):
             raise RuleBroken("These are the weights it has already.", field="weights_bp")
         revision = _save(current, actor, reason, allocation=_next_allocation(current, wanted))
-        _record(current, revision, actor, "rollout.reweight", f"Changed the weights of “{model.slug}”")
+        _record(current, revision, actor, audit.Action.ROLLOUT_REWEIGHT, f"Changed the weights of “{model.slug}”")
     return revision
 
 
@@ -178,7 +178,13 @@ def rollout_switch_off(
             raise RuleBroken(f"The version “{version.name}” has no players to take away.", field="version")
         wanted = weights_without(weights, version.code)
         revision = _save(current, actor, reason, allocation=_next_allocation(current, wanted))
-        _record(current, revision, actor, "rollout.switch_off", f"Switched off “{version.name}” of “{model.slug}”")
+        _record(
+            current,
+            revision,
+            actor,
+            audit.Action.ROLLOUT_SWITCH_OFF,
+            f"Switched off “{version.name}” of “{model.slug}”",
+        )
     return revision
 
 
@@ -201,7 +207,7 @@ def rollout_go_back(
         _check_weights(model, weights_bp_of(target))
         revision = _save(current, actor, reason, allocation=bytes(target.allocation), restores=target)
         words = f"Went back to revision {number} of “{model.slug}”"
-        _record(current, revision, actor, "rollout.go_back", words)
+        _record(current, revision, actor, audit.Action.ROLLOUT_GO_BACK, words)
     return revision
 
 
@@ -229,7 +235,7 @@ def rollout_new_phase(
         salt = new_salt()
         allocation = first_allocation(wanted, salt, current.number + 1)
         revision = _save(current, actor, reason, allocation=allocation, phase=phase, salt=salt)
-        _record(current, revision, actor, "rollout.new_phase", f"Began phase {phase} of “{model.slug}”")
+        _record(current, revision, actor, audit.Action.ROLLOUT_NEW_PHASE, f"Began phase {phase} of “{model.slug}”")
     return revision
 
 
@@ -318,7 +324,9 @@ def _save(
     )
 
 
-def _record(current: RolloutRevision, revision: RolloutRevision, actor: User | None, action: str, summary: str) -> None:
+def _record(
+    current: RolloutRevision, revision: RolloutRevision, actor: User | None, action: audit.Action, summary: str
+) -> None:
     model = revision.model
     audit.record(
         tenant=model.tenant,

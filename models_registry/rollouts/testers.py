@@ -12,6 +12,7 @@ from models_registry.models import (
     Version,
 )
 from serving.formats.tokens import is_unit
+from tenants import audit
 from tenants.models import User
 from tenants.rules import RuleBroken, check_text
 
@@ -41,7 +42,7 @@ def override_set(
         record_act(
             model,
             actor,
-            "override.set",
+            audit.Action.OVERRIDE_SET,
             f"Gave a tester the version “{version.name}” of “{model.slug}”.",
             before={"unit": unit, "version": before.version.name} if before else None,
             after={"unit": unit, "version": version.name, "note": note},
@@ -64,7 +65,13 @@ def override_remove(*, model: RecommendationModel, unit: str, actor: User | None
             raise RuleBroken("There is no override for this unit.", field="unit")
         before = {"unit": unit, "version": override.version.name}
         override.delete()
-        record_act(model, actor, "override.remove", f"Took a tester's version of “{model.slug}” away.", before=before)
+        record_act(
+            model,
+            actor,
+            audit.Action.OVERRIDE_REMOVE,
+            f"Took a tester's version of “{model.slug}” away.",
+            before=before,
+        )
 
 
 def _check_unit(unit: str) -> None:

@@ -14,21 +14,12 @@ from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
 from models_registry.models import Version
+from tenants.audit import Kind
 from tenants.figures import NOTHING, exact, number, percent
 from tenants.models import AuditEntry, Role, Scope, Tenant
 
 PAGE_SIZE = 50
 LONGEST_VALUE = 300
-
-# What can be chosen, in words, and the nouns of the actions that it stands for.
-KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "weights": ("Weights and testers", ("rollout", "override")),
-    "models": ("Models and versions", ("model", "layout", "version", "source", "schedule", "freshness")),
-    "loads": ("Loads and tables", ("load", "table")),
-    "credentials": ("Credentials and tokens", ("credential", "automation_token")),
-    "people": ("Members and accounts", ("member", "user")),
-    "studio": ("The studio itself", ("tenant",)),
-}
 
 _LABELS = {
     "active_table": "Table",
@@ -60,7 +51,7 @@ class TrailFilter:
 
     Attributes:
         who: a part of the actor's name.
-        kind: one of `KINDS`.
+        kind: a `Kind`'s value.
         about: a part of the subject.
         since: the first day, in the current time zone.
         until: the last day, in the current time zone.
@@ -78,7 +69,7 @@ class TrailFilter:
             rows = rows.filter(actor_name__icontains=self.who)
         if self.kind:
             wanted = Q()
-            for noun in KINDS[self.kind][1]:
+            for noun in Kind(self.kind).nouns:
                 wanted |= Q(action__startswith=f"{noun}.")
             rows = rows.filter(wanted)
         if self.about:

@@ -11,6 +11,7 @@ from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 
 from recsite.staff.pages import ReadOnlyAdmin, StudioFilter
+from tenants.audit import words_of
 from tenants.figures import age
 from tenants.models import AuditEntry
 
@@ -24,7 +25,7 @@ class ActionFilter(DropdownFilter):
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         """Return the actions there are."""
         rows = AuditEntry.objects.unscoped().order_by("action").values_list("action", flat=True).distinct()
-        return [(name, name) for name in rows]
+        return [(name, words_of(name)) for name in rows]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         """Narrow to the choice."""
@@ -62,8 +63,8 @@ class AuditAdmin(ReadOnlyAdmin):
 
     @display(description="Action", label=True, ordering="action")
     def action_label(self, entry: Any) -> str:
-        """Return `noun.verb`."""
-        return str(entry.action)
+        """Return it in words."""
+        return words_of(entry.action)
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Show each value before and after, side by side."""

@@ -98,21 +98,23 @@ class PersonAdmin(UserAdmin, StaffAdmin):  # type: ignore[misc,type-arg]  # two 
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
         """Tell the audit trail."""
-        self._record(request, obj, "user.create", f"Made the account “{obj.username}”.")
+        self._record(request, obj, audit.Action.USER_CREATE, f"Made the account “{obj.username}”.")
 
     def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
         """Tell the audit trail which fields changed, never their values."""
         parts = message if isinstance(message, list) else []
         fields = [name for part in parts for name in part.get("changed", {}).get("fields", [])]
         if fields:
-            self._record(request, obj, "user.update", f"Changed the account “{obj.username}”: {', '.join(fields)}.")
+            self._record(
+                request, obj, audit.Action.USER_UPDATE, f"Changed the account “{obj.username}”: {', '.join(fields)}."
+            )
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:  # noqa: A002 - Django's own name
         """Change a password and tell the audit trail, both or neither."""
         with transaction.atomic():
             return super().user_change_password(request, id, form_url)
 
-    def _record(self, request: HttpRequest, person: User, action: str, summary: str) -> None:
+    def _record(self, request: HttpRequest, person: User, action: audit.Action, summary: str) -> None:
         rights = {"is_active": person.is_active, "is_staff": person.is_staff, "is_superuser": person.is_superuser}
         audit.record(
             tenant=None,

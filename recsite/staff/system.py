@@ -90,7 +90,7 @@ class RepeatedTaskAdmin(ReadOnlyAdmin):
             except (BrokerDown, OSError):
                 self.message_user(request, f"{task.name}: the broker does not answer.", messages.ERROR)
             else:
-                self._record(request, task, "task.run", f"Ran the task “{task.name}” by hand.")
+                self._record(request, task, audit.Action.TASK_RUN, f"Ran the task “{task.name}” by hand.")
                 self.message_user(request, f"{task.name} is on its way.", messages.SUCCESS)
 
     def audit_subject(self, obj: Any) -> str:
@@ -99,14 +99,15 @@ class RepeatedTaskAdmin(ReadOnlyAdmin):
 
     def _switch(self, request: HttpRequest, tasks: QuerySet[Any], *, is_on: bool) -> None:
         words = "on" if is_on else "off"
+        action = audit.Action.TASK_SWITCH_ON if is_on else audit.Action.TASK_SWITCH_OFF
         with transaction.atomic():
             for task in tasks.exclude(enabled=is_on):
-                self._record(request, task, f"task.switch_{words}", f"Switched the task “{task.name}” {words}.")
+                self._record(request, task, action, f"Switched the task “{task.name}” {words}.")
             tasks.update(enabled=is_on)
             PeriodicTasks.update_changed()
         self.message_user(request, f"Switched {words}.", messages.SUCCESS)
 
-    def _record(self, request: HttpRequest, task: PeriodicTask, action: str, summary: str) -> None:
+    def _record(self, request: HttpRequest, task: PeriodicTask, action: audit.Action, summary: str) -> None:
         with transaction.atomic():
             audit.record(
                 tenant=None, actor=acting(request), action=action, subject=self.audit_subject(task), summary=summary
@@ -142,7 +143,7 @@ class FailedSignInAdmin(ReadOnlyAdmin):
                 audit.record(
                     tenant=None,
                     actor=acting(request),
-                    action="sign_in.unlock",
+                    action=audit.Action.SIGN_IN_UNLOCK,
                     subject=f"account {attempt.username}",
                     summary=f"Unlocked the sign-in of “{attempt.username}” from {attempt.ip_address}.",
                 )

@@ -227,11 +227,13 @@ def test_role_of__member_switched_off__is_none(studio: Tenant, owner: User) -> N
 @pytest.mark.django_db(transaction=True)
 def test_record__outside_a_transaction__is_refused() -> None:
     with pytest.raises(audit.NotInTransaction):
-        audit.record(tenant=None, actor=None, action="a.b", subject="s", summary="s")
+        audit.record(tenant=None, actor=None, action=audit.Action.MODEL_CREATE, subject="s", summary="s")
 
 
 def test_record__long_texts__are_cut_to_their_columns(studio: Tenant) -> None:
-    entry = audit.record(tenant=studio, actor=None, action="a.b", subject="s" * 300, summary="s" * 900)
+    entry = audit.record(
+        tenant=studio, actor=None, action=audit.Action.MODEL_CREATE, subject="s" * 300, summary="s" * 900
+    )
     entry.refresh_from_db()
     assert (len(entry.subject), len(entry.summary)) == (200, 500)
 

@@ -14,9 +14,10 @@ from django.http import HttpResponse, StreamingHttpResponse
 from django.shortcuts import render
 from django.utils.http import urlencode
 
-from recsite.dashboard.audit_trail import KINDS, TrailFilter, trail_page, trail_rows
+from recsite.dashboard.audit_trail import TrailFilter, trail_page, trail_rows
 from recsite.dashboard.forms.dashboard_form import DashboardForm
 from recsite.dashboard.gate import StudioRequest, studio_page
+from tenants.audit import Kind
 from tenants.models import AuditEntry, Membership
 
 COLUMNS = ("at", "who", "action", "subject", "summary", "reason", "before", "after")
@@ -39,7 +40,9 @@ class TrailForm(DashboardForm):
         label="Who", max_length=150, required=False, widget=forms.TextInput({"list": "people", "autocomplete": "off"})
     )
     kind = forms.ChoiceField(
-        label="What", required=False, choices=[("", "Everything"), *((kind, KINDS[kind][0]) for kind in KINDS)]
+        label="What",
+        required=False,
+        choices=[("", "Everything"), *(choice for choice in Kind.choices if choice[0] != Kind.PLATFORM)],
     )
     about = forms.CharField(
         label="About", max_length=200, required=False, widget=forms.TextInput({"placeholder": "a model, a name, an id"})
