@@ -110,14 +110,14 @@ def load_activate_anyway(*, load: Load, actor: User | None, reason: str) -> Load
         lock_tenant(model.tenant)
         loads = Load.objects.for_tenant(model.tenant).filter(version=version)
         load = loads.get(pk=load.pk)
-        _check_may_be_accepted(load)
+        _check_may_be_waived(load)
         newer = loads.filter(fence__gt=load.fence)
         if newer.filter(state=LoadState.ACTIVE).exists():
-            raise RuleBroken("A newer load has become active since; there is nothing to let through any more.")
-        again = newer.filter(accepts=load, state__in=RUNNING_STATES).first()
+            raise RuleBroken("A newer load has become active since; there is nothing to waive any more.")
+        again = newer.filter(waives=load, state__in=RUNNING_STATES).first()
         if again is not None:
             raise RuleBroken(f"Load {again.fence} does that already.")
-        new = _queue_load(version, actor, load.source_kind, load.source_location, accepts=load, accept_reason=reason)
+        new = _queue_load(version, actor, load.source_kind, load.source_location, waives=load, waive_reason=reason)
         audit.record(
             tenant=model.tenant,
             actor=actor,
@@ -137,7 +137,7 @@ def failed_checks(load: Load) -> list[str]:
     return [check["name"] for check in load.report.get("checks", []) if not check["passed"]]
 
 
-def _check_may_be_accepted(load: Load) -> None:
+def _check_may_be_waived(load: Load) -> None:
     if load.state != LoadState.REJECTED:
         raise RuleBroken("Only a load that a check rejected can be activated anyway.")
     failed = [check for check in load.report.get("checks", []) if not check["passed"]]

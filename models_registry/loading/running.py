@@ -93,7 +93,7 @@ def claim(load_id: int) -> Load | None:
         return None
     related = (
         *("version__model__tenant", "version__layout", "version__active_table__load"),
-        *("requested_by", "accepts"),
+        *("requested_by", "waives"),
     )
     load = Load.objects.unscoped().select_related(*related).get(pk=load_id)
     if load.attempts > MAX_RUNS:
@@ -235,7 +235,7 @@ class Run:
             max_psi=self.model.max_psi,
             min_coverage=self.model.min_coverage,
             distribution=active.load.report.get("distribution", {}).get("fields", ()) if active else (),
-            waived=frozenset(failed_checks(self.load.accepts) if self.load.accepts else ()),
+            waived=frozenset(failed_checks(self.load.waives) if self.load.waives else ()),
         )
 
     def _layout(self) -> Layout:

@@ -95,15 +95,16 @@ class Load(TenantOwned):
     requested_by = models.ForeignKey(User, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
     requested_by_name = models.CharField(max_length=150, blank=True, default="")
     is_dry_run = models.BooleanField(default=False, help_text="It only reads and checks; nothing is written.")
-    accepts = models.ForeignKey(
+    waives = models.ForeignKey(
         "self",
         null=True,
         blank=True,
         on_delete=models.RESTRICT,
-        related_name="accepted_by",
-        help_text="The rejected load whose failed comparisons with the last table this one does not mind.",
+        related_name="waived_by",
+        db_column="accepts_id",
+        help_text="The rejected load whose failed comparison checks this load waives.",
     )
-    accept_reason = models.CharField(max_length=500, blank=True, default="")
+    waive_reason = models.CharField(max_length=500, blank=True, default="", db_column="accept_reason")
     attempts = models.PositiveSmallIntegerField(default=0)
 
     # What it read, fixed when it was queued, so that a later edit of the source does not rewrite history.
@@ -162,12 +163,12 @@ class Load(TenantOwned):
             ),
             models.CheckConstraint(
                 condition=Q(is_dry_run=False) & ~Q(state=LoadState.CHECKED)
-                | Q(is_dry_run=True, accepts=None)
+                | Q(is_dry_run=True, waives=None)
                 & ~Q(state__in=[LoadState.WRITING, LoadState.VERIFYING, LoadState.ACTIVE]),
                 name="load_dry_run_writes_nothing",
             ),
             models.CheckConstraint(
-                condition=Q(accepts=None, accept_reason="") | Q(accepts__isnull=False) & ~Q(accept_reason=""),
+                condition=Q(waives=None, waive_reason="") | Q(waives__isnull=False) & ~Q(waive_reason=""),
                 name="load_accepts_for_a_reason",
             ),
         ]

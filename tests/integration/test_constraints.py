@@ -64,9 +64,9 @@ def version_with_tables(**numbers: int) -> Callable[[], object]:
     return make
 
 
-def accepting(**values: Any) -> object:
+def waiving(**values: Any) -> object:
     rejected = LoadFactory.create(state=LoadState.REJECTED)
-    return LoadFactory.create(**{"version": rejected.version, "accepts": rejected, "accept_reason": "r", **values})
+    return LoadFactory.create(**{"version": rejected.version, "waives": rejected, "waive_reason": "r", **values})
 
 
 KEY = {"kind": CredentialKind.PUBLIC_KEY, "algorithm": "EdDSA", "secret_hash": "", "public_key": "k", "issuer": "i"}
@@ -135,9 +135,9 @@ BROKEN: list[tuple[str, Callable[[], object]]] = [
     ("load_dry_run_writes_nothing", lambda: LoadFactory.create(state=LoadState.CHECKED, is_dry_run=False)),
     ("load_dry_run_writes_nothing", lambda: LoadFactory.create(state=LoadState.WRITING, is_dry_run=True)),
     ("load_dry_run_writes_nothing", lambda: LoadFactory.create(state=LoadState.ACTIVE, is_dry_run=True)),
-    ("load_dry_run_writes_nothing", lambda: accepting(is_dry_run=True)),
-    ("load_accepts_for_a_reason", lambda: accepting(accept_reason="")),
-    ("load_accepts_for_a_reason", lambda: LoadFactory.create(accept_reason="because")),
+    ("load_dry_run_writes_nothing", lambda: waiving(is_dry_run=True)),
+    ("load_accepts_for_a_reason", lambda: waiving(waive_reason="")),
+    ("load_accepts_for_a_reason", lambda: LoadFactory.create(waive_reason="because")),
     ("table_state_known", lambda: TableFactory.create(state="lost")),
     ("table_block_bits_bounds", lambda: TableFactory.create(block_bits=31)),
     ("table_id", again(TableFactory, "table_id")),

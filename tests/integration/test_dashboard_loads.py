@@ -230,7 +230,7 @@ def test_load__rejected_for_its_rows__is_explained(scene: Scene) -> None:
     assert "Try again" in answer.text
     assert "Activate anyway" not in answer.text
     url = f"{page_of(load)}/activate-anyway"
-    assert "This load can’t be let through" in get(person(scene, Role.STUDIO_ADMIN), url).text
+    assert "This load can’t be activated" in get(person(scene, Role.STUDIO_ADMIN), url).text
     refused = post(person(scene, Role.STUDIO_ADMIN), url, {"reason": "please"})
     assert "never waived" in refused.text
     assert Load.objects.unscoped().count() == 2
@@ -260,14 +260,14 @@ def test_load__too_few_rows__is_activated_anyway_by_an_admin(scene: Scene) -> No
     assert "This is needed." in missing.html.partition('id="id_reason_error"')[2][:200]
 
     answer = post(admin, f"{page_of(load)}/activate-anyway", {"reason": "we closed two countries"})
-    new = Load.objects.unscoped().get(accepts=load)
+    new = Load.objects.unscoped().get(waives=load)
     assert answer.location == page_of(new)
     run_load(new.pk)
     text = get(admin, page_of(new)).text
     assert "to activate what load 2 was rejected with: “we closed two countries”" in text
-    assert "✕ Row count · let through" in text
+    assert "✕ Row count · waived" in text
     assert "Its table is served: 100 rows" in text
-    assert "Load 3 was asked to let this through: “we closed two countries”" in get(admin, page_of(load)).text
+    assert "Load 3 was asked to waive this: “we closed two countries”" in get(admin, page_of(load)).text
 
 
 def test_load__dry_run__says_that_nothing_changed(scene: Scene) -> None:

@@ -1,4 +1,4 @@
-"""Dry runs, and loads that are let through although they differ too much from what is served."""
+"""Dry runs, and loads whose failed checks are waived although they differ too much from what is served."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_activate_anyway__for_a_reason__loads_and_becomes_active(
 ) -> None:
     new = load_activate_anyway(load=rejected, actor=owner, reason=" The studio closed\nits Asian servers. ")
     reason = "The studio closed its Asian servers."
-    assert (new.accepts, new.accept_reason, new.fence) == (rejected, reason, 3)
+    assert (new.waives, new.waive_reason, new.fence) == (rejected, reason, 3)
     run(new)
 
     assert (new.state, new.problem, new.rows_written) == (LoadState.ACTIVE, "", 60)

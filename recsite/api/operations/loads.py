@@ -112,12 +112,12 @@ class LoadAnswer(Answer[Load]):
     )
     is_repair = serializers.SerializerMethodField(help_text="The system asked for it, because Redis lost rows.")
     accepts = serializers.IntegerField(
-        source="accepts.fence",
+        source="waives.fence",
         default=None,
         allow_null=True,
-        help_text="The rejected load whose failed comparisons it does not mind.",
+        help_text="The rejected load whose failed comparison checks it waives.",
     )
-    accept_reason = serializers.CharField(help_text="Why it does not mind them; else empty.")
+    accept_reason = serializers.CharField(source="waive_reason", help_text="Why it waives them; else empty.")
     attempts = serializers.IntegerField(help_text="How often a worker began it.")
     rows_expected = serializers.IntegerField(allow_null=True, help_text="null where the source does not say.")
     rows_read = serializers.IntegerField()
@@ -162,8 +162,8 @@ class NewLoad(Body):
     )
 
 
-class Acceptance(Body):
-    """Why a rejected load is let through."""
+class Waiver(Body):
+    """Why the checks that rejected a load are waived."""
 
     reason = Text(max_length=500, help_text="Required; kept with the load and in the audit trail.")
 
@@ -258,14 +258,14 @@ class LoadDetail(StudioView):
 
 
 class LoadActivation(StudioView):
-    """A rejected load, let through."""
+    """A rejected load, activated anyway."""
 
     tag: ClassVar = "Loads"
 
     @operation(
         "version_loads_activate_anyway",
         need=needs(Scope.LOADS_WAIVE),
-        body=Acceptance,
+        body=Waiver,
         answer=LoadReportAnswer,
         status=201,
         example={"reason": "The studio closed half of its countries"},
@@ -284,7 +284,7 @@ class LoadActivation(StudioView):
         check of it says `may_be_waived`. The source is read anew; a check that looks at rows by themselves is never
         waived.
         """
-        given = read_body(request, Acceptance)
+        given = read_body(request, Waiver)
         load = load_activate_anyway(
             load=_find(self.tenant, model, version, fence), actor=self.actor, reason=given["reason"]
         )
@@ -293,8 +293,8 @@ class LoadActivation(StudioView):
 
 def _rows(tenant: Tenant, asked: dict[str, Any]) -> QuerySet[Load]:
     """Return the studio's loads, reports left out."""
-    rows: QuerySet[Load] = Load.objects.for_tenant(tenant).select_related("version__model", "accepts")
-    rows = rows.defer("report", "accepts__report")
+    rows: QuerySet[Load] = Load.objects.for_tenant(tenant).select_related("version__model", "waives")
+    rows = rows.defer("report", "waives__report")
     if "state" in asked:
         rows = rows.filter(state=asked["state"])
     if "since" in asked:
@@ -304,8 +304,8 @@ def _rows(tenant: Tenant, asked: dict[str, Any]) -> QuerySet[Load]:
 
 def _find(tenant: Tenant, model: str, version: str, fence: str) -> Load:
     """Return a load with its report. One query."""
-    rows: QuerySet[Load] = Load.objects.for_tenant(tenant).select_related("version__model__tenant", "accepts")
-    rows = rows.defer("accepts__report")
+    rows: QuerySet[Load] = Load.objects.for_tenant(tenant).select_related("version__model__tenant", "waives")
+    rows = rows.defer("waives__report")
     found = rows.filter(version__model__slug=model, version__name=version, fence=int(fence)).first()
     if found is None:
         raise not_found(f"There is no load {fence} of “{model}/{version}”.")

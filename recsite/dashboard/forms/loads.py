@@ -1,4 +1,4 @@
-"""How fast a load may go, which ones are listed, and why one that was rejected is let through."""
+"""How fast a load may go, which ones are listed, and why the checks that rejected one are waived."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def _of_a_model(given: Mapping[str, str], by_model: Mapping[str, Sequence[str]])
     return next((f"{model}/{version}" for model in models if version in by_model.get(model, ())), version)
 
 
-class AcceptForm(DashboardForm):
-    """Why a load that failed a comparison becomes active all the same."""
+class WaiveForm(DashboardForm):
+    """Why the comparison checks that a load failed are waived."""
 
     reason = forms.CharField(
         label="Why this is right",

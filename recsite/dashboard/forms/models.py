@@ -128,7 +128,7 @@ class ModelSettingsForm(DashboardForm):
         max_value=100_000,
         max_digits=8,
         decimal_places=1,
-        help_text="Compared with the rows that are served; 30 is usual. A stopped load can be let through.",
+        help_text="Compared with the rows that are served; 30 is usual. The checks that stop a load can be waived.",
     )
     min_coverage = forms.DecimalField(
         label="A load is stopped if it has less than this many percent of the players that are served",

@@ -15,7 +15,7 @@ from models_registry.loading.progress import loads_of, progress_of
 from models_registry.loading.requests import load_activate_anyway
 from models_registry.models import RUNNING_STATES, Load, LoadState, Table, Version
 from recsite.dashboard.charts.spreads import spread_of
-from recsite.dashboard.forms.loads import AcceptForm, LoadFilter
+from recsite.dashboard.forms.loads import LoadFilter, WaiveForm
 from recsite.dashboard.gate import Gate, StudioRequest, View, studio_page
 from tenants.models import Role
 from tenants.rules import RuleBroken, whole_number
@@ -34,7 +34,7 @@ def load_page(role: Role = Role.VIEWER, methods: tuple[str, ...] = ("GET",)) -> 
         @wraps(view)
         def find(request: StudioRequest, load: int, **kwargs: Any) -> HttpResponse:
             tenant = request.studio.tenant
-            rows = Load.objects.for_tenant(tenant).select_related("version__model", "accepts")
+            rows = Load.objects.for_tenant(tenant).select_related("version__model", "waives")
             found = rows.filter(pk=load).first()
             if found is None:
                 raise Http404
@@ -79,8 +79,8 @@ def load(request: StudioRequest, load: Load) -> HttpResponse:
             "running": of_version.filter(state__in=RUNNING_STATES).defer("report").order_by("-fence").first(),
             "table": table,
             "is_served": table is not None and load.version.active_table_id == table.pk,
-            "may_be_accepted": _may_be_accepted(load),
-            "accepted_by": load.accepted_by.order_by("-fence").first() if load.state == LoadState.REJECTED else None,
+            "may_be_waived": _may_be_waived(load),
+            "waived_by": load.waived_by.order_by("-fence").first() if load.state == LoadState.REJECTED else None,
             "spreads": [spread_of(field) for field in load.report.get("fields", [])],
         },
     )
@@ -99,7 +99,7 @@ def progress(request: StudioRequest, load: Load) -> HttpResponse:
 @load_page(Role.STUDIO_ADMIN, ("GET", "POST"))
 def activate_anyway(request: StudioRequest, load: Load) -> HttpResponse:
     """Ask why a rejected load should become active all the same, and queue the load that does it."""
-    form = AcceptForm(request.POST) if request.method == "POST" else AcceptForm()
+    form = WaiveForm(request.POST) if request.method == "POST" else WaiveForm()
     if request.method == "POST" and form.is_valid():
         try:
             new = load_activate_anyway(load=load, actor=request.user, reason=form.cleaned_data["reason"])
@@ -108,7 +108,7 @@ def activate_anyway(request: StudioRequest, load: Load) -> HttpResponse:
         else:
             messages.success(request, f"Load {new.fence} is queued. It becomes active although these checks failed.")
             return redirect("load", request.studio.tenant.slug, new.pk)
-    problem = "" if _may_be_accepted(load) else "This load can’t be let through: only some failed checks can be waived."
+    problem = "" if _may_be_waived(load) else "This load can’t be activated: it failed a check that is never waived."
     context = {
         **_about(load),
         "form": form,
@@ -131,7 +131,7 @@ def _about(load: Load) -> dict[str, Any]:
     }
 
 
-def _may_be_accepted(load: Load) -> bool:
+def _may_be_waived(load: Load) -> bool:
     """Tell whether all that a rejected load failed may be waived."""
     failed = [check for check in load.report.get("checks", []) if not check["passed"]]
     return (
