@@ -19,7 +19,7 @@ class WrongAnswer(RuntimeError):
 
 
 def wait_for_right_answers(
-    dashboard_url: str, lane_url: str, credential: DemoCredential, rest: Callable[[float], None], seconds: float = 30.0
+    dashboard_url: str, lane_url: str, credential: DemoCredential, rest: Callable[[float], None], seconds: float
 ) -> None:
     """Ask for one key until the answer is the one that the generator computes.
 

@@ -23,10 +23,13 @@ from recsite.environment import BASE_DIR
 STOP_SECONDS = 15.0
 HEALTHY_SECONDS = 60.0
 LONGEST_PAUSE_SECONDS = 30.0
+# How often somebody is told what the demo waits for, and how often `ps` is asked whether that makes progress.
+SAY_EVERY_SECONDS = 10.0
+LOOK_EVERY_SECONDS = 1.0
 
 
 class PartFailed(RuntimeError):
-    """A part ended, or did not answer in time, before the demo was up. The message holds the end of its log."""
+    """A part ended, or stood still, before the demo was up. The message holds the end of its log."""
 
 
 class StopRequested(Exception):
@@ -99,6 +102,13 @@ class Part:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 
+    def progress(self) -> tuple[int, int]:
+        """Return what grows while it works, however slow the machine: CPU seconds of its group, bytes of its log."""
+        group = str(self.process.pid) if self.process is not None else ""
+        used = (line.split() for line in _ps("-A", "-o", "pgid=,time="))
+        cpu_seconds = sum(_seconds(fields[1]) for fields in used if len(fields) == 2 and fields[0] == group)
+        return cpu_seconds, self.log.stat().st_size if self.log.exists() else 0
+
     def how_it_ended(self) -> str:
         """Return the exit code or the signal, in words."""
         code = self.process.returncode if self.process is not None else 0
@@ -167,19 +177,37 @@ class Parts:
         running = [f"{p.process.pid} {shlex.join(p.command)}\n" for p in self.parts if p.process is not None]
         self.record.write_text("".join(running))
 
-    def wait_for_answers(self, timeout_seconds: float = 60.0) -> None:
-        """Wait until every part answers that can.
+    def wait_for_answers(self, patience_seconds: float) -> None:
+        """Wait until every part answers that can: for as long as the one waited for lives and makes progress.
+
+        Args:
+            patience_seconds: how long it may neither answer, nor use the processor, nor write to its log.
 
         Raises:
-            PartFailed: one ended, or did not answer in time.
+            PartFailed: one ended, or stood still for that long.
             StopRequested: see there.
         """
-        deadline = time.monotonic() + timeout_seconds
         for part in self.parts:
-            while part.answers is not None and not part.answers():
-                self.rest(0.1)
-                if time.monotonic() > deadline:
-                    raise PartFailed(f"{part.name} did not answer within {timeout_seconds:.0f} s:\n{part.log_tail()}")
+            if part.answers is not None:
+                self._wait_for(part, part.answers, patience_seconds)
+
+    def _wait_for(self, part: Part, answers: Callable[[], bool], patience_seconds: float) -> None:
+        begun = moved_at = looked_at = said_at = time.monotonic()
+        seen = part.progress()
+        while not answers():
+            self.rest(0.1)
+            now = time.monotonic()
+            if now - looked_at >= min(LOOK_EVERY_SECONDS, patience_seconds):
+                looked_at, before, seen = now, seen, part.progress()
+                moved_at = now if seen != before else moved_at
+            if now - moved_at > patience_seconds:
+                raise PartFailed(
+                    f"{part.name} has not answered and has done nothing for {patience_seconds:.0f} s; "
+                    f"--patience sets how long to wait. The end of {part.log}:\n{part.log_tail()}"
+                )
+            if now - said_at >= SAY_EVERY_SECONDS:
+                said_at = now
+                self.say(f"  still waiting for {part.name} ({now - begun:.0f} s; it has used {seen[0]} s of CPU time)")
 
     def rest(self, seconds: float) -> None:
         """Sleep, but notice a request to stop and, since the demo is not up yet, a part that has ended.
@@ -251,13 +279,27 @@ def _words(command: Sequence[str]) -> list[str]:
 
 
 def _words_of(number: int) -> list[str]:
-    """Return the command line of a running process; empty where there is none such, or no `ps` to ask."""
+    """Return the command line of a running process; empty where there is none such."""
+    shown = " ".join(_ps("-ww", "-o", "args=", "-p", str(number)))
+    return [] if "<defunct>" in shown else shown.split()
+
+
+def _ps(*options: str) -> list[str]:
+    """Return the lines that `ps` prints; none where there is no `ps`."""
     try:
-        asked = ["ps", "-ww", "-o", "args=", "-p", str(number)]
-        shown = subprocess.run(asked, capture_output=True, check=False, text=True).stdout
+        command = ["ps", *options]
+        return subprocess.run(command, capture_output=True, check=False, text=True).stdout.splitlines()
     except FileNotFoundError:
         return []
-    return [] if "<defunct>" in shown else shown.split()
+
+
+def _seconds(shown: str) -> int:
+    """Return CPU time as `ps` shows it ([[days-]hours:]minutes:seconds, on macOS with hundredths) in whole seconds."""
+    days, _, clock = shown.rpartition("-")
+    total = 0
+    for part in clock.split(":"):
+        total = 60 * total + int(float(part))
+    return 86_400 * int(days or 0) + total
 
 
 def http_status(url: str) -> int | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from recsite.demo.processes import Part, PartFailed, Parts, StopRequested
+from recsite.demo.processes import Part, PartFailed, Parts, StopRequested, _seconds
 
 PS = shutil.which("ps") or "ps"
 STAYS = "import time; time.sleep(600)"
@@ -100,13 +100,43 @@ def test_wait_for_answers__part_ends__tells_which_and_the_end_of_its_log(
 ) -> None:
     parts.start(part("print('no such table'); raise SystemExit(3)", name="dashboard", answers=lambda: False))
     with pytest.raises(PartFailed, match=r"(?s)dashboard ended \(exit code 3\).*no such table"):
-        parts.wait_for_answers()
+        parts.wait_for_answers(patience_seconds=60)
 
 
-def test_wait_for_answers__part_never_answers__gives_up(parts: Parts, part: Callable[..., Part]) -> None:
+def test_wait_for_answers__part_stands_still__gives_up_and_says_how_to_wait_longer(
+    parts: Parts, part: Callable[..., Part]
+) -> None:
     parts.start(part(STAYS, name="lane", answers=lambda: False))
-    with pytest.raises(PartFailed, match="lane did not answer"):
-        parts.wait_for_answers(timeout_seconds=0.3)
+    with pytest.raises(PartFailed, match=r"(?s)lane has not answered and has done nothing.*--patience"):
+        parts.wait_for_answers(patience_seconds=0.3)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        pytest.param("while time.monotonic() < until: pass", id="uses the processor"),
+        pytest.param("while time.monotonic() < until: print('at work', flush=True); time.sleep(0.2)", id="logs"),
+    ],
+)
+def test_wait_for_answers__part_is_slow_but_works__is_waited_for(
+    work: str, parts: Parts, part: Callable[..., Part], said: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("recsite.demo.processes.SAY_EVERY_SECONDS", 1.0)
+    up = tmp_path / "up"
+    program = (
+        f"import pathlib, sys, time; until = time.monotonic() + 8\n{work}\npathlib.Path(sys.argv[1]).touch()\n{STAYS}"
+    )
+    parts.start(part(program, str(up), name="dashboard", answers=up.exists))
+    parts.wait_for_answers(patience_seconds=6)
+    assert any("still waiting for dashboard" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("shown", "seconds"),
+    [("00:00:07", 7), ("01:02:03", 3723), ("2-00:00:01", 172_801), ("0:07.93", 7), ("12:00.00", 720)],
+)
+def test_seconds__as_ps_of_linux_and_macos_shows_them__whole_seconds(shown: str, seconds: int) -> None:
+    assert _seconds(shown) == seconds
 
 
 def test_watch__part_fails__is_started_again(

@@ -30,6 +30,8 @@ from recsite.demo.screen import Screen, final_screen
 from recsite.embedded import EmbeddedValkey
 from tenants.models import User
 
+PATIENCE_SECONDS = 60.0
+
 
 class Command(BaseCommand):
     """Starts the parts, makes and loads the data where they are missing, and stays until it is stopped."""
@@ -43,9 +45,18 @@ class Command(BaseCommand):
             "--players", type=int, help="players of the larger studio, at the first start (default: 300,000)"
         )
         parser.add_argument("--reset", action="store_true", help="remove the demo's data first")
+        parser.add_argument(
+            "--patience",
+            type=float,
+            default=PATIENCE_SECONDS,
+            metavar="SECONDS",
+            help="give up on a part that does nothing for so long (default: %(default).0f)",
+        )
 
     @override
-    def handle(self, *args: Any, players: int | None = None, **options: Any) -> None:
+    def handle(
+        self, *args: Any, players: int | None = None, patience: float = PATIENCE_SECONDS, **options: Any
+    ) -> None:
         try:
             places = prepared()
         except LookupError as error:
@@ -56,7 +67,7 @@ class Command(BaseCommand):
         parts.listen_for_signals()
         try:
             parts.stop_leftovers()
-            _start(places, parts, screen, players)
+            _start(places, parts, screen, players, patience)
             parts.watch()
         except StopRequested:
             pass
@@ -77,7 +88,7 @@ def _log_to_file(places: Places) -> None:
     logging.getLogger().handlers[:] = [handler]
 
 
-def _start(places: Places, parts: Parts, screen: Screen, players: int | None) -> None:
+def _start(places: Places, parts: Parts, screen: Screen, players: int | None, patience_seconds: float) -> None:
     known = read_demo_file(places.demo_file)
     with screen.step("Generating example data"):
         for _ in write_data(places.data_dir, players):
@@ -85,7 +96,7 @@ def _start(places: Places, parts: Parts, screen: Screen, players: int | None) ->
     if places.valkey_port is not None:
         with screen.step("Starting Valkey"):
             parts.start(_valkey(places, places.valkey_port))
-            parts.wait_for_answers()
+            parts.wait_for_answers(patience_seconds)
     with screen.step("Preparing the database"):
         call_command("migrate", verbosity=0, interactive=False)
         people = make_people(known)
@@ -95,7 +106,7 @@ def _start(places: Places, parts: Parts, screen: Screen, players: int | None) ->
     with screen.step("Starting workers, scheduler, dashboard and lane"):
         for part in _own_parts(places):
             parts.start(part)
-        parts.wait_for_answers()
+        parts.wait_for_answers(patience_seconds)
 
     missing = [version for version in demo_versions() if not is_whole(version.active_table)]
     if missing:
@@ -104,7 +115,7 @@ def _start(places: Places, parts: Parts, screen: Screen, players: int | None) ->
             load_all(missing, User.objects.get(username=PEOPLE["admin"]), display, parts.rest)
         with screen.step("Comparing the first answers with the generator"):
             for credential in credentials:
-                wait_for_right_answers(places.dashboard_url, places.lane_url, credential, parts.rest)
+                wait_for_right_answers(places.dashboard_url, places.lane_url, credential, parts.rest, patience_seconds)
     content: DemoFile = {
         "dashboard_url": places.dashboard_url,
         "lane_url": places.lane_url,
