@@ -9,6 +9,10 @@ BENCH := .venv-bench
 FEAST := .venv-feast
 # What checks and tests read; nothing in it protects anything.
 TEST_ENV := RECSITE_ENV_FILE=tests/test.env
+# And what an installation sets besides, for the deploy check; nothing is connected to.
+DEPLOYED := $(TEST_ENV) RECSITE_HTTPS_ONLY=true RECSITE_DATABASE_URL=postgres://recsite@db.example.com/recsite \
+	RECSITE_ALLOWED_HOSTS='["recs.example.com"]' RECSITE_SERVING_URL=https://recs.example.com RECSITE_PROXIES=1 \
+	RECSITE_METRICS_TOKEN=nothing-is-protected-by-this
 # Arguments for pytest, the demo, a benchmark: `make test ARGS="tests/unit -x"`, `make demo ARGS="--players 5000"`.
 ARGS ?=
 
@@ -36,7 +40,7 @@ check: $(VENV)/.dev ## lint, types, import contracts, migrations, OpenAPI, deplo
 	$(BIN)/lint-imports
 	$(TEST_ENV) $(BIN)/python manage.py makemigrations --check --dry-run
 	$(TEST_ENV) $(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null
-	$(TEST_ENV) RECSITE_HTTPS_ONLY=true $(BIN)/python manage.py check --deploy --fail-level WARNING
+	$(DEPLOYED) $(BIN)/python manage.py check --deploy --fail-level WARNING
 
 bench-pages: $(VENV)/.base ## how long each page of the dashboard takes with a month of data of 50 studios
 	$(BIN)/python -m benchmarks.pages $(ARGS)

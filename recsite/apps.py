@@ -7,7 +7,7 @@ from typing_extensions import override
 
 
 class RecsiteConfig(AppConfig):
-    """Has the Celery application there once Django is set up: tasks belong to it from then on.
+    """Has the Celery application and the system checks there once Django is set up.
 
     Importing it with the package instead would load Celery wherever settings are read, in every lane too.
     """
@@ -17,3 +17,4 @@ class RecsiteConfig(AppConfig):
     @override
     def ready(self) -> None:
         import_module("recsite.celery")
+        import_module("recsite.checks")

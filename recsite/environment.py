@@ -6,12 +6,12 @@ writes, so that every other command finds the demo by itself. Variables win over
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import dj_database_url
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from serving.formats.snapshot import parse_private_key, parse_public_keys
@@ -157,26 +157,70 @@ class Environment(BaseSettings):
             raise ValueError("the cache is one Redis (redis://, rediss://), or one behind Sentinel (redis+sentinel://)")
         return url
 
-    @model_validator(mode="after")
-    def _is_trusted(self) -> Self:
-        if self.snapshot_private_key:
-            key_id, key = parse_private_key(self.snapshot_private_key.get_secret_value())
-            listed = parse_public_keys(self.snapshot_public_keys).get(key_id)
-            if listed is None or listed.public_bytes_raw() != key.public_key().public_bytes_raw():
-                raise ValueError(
-                    "RECSITE_SNAPSHOT_PUBLIC_KEYS must list the public half of RECSITE_SNAPSHOT_PRIVATE_KEY under the "
-                    "same id: serving trusts nothing else"
-                )
-        return self
 
-    @model_validator(mode="after")
-    def _has_a_broker(self) -> Self:
-        kind = Place.parse(self.redis_url).kind
-        if self.broker_url is None and (kind != "one" or self.redis_url.startswith("unix:")):
-            raise ValueError(
-                "RECSITE_BROKER_URL is needed: the broker is neither behind Sentinel nor in a cluster, and at a Unix "
-                "socket it is redis+socket:///path"
+class Finding(NamedTuple):
+    """What is wrong with settings that are each fine alone: `recsite.checks` makes a Django system check of it."""
+
+    id: str
+    message: str
+    hint: str
+
+
+def errors_of(env: Environment) -> Iterator[Finding]:
+    """Yield what cannot work together."""
+    if env.snapshot_private_key:
+        key_id, key = parse_private_key(env.snapshot_private_key.get_secret_value())
+        listed = parse_public_keys(env.snapshot_public_keys).get(key_id)
+        if listed is None or listed.public_bytes_raw() != key.public_key().public_bytes_raw():
+            yield Finding(
+                "recsite.E001",
+                "RECSITE_SNAPSHOT_PUBLIC_KEYS does not list the public half of RECSITE_SNAPSHOT_PRIVATE_KEY.",
+                "List it under the same id: serving trusts nothing else.",
             )
-        if kind == "cluster" and self.cache_url is None:
-            raise ValueError("RECSITE_CACHE_URL is needed: the cache is in no cluster")
-        return self
+    kind = Place.parse(env.redis_url).kind
+    if env.broker_url is None and (kind != "one" or env.redis_url.startswith("unix:")):
+        yield Finding(
+            "recsite.E002",
+            "RECSITE_BROKER_URL is needed: Celery's broker is neither behind Sentinel nor in a cluster.",
+            "Name a Redis of its own (redis://host:6379/0); a Unix socket is redis+socket:///path.",
+        )
+    if kind == "cluster" and env.cache_url is None:
+        yield Finding(
+            "recsite.E003",
+            "RECSITE_CACHE_URL is needed: the cache cannot be in a cluster.",
+            "Name one Redis (redis://, rediss://), or one behind Sentinel (redis+sentinel://).",
+        )
+
+
+def warnings_of(env: Environment) -> Iterator[Finding]:
+    """Yield what works, and what an installation that strangers reach should not be left with."""
+    if env.database_url.startswith("sqlite"):
+        yield Finding(
+            "recsite.W001",
+            "The database is SQLite, which only processes on this machine can share.",
+            "Set RECSITE_DATABASE_URL to a PostgreSQL.",
+        )
+    if env.https_only and not env.proxies:
+        yield Finding(
+            "recsite.W002",
+            "RECSITE_PROXIES is 0 and the dashboard's process speaks no TLS: everybody seems to come from the proxy.",
+            "Set it to the number of proxies before the dashboard; failed sign-ins are counted by address.",
+        )
+    if set(env.allowed_hosts) <= {"localhost", "127.0.0.1"}:
+        yield Finding(
+            "recsite.W003",
+            "RECSITE_ALLOWED_HOSTS names this machine alone.",
+            "List the host that browsers and programs use for the dashboard.",
+        )
+    if env.https_only and env.serving_url.startswith("http://"):
+        yield Finding(
+            "recsite.W004",
+            "RECSITE_SERVING_URL begins with http://: pages would show commands that send tokens in the clear.",
+            "Give the https:// address that games use.",
+        )
+    if env.metrics_token is None:
+        yield Finding(
+            "recsite.W005",
+            "RECSITE_METRICS_TOKEN is not set, so that the dashboard's process has no /metrics.",
+            "Set 16 characters or more, and have Prometheus send them as its bearer token.",
+        )

@@ -10,18 +10,17 @@ from pydantic import ValidationError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from recsite.environment import BASE_DIR, Environment, environment_file
+from recsite.environment import BASE_DIR, Environment, environment_file, errors_of
 
 try:
     ENV = Environment(_env_file=environment_file())  # type: ignore[call-arg]  # pydantic-settings' own argument
+    problem = " ".join(f"{found.id}: {found.message} {found.hint}" for found in errors_of(ENV))
 except ValidationError as error:
-    # Rules across variables name theirs themselves.
-    problems = "; ".join(
-        ": ".join([*(f"RECSITE_{name}".upper() for name in e["loc"]), e["msg"]]) for e in error.errors()
-    )
+    problem = "; ".join(f"RECSITE_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()) + "."
+if problem:
     raise ImproperlyConfigured(
-        f"{problems}. Run `make demo` for a working set-up on this machine; docs/production.md is about your own."
-    ) from None
+        f"{problem} Run `make demo` for a working set-up on this machine; docs/production.md is about your own."
+    )
 
 DEBUG = ENV.debug
 SECRET_KEY = ENV.secret_key.get_secret_value()

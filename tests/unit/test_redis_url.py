@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from recsite.environment import Environment
+from recsite.environment import Environment, errors_of
 from serving.formats.encoding import base64url_encode
 from serving.redis.url import Login, Place
 
@@ -83,10 +83,7 @@ def test_place__no_such_form__refused_without_the_password(url: str) -> None:
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({"redis_url": SENTINEL}, "RECSITE_BROKER_URL is needed"),
-        ({"redis_url": "unix:///run/redis.sock"}, "RECSITE_BROKER_URL is needed"),
         ({"broker_url": "unix:///run/redis.sock"}, "redis\\+socket:///path"),
-        ({"redis_url": CLUSTER, "broker_url": "redis://b"}, "RECSITE_CACHE_URL is needed"),
         ({"redis_url": CLUSTER, "broker_url": CLUSTER}, "broker is one Redis"),
         ({"redis_url": CLUSTER, "broker_url": "rediss+cluster://one"}, "broker is one Redis"),
         ({"redis_url": CLUSTER, "broker_url": "redis://b", "cache_url": CLUSTER}, "the cache is one Redis"),
@@ -104,3 +101,21 @@ def test_environment__what_a_part_cannot_use__refused(
 def test_environment__cluster_with_a_broker_and_a_cache__taken() -> None:
     taken = environment(redis_url=CLUSTER, broker_url="redis://b", cache_url=SENTINEL)
     assert taken.redis_url == CLUSTER
+    assert list(errors_of(taken)) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ({"redis_url": SENTINEL}, {"recsite.E002"}),
+        ({"redis_url": "unix:///run/redis.sock"}, {"recsite.E002"}),
+        ({"redis_url": CLUSTER, "broker_url": "redis://b"}, {"recsite.E003"}),
+        ({"redis_url": CLUSTER}, {"recsite.E002", "recsite.E003"}),
+    ],
+)
+def test_errors__what_a_part_cannot_use__found(
+    values: dict[str, str], found: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("BROKER_URL", "CACHE_URL", "REDIS_URL"):
+        monkeypatch.delenv(f"RECSITE_{name}", raising=False)
+    assert {error.id for error in errors_of(environment(**values))} == found
