@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse
 from django.views import defaults
 
-from recsite.api.problems import INTERNAL, MALFORMED, MEDIA_TYPE, Problem
+from recsite.api.problems import INTERNAL, MALFORMED, Problem
 
 PREFIX = "/api/"
 
@@ -13,21 +13,12 @@ PREFIX = "/api/"
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Answer a request that Django refuses before any view sees it: a foreign Host header, for example."""
     if request.path.startswith(PREFIX):
-        return _problem(Problem(MALFORMED, "The request can't be read."))
+        return Problem(MALFORMED, "The request can't be read.").as_response()
     return defaults.bad_request(request, exception)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
     """Answer where a view failed; Django has logged it."""
     if request.path.startswith(PREFIX):
-        return _problem(Problem(INTERNAL, "Something went wrong on our side. It has been noted; try again later."))
+        return Problem(INTERNAL, "Something went wrong on our side. It has been noted; try again later.").as_response()
     return defaults.server_error(request)
-
-
-def _problem(problem: Problem) -> HttpResponse:
-    return JsonResponse(
-        problem.as_json(),
-        status=problem.kind.status,
-        content_type=MEDIA_TYPE,
-        headers={"Cache-Control": "no-store"},
-    )

@@ -10,16 +10,14 @@ from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.db import IntegrityError, InterfaceError, OperationalError
-from django.http import Http404, UnreadablePostError
+from django.http import Http404, HttpResponse, UnreadablePostError
 from rest_framework import exceptions
-from rest_framework.response import Response
 
+from serving.http import PROBLEM, problem_document
 from tenants.access import NotAllowed, NotAMember, PersonNeeded
 from tenants.rules import LimitReached, RuleBroken
 
 log = logging.getLogger(__name__)
-
-MEDIA_TYPE = "application/problem+json"
 
 
 @dataclass(frozen=True)
@@ -29,48 +27,36 @@ class Kind:
     Attributes:
         code: stable; what a program looks at.
         status: the answer's.
-        title: the same for every error of this kind.
         meaning: for the documentation.
     """
 
     code: str
     status: int
-    title: str
     meaning: str
 
 
-MALFORMED = Kind("malformed", 400, "Bad request", "The request can't be read: the body is no JSON, for example.")
-INVALID = Kind("invalid", 400, "Bad request", "A value is missing, unknown or of the wrong type; see `errors`.")
-STUDIO_REQUIRED = Kind(
-    "studio_required", 400, "Bad request", "A person with several studios must name one in `Recsite-Studio`."
-)
-UNAUTHENTICATED = Kind(
-    "unauthenticated", 401, "Unauthorized", "No token, or one that is wrong, expired or revoked; nobody signed in."
-)
-NOT_ALLOWED = Kind("not_allowed", 403, "Forbidden", "The token has not this scope, or the person not this role.")
-PERSON_REQUIRED = Kind("person_required", 403, "Forbidden", "Only a person may do this, not a token.")
-NO_STUDIO = Kind("no_studio", 403, "Forbidden", "The person belongs to no studio yet.")
-CSRF_FAILED = Kind("csrf_failed", 403, "Forbidden", "A signed-in browser must send its CSRF token with a write.")
-NOT_FOUND = Kind("not_found", 404, "Not found", "There is no such thing, or it is another studio's.")
-METHOD_NOT_ALLOWED = Kind("method_not_allowed", 405, "Method not allowed", "`Allow` lists the methods there are.")
-IN_PROGRESS = Kind(
-    "request_in_progress", 409, "Conflict", "A request with this Idempotency-Key is being answered; ask again."
-)
-SECRET_SHOWN = Kind(
-    "secret_shown", 409, "Conflict", "This request has been answered, with a secret that is shown only once."
-)
-CONFLICT = Kind("conflict", 409, "Conflict", "Something else was changed at the same moment; look again.")
-LIMIT_REACHED = Kind(
-    "limit_reached", 409, "Conflict", "The studio has as much of this as it may; `detail` says what and how much."
-)
-LENGTH_REQUIRED = Kind("length_required", 411, "Length required", "A body needs a Content-Length.")
-TOO_LARGE = Kind("body_too_large", 413, "Content too large", "The body is too large.")
-UNSUPPORTED = Kind("unsupported_media_type", 415, "Unsupported media type", "Send application/json.")
-REFUSED = Kind("refused", 422, "Refused", "A rule forbids it; `detail` says which, `errors` to which field it belongs.")
-KEY_REUSED = Kind("idempotency_key_reused", 422, "Refused", "The Idempotency-Key was sent before with another request.")
-RATE_LIMITED = Kind("rate_limited", 429, "Too many requests", "`Retry-After` says for how many seconds to wait.")
-UNAVAILABLE = Kind("unavailable", 503, "Service unavailable", "The database does not answer; try again.")
-INTERNAL = Kind("internal_error", 500, "Internal error", "A mistake of ours. It is in our log; nothing was changed.")
+MALFORMED = Kind("malformed", 400, "The request can't be read: the body is no JSON, for example.")
+INVALID = Kind("invalid", 400, "A value is missing, unknown or of the wrong type; see `errors`.")
+STUDIO_REQUIRED = Kind("studio_required", 400, "A person with several studios must name one in `Recsite-Studio`.")
+UNAUTHENTICATED = Kind("unauthenticated", 401, "No token, or one that is wrong, expired or revoked; nobody signed in.")
+NOT_ALLOWED = Kind("not_allowed", 403, "The token has not this scope, or the person not this role.")
+PERSON_REQUIRED = Kind("person_required", 403, "Only a person may do this, not a token.")
+NO_STUDIO = Kind("no_studio", 403, "The person belongs to no studio yet.")
+CSRF_FAILED = Kind("csrf_failed", 403, "A signed-in browser must send its CSRF token with a write.")
+NOT_FOUND = Kind("not_found", 404, "There is no such thing, or it is another studio's.")
+METHOD_NOT_ALLOWED = Kind("method_not_allowed", 405, "`Allow` lists the methods there are.")
+IN_PROGRESS = Kind("request_in_progress", 409, "A request with this Idempotency-Key is being answered; ask again.")
+SECRET_SHOWN = Kind("secret_shown", 409, "This request has been answered, with a secret that is shown only once.")
+CONFLICT = Kind("conflict", 409, "Something else was changed at the same moment; look again.")
+LIMIT_REACHED = Kind("limit_reached", 409, "The studio has as much of this as it may; `detail` says what and how much.")
+LENGTH_REQUIRED = Kind("length_required", 411, "A body needs a Content-Length.")
+TOO_LARGE = Kind("body_too_large", 413, "The body is too large.")
+UNSUPPORTED = Kind("unsupported_media_type", 415, "Send application/json.")
+REFUSED = Kind("refused", 422, "A rule forbids it; `detail` says which, `errors` to which field it belongs.")
+KEY_REUSED = Kind("idempotency_key_reused", 422, "The Idempotency-Key was sent before with another request.")
+RATE_LIMITED = Kind("rate_limited", 429, "`Retry-After` says for how many seconds to wait.")
+UNAVAILABLE = Kind("unavailable", 503, "The database does not answer; try again.")
+INTERNAL = Kind("internal_error", 500, "A mistake of ours. It is in our log; nothing was changed.")
 
 KINDS = (
     MALFORMED,
@@ -123,20 +109,24 @@ class Problem(exceptions.APIException):
         self.errors = errors or []
         self.headers = dict(headers or {})
 
-    def as_response(self) -> Response:
+    def as_response(self) -> HttpResponse:
         """Return the answer."""
-        return Response(self.as_json(), status=self.kind.status, content_type=MEDIA_TYPE, headers=self.headers)
+        extra = {"errors": self.errors} if self.errors else None
+        return problem_answer(self.kind.status, self.kind.code, self.sentence, extra=extra, headers=self.headers)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the document."""
-        document: dict[str, Any] = {
-            "type": "about:blank",
-            "title": self.kind.title,
-            "status": self.kind.status,
-            "code": self.kind.code,
-            "detail": self.sentence,
-        }
-        return {**document, "errors": self.errors} if self.errors else document
+
+def problem_answer(
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    extra: Mapping[str, object] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> HttpResponse:
+    """Return a problem document as an answer that nothing caches."""
+    document = problem_document(status, code, detail, extra=extra)
+    headers = {"Cache-Control": "no-store", **(headers or {})}
+    return HttpResponse(document, status=status, content_type=PROBLEM, headers=headers)
 
 
 @contextmanager
@@ -154,7 +144,7 @@ def not_found(what: str = "There is nothing here.") -> Problem:
     return Problem(NOT_FOUND, what)
 
 
-def problem_response(error: Exception, context: Mapping[str, Any]) -> Response | None:
+def problem_response(error: Exception, context: Mapping[str, Any]) -> HttpResponse | None:
     """Return the problem document for an exception; None for a mistake of our own, which stays one (DRF's handler)."""
     problem = error if isinstance(error, Problem) else _translate(error)
     if problem is None:

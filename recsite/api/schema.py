@@ -18,6 +18,7 @@ from recsite.api import problems
 from recsite.api.authentication import Need
 from recsite.api.bodies import Body, Query
 from recsite.api.idempotency import HEADER
+from serving.http import PROBLEM as PROBLEM_MEDIA_TYPE
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -171,7 +172,7 @@ class Schema(AutoSchema):
         for status, kinds in sorted(self._problems().items()):
             bodies[str(status)] = {
                 "description": "  \n".join(f"`{kind.code}`: {kind.meaning}" for kind in kinds),
-                "content": {problems.MEDIA_TYPE: {"schema": component.ref}},
+                "content": {PROBLEM_MEDIA_TYPE: {"schema": component.ref}},
             }
         return bodies
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import unquote_plus
 
 from django.db import DatabaseError
-from django.http import QueryDict
+from django.http import HttpResponse, QueryDict
 from rest_framework.exceptions import APIException, ParseError
-from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.parsers import FormParser, JSONParser
-from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
+from recsite.api.problems import problem_answer
+from recsite.api.studio_view import ApiView
 from serving.formats.tokens import KID
 from tenants.credentials import NotAuthenticated, UnknownModel, credential_authenticate, mint_token
 from tenants.rules import RuleBroken
@@ -28,15 +27,6 @@ log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 16_384
 GRANT_TYPE = "client_credentials"
-_NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
-_TITLES = {
-    400: "Bad request",
-    401: "Unauthorized",
-    405: "Method not allowed",
-    413: "Content too large",
-    415: "Unsupported media type",
-    503: "Service unavailable",
-}
 
 
 class TokenRefused(Exception):
@@ -66,22 +56,16 @@ class TokenRequest:
     expires_in_seconds: int | None
 
 
-class _AnyAccept(DefaultContentNegotiation):
-    """JSON is all there is; a client that says it accepts something else is better off with it than with a 406."""
-
-    def select_renderer(
-        self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
-    ) -> tuple[BaseRenderer, str]:
-        only = next(iter(renderers))
-        return only, only.media_type
-
-
-class TokenView(APIView):
+class TokenView(ApiView):
     """Answers `{access_token, token_type, expires_in}`, or a problem document that also has RFC 6749's `error`."""
 
     http_method_names = ["post"]  # noqa: RUF012 - as Django declares it
     parser_classes = (JSONParser, FormParser)
-    content_negotiation_class = _AnyAccept
+
+    @property
+    def default_response_headers(self) -> dict[str, str]:
+        """Nothing keeps a token: RFC 6749 asks for both headers."""
+        return {**super().default_response_headers, "Pragma": "no-cache"}
 
     def post(self, request: Request) -> Response:
         """Authenticate the client and mint its token: two queries, and at most one write a minute and credential."""
@@ -106,10 +90,9 @@ class TokenView(APIView):
             raise TokenRefused(400, "invalid_scope", str(error)) from None
         except RuleBroken as error:
             raise TokenRefused(400, "invalid_request", str(error)) from None
-        answer = {"access_token": token, "token_type": "Bearer", "expires_in": seconds}
-        return Response(answer, headers=_NO_STORE)
+        return Response({"access_token": token, "token_type": "Bearer", "expires_in": seconds})
 
-    def handle_exception(self, exc: Exception) -> Response:
+    def handle_exception(self, exc: Exception) -> Any:
         """Return a problem document for whatever went wrong; a mistake of our own stays one."""
         if isinstance(exc, TokenRefused):
             return _problem(exc.status, exc.code, str(exc), exc.error)
@@ -126,22 +109,12 @@ class TokenView(APIView):
         return super().handle_exception(exc)
 
 
-def _problem(status: int, code: str, detail: str, error: str) -> Response:
-    body = {
-        "type": "about:blank",
-        "title": _TITLES[status],
-        "status": status,
-        "code": code,
-        "detail": detail,
-        "error": error,
-        "error_description": detail,
-    }
-    response = Response(body, status=status, content_type="application/problem+json", headers=_NO_STORE)
-    if status == 401:
-        response["WWW-Authenticate"] = 'Basic realm="recsite", charset="UTF-8"'
-    if status == 503:
-        response["Retry-After"] = "5"
-    return response
+def _problem(status: int, code: str, detail: str, error: str) -> HttpResponse:
+    headers = {
+        401: {"WWW-Authenticate": 'Basic realm="recsite", charset="UTF-8"'},
+        503: {"Retry-After": "5"},
+    }.get(status)
+    return problem_answer(status, code, detail, extra={"error": error, "error_description": detail}, headers=headers)
 
 
 # --- Reading the request --------------------------------------------------------------------------------------------
