@@ -147,6 +147,16 @@ def test_demo_file__first_start__is_private_and_has_what_is_promised(demo: Demo)
         assert {tuple(key[name] for name in example.key_fields) for key in credential["sample_keys"]} <= known
 
 
+def test_readme__its_sample_response__has_the_headers_that_the_lane_sends(demo: Demo) -> None:
+    readme = (BASE_DIR / "README.md").read_text()
+    shown = readme.partition("HTTP/1.1 200 OK\n")[2].partition("\n\n")[0].splitlines()
+    credential = demo.file["credentials"][0]
+    with httpx.Client(base_url=demo.file["lane_url"]) as lane:
+        authorization = {"Authorization": f"Bearer {demo.token(credential)}"}
+        response = lane.get("/v1/recommendations", params=credential["sample_keys"][0], headers=authorization)
+    assert [line.partition(":")[0] for line in shown] == [name.decode() for name, _ in response.headers.raw]
+
+
 def test_curl_commands__pasted__answer_what_the_generator_computes(demo: Demo) -> None:
     as_json, as_bits = (
         subprocess.run([BASH, "-c", command], capture_output=True, text=True, check=True)
