@@ -1,0 +1,67 @@
+"""The alerts: each with its page, about metrics that exist, and shown by promtool to fire and to be silent."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from recsite.environment import BASE_DIR
+
+ALERTS = BASE_DIR / "deploy" / "alerts"
+RUNBOOKS = BASE_DIR / "docs" / "runbooks"
+
+
+def _read(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+RULES: dict[str, dict[str, Any]] = {
+    rule["alert"]: rule for group in _read(ALERTS / "rules.yaml")["groups"] for rule in group["rules"]
+}
+
+
+def test_runbooks__every_alert_has_a_page_and_every_page_an_alert() -> None:
+    assert {path.stem for path in RUNBOOKS.glob("*.md")} == RULES.keys()
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_alert__has_what_whoever_is_called_needs(name: str) -> None:
+    rule = RULES[name]
+    assert rule["labels"]["severity"] in {"page", "ticket"}
+    assert rule["annotations"]["runbook"] == f"docs/runbooks/{name}.md"
+    assert rule["annotations"]["summary"].endswith(".")
+    page = (RUNBOOKS / f"{name}.md").read_text()
+    assert re.findall(r"^#+ (.+)$", page, re.MULTILINE) == [name, "Meaning", "Impact", "Diagnosis", "Mitigation"]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_alert__asks_for_metrics_that_exist(name: str) -> None:
+    documented = set(re.findall(r"^\| `(\w+)`", (BASE_DIR / "docs" / "metrics.md").read_text(), re.MULTILINE)) | {"up"}
+    asked = set(re.findall(r"\b(?:recsite_\w+|up)\b", RULES[name]["expr"]))
+    assert asked
+    assert asked <= documented
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_alert__is_shown_to_fire_and_to_be_silent(name: str) -> None:
+    cases = [case for test in _read(ALERTS / "rules.test.yaml")["tests"] for case in test["alert_rule_test"]]
+    outcomes = {bool(case["exp_alerts"]) for case in cases if case["alertname"] == name}
+    assert outcomes == {True, False}
+
+
+def test_promtool__every_case_holds() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        if os.environ.get("CI"):
+            pytest.fail("promtool is missing (apt-get install prometheus)")
+        pytest.skip("no promtool here (apt-get install prometheus)")
+    command = [promtool, "test", "rules", str(ALERTS / "rules.test.yaml")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
