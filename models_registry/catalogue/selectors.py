@@ -27,6 +27,7 @@ from models_registry.models import (
     Version,
 )
 from tenants.models import Credential, Tenant
+from tenants.paging import Page, page_of
 
 # Without a target: tables are written every few hours; data a day old was missed several times.
 STALE_AFTER = timedelta(hours=24)
@@ -306,27 +307,24 @@ def _version_state(version: Version, weight_bp: int, newest_load: Load | None, n
 
 
 def history_of(
-    model: RecommendationModel, names: Mapping[int, str], *, before: int | None = None, limit: int = 20
-) -> list[HistoryLine]:
-    """Return the newest lines of a model's rollout, newest first. One query.
+    model: RecommendationModel, names: Mapping[int, str], *, after: int | str | None = None, limit: int = 20
+) -> Page[HistoryLine]:
+    """Return one page of the lines of a model's rollout, newest first. One query.
 
     Args:
         model: whose.
         names: of its versions by code.
-        before: give only revisions below this number.
+        after: the cursor's value; None for the first page.
         limit: how many lines at most.
     """
     rows = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model).defer("allocation")
     rows = rows.select_related("restores").defer("allocation", "restores__allocation")
-    if before is not None:
-        rows = rows.filter(number__lt=before)
-    found = list(rows.order_by("-number")[: limit + 1])
-    lines = [_line(newer, older, names, is_newest=False) for newer, older in pairwise(found)]
-    if found and len(found) <= limit:
-        lines.append(_line(found[-1], None, names, is_newest=False))
-    if lines and before is None:
-        lines[0] = _line(found[0], found[1] if len(found) > 1 else None, names, is_newest=True)
-    return lines
+    page = page_of(rows, by="number", limit=limit, after=after, is_descending=True)
+    lines = [
+        _line(newer, older, names, is_newest=after is None and number == 0)
+        for number, (newer, older) in enumerate(pairwise([*page.rows, page.beyond]))
+    ]
+    return Page(lines, page.next_cursor, None)
 
 
 def _line(

@@ -126,18 +126,14 @@ def progress_of(load: Load, now: datetime | None = None) -> LoadProgress:
     return LoadProgress(load, now or timezone.now())
 
 
-def loads_of(
-    tenant: Tenant, *, model: str = "", version: str = "", state: str = "", before: int | None = None, limit: int
-) -> list[Load]:
-    """Return a studio's newest loads, their versions and models with them and reports left out. One query.
+def loads_of(tenant: Tenant, *, model: str = "", version: str = "", state: str = "") -> QuerySet[Load]:
+    """Return a studio's loads, newest first, their versions and models with them and reports left out.
 
     Args:
         tenant: whose.
         model: slug of the model they are of; empty for any.
         version: name of the version; empty for any.
         state: one of `LoadState`; empty for any.
-        before: only loads older than the one with this id.
-        limit: how many at most.
     """
     rows: QuerySet[Load] = Load.objects.for_tenant(tenant).select_related("version__model").defer("report")
     if model:
@@ -146,9 +142,7 @@ def loads_of(
         rows = rows.filter(version__name=version)
     if state:
         rows = rows.filter(state=state)
-    if before is not None:
-        rows = rows.filter(pk__lt=before)
-    return list(rows.order_by("-pk")[:limit])
+    return rows.order_by("-pk")
 
 
 def _share(done: int, total: int | None) -> float | None:

@@ -16,9 +16,10 @@ from rest_framework.parsers import JSONParser
 from rest_framework.request import Request
 from typing_extensions import override
 
+from serving.formats.layouts import MAX_INTEGER
+
 Row = TypeVar("Row")
 
-MAX_INTEGER = 2**53 - 1
 MAX_DEPTH = 32
 
 

@@ -24,10 +24,10 @@ from typing_extensions import override
 
 from recsite.api.authentication import Caller, IsEnough, PersonAuthentication, TokenAuthentication, caller_of
 from recsite.api.bodies import StrictJSONParser
-from recsite.api.paging import Page
 from recsite.api.problems import LENGTH_REQUIRED, Problem, not_found
 from tenants import audit
 from tenants.models import Tenant, User
+from tenants.paging import Page
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class StudioView(ApiView):
         return self.caller.person
 
 
-def page(found: Page, answer: type[serializers.Serializer[Any]], **context: Any) -> Response:
+def page(found: Page[Any], answer: type[serializers.Serializer[Any]], **context: Any) -> Response:
     """Answer one page of a list."""
     rows = answer(found.rows, many=True, context=context).data
     return Response({"results": rows, "next_cursor": found.next_cursor})

@@ -17,6 +17,7 @@ from models_registry.models import Version
 from tenants.audit import Kind
 from tenants.figures import NOTHING, exact, number, percent
 from tenants.models import AuditEntry, Role, Scope, Tenant
+from tenants.paging import Page, page_of
 
 PAGE_SIZE = 50
 LONGEST_VALUE = 300
@@ -104,34 +105,18 @@ class TrailLine:
         return len(self.changes) > 4 or (self.entry.before is None and len(self.changes) > 1)
 
 
-@dataclass(frozen=True)
-class TrailPage:
-    """Some lines, and where the older ones begin; an empty cursor where there are none."""
-
-    lines: list[TrailLine]
-    older: str
-
-
 def trail_rows(tenant: Tenant, wanted: TrailFilter) -> Any:
     """Return the entries that are asked for, the newest first."""
-    # By id, not by time: many entries can be of one instant.
     return wanted.narrow(AuditEntry.objects.for_tenant(tenant)).order_by("-pk")
 
 
-def trail_page(tenant: Tenant, wanted: TrailFilter, *, cursor: str = "") -> TrailPage:
-    """Return one page, from a cursor of the page before on. Two queries, as fast for the last page as for the first.
-
-    A cursor that is none of ours gives the first page.
-    """
-    rows = trail_rows(tenant, wanted)
-    if re.fullmatch("[0-9]{1,18}", cursor):
-        rows = rows.filter(pk__lt=int(cursor))
-    entries = list(rows[: PAGE_SIZE + 1])
-    older = str(entries[PAGE_SIZE - 1].pk) if len(entries) > PAGE_SIZE else ""
-    entries = entries[:PAGE_SIZE]
-    names = _version_names(tenant, entries)
-    lines = [TrailLine(entry, _changes(entry, names), _subject_url(tenant, entry.subject)) for entry in entries]
-    return TrailPage(lines, older)
+def trail_page(tenant: Tenant, wanted: TrailFilter, *, after: int | str | None = None) -> Page[TrailLine]:
+    """Return one page of lines, after what `read_cursor` read. Two queries."""
+    # By id, not by time: many entries can be of one instant.
+    page = page_of(trail_rows(tenant, wanted), by="pk", limit=PAGE_SIZE, after=after, is_descending=True)
+    names = _version_names(tenant, page.rows)
+    lines = [TrailLine(entry, _changes(entry, names), _subject_url(tenant, entry.subject)) for entry in page.rows]
+    return Page(lines, page.next_cursor, None)
 
 
 # --- In words ---------------------------------------------------------------------------------------------------------

@@ -249,7 +249,7 @@ def _words_of(caution: Caution) -> str:
 
 
 def _history(summary: ModelSummary) -> list[dict[str, Any]]:
-    lines = history_of(summary.model, summary.names, limit=HISTORY_SHOWN + 1)
+    lines = history_of(summary.model, summary.names, limit=HISTORY_SHOWN + 1).rows
     shown = [
         {
             "revision": line.revision,

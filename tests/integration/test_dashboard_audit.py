@@ -17,6 +17,7 @@ from models_registry.rollouts.services import rollout_reweight
 from recsite.dashboard.audit_trail import PAGE_SIZE, TrailFilter, trail_page
 from tenants.credentials import credential_issue, credential_update
 from tenants.models import AuditEntry, Role, Tenant, User
+from tenants.paging import read_cursor, write_cursor
 from tenants.services import member_set
 from tests import factories
 from tests.integration.dashboard_scene import get, make_offers, signed_in
@@ -35,7 +36,7 @@ def url(studio: Tenant) -> str:
 
 
 def summaries(tenant: Tenant, wanted: TrailFilter) -> list[str]:
-    return [line.entry.summary for line in trail_page(tenant, wanted).lines]
+    return [line.entry.summary for line in trail_page(tenant, wanted).rows]
 
 
 # --- In words ---------------------------------------------------------------------------------------------------------
@@ -165,13 +166,13 @@ def test_trail__page_by_page__gives_each_entry_once_though_new_ones_come(studio:
     ]
     AuditEntry.objects.bulk_create(entries)
     seen: list[str] = []
-    cursor = ""
+    cursor: str | None = ""
     for _ in range(4):
-        page = trail_page(studio, TrailFilter(), cursor=cursor)
-        seen += [line.entry.summary for line in page.lines]
-        cursor = page.older
+        page = trail_page(studio, TrailFilter(), after=read_cursor(cursor or ""))
+        seen += [line.entry.summary for line in page.rows]
+        cursor = page.next_cursor
         factories.AuditEntryFactory.create(tenant=studio, summary="new", at=timezone.now())
-    assert cursor == ""
+    assert cursor is None
     assert seen == [str(n) for n in reversed(range(3 * PAGE_SIZE + 7))]
 
 
@@ -196,7 +197,7 @@ def test_trail__takes_few_queries_and_reads_one_page_of_the_index(viewer: Client
         for _ in range(500)
     )
     with CaptureQueriesContext(connection) as queries:
-        assert get(viewer, f"{url}?before=1000000000").status == 200
+        assert get(viewer, f"{url}?before={write_cursor(1_000_000_000)}").status == 200
     assert len(queries) <= 15
     trail = next(q["sql"] for q in queries if "tenants_auditentry" in q["sql"])
     with connection.cursor() as cursor:

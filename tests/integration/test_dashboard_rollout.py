@@ -28,6 +28,7 @@ from models_registry.publishing import publish_tenant
 from models_registry.rollouts.services import rollout_reweight, weights_bp_of, weights_without
 from serving.reporting import applied_name, processes_name
 from tenants.models import Role, Tenant, User
+from tenants.paging import write_cursor
 from tests import factories
 from tests.integration.dashboard_scene import (
     Offers,
@@ -372,14 +373,14 @@ def test_history__long__is_paged(client: Client, offers: Offers) -> None:
     assert "step-4-" in first.text
     assert "step-3-" not in first.text
     assert f'href="{offers.url}/history"' in first.html
-    older = get(client, f"{offers.url}/history?before=4")
+    older = get(client, f"{offers.url}/history?before={write_cursor(4)}")
     assert "step-3-" in older.text
     assert "step-4-" not in older.text
     assert "made the first version" in older.text
     everything = get(client, f"{offers.url}/history")
     assert everything.text.count("“step-") == 12
     assert "revision 13, 0.01 % of players moved" in everything.text
-    assert get(client, f"{offers.url}/history?before=1").status == 200
+    assert get(client, f"{offers.url}/history?before={write_cursor(1)}").status == 200
     assert get(client, f"{offers.url}/history?before=x").text == everything.text
 
 

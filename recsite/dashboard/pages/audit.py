@@ -19,6 +19,7 @@ from recsite.dashboard.forms.dashboard_form import DashboardForm
 from recsite.dashboard.gate import StudioRequest, studio_page
 from tenants.audit import Kind
 from tenants.models import AuditEntry, Membership
+from tenants.paging import read_cursor
 
 COLUMNS = ("at", "who", "action", "subject", "summary", "reason", "before", "after")
 
@@ -63,18 +64,18 @@ def audit(request: StudioRequest) -> HttpResponse:
     tenant = request.studio.tenant
     form = TrailForm(request.GET)
     wanted = form.wanted
-    cursor = request.GET.get("before", "")
-    page = trail_page(tenant, wanted, cursor=cursor)
+    after = read_cursor(request.GET.get("before", ""))
+    page = trail_page(tenant, wanted, after=after)
     asked = {name: str(value) for name, value in request.GET.items() if name in form.fields and value}
     context = {
         "section": "audit",
         "form": form,
-        "page": page,
+        "lines": page.rows,
         "people": Membership.objects.for_tenant(tenant).values_list("user__username", flat=True),
         "is_narrowed": bool(asked),
-        "is_later_page": bool(cursor),
+        "is_later_page": after is not None,
         "newest": f"?{urlencode(asked)}" if asked else request.path,
-        "older": f"?{urlencode({**asked, 'before': page.older})}" if page.older else "",
+        "older": f"?{urlencode({**asked, 'before': page.next_cursor})}" if page.next_cursor else "",
         "query": urlencode(asked),
     }
     return render(request, "dashboard/audit.html", context, status=422 if form.errors else 200)

@@ -18,7 +18,8 @@ from recsite.dashboard.charts.spreads import spread_of
 from recsite.dashboard.forms.loads import LoadFilter, WaiveForm
 from recsite.dashboard.gate import Gate, StudioRequest, View, studio_page
 from tenants.models import Role
-from tenants.rules import RuleBroken, whole_number
+from tenants.paging import page_of, read_cursor
+from tenants.rules import RuleBroken
 
 LINES = 30
 
@@ -52,16 +53,16 @@ def loads(request: StudioRequest) -> HttpResponse:
     tenant = request.studio.tenant
     versions = Version.objects.for_tenant(tenant).order_by("model__slug", "name")
     form = LoadFilter(versions.values_list("model__slug", "name"), request.GET)
-    before = request.GET.get("before", "")
-    found = loads_of(tenant, **form.chosen, before=whole_number(before), limit=LINES + 1)
+    after = read_cursor(request.GET.get("before", ""))
+    page = page_of(loads_of(tenant, **form.chosen), by="pk", limit=LINES, after=after, is_descending=True)
     context = {
         "section": "loads",
         "form": form,
         "is_filtered": any(form.chosen.values()),
-        "is_first_page": not before,
-        "lines": [progress_of(load) for load in found[:LINES]],
+        "is_first_page": after is None,
+        "lines": [progress_of(load) for load in page.rows],
         "newest": form.query(),
-        "older": form.query(before=found[LINES - 1].pk) if len(found) > LINES else "",
+        "older": form.query(before=page.next_cursor) if page.next_cursor else "",
     }
     return render(request, "dashboard/loads.html", context)
 

@@ -38,6 +38,7 @@ from recsite.dashboard.local_time import zone_of
 from recsite.dashboard.model_gate import model_page
 from tenants.figures import percent
 from tenants.models import Role
+from tenants.paging import read_cursor
 from tenants.rules import RuleBroken, whole_number
 
 LINES = 10
@@ -134,16 +135,16 @@ def live(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
 def history(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
     """Return the older lines of the history, fifty at a time."""
     summary = model_summary(model)
-    before = whole_number(request.GET.get("before", ""))
-    lines = history_of(model, summary.names, before=before, limit=LINES_OF_HISTORY + 1)
+    after = read_cursor(request.GET.get("before", ""))
+    page = history_of(model, summary.names, after=after, limit=LINES_OF_HISTORY)
     context = {
         "section": "models",
         "tab": "rollout",
         "summary": summary,
         "model": model,
         "who": who(model),
-        "lines": lines[:LINES_OF_HISTORY],
-        "older": lines[LINES_OF_HISTORY - 1].revision.number if len(lines) > LINES_OF_HISTORY else None,
+        "lines": page.rows,
+        "older": page.next_cursor,
     }
     return render(request, "dashboard/history.html", context)
 
@@ -235,7 +236,7 @@ def _page(
     status: int = 200,
 ) -> HttpResponse:
     model = summary.model
-    lines = history_of(model, summary.names, limit=LINES + 1)
+    history = history_of(model, summary.names, limit=LINES)
     reading = read([summary], DAY)
     chart = model_charts(reading, reading.models[model.pk], zone_of(request), is_small=True)
     has_traffic = chart.traffic.answers > 0
@@ -252,8 +253,8 @@ def _page(
         "chart": chart,
         "reading": reading,
         "zone": zone_of(request).key,
-        "lines": lines[:LINES],
-        "has_older": len(lines) > LINES,
+        "lines": history.rows,
+        "has_older": history.next_cursor is not None,
         "live": _live(summary),
         **_proposal_context(summary, form, proposal),
     }

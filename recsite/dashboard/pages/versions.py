@@ -234,7 +234,7 @@ def _state(summary: ModelSummary, version: Version) -> VersionState:
 
 
 def _loads(version: Version, limit: int) -> Any:
-    return loads_of(version.model.tenant, model=version.model.slug, version=version.name, limit=limit)
+    return loads_of(version.model.tenant, model=version.model.slug, version=version.name)[:limit]
 
 
 def _query(summary: ModelSummary) -> str:
