@@ -30,6 +30,7 @@ from django.core.management import call_command
 from benchmarks.load import HEAD_END
 from benchmarks.places import ROOT, Places
 from examples.generate import Example, answer, example_of, parquet_path, write_parquet
+from models_registry.catalogue.access import NarrowedTo
 from models_registry.models import RecommendationModel, RolloutRevision, Version
 from recsite.demo.data import BURST, REQUESTS_PER_SECOND, make_people, make_studios
 from serving.formats.encoding import base64url_decode
@@ -132,7 +133,7 @@ def make_world(places: Places, players: int) -> World:
     wide: dict[str, Any] = {
         "requests_per_second": REQUESTS_PER_SECOND,
         "burst": BURST,
-        "allowed_models": [model],
+        "allowed_models": NarrowedTo([model]),
         "actor": None,
     }
     issued = credential_issue(tenant=model.tenant, name="Benchmark", **wide)

@@ -21,6 +21,7 @@ from django.db.models import F, OuterRef, Subquery
 from django.utils import timezone
 
 from models_registry import models
+from models_registry.catalogue.access import narrowed_slugs
 from models_registry.models import RecommendationModel, RolloutRevision, TableState
 from models_registry.redis_clients import publishing_client
 from serving.formats import snapshot
@@ -142,12 +143,12 @@ def build_tenant(tenant: Tenant) -> snapshot.Tenant:
 
 def _build_credentials(tenant: Tenant) -> Iterator[snapshot.Credential]:
     rows = Credential.objects.for_tenant(tenant).filter(revoked_at=None).order_by("client_id")
-    for credential in rows.prefetch_related("allowed_models"):
-        slugs = sorted(model.slug for model in credential.allowed_models.all())
+    slugs = narrowed_slugs(credential.pk for credential in rows)
+    for credential in rows:
         is_ours = credential.algorithm == Algorithm.HS256
         yield snapshot.Credential(
             id=credential.client_id,
-            models=tuple(slugs) or None,
+            models=tuple(slugs[credential.pk]) or None,
             algorithm=cast(AlgorithmName, credential.algorithm),
             accepted=_accepted_keys(credential, timezone.now()) if is_ours else (),
             public_key=credential.public_key,

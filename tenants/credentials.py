@@ -6,10 +6,9 @@ import hashlib
 import hmac
 import logging
 import secrets
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, NewType, Protocol
 
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -50,12 +49,23 @@ class UnknownModel(RuleBroken):
     """A token asked for a model that the credential may not ask for, or that does not exist."""
 
 
-class ServedModel(Protocol):
-    """What a credential can be narrowed to; its class lives in an app above this one."""
+# Short names of models that a credential may ask for: whoever knows models makes them, after a look.
+AskableModels = NewType("AskableModels", list[str])
 
-    pk: Any
-    slug: str
-    tenant_id: int
+
+class AllowedModels(Protocol):
+    """What a credential is narrowed to. The app that has the models implements and keeps it."""
+
+    @property
+    def slugs(self) -> list[str]:
+        """Their short names, sorted; empty: all of the studio's."""
+
+    def save(self, credential: Credential) -> list[str]:
+        """Narrow a saved credential, in the caller's transaction; return the short names before.
+
+        Raises:
+            RuleBroken: a model is another studio's.
+        """
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ def credential_issue(
     tenant: Tenant,
     name: str,
     actor: User | None,
-    allowed_models: Collection[ServedModel] = (),
+    allowed_models: AllowedModels | None = None,
     requests_per_second: int | None = None,
     burst: int | None = None,
     public_id: str | None = None,
@@ -113,7 +123,7 @@ def credential_register_key(  # noqa: PLR0913 - what such a credential is
     algorithm: str,
     issuer: str,
     actor: User | None,
-    allowed_models: Collection[ServedModel] = (),
+    allowed_models: AllowedModels | None = None,
     requests_per_second: int | None = None,
     burst: int | None = None,
     public_id: str | None = None,
@@ -127,7 +137,7 @@ def credential_register_key(  # noqa: PLR0913 - what such a credential is
         algorithm: EdDSA (Ed25519), ES256 or RS256 (2,048 to 4,096 bits): the only one its tokens may use.
         issuer: what `iss` in its tokens is.
         actor: who registers it.
-        allowed_models: what it is narrowed to; empty for all.
+        allowed_models: what it is narrowed to; None for all of the studio's.
         requests_per_second: its limit.
         burst: how many requests may come at once.
         public_id: see `credential_issue`.
@@ -152,11 +162,11 @@ def credential_update(
     credential: Credential,
     actor: User | None,
     name: str | None = None,
-    allowed_models: Collection[ServedModel] | None = None,
+    allowed_models: AllowedModels | None = None,
     requests_per_second: int | None = None,
     burst: int | None = None,
 ) -> Credential:
-    """Change what is given; None leaves a value alone, an empty `allowed_models` widens it to all of the studio's.
+    """Change what is given; None leaves a value alone, `allowed_models` without models widens it to all.
 
     Raises:
         RuleBroken: a value will not do, or it is revoked.
@@ -172,12 +182,9 @@ def credential_update(
         _lock(credential)
         before, after = apply_changes(credential, wanted)
         if allowed_models is not None:
-            _check_same_tenant(credential.tenant, allowed_models)
-            slugs = _allowed_slugs(credential)
-            wanted_slugs = sorted(model.slug for model in allowed_models)
-            if slugs != wanted_slugs:
-                credential.allowed_models.set([model.pk for model in allowed_models])
-                before["allowed_models"], after["allowed_models"] = slugs, wanted_slugs
+            slugs = allowed_models.save(credential)
+            if slugs != allowed_models.slugs:
+                before["allowed_models"], after["allowed_models"] = slugs, allowed_models.slugs
         if after:
             _record(credential, actor, audit.Action.CREDENTIAL_UPDATE, "Changed", before=before, after=after)
     return credential
@@ -245,7 +252,7 @@ def _create(
     credential: Credential,
     name: str,
     actor: User | None,
-    allowed_models: Collection[ServedModel],
+    allowed_models: AllowedModels | None,
     requests_per_second: int | None,
     burst: int | None,
     public_id: str | None,
@@ -259,16 +266,16 @@ def _create(
         credential.burst = _check_burst(burst)
     with transaction.atomic():
         lock_tenant(credential.tenant)
-        _check_same_tenant(credential.tenant, allowed_models)
         if public_id and Credential.objects.unscoped().filter(client_id=credential.client_id).exists():
             raise AlreadyMade(f"The credential “{credential.name}” was made already.")
         credential.save(force_insert=True)
-        credential.allowed_models.set([model.pk for model in allowed_models])
+        if allowed_models is not None:
+            allowed_models.save(credential)
         after = {
             "client_id": credential.client_id,
             "algorithm": credential.algorithm,
             "issuer": credential.issuer,
-            "allowed_models": sorted(model.slug for model in allowed_models),
+            "allowed_models": [] if allowed_models is None else allowed_models.slugs,
             "requests_per_second": credential.requests_per_second,
             "burst": credential.burst,
         }
@@ -307,11 +314,6 @@ def _record(
         after=after,
     )
     announce_after_commit(credential.tenant_id)
-
-
-def _check_same_tenant(tenant: Tenant, models: Collection[ServedModel]) -> None:
-    if any(model.tenant_id != tenant.pk for model in models):
-        raise RuleBroken("A credential can be narrowed only to models of its own studio.", field="allowed_models")
 
 
 def _check_rate(value: int) -> int:
@@ -458,7 +460,7 @@ def mint_token(
     *,
     credential: Credential,
     subject: str | None = None,
-    models: Collection[str] | None = None,
+    models: AskableModels | None = None,
     expires_in_seconds: int | None = None,
     generation: int | None = None,
 ) -> tuple[str, int]:
@@ -467,14 +469,14 @@ def mint_token(
     Args:
         credential: one with a secret.
         subject: the player it is for; None for a server token.
-        models: slugs it is narrowed to; None for all of the credential's.
+        models: what it is narrowed to; None for all of the credential's.
         expires_in_seconds: 1 … 900; None for 900.
         generation: of the secret that the caller used; None for the current one. A token of the previous one ends
             with it.
 
     Raises:
         RuleBroken: a value will not do.
-        UnknownModel: a model is not one of the credential's.
+        UnknownModel: they are more than a token holds.
     """
     longest = int(settings.TOKEN_LIFETIME.total_seconds())
     seconds = longest if expires_in_seconds is None else expires_in_seconds
@@ -494,20 +496,8 @@ def mint_token(
             raise RuleBroken("sub is a text of 1 to 256 bytes without control characters.", field="sub")
         token["sub"] = subject
     if models is not None:
-        token["models"] = _check_models(credential, models)
+        token["models"] = models
     text = str(token)
     if len(text) > tokens.MAX_TOKEN_BYTES:
         raise UnknownModel("A token cannot name so many models; leave models out for all of them.", field="models")
     return text, seconds
-
-
-def _check_models(credential: Credential, models: Collection[str]) -> list[str]:
-    wanted = list(dict.fromkeys(models))
-    allowed = set(_allowed_slugs(credential) or credential.tenant.models.values_list("slug", flat=True))
-    if not wanted or not allowed.issuperset(wanted):
-        raise UnknownModel("models names a model that this credential may not ask for.", field="models")
-    return wanted
-
-
-def _allowed_slugs(credential: Credential) -> list[str]:
-    return sorted(credential.allowed_models.values_list("slug", flat=True))

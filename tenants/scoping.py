@@ -1,13 +1,14 @@
 """Tenancy that fails closed: a query on a studio's rows must say whose rows it means, or say that it means all.
 
 `Version.objects.for_tenant(tenant)` narrows; `.unscoped()` is the one escape, easy to grep for; rows reached from a
-row in hand (`tenant.models.all()`, `model.versions.filter(…)`) are narrowed already. Anything else raises
+row in hand (`tenant.memberships.all()`, `model.versions.filter(…)`) are narrowed already. Anything else raises
 `UnscopedQuery` when it would touch the database.
 
 What this does not do. It cannot see SQL given to a cursor, nor a queryset that is wrapped in `Subquery` or `Exists`
-(write `unscoped()` there: the outer query narrows). Joins from another table (`Tenant.objects.filter(models__slug=…)`)
-are that table's affair. Django's own machinery (cascades, `refresh_from_db`, a foreign key's validation) goes through
-`_base_manager`, which is plain; the uniqueness checks of model validation are let through here by name.
+(write `unscoped()` there: the outer query narrows). Joins from another table
+(`Tenant.objects.filter(memberships__role=…)`) are that table's affair. Django's own machinery (cascades,
+`refresh_from_db`, a foreign key's validation) goes through `_base_manager`, which is plain; the uniqueness checks of
+model validation are let through here by name.
 """
 
 from __future__ import annotations

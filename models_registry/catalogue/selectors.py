@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from enum import Enum
 from itertools import pairwise
 
-from django.db.models import F, OuterRef, Subquery
+from django.db.models import Count, F, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from models_registry.models import (
@@ -36,6 +37,12 @@ VERSION_COLOURS = (
     *("#4163dd", "#b35b01", "#028048", "#c63895", "#047e89", "#884cd4"),
     *("#d32f2d", "#71751a", "#607187", "#8c5d47", "#0277b0", "#8e5192"),
 )
+
+
+def with_model_count(studios: QuerySet[Tenant]) -> QuerySet[Tenant]:
+    """Return the same studios, each with its number of models as `model_count`."""
+    models = RecommendationModel.objects.unscoped().filter(tenant=OuterRef("pk")).order_by().values("tenant")
+    return studios.annotate(model_count=Coalesce(Subquery(models.annotate(count=Count("pk")).values("count")), 0))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ MAX_CODE = 255
 class RecommendationModel(TenantOwned):
     """One recommendation product of a studio (“offers”): what it is keyed by, what it answers, how it is bucketed."""
 
-    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="models")
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+")
     slug = models.SlugField(max_length=50)
     name = models.CharField(max_length=100)
     key_fields = models.JSONField(help_text='Column names that make the key, in order, e.g. ["player_id"].')
@@ -40,7 +40,7 @@ class RecommendationModel(TenantOwned):
     credentials = models.ManyToManyField(
         Credential,
         blank=True,
-        related_name="allowed_models",
+        related_name="+",
         help_text="Credentials narrowed to some models. One that is named nowhere may ask for all of the studio's.",
     )
     created_at = models.DateTimeField(auto_now_add=True)

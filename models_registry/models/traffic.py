@@ -63,7 +63,7 @@ class CredentialUse(TenantOwned):
 
     tenant_path = "credential__tenant"
 
-    credential = models.ForeignKey(Credential, on_delete=models.CASCADE, related_name="uses")
+    credential = models.ForeignKey(Credential, on_delete=models.CASCADE, related_name="+")
     starts_at = models.DateTimeField(db_index=True)
     requests = models.PositiveBigIntegerField()
 

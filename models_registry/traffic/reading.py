@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from django.db.models import Sum
+from django.db.models import OuterRef, Subquery, Sum
 from django.utils import timezone
 
 from models_registry.models import (
@@ -20,6 +20,7 @@ from models_registry.models import (
     TrafficSpan,
 )
 from models_registry.traffic.collecting import span_start
+from tenants.scoping import TenantOwnedQuerySet
 
 
 class Seen(NamedTuple):
@@ -93,9 +94,19 @@ def requests_in_24_hours(credential_ids: Iterable[int], *, now: datetime | None 
 
     One query. The caller has narrowed the credentials to one studio.
     """
-    since = (now or timezone.now()) - timedelta(hours=24)
-    rows = CredentialUse.objects.unscoped().filter(credential_id__in=list(credential_ids), starts_at__gte=since)
+    rows = _uses_in_24_hours(now).filter(credential_id__in=list(credential_ids))
     return dict(rows.values_list("credential_id").annotate(total=Sum("requests")).order_by())
+
+
+def requests_of_each() -> Subquery:
+    """Return an annotation of credentials: the requests of each in the last 24 hours, NULL for none."""
+    rows = _uses_in_24_hours().filter(credential=OuterRef("pk")).order_by().values("credential")
+    return Subquery(rows.annotate(total=Sum("requests")).values("total"))
+
+
+def _uses_in_24_hours(now: datetime | None = None) -> TenantOwnedQuerySet[CredentialUse]:
+    since = (now or timezone.now()) - timedelta(hours=24)
+    return CredentialUse.objects.unscoped().filter(starts_at__gte=since)
 
 
 def collected_until() -> datetime | None:

@@ -17,6 +17,7 @@ from rest_framework.parsers import FormParser, JSONParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from models_registry.catalogue.access import askable
 from recsite.api.problems import problem_answer
 from recsite.api.studio_view import ApiView
 from serving.formats.tokens import KID
@@ -83,7 +84,7 @@ class TokenView(ApiView):
                 credential=caller.credential,
                 generation=caller.generation,
                 subject=wanted.subject,
-                models=wanted.models,
+                models=None if wanted.models is None else askable(caller.credential, wanted.models),
                 expires_in_seconds=wanted.expires_in_seconds,
             )
         except UnknownModel as error:

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from django.conf import settings
 
+from models_registry.catalogue.access import models_of
 from tenants.models import Credential, CredentialKind
 
 # Stands for a value of each key field: a studio's keys are not kept anywhere that can be read.
@@ -19,7 +20,7 @@ def example_model(credential: Credential) -> Any:
 
     Up to three queries.
     """
-    models = credential.allowed_models.all() if credential.allowed_models.exists() else credential.tenant.models.all()
+    models = models_of(credential)
     return models.filter(versions__active_table__isnull=False).first() or models.first()
 
 

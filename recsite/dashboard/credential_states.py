@@ -10,6 +10,7 @@ from typing import Any
 
 from django.utils import timezone
 
+from models_registry.catalogue.access import narrowed_slugs
 from models_registry.traffic.reading import requests_in_24_hours
 from tenants.figures import age, number
 from tenants.models import Credential, CredentialKind, Tenant
@@ -100,7 +101,7 @@ class CredentialSummary:
 
 def credentials_of(tenant: Tenant) -> list[CredentialSummary]:
     """Return a studio's credentials: those that work by name, then the revoked ones, the last first. Three queries."""
-    rows = Credential.objects.for_tenant(tenant).select_related("created_by").prefetch_related("allowed_models")
+    rows = Credential.objects.for_tenant(tenant).select_related("created_by")
     found = _summaries(rows)
     works = [summary for summary in found if summary.credential.revoked_at is None]
     revoked = [summary for summary in found if summary.credential.revoked_at is not None]
@@ -110,7 +111,7 @@ def credentials_of(tenant: Tenant) -> list[CredentialSummary]:
 def credential_of(tenant: Tenant, client_id: str) -> CredentialSummary | None:
     """Return one of a studio's credentials, its tenant with it; None where there is none. Three queries."""
     rows = Credential.objects.for_tenant(tenant).filter(client_id=client_id)
-    found = _summaries(rows.select_related("created_by").prefetch_related("allowed_models"))
+    found = _summaries(rows.select_related("created_by"))
     if not found:
         return None
     found[0].credential.tenant = tenant
@@ -119,10 +120,8 @@ def credential_of(tenant: Tenant, client_id: str) -> CredentialSummary | None:
 
 def _summaries(rows: Iterable[Any]) -> list[CredentialSummary]:
     found, now = list(rows), timezone.now()
-    requests = requests_in_24_hours([credential.pk for credential in found], now=now)
+    credential_ids = [credential.pk for credential in found]
+    slugs, requests = narrowed_slugs(credential_ids), requests_in_24_hours(credential_ids, now=now)
     return [
-        CredentialSummary(
-            credential, sorted(m.slug for m in credential.allowed_models.all()), requests.get(credential.pk, 0), now
-        )
-        for credential in found
+        CredentialSummary(credential, slugs[credential.pk], requests.get(credential.pk, 0), now) for credential in found
     ]

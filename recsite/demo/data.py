@@ -13,6 +13,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from examples.generate import DEFAULT_PLAYERS, EXAMPLES, Example, keys_of, parquet_path, write_parquet
+from models_registry.catalogue.access import NarrowedTo
 from models_registry.catalogue.services import model_create, source_set, version_create
 from models_registry.models import BASIS_POINTS, RecommendationModel, SourceKind, Version
 from models_registry.rollouts.services import rollout_reweight
@@ -245,7 +246,7 @@ def _new_secret(model: RecommendationModel, admin: User) -> tuple[str, str]:
             tenant=model.tenant,
             name=name,
             actor=admin,
-            allowed_models=[model],
+            allowed_models=NarrowedTo([model]),
             requests_per_second=REQUESTS_PER_SECOND,
             burst=BURST,
         )

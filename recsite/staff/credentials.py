@@ -16,6 +16,8 @@ from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminSelectWidget
 
+from models_registry.catalogue.access import NarrowedTo, narrowed_slugs, narrowed_to
+from models_registry.models import RecommendationModel
 from recsite.dashboard.commands_to_try import answer_url, commands_to_try, example_model
 from recsite.staff.pages import (
     Label,
@@ -84,7 +86,7 @@ class NewCredentialForm(forms.Form):
         self.tenant = tenant
         models = self.fields["allowed_models"]
         assert isinstance(models, ModelsField)  # noqa: S101 - for the type checker
-        models.queryset = tenant.models.all()
+        models.queryset = RecommendationModel.objects.for_tenant(tenant)
 
 
 class NewKeyForm(NewCredentialForm):
@@ -137,8 +139,8 @@ class CredentialForm(ServiceForm):
         super().__init__(*args, **kwargs)
         models = self.fields.get("allowed_models")
         if isinstance(models, ModelsField):
-            models.queryset = self.instance.tenant.models.all()
-            models.initial = self.instance.allowed_models.all()
+            models.queryset = RecommendationModel.objects.for_tenant(self.instance.tenant)
+            models.initial = narrowed_to(self.instance)
 
     def write(self) -> Credential:
         """Change the credential."""
@@ -147,7 +149,7 @@ class CredentialForm(ServiceForm):
             credential=self.instance,
             actor=self.actor,
             name=data["name"],
-            allowed_models=list(data["allowed_models"]),
+            allowed_models=NarrowedTo(list(data["allowed_models"])),
             requests_per_second=data["requests_per_second"],
             burst=data["burst"],
         )
@@ -194,8 +196,16 @@ class CredentialAdmin(StaffAdmin):
     )
 
     def get_queryset(self, request: HttpRequest) -> Any:
-        """Bring the models it is narrowed to along."""
-        return super().get_queryset(request).select_related("tenant").prefetch_related("allowed_models")
+        """Bring the studio along."""
+        return super().get_queryset(request).select_related("tenant")
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        """Bring the models that each is narrowed to along, in one query."""
+        changelist = super().get_changelist_instance(request)
+        slugs = narrowed_slugs(credential.pk for credential in changelist.result_list)
+        for credential in changelist.result_list:
+            credential.narrowed_slugs = slugs[credential.pk]
+        return changelist
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """Show what this kind of credential has."""
@@ -248,7 +258,8 @@ class CredentialAdmin(StaffAdmin):
     @display(description="May ask for")
     def may_ask_for(self, credential: Any) -> str:
         """Return the models."""
-        return ", ".join(model.slug for model in credential.allowed_models.all()) or "all models"
+        slugs = getattr(credential, "narrowed_slugs", None)
+        return ", ".join(narrowed_slugs([credential.pk])[credential.pk] if slugs is None else slugs) or "all models"
 
     @display(description="Last used", ordering="last_used_at")
     def last_used(self, credential: Any) -> str:
@@ -287,7 +298,7 @@ class CredentialAdmin(StaffAdmin):
                     tenant=tenant,
                     name=data["name"],
                     actor=acting(request),
-                    allowed_models=list(data["allowed_models"]),
+                    allowed_models=NarrowedTo(list(data["allowed_models"])),
                     requests_per_second=data["requests_per_second"],
                     burst=data["burst"],
                 )
@@ -327,7 +338,7 @@ class CredentialAdmin(StaffAdmin):
                     algorithm=data["algorithm"],
                     issuer=data["issuer"],
                     actor=acting(request),
-                    allowed_models=list(data["allowed_models"]),
+                    allowed_models=NarrowedTo(list(data["allowed_models"])),
                     requests_per_second=data["requests_per_second"],
                     burst=data["burst"],
                 )

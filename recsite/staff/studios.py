@@ -13,6 +13,7 @@ from unfold.contrib.filters.admin import RadioFilter
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
+from models_registry.catalogue.selectors import with_model_count
 from recsite.staff.pages import (
     Label,
     LinesField,
@@ -134,14 +135,8 @@ class StudioAdmin(StaffAdmin):
 
     def get_queryset(self, request: HttpRequest) -> Any:
         """Count what each studio has along with it."""
-        return (
-            super()
-            .get_queryset(request)
-            .annotate(
-                model_count=Count("models", distinct=True),
-                member_count=Count("memberships", distinct=True),
-                credential_count=Count("credentials", distinct=True),
-            )
+        return with_model_count(super().get_queryset(request)).annotate(
+            member_count=Count("memberships", distinct=True), credential_count=Count("credentials", distinct=True)
         )
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from models_registry.catalogue.access import NarrowedTo
 from models_registry.catalogue.services import default_set, model_create, version_create
 from models_registry.loading.schedules import schedule_set
 from models_registry.models import LoadState, RecommendationModel, Version
@@ -60,7 +61,7 @@ def make_scene(local_root: str) -> Scene:
         old = automation_token_issue(tenant=studio, name="Old job", scopes=["read"], actor=admin).token
         AutomationToken.objects.for_tenant(studio).filter(pk=old.pk).update(public_id=public_id)
     token = automation_token_issue(tenant=studio, name="Airflow", scopes=Scope.values, actor=admin).secret
-    game = credential_issue(tenant=studio, name="Game backend", actor=admin, allowed_models=[served])
+    game = credential_issue(tenant=studio, name="Game backend", actor=admin, allowed_models=NarrowedTo([served]))
     return Scene(studio, admin, token, game.credential.client_id, game.secret)
 
 

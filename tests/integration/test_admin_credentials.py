@@ -17,6 +17,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from models_registry.catalogue.access import narrowed_to
 from tenants.automation import automation_token_authenticate, automation_token_issue
 from tenants.credentials import NotAuthenticated, credential_authenticate
 from tenants.models import AuditEntry, Credential, CredentialKind, Scope, Tenant, User
@@ -109,7 +110,7 @@ def test_issue_credential__narrowed__may_ask_for_that_model_alone(signed_in: Cli
     wanted = factories.ModelFactory.create(tenant=studio)
     factories.ModelFactory.create(tenant=studio)
     signed_in.post(issue_url(studio), {"name": "One", "allowed_models": [wanted.pk], **LIMITS})
-    assert list(Credential.objects.for_tenant(studio).get().allowed_models.all()) == [wanted]
+    assert list(narrowed_to(Credential.objects.for_tenant(studio).get())) == [wanted]
 
 
 def test_issue_credential__another_studios_model__is_refused(signed_in: Client, studio: Tenant) -> None:
@@ -204,7 +205,7 @@ def test_change_credential__name_models_and_limits__by_the_service(signed_in: Cl
     assert response.status_code == 302
     credential.refresh_from_db()
     assert (credential.name, credential.requests_per_second, credential.burst) == ("Renamed", 7, 8)
-    assert list(credential.allowed_models.all()) == [model]
+    assert list(narrowed_to(credential)) == [model]
     assert credential.secret_hash == hashlib.sha256(factories.SECRET.encode()).hexdigest()
     assert AuditEntry.objects.for_tenant(studio).get().action == "credential.update"
 

@@ -113,7 +113,7 @@ def make_rows(number: int) -> dict[str, Model]:
             },
         )
         credential = factories.CredentialFactory.create(tenant=tenant)
-        credential.allowed_models.add(model)
+        model.credentials.add(credential)
         made = {
             "tenant": tenant,
             "user": factories.UserFactory.create(),

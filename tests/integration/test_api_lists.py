@@ -9,6 +9,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from models_registry.catalogue.access import NarrowedTo
 from models_registry.catalogue.services import model_create, version_create
 from models_registry.models import LoadState, RecommendationModel, Version
 from models_registry.rollouts.services import rollout_new_phase
@@ -60,7 +61,7 @@ def add_phases(model: RecommendationModel, names: list[str]) -> None:
 
 def add_credentials(model: RecommendationModel, names: list[str]) -> None:
     for name in names:
-        credential_issue(tenant=model.tenant, name=name, allowed_models=[model], actor=None)
+        credential_issue(tenant=model.tenant, name=name, allowed_models=NarrowedTo([model]), actor=None)
 
 
 def add_tokens(model: RecommendationModel, names: list[str]) -> None:

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from django.conf import settings
 from django.utils import timezone
 
+from models_registry.catalogue.access import NarrowedTo, askable, narrowed_to
 from serving.formats import tokens
 from serving.formats.encoding import base64url_decode
 from tenants.credentials import (
@@ -103,8 +104,8 @@ def test_credential_writes__whatever_they_record__hold_no_secret(studio: Tenant,
 
 def test_credential_issue__narrowed__may_ask_for_those_models(studio: Tenant) -> None:
     model = ModelFactory.create(tenant=studio, slug="offers")
-    issued = credential_issue(tenant=studio, name="Android", actor=None, allowed_models=[model], burst=7)
-    assert list(issued.credential.allowed_models.all()) == [model]
+    issued = credential_issue(tenant=studio, name="Android", actor=None, allowed_models=NarrowedTo([model]), burst=7)
+    assert list(narrowed_to(issued.credential)) == [model]
     after = last_entry(studio).after
     assert after is not None
     assert (after["allowed_models"], after["burst"]) == (["offers"], 7)
@@ -112,7 +113,7 @@ def test_credential_issue__narrowed__may_ask_for_those_models(studio: Tenant) ->
 
 def test_credential_issue__model_of_another_studio__is_refused(studio: Tenant) -> None:
     with pytest.raises(RuleBroken, match="own studio"):
-        credential_issue(tenant=studio, name="Android", actor=None, allowed_models=[ModelFactory.create()])
+        credential_issue(tenant=studio, name="Android", actor=None, allowed_models=NarrowedTo([ModelFactory.create()]))
     assert not Credential.objects.unscoped().exists()
 
 
@@ -189,13 +190,13 @@ def test_credential_register_key__no_issuer__is_refused(studio: Tenant) -> None:
 def test_credential_update__models_and_limit__says_before_and_after(studio: Tenant) -> None:
     credential = CredentialFactory.create(tenant=studio)
     models = ModelFactory.create_batch(2, tenant=studio)
-    credential_update(credential=credential, actor=None, allowed_models=models, burst=9)
+    credential_update(credential=credential, actor=None, allowed_models=NarrowedTo(models), burst=9)
     credential.refresh_from_db()
-    assert set(credential.allowed_models.all()) == set(models)
+    assert set(narrowed_to(credential)) == set(models)
     entry = last_entry(studio)
     assert entry.before == {"burst": 20_000, "allowed_models": []}
     assert entry.after == {"burst": 9, "allowed_models": sorted(model.slug for model in models)}
-    credential_update(credential=credential, actor=None, allowed_models=models, burst=9)
+    credential_update(credential=credential, actor=None, allowed_models=NarrowedTo(models), burst=9)
     assert AuditEntry.objects.for_tenant(studio).count() == 1
 
 
@@ -334,7 +335,9 @@ def test_credential_authenticate__wrong_secret__records_no_use(studio: Tenant) -
 def test_mint_token__for_a_player__is_what_a_lane_accepts(studio: Tenant) -> None:
     credential = CredentialFactory.create(tenant=studio)
     ModelFactory.create(tenant=studio, slug="offers")
-    token, seconds = mint_token(credential=credential, subject="player 1", models=["offers"], expires_in_seconds=60)
+    token, seconds = mint_token(
+        credential=credential, subject="player 1", models=askable(credential, ["offers"]), expires_in_seconds=60
+    )
     claims = check(token, credential, 1)
     assert (claims.subject, claims.models, seconds) == ("player 1", ("offers",), 60)
     assert abs(claims.expires_at - time.time() - 60) < 5
@@ -388,18 +391,19 @@ def test_mint_token__model_outside_the_credentials__is_unknown(studio: Tenant) -
     offers, difficulty = (ModelFactory.create(tenant=studio, slug=slug) for slug in ("offers", "difficulty"))
     ModelFactory.create(slug="foreign")
     credential = CredentialFactory.create(tenant=studio)
-    assert mint_token(credential=credential, models=["offers", "difficulty"])
+    assert mint_token(credential=credential, models=askable(credential, ["offers", "difficulty"]))
     for models in (["foreign"], ["offers", "nothing"], []):
         with pytest.raises(UnknownModel):
-            mint_token(credential=credential, models=models)
-    credential.allowed_models.set([offers])
+            askable(credential, models)
+    offers.credentials.set([credential])
     with pytest.raises(UnknownModel):
-        mint_token(credential=credential, models=[difficulty.slug])
+        askable(credential, [difficulty.slug])
 
 
 def test_mint_token__more_models_than_a_token_holds__is_refused(studio: Tenant) -> None:
     slugs = [f"{n:03d}" + "m" * 47 for n in range(80)]
     for slug in slugs:
         ModelFactory.create(tenant=studio, slug=slug)
+    credential = CredentialFactory.create(tenant=studio)
     with pytest.raises(UnknownModel, match="so many"):
-        mint_token(credential=CredentialFactory.create(tenant=studio), models=slugs)
+        mint_token(credential=credential, models=askable(credential, slugs))

@@ -13,6 +13,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from models_registry.catalogue.access import NarrowedTo
 from models_registry.rollouts.services import rollout_reweight
 from recsite.dashboard.audit_trail import PAGE_SIZE, TrailFilter, trail_page
 from tenants.credentials import credential_issue, credential_update
@@ -57,7 +58,7 @@ def test_entry__of_weights__names_the_versions(viewer: Client, studio: Tenant, o
 def test_entry__of_values__says_them_before_and_after(viewer: Client, studio: Tenant, owner: User, url: str) -> None:
     model = factories.ModelFactory.create(tenant=studio, slug="offers")
     credential = credential_issue(tenant=studio, name="Game", actor=owner).credential
-    credential_update(credential=credential, actor=owner, burst=123_456, allowed_models=[model])
+    credential_update(credential=credential, actor=owner, burst=123_456, allowed_models=NarrowedTo([model]))
     person = factories.UserFactory.create(made_for=studio)
     member_set(tenant=studio, user=person, role=Role.VIEWER, actor=owner)
     member_set(tenant=studio, user=person, role=Role.STUDIO_ADMIN, actor=owner)

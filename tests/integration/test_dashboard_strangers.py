@@ -13,7 +13,16 @@ import redis
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
-from models_registry.models import Load, LoadState, Override, RolloutRevision, Schedule, Source, Version
+from models_registry.models import (
+    Load,
+    LoadState,
+    Override,
+    RecommendationModel,
+    RolloutRevision,
+    Schedule,
+    Source,
+    Version,
+)
 from tenants.models import AutomationToken, Credential, Membership, Role, Tenant, User
 from tests import factories
 from tests.integration.dashboard_scene import Offers, get, give_table, make_offers, page, signed_in
@@ -146,7 +155,7 @@ def state(offers: Offers) -> Any:
         Schedule.objects.unscoped().count(),
         list(Override.objects.unscoped().values_list("unit", "version__name")),
         offers.model.name,
-        offers.model.tenant.models.count(),
+        RecommendationModel.objects.for_tenant(offers.model.tenant).count(),
         list(Credential.objects.unscoped().values_list("name", "generation", "revoked_at")),
         list(Membership.objects.unscoped().values_list("user__username", "role")),
         list(User.objects.values_list("username", "password")),

@@ -14,6 +14,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from models_registry import publishing
+from models_registry.catalogue.access import NarrowedTo
 from models_registry.catalogue.services import default_set
 from models_registry.loading.requests import table_roll_back
 from models_registry.models import Override, RecommendationModel, Table, TableState, Version
@@ -159,7 +160,7 @@ def test_build_tenant__other_studios_rows__are_not_in_it(model: RecommendationMo
 
 def test_build_tenant__credentials__name_their_keys_and_hold_no_secret(model: RecommendationModel) -> None:
     tenant = model.tenant
-    ours = credential_issue(tenant=tenant, name="Android", actor=None, allowed_models=[model])
+    ours = credential_issue(tenant=tenant, name="Android", actor=None, allowed_models=NarrowedTo([model]))
     theirs = credential_register_key(
         tenant=tenant, name="Backend", public_key=ED25519, algorithm="EdDSA", issuer="lark", actor=None
     )
@@ -210,7 +211,7 @@ def test_build_tenant__many_models__takes_the_same_queries_as_one(
     for _ in range(5):
         version = VersionFactory.create(model__tenant=model.tenant)
         RolloutRevisionFactory.create(model=version.model)
-        CredentialFactory.create(tenant=model.tenant).allowed_models.set([version.model])
+        version.model.credentials.set([CredentialFactory.create(tenant=model.tenant)])
     with django_assert_num_queries(6):
         assert len(build_tenant(model.tenant).models) == 6
 
@@ -302,7 +303,7 @@ CHANGES: dict[str, Callable[[RecommendationModel, Credential], object]] = {
     "limits": lambda model, _: tenant_update(tenant=model.tenant, actor=None, burst=7),
     "end": lambda model, _: tenant_end(tenant=model.tenant, actor=None, reason="over"),
     "credential": lambda model, _: credential_issue(tenant=model.tenant, name="x", actor=None),
-    "narrowed": lambda model, c: credential_update(credential=c, actor=None, allowed_models=[model]),
+    "narrowed": lambda model, c: credential_update(credential=c, actor=None, allowed_models=NarrowedTo([model])),
     "rotated": lambda _, c: credential_rotate(credential=c, actor=None, previous_until=timezone.now()),
     "revoked": lambda _, c: credential_revoke(credential=c, actor=None, reason=""),
     "weights": lambda m, _: rollout_reweight(model=m, weights_bp={0: 10_000}, actor=None, reason=""),

@@ -11,7 +11,7 @@ from django.apps import apps
 from django.core.exceptions import ValidationError
 from django.db.models import Count, Prefetch, Q
 
-from models_registry.models import RecommendationModel, Source, Version
+from models_registry.models import Source, Version
 from tenants.models import Credential, Membership, Tenant
 from tenants.scoping import TenantOwned, TenantOwnedQuerySet, UnscopedQuery
 from tests.factories import (
@@ -219,13 +219,15 @@ def test_rows__reached_from_a_row_in_hand__are_narrowed_already() -> None:
     mine = VersionFactory.create()
     foreign = VersionFactory.create()
     tenant = mine.model.tenant
-    assert list(tenant.models.all()) == [mine.model]
+    membership = MembershipFactory.create(tenant=tenant)
+    MembershipFactory.create()
+    assert list(tenant.memberships.all()) == [membership]
     assert list(mine.model.versions.filter(code=0)) == [mine]
-    assert tenant.models.count() == 1
+    assert mine.model.versions.count() == 1
     prefetched = Tenant.objects.prefetch_related(
-        Prefetch("models", RecommendationModel.objects.prefetch_related("versions"))
+        Prefetch("memberships", Membership.objects.prefetch_related("user__memberships"))
     ).get(pk=tenant.pk)
-    assert [version for model in prefetched.models.all() for version in model.versions.all()] == [mine]
+    assert [own for row in prefetched.memberships.all() for own in row.user.memberships.all()] == [membership]
     assert foreign.model.versions.get() == foreign
 
 
@@ -233,11 +235,11 @@ def test_rows__reached_through_many_to_many__are_narrowed_already() -> None:
     credential = CredentialFactory.create()
     model = ModelFactory.create(tenant=credential.tenant)
     ModelFactory.create()
-    credential.allowed_models.set([model])
-    assert list(credential.allowed_models.all()) == [model]
+    model.credentials.set([credential])
     assert list(model.credentials.all()) == [credential]
-    credential.allowed_models.clear()
-    assert not credential.allowed_models.exists()
+    assert model.credentials.count() == 1
+    model.credentials.clear()
+    assert not model.credentials.exists()
 
 
 def test_djangos_own_machinery__cascades_refresh_and_foreign_keys__works() -> None:

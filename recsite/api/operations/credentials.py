@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any, ClassVar
 
-from django.db.models import Q, QuerySet, Sum
+from django.db.models import QuerySet
 from django.urls import reverse
-from django.utils import timezone
+from django.utils.functional import cached_property
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from models_registry.catalogue.access import NarrowedTo, narrowed_slugs, narrowed_to_model
+from models_registry.models import RecommendationModel
+from models_registry.traffic.reading import requests_of_each
 from recsite.api.authentication import needs
 from recsite.api.bodies import Answer, Body, Change, Choice, Moment, Query, Reason, Text, Whole, read_body, read_query
 from recsite.api.idempotency import idempotent
@@ -92,11 +94,17 @@ class CredentialAnswer(Answer[Credential]):
 
     def get_allowed_models(self, credential: Credential) -> list[str]:
         """Return their short names."""
-        return sorted(model.slug for model in credential.allowed_models.all())
+        return self._narrowed_slugs[credential.pk]
 
     def get_requests_24h(self, credential: Credential) -> int:
         """Return how many; one that was made just now has none yet."""
         return getattr(credential, "requests_24h", None) or 0
+
+    @cached_property
+    def _narrowed_slugs(self) -> dict[int, list[str]]:
+        """Of all credentials of this answer, so that a list takes one query."""
+        listed: Any = self.parent.instance if isinstance(self.parent, serializers.ListSerializer) else [self.instance]
+        return narrowed_slugs(credential.pk for credential in listed)
 
 
 class IssuedCredentialAnswer(CredentialAnswer):
@@ -188,7 +196,7 @@ class CredentialList(StudioView):
         if "kind" in asked:
             rows = rows.filter(kind=asked["kind"])
         if "model" in asked:
-            rows = rows.filter(pk__in=_named_by(self, asked["model"]))
+            rows = rows.filter(pk__in=narrowed_to_model(self.tenant, asked["model"]))
         return page(page_of(rows, asked, by="pk", is_descending=True), CredentialAnswer)
 
     @operation(
@@ -323,9 +331,7 @@ class CredentialRevocation(StudioView):
 
 def _rows(view: StudioView) -> QuerySet[Credential]:
     rows: QuerySet[Credential] = Credential.objects.for_tenant(view.tenant)
-    since = timezone.now() - timedelta(hours=24)
-    rows = rows.annotate(requests_24h=Sum("uses__requests", filter=Q(uses__starts_at__gte=since)))
-    return rows.select_related("tenant", "created_by").prefetch_related("allowed_models")
+    return rows.annotate(requests_24h=requests_of_each()).select_related("tenant", "created_by")
 
 
 def _find(view: StudioView, client_id: str) -> Credential:
@@ -335,23 +341,18 @@ def _find(view: StudioView, client_id: str) -> Credential:
     return found
 
 
-def _named_by(view: StudioView, slug: str) -> list[int]:
-    """Return the keys of the credentials that are narrowed to a model, among others or to it alone. One query."""
-    rows = Credential.objects.for_tenant(view.tenant).filter(allowed_models__slug=slug)
-    return list(rows.values_list("pk", flat=True))
-
-
-def _models(view: StudioView, slugs: Sequence[str]) -> list[Any]:
+def _models(view: StudioView, slugs: Sequence[str]) -> NarrowedTo:
     """Return the studio's models of these names.
 
     Raises:
         RuleBroken: one does not exist, or is another studio's.
     """
-    found = {model.slug: model for model in view.tenant.models.filter(slug__in=slugs)}
+    rows = RecommendationModel.objects.for_tenant(view.tenant).filter(slug__in=slugs)
+    found = {model.slug: model for model in rows}
     missing = [slug for slug in slugs if slug not in found]
     if missing:
         raise RuleBroken(f"There is no model “{missing[0]}”.", field="allowed_models")
-    return list(found.values())
+    return NarrowedTo(list(found.values()))
 
 
 def _address(credential: Credential) -> str:

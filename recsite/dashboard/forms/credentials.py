@@ -9,6 +9,7 @@ from typing import Any
 from django import forms
 from django.utils import timezone
 
+from models_registry.catalogue.access import NarrowedTo
 from models_registry.models import RecommendationModel
 from recsite.dashboard.forms.dashboard_form import DashboardForm, OnceForm
 from tenants.models import Algorithm
@@ -59,7 +60,7 @@ class CredentialForm(DashboardForm):
         """What the services take. Only when the form is valid."""
         values = dict(self.cleaned_data)
         reach, slugs = values.pop("reach", ALL), values.pop("allowed_models", [])
-        values["allowed_models"] = [self._models[slug] for slug in slugs] if reach == CHOSEN else []
+        values["allowed_models"] = NarrowedTo([self._models[slug] for slug in slugs] if reach == CHOSEN else [])
         return values
 
 

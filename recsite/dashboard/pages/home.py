@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from django.contrib.auth.decorators import login_required
-from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
+from models_registry.catalogue.selectors import with_model_count
 from recsite.dashboard.gate import StudioRequest, studio_page
 from tenants.access import is_platform_staff, studios_of
 from tenants.models import Membership, Role, User
@@ -21,7 +21,7 @@ def home(request: HttpRequest) -> HttpResponse:
     """Return the choice of studios, or go straight to the only one. Two queries besides session and person."""
     assert isinstance(request.user, User)  # noqa: S101 - login_required
     is_staff = is_platform_staff(request.user)
-    studios = list(studios_of(request.user).annotate(model_count=Count("models", distinct=True)))
+    studios = list(with_model_count(studios_of(request.user)))
     if len(studios) == 1 and not is_staff:
         return redirect("studio", studios[0].slug)
     if not studios:
