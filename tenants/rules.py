@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_slug
+
+from serving.formats.layouts import MAX_INTEGER
+
+# A layout needs seven within a request's body: the body, the fields, a field, its item, its fields, a field, its texts.
+MAX_DEPTH = 16
 
 
 class RuleBroken(ValueError):
@@ -32,6 +41,34 @@ def whole_number(text: str) -> int | None:
     Also for one of more digits than any id has: Python refuses to read some thousand.
     """
     return int(text) if text.isdecimal() and len(text) < 16 else None
+
+
+def unstorable(value: Any) -> str | None:
+    """Return what of a JSON value a database, or another reader of JSON, cannot keep; None where they can keep it."""
+    waiting = [(value, 0)]
+    while waiting:
+        part, depth = waiting.pop()
+        if isinstance(part, Mapping | list | tuple):
+            if depth == MAX_DEPTH:
+                return "too many lists or objects in each other"
+            below = [*part.keys(), *part.values()] if isinstance(part, Mapping) else part
+            waiting += [(item, depth + 1) for item in below]
+        elif problem := _unstorable_scalar(part):
+            return problem
+    return None
+
+
+def _unstorable_scalar(value: Any) -> str | None:
+    match value:
+        case str() if "\0" in value:
+            return "a character that cannot be kept: NUL, U+0000"
+        case str() if any("\ud800" <= character <= "\udfff" for character in value):
+            return "half a character: a surrogate, U+D800 to U+DFFF"
+        case float() if not math.isfinite(value):
+            return "a number that is not finite"
+        case int() if abs(value) > MAX_INTEGER:
+            return f"a whole number beyond {MAX_INTEGER:,}"
+    return None
 
 
 def check_slug(slug: str) -> str:

@@ -10,11 +10,9 @@ from typing import Any
 from models_registry.models import SourceKind
 from serving.formats.layouts import BadLayout, BadValue, Layout
 from tenants.models import Tenant
-from tenants.rules import RuleBroken
+from tenants.rules import RuleBroken, unstorable
 
 MAX_KEY_FIELDS = 8
-# Of a layout: the list of fields, a field, its list, its texts.
-MAX_DEPTH = 8
 # What these mean in a query string or a body is fixed (`model`, `unit`), or they hold the keys of a batch.
 RESERVED_KEY_FIELDS = frozenset({"model", "unit", "keys"})
 _KEY_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -39,7 +37,7 @@ def check_layout(fields: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         Layout.parse(raw)
     except BadLayout as error:
         raise RuleBroken(f"The layout will not do: {error}.", field="layout") from None
-    _check_storable(raw, what="The layout", field="layout")
+    _check_storable(raw, "The layout", field="layout")
     return raw
 
 
@@ -58,22 +56,14 @@ def as_dict(default: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return a default answer as JSON keeps it."""
     if default is not None and not isinstance(default, Mapping):
         raise RuleBroken("The default answer is an object with the layout's fields.", field="default_answer")
-    _check_storable(default, what="The default answer", field="default_answer")
+    _check_storable(default, "The default answer", field="default_answer")
     return None if default is None else dict(default)
 
 
-def _check_storable(record: Any, *, what: str, field: str) -> None:
-    """Refuse what JSON can say and a database cannot keep, or no layout has: NUL in a text, many lists in lists."""
-    waiting = [(record, 0)]
-    while waiting:
-        value, depth = waiting.pop()
-        if isinstance(value, str) and "\0" in value:
-            raise RuleBroken(f"{what} holds a character that cannot be kept: NUL, U+0000.", field=field)
-        if isinstance(value, Mapping | list | tuple):
-            if depth == MAX_DEPTH:
-                raise RuleBroken(f"{what} holds too many lists or objects in each other.", field=field)
-            below = [*value.keys(), *value.values()] if isinstance(value, Mapping) else value
-            waiting += [(item, depth + 1) for item in below]
+def _check_storable(value: Any, what: str, *, field: str) -> None:
+    problem = unstorable(value)
+    if problem:
+        raise RuleBroken(f"{what} holds {problem}.", field=field)
 
 
 def check_key_fields(key_fields: Sequence[str]) -> list[str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import IO, Any, NoReturn, TypeVar
 
@@ -16,11 +15,9 @@ from rest_framework.parsers import JSONParser
 from rest_framework.request import Request
 from typing_extensions import override
 
-from serving.formats.layouts import MAX_INTEGER
+from tenants.rules import unstorable
 
 Row = TypeVar("Row")
-
-MAX_DEPTH = 32
 
 
 class StrictJSONParser(JSONParser):
@@ -38,7 +35,8 @@ class StrictJSONParser(JSONParser):
             parsed = json.loads(stream.read().decode(), object_pairs_hook=_once_each, parse_constant=_no_constant)
         except (ValueError, RecursionError):
             raise ParseError from None
-        _check_storable(parsed, MAX_DEPTH)
+        if unstorable(parsed):
+            raise ParseError
         return parsed
 
 
@@ -51,24 +49,6 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(name)
-
-
-def _check_storable(value: Any, depth: int) -> None:
-    """Refuse what JSON can say and PostgreSQL, or another reader of the JSON we give, cannot keep."""
-    if isinstance(value, str):
-        if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-            raise ParseError
-    elif isinstance(value, bool) or value is None:
-        return
-    elif isinstance(value, int | float):
-        if not math.isfinite(value) if isinstance(value, float) else abs(value) > MAX_INTEGER:
-            raise ParseError
-    elif depth == 0:
-        raise ParseError
-    else:
-        below: Iterable[Any] = [*value.keys(), *value.values()] if isinstance(value, dict) else value
-        for item in below:
-            _check_storable(item, depth - 1)
 
 
 # --- Fields ---------------------------------------------------------------------------------------------------------

@@ -21,7 +21,14 @@ from recsite.api.authentication import needs
 from recsite.api.bodies import Reason, Text, Whole, read_body
 from recsite.api.idempotency import idempotent
 from recsite.api.operations.lookups import find_model, version_named
-from recsite.api.operations.rollouts import REVISION, WEIGHTS, RevisionAnswer, names_of, weights_by_code, weights_field
+from recsite.api.operations.rollouts import (
+    REVISION,
+    WEIGHTS,
+    RevisionAnswer,
+    names_of,
+    weights_field,
+    weights_from_names,
+)
 from recsite.api.problems import CONFLICT, Problem
 from recsite.api.schema import operation
 from recsite.api.studio_view import StudioView
@@ -87,7 +94,7 @@ class RolloutReweight(StudioView):
         given = read_body(request, NewWeights)
         row = find_model(self.tenant, model)
         names = names_of(row)
-        given["weights_bp"] = weights_by_code(given["weights_bp"], names)
+        given["weights_bp"] = weights_from_names(given["weights_bp"], names)
         with _conflict_if_moved():
             revision = rollout_reweight(model=row, actor=self.actor, **given)
         return _saved(revision, names)
@@ -166,7 +173,7 @@ class RolloutNewPhase(StudioView):
         row = find_model(self.tenant, model)
         names = names_of(row)
         if "weights_bp" in given:
-            given["weights_bp"] = weights_by_code(given["weights_bp"], names)
+            given["weights_bp"] = weights_from_names(given["weights_bp"], names)
         with _conflict_if_moved():
             revision = rollout_new_phase(model=row, actor=self.actor, **given)
         return _saved(revision, names)

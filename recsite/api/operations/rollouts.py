@@ -192,7 +192,7 @@ class RolloutPreview(StudioView):
         """Say what new weights would do, exactly. Changes nothing."""
         given = read_body(request, Weights)
         summary = model_summary(find_model(self.tenant, model))
-        weights_bp = weights_by_code(given["weights_bp"], summary.names)
+        weights_bp = weights_from_names(given["weights_bp"], summary.names)
         answer = effect_of(rollout_preview(model=summary.model, weights_bp=weights_bp), summary.names)
         return Response(PreviewAnswer({**answer, "cautions": cautions(summary.versions, weights_bp)}).data)
 
@@ -278,7 +278,7 @@ def names_of(model: RecommendationModel) -> dict[int, str]:
     return dict(Version.objects.for_tenant(model.tenant).filter(model=model).values_list("code", "name"))
 
 
-def weights_by_code(weights_bp: Mapping[str, int], names: Mapping[int, str]) -> dict[int, int]:
+def weights_from_names(weights_bp: Mapping[str, int], names: Mapping[int, str]) -> dict[int, int]:
     """Return weights by code.
 
     Raises:
