@@ -28,7 +28,8 @@ from django.utils.log import configure_logging
 from serving.configuration import Serving, assemble
 from serving.engine import BatchLookup, Block, Lookup, begin
 from serving.http import ALIVE, NO_ANSWER, NOT_FOUND, OVER_CAPACITY, PATH, Request, Response
-from serving.lane.http11 import Connection, HttpServer
+from serving.lane.http11 import Connection
+from serving.lane.server import HttpServer
 from serving.metrics import WorkerFile
 from serving.redis.reader import MOST_AT_ONCE, BlockCache, BlockReader, CachedReader, read_all
 from serving.redis.topology import reader_for

@@ -13,7 +13,8 @@ import pytest
 from serving.http import NO_ANSWER, PATH, Request, Response
 from serving.lane import application as lane
 from serving.lane.application import Lane, Options
-from serving.lane.http11 import Connection, HttpServer
+from serving.lane.http11 import Connection
+from serving.lane.server import HttpServer
 
 
 class Client(Connection):

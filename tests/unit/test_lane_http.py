@@ -19,8 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.http import BODY_INCOMPLETE, MAX_BODY_BYTES, NO_ANSWER, OVER_CAPACITY, PATH, Request, Response, head_of
-from serving.lane import http11
-from serving.lane.http11 import Connection, HttpServer
+from serving.lane import http11, server
+from serving.lane.headers import Spellings
+from serving.lane.http11 import Connection
+from serving.lane.server import HttpServer
 from tests.certificates import write_certificate
 
 PLAIN = Request("GET", "", None, None, None, None, b"")
@@ -32,9 +34,9 @@ UPGRADE = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Setting
 @pytest.fixture(scope="module", autouse=True)
 def _in_a_hurry() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(http11, "ACCEPTED_SECONDS", 0.0)
-        patched.setattr(http11, "ACCEPTED_TLS_SECONDS", 0.0)
-        patched.setattr(http11, "KEPT_SECONDS", 0.02)
+        patched.setattr(server, "ACCEPTED_SECONDS", 0.0)
+        patched.setattr(server, "ACCEPTED_TLS_SECONDS", 0.0)
+        patched.setattr(server, "KEPT_SECONDS", 0.02)
         yield
 
 
@@ -615,7 +617,7 @@ def test_client__that_reads_no_answers_and_asks_for_the_end__closed_all_the_same
             await asyncio.sleep(0.001)
         client.send(get("Connection: close"))
         await until(lambda: not site.server.connections)
-        assert not connection._is_unread
+        assert not connection._is_held
         client.close()
 
     Site(lambda *_: answer).run(story)
@@ -640,7 +642,7 @@ def test_bodies__more_than_there_is_room_for__told_so_until_there_is(monkeypatch
 
 
 def test_spellings_of_headers__are_kept_up_to_a_number_and_a_length() -> None:
-    known = http11._Headers()
+    known = Spellings()
     for number in range(2000):
         assert known[b"x-%d" % number] is None
         assert known[b"y" * 1000] is None
@@ -653,7 +655,7 @@ def test_spellings_of_headers__are_kept_up_to_a_number_and_a_length() -> None:
 
 
 def test_finish__a_kept_connection_that_asks_once_more__answered_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http11, "KEPT_SECONDS", 5.0)
+    monkeypatch.setattr(server, "KEPT_SECONDS", 5.0)
 
     async def story(site: Site) -> None:
         client = await site.client()
@@ -669,7 +671,7 @@ def test_finish__a_kept_connection_that_asks_once_more__answered_and_told(monkey
 
 
 def test_finish__answers_what_was_asked_and_closes_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http11, "FINISH_SECONDS", 1.5)
+    monkeypatch.setattr(server, "FINISH_SECONDS", 1.5)
 
     async def story(site: Site) -> None:
         idle, waits, begun, never = [await site.client() for _ in range(4)]

@@ -7,7 +7,8 @@ import sys
 import uvloop
 
 from serving.http import Request, Response
-from serving.lane.http11 import Connection, HttpServer
+from serving.lane.http11 import Connection
+from serving.lane.server import HttpServer
 
 BACKLOG, MOST_CONNECTIONS = 4096, 65_536
 _NOTHING = Response(200, "", b"")
