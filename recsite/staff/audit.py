@@ -38,7 +38,7 @@ class AuditAdmin(ReadOnlyAdmin):
 
     list_display = ("summary", "studio", "who", "when", "action_label", "reason")
     list_filter = (StudioFilter, ActionFilter)
-    studio_path = "tenant"
+    studio_path, dashboard_page = "tenant", "audit"
     list_select_related = ("tenant",)
     search_fields = ("summary", "subject", "actor_name", "reason")
     search_help_text = "Search what, who and why"

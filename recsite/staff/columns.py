@@ -1,17 +1,18 @@
-"""What several lists of models, versions and loads show alike, and the filters they share."""
+"""What several lists of models, versions and loads show alike, and the filter they share."""
 
 from __future__ import annotations
 
-from functools import reduce
+from collections.abc import Sequence
 from typing import Any
 
 from django.db.models import F, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest
 from unfold.contrib.filters.admin import DropdownFilter
+from unfold.decorators import display
 
-from models_registry.models import Layout, Load, LoadState, RecommendationModel, RolloutRevision, Version
-from recsite.staff.pages import StaffAdmin
+from models_registry.models import Load, LoadState, RecommendationModel, RolloutRevision
+from recsite.staff.pages import ReadOnlyAdmin, link_to
 from tenants.rules import whole_number
 
 LOAD_COLOURS = {
@@ -49,30 +50,6 @@ def data_time(table_path: str) -> Coalesce:
     )
 
 
-class NamedChoices(StaffAdmin):
-    """An admin whose drop-downs name models, versions and layouts with their studio, since many are named alike."""
-
-    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
-        """Name the rows in full, in the order of their names."""
-        field = super().formfield_for_foreignkey(db_field, request, **kwargs)
-        paths = _NAME_PATHS.get(db_field.remote_field.model)
-        if paths is not None:
-            above = paths[-1].rpartition("__")[0]
-            field.queryset = field.queryset.select_related(above).order_by(*reversed(paths))
-            field.label_from_instance = lambda row: " / ".join(
-                str(reduce(getattr, path.split("__"), row)) for path in reversed(paths)
-            )
-        return field
-
-
-# What a row is called, from its own name up to its studio's.
-_NAME_PATHS: dict[type, tuple[str, ...]] = {
-    RecommendationModel: ("slug", "tenant__name"),
-    Version: ("name", "model__slug", "model__tenant__name"),
-    Layout: ("revision", "model__slug", "model__tenant__name"),
-}
-
-
 class ModelFilter(DropdownFilter):
     """Rows of one model, reached by the `model_path` of the table's admin."""
 
@@ -92,3 +69,27 @@ class ModelFilter(DropdownFilter):
         """Narrow to the choice."""
         chosen = whole_number(self.value() or "")
         return queryset if chosen is None else queryset.filter(**{self.path: chosen})
+
+
+class VersionRowAdmin(ReadOnlyAdmin):
+    """The admin of a table whose rows are a version's."""
+
+    studio_path, model_path = "version__model__tenant", "version__model"
+    dashboard_page = "version"
+    dashboard_paths: Sequence[str] = ("version__model__slug", "version__name")
+    list_select_related: Any = ("version__model__tenant",)
+    search_fields: Any = ("version__name", "version__model__slug", "version__model__tenant__name")
+
+    @display(description="Model", ordering="version__model__slug")
+    def model_(self, row: Any) -> str:
+        """Return its model."""
+        return str(row.version.model)
+
+    @display(description="Version", ordering="version__name")
+    def version_link(self, row: Any) -> str:
+        """Lead to its version."""
+        return link_to(row.version)
+
+    def audit_subject(self, obj: Any) -> str:
+        """Return what the audit trail calls its version."""
+        return f"version {obj.version.model.slug}/{obj.version.name}"

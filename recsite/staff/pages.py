@@ -1,4 +1,4 @@
-"""What every page of the admin shares: who may see it, whose rows it shows, and that writes go through services."""
+"""What every page of the admin shares: who may see it, whose rows it shows, where the dashboard has them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db import models, transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.http import urlencode
@@ -20,12 +19,6 @@ from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
-from unfold.widgets import (
-    UnfoldAdminIntegerFieldWidget,
-    UnfoldAdminSelectWidget,
-    UnfoldAdminTextareaWidget,
-    UnfoldAdminTextInputWidget,
-)
 
 from tenants.access import is_platform_staff
 from tenants.models import Tenant, User
@@ -91,64 +84,14 @@ class ServiceForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the 
         return self.instance
 
 
-class LinesField(forms.CharField):
-    """A list of texts, one per line; spaces around them and empty lines do not count."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(widget=UnfoldAdminTextareaWidget({"rows": 4, "spellcheck": "false"}), **kwargs)
-
-    def prepare_value(self, value: Any) -> Any:
-        """Show a list as lines; what was typed stays as it was typed."""
-        return "\n".join(value) if isinstance(value, list | tuple) else value
-
-    def to_python(self, value: Any) -> Any:
-        """Return the lines as a list."""
-        return [line.strip() for line in (super().to_python(value) or "").splitlines() if line.strip()]
-
-    def has_changed(self, initial: Any, data: Any) -> bool:
-        """Tell whether the lists differ."""
-        return bool(list(initial or []) != self.to_python(data))
-
-
-def text_field(**kwargs: Any) -> forms.CharField:
-    """Return a one-line text field in the admin's looks."""
-    return forms.CharField(widget=UnfoldAdminTextInputWidget(), **kwargs)
-
-
-def area_field(*, rows: int = 3, placeholder: str = "", **kwargs: Any) -> forms.CharField:
-    """Return a text field of several lines in the admin's looks."""
-    return forms.CharField(widget=UnfoldAdminTextareaWidget({"rows": rows, "placeholder": placeholder}), **kwargs)
-
-
-def number_field(**kwargs: Any) -> forms.IntegerField:
-    """Return a whole-number field in the admin's looks."""
-    return forms.IntegerField(widget=UnfoldAdminIntegerFieldWidget(), **kwargs)
-
-
-def choice_field(choices: Sequence[tuple[Any, str]], **kwargs: Any) -> forms.ChoiceField:
-    """Return a drop-down field in the admin's looks."""
-    return forms.ChoiceField(choices=choices, widget=UnfoldAdminSelectWidget(), **kwargs)
-
-
-class ReasonForm(forms.Form):
-    """Why something is done, for the audit trail."""
-
-    reason = area_field(rows=2, max_length=500, required=False, label="Why", help_text="Kept in the audit trail.")
-
-
-class NeededReasonForm(ReasonForm):
-    """As `ReasonForm`, for what cannot be undone."""
-
-    reason = area_field(rows=2, max_length=500, label="Why", help_text="Kept in the audit trail.")
-
-
 # --- Pages ----------------------------------------------------------------------------------------------------------
 
 
 class StaffAdmin(ModelAdmin):
     """The admin of one table, for platform staff: every studio's rows.
 
-    Nothing is added, changed or deleted unless the class says so, and then by a service.
+    Nothing is added, changed or deleted unless the class says so, and then by a service. What is a studio's is changed
+    in the dashboard, which platform staff may enter; a row's page leads there.
     """
 
     can_add = can_change = can_delete = False
@@ -157,6 +100,11 @@ class StaffAdmin(ModelAdmin):
     list_per_page = 50
     # Where the studio of a row is found, as a path of Django's; empty for a table that is no studio's.
     studio_path = ""
+    # The dashboard's page about a row, by the name of its address, and the paths to what that says after the studio.
+    dashboard_page = ""
+    dashboard_paths: Sequence[str] = ()
+    change_form_outer_before_template = "staff/_above.html"
+    view_on_site = False
     actions_on_top = True
 
     def has_module_permission(self, request: HttpRequest) -> bool:
@@ -201,12 +149,8 @@ class StaffAdmin(ModelAdmin):
         return is_known and super().lookup_allowed(lookup, value, request)
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
-        """Offer the rows of every studio that goes on."""
-        related = db_field.remote_field.model
-        if issubclass(related, TenantOwned):
-            going_on = {f"{related.tenant_path}__ended_at": None}
-            kwargs.setdefault("queryset", related.objects.unscoped().filter(**going_on))
-        elif related is Tenant:
+        """Offer the studios that go on."""
+        if db_field.remote_field.model is Tenant:
             kwargs.setdefault("queryset", Tenant.objects.filter(ended_at=None))
         return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
@@ -241,24 +185,21 @@ class StaffAdmin(ModelAdmin):
     @display(description="Studio")
     def studio(self, obj: Any) -> Any:
         """Return whose row it is."""
-        return reduce(getattr, self.studio_path.split("__"), obj)
+        return follow(obj, self.studio_path)
+
+    def dashboard_url(self, row: Any) -> str:
+        """Return the address of the dashboard's page about a row, empty if there is none."""
+        tenant = follow(row, self.studio_path) if self.dashboard_page else None
+        if tenant is None:
+            return ""
+        return reverse(self.dashboard_page, args=[tenant.slug, *(follow(row, path) for path in self.dashboard_paths)])
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Offer one way to save, not three."""
+        """Lead to the dashboard, and offer one way to save, not three."""
+        row = context.get("original")
+        context["dashboard_url"] = self.dashboard_url(row) if row is not None else ""
         context.update(show_save_and_add_another=False, show_save_and_continue=False)
         return super().render_change_form(request, context, *args, **kwargs)
-
-    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> Any:
-        """Leave out the buttons that would only be refused."""
-        row = self.get_object(request, unquote(str(object_id)))
-        pointless = self.pointless_actions(row) if row is not None else set()
-        prefix = f"{self.opts.app_label}_{self.opts.model_name}_"
-        actions = super().get_actions_detail(request, object_id)
-        return [action for action in actions if action.action_name.removeprefix(prefix) not in pointless]
-
-    def pointless_actions(self, obj: Any) -> set[str]:
-        """Name the actions that this row is past."""
-        return set()
 
     def audit_subject(self, obj: Any) -> str:
         """Return what the audit trail calls a row."""
@@ -274,57 +215,6 @@ class StaffAdmin(ModelAdmin):
         if row is None:
             raise Http404
         return row
-
-    def page(
-        self,
-        request: HttpRequest,
-        template: str,
-        *,
-        title: str,
-        obj: Any = None,
-        status: int = 200,
-        **context: Any,
-    ) -> TemplateResponse:
-        """Return a page of our own inside the admin's frame."""
-        request.current_app = self.admin_site.name
-        frame = {
-            **self.admin_site.each_context(request),
-            "opts": self.opts,
-            "original": obj,
-            "title": title,
-            "media": self.media,
-        }
-        return TemplateResponse(request, template, {**frame, **context}, status=status)
-
-    def ask(
-        self,
-        request: HttpRequest,
-        form: forms.Form,
-        *,
-        title: str,
-        submit: str,
-        obj: Any = None,
-        explanation: Sequence[str] = (),
-        is_dangerous: bool = False,
-        cancel_url: str | None = None,
-    ) -> TemplateResponse:
-        """Return the page that asks before something is done."""
-        return self.page(
-            request,
-            "staff/ask.html",
-            title=title,
-            obj=obj,
-            form=form,
-            submit_label=submit,
-            explanation=explanation,
-            is_dangerous=is_dangerous,
-            cancel_url=cancel_url or (change_url(obj) if obj is not None else self.list_url()),
-            status=422 if form.errors else 200,
-        )
-
-    def list_url(self) -> str:
-        """Return the address of this table's list."""
-        return reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_changelist")
 
 
 class StudioFilter(DropdownFilter):
@@ -348,10 +238,15 @@ class StudioFilter(DropdownFilter):
 
 
 class ReadOnlyAdmin(StaffAdmin):
-    """The admin of a table that nobody edits by hand."""
+    """The admin of a table that nobody edits here."""
 
     list_disable_select_all = True
     actions: Sequence[str] | None = None
+
+
+def follow(row: Any, path: str) -> Any:
+    """Return what a path of Django's (`version__model`) leads to from a row."""
+    return reduce(getattr, path.split("__"), row)
 
 
 def change_url(row: models.Model) -> str:
@@ -365,3 +260,10 @@ def link_to(row: models.Model | None, text: str | None = None) -> SafeString | s
     if row is None:
         return "–"
     return format_html('<a class="text-link" href="{}">{}</a>', change_url(row), text or str(row))
+
+
+def list_link(table: type[models.Model], text: str, **narrowed: Any) -> SafeString:
+    """Return a link to a table's list, narrowed by its filters."""
+    names = table._meta  # noqa: SLF001 - Django's documented door to a model's names
+    url = reverse(f"admin:{names.app_label}_{names.model_name}_changelist")
+    return format_html('<a class="text-link" href="{}?{}">{}</a>', url, urlencode(narrowed), text)

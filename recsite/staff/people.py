@@ -154,7 +154,7 @@ class MembershipAdmin(StaffAdmin):
     can_add = can_change = can_delete = True
     form = MembershipForm
     actions = None
-    studio_path = "tenant"
+    studio_path, dashboard_page = "tenant", "members"
     list_display = ("person", "studio", "role_label", "since")
     list_filter = (StudioFilter, ("role", ChoicesDropdownFilter))
     list_select_related = ("tenant", "user")

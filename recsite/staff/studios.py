@@ -6,29 +6,41 @@ from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
 from django.urls import reverse
 from unfold.contrib.filters.admin import RadioFilter
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
+from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from models_registry.catalogue.selectors import with_model_count
-from recsite.staff.pages import (
-    Label,
-    LinesField,
-    NeededReasonForm,
-    ServiceForm,
-    StaffAdmin,
-    acting,
-    change_url,
-    show_refusal,
-    text_field,
-)
+from recsite.staff.pages import Label, ServiceForm, StaffAdmin, acting, change_url, show_refusal
 from tenants.figures import age, number
 from tenants.models import Tenant
 from tenants.rules import RuleBroken
 from tenants.services import tenant_create, tenant_end, tenant_update
+
+
+class LinesField(forms.CharField):
+    """A list of texts, one per line; spaces around them and empty lines do not count."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(widget=UnfoldAdminTextareaWidget({"rows": 4, "spellcheck": "false"}), **kwargs)
+
+    def prepare_value(self, value: Any) -> Any:
+        """Show a list as lines; what was typed stays as it was typed."""
+        return "\n".join(value) if isinstance(value, list | tuple) else value
+
+    def to_python(self, value: Any) -> Any:
+        """Return the lines as a list."""
+        return [line.strip() for line in (super().to_python(value) or "").splitlines() if line.strip()]
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        """Tell whether the lists differ."""
+        return bool(list(initial or []) != self.to_python(data))
 
 
 class StudioForm(ServiceForm):
@@ -76,12 +88,13 @@ class StudioForm(ServiceForm):
         return tenant_update(tenant=self.instance, actor=self.actor, name=data["name"], **confinement, **limits)
 
 
-class EndForm(NeededReasonForm):
-    """Ending a studio: its short name typed, so that it is never done by a slip."""
+class EndForm(forms.Form):
+    """Ending a studio: its short name typed, so that it is never done by a slip, and why."""
 
-    typed = text_field(label="Type its short name")
-
-    field_order = ("typed", "reason")
+    typed = forms.CharField(label="Type its short name", widget=UnfoldAdminTextInputWidget())
+    reason = forms.CharField(
+        max_length=500, label="Why", help_text="Kept in the audit trail.", widget=UnfoldAdminTextareaWidget({"rows": 2})
+    )
 
     def __init__(self, slug: str, data: Any = None) -> None:
         super().__init__(data)
@@ -123,7 +136,6 @@ class StudioAdmin(StaffAdmin):
     list_filter = (StateFilter,)
     search_fields = ("name", "slug", "public_id")
     actions_detail = ("end",)
-    change_form_outer_before_template = "staff/_facts.html"
     fieldsets = (
         (None, {"fields": ("name", "slug")}),
         (
@@ -177,9 +189,14 @@ class StudioAdmin(StaffAdmin):
         """Say when serving was last told of it."""
         return age(studio.snapshot_published_at)
 
-    def pointless_actions(self, obj: Any) -> set[str]:
-        """One that has ended cannot be ended again."""
-        return {"end"} if obj.ended_at else set()
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> Any:
+        """Leave the button out that would only be refused: one that has ended cannot be ended again."""
+        studio = self.get_object(request, unquote(str(object_id)))
+        return [] if studio is None or studio.ended_at else super().get_actions_detail(request, object_id)
+
+    def dashboard_url(self, row: Tenant) -> str:
+        """Return the address of its models."""
+        return reverse("models", args=[row.slug])
 
     def audit_subject(self, obj: Any) -> str:
         """Return what the audit trail calls it."""
@@ -229,19 +246,17 @@ class StudioAdmin(StaffAdmin):
             else:
                 self.message_user(request, f"{studio.name} has ended.", messages.SUCCESS)
                 return HttpResponseRedirect(change_url(studio))
-        return self.ask(
-            request,
-            form,
-            title=f"End {studio.name}",
-            obj=studio,
-            submit="End this studio",
-            is_dangerous=True,
-            explanation=[
-                "Within seconds every request with one of its credentials is refused.",
-                "Its models, loads and history stay to be read; nothing in it can be changed any more.",
-                "There is no way back.",
-            ],
-        )
+        request.current_app = self.admin_site.name
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "original": studio,
+            "title": f"End {studio.name}",
+            "media": self.media,
+            "form": form,
+            "cancel_url": change_url(studio),
+        }
+        return TemplateResponse(request, "staff/end_studio.html", context, status=422 if form.errors else 200)
 
 
 def _of(studio: Tenant, table: str) -> str:

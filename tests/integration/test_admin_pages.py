@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,37 +12,29 @@ from django.contrib import admin
 from django.db.models import Model
 from django.test import Client
 from django.urls import URLPattern, URLResolver, reverse
-from django.utils import timezone
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 from pytest_django.fixtures import DjangoAssertNumQueries
 
-from models_registry.models import LoadState, TableState, Version
+from models_registry.models import LoadState, Version
+from recsite.staff.pages import change_url
 from tenants.models import User
 from tests import factories
 
 pytestmark = pytest.mark.django_db
 
-READ_ONLY = {
-    *("auditentry", "automationtoken", "source", "schedule", "load", "loadrange", "table", "rolloutrevision"),
-    *("periodictask", "accessattempt", "accesslog"),
+# Tables whose rows are a studio's: looked at here, changed in the dashboard.
+STUDIOS_OWN = {
+    *("credential", "automationtoken", "auditentry", "recommendationmodel", "layout", "version", "source", "schedule"),
+    *("load", "loadrange", "table", "rolloutrevision", "override"),
 }
-ADDED = {"tenant", "user", "membership", "credential", "recommendationmodel", "layout", "version", "override"}
-DELETED = {"membership", "override"}
+READ_ONLY = STUDIOS_OWN | {"periodictask", "accessattempt", "accesslog"}
+ADDED = {"tenant", "user", "membership"}
+DELETED = {"membership"}
 # Pages of ours: what they show on a GET to somebody who may see them.
 OWN_PAGES = {
     "tenants_tenant_end": 200,
     "tenants_user_change_password": 302,
     "auth_user_password_change": 200,
-    "tenants_automationtoken_revoke": 200,
-    "tenants_credential_issue": 302,
-    "tenants_credential_register_key": 200,
-    "tenants_credential_rotate": 200,
-    "tenants_credential_revoke": 200,
-    "models_registry_version_load_now": 200,
-    "models_registry_version_activate_previous": 200,
-    "models_registry_load_progress": 200,
-    "models_registry_recommendationmodel_weights": 200,
-    "models_registry_recommendationmodel_go_back": 200,
     # Django's and Unfold's own.
     "index": 200,
     "search": 200,
@@ -151,7 +144,6 @@ def address(name: str, rows: dict[str, Model]) -> str:
                 "app_label": "tenants",
                 "id": rows["user"].pk,
                 "content_type_id": 99_999,
-                "number": 1,
                 "url": "x",
             }[argument]
     return reverse(f"admin:{name}", kwargs=values)
@@ -215,9 +207,7 @@ def test_list__narrowed_by_any_of_its_filters__is_shown(client: Client, staff: U
 def test_admin_pages__staff__see_them(rows: dict[str, Model], staff: User, client: Client) -> None:
     client.force_login(staff)
     statuses = {name: client.get(address(name, rows)).status_code for name in GUARDED}
-    # A load has no form at all, so that there is not even one to be refused.
-    expected = {name: 404 if name == "models_registry_load_add" else expected_status(name) for name in GUARDED}
-    assert statuses == expected
+    assert statuses == {name: expected_status(name) for name in GUARDED}
 
 
 @pytest.mark.parametrize("method", ["get", "post"])
@@ -327,89 +317,6 @@ def test_content_security_policy__the_admin_and_any_other_path__only_the_admin_m
     assert "unsafe" not in elsewhere
 
 
-def test_load_page__rejected__shows_the_failing_rows(rows: dict[str, Model], staff: User, client: Client) -> None:
-    client.force_login(staff)
-    load = rows["load"]
-    page = client.get(reverse("admin:models_registry_load_change", args=[load.pk])).content.decode()
-    assert "Column offer_id, row 2 (key p-2): a value is required." in page
-    assert "offer_id: no nulls" in page
-    assert ">p-2<" in page
-    assert "1 check passed" in page
-    assert "Left out, because neither key nor layout has them: note." in page
-    assert "hx-get" not in page.partition('id="load"')[2].partition("</section>")[0]
-
-
-def test_load_page__running__is_polled_until_it_ends(staff: User, client: Client) -> None:
-    load = factories.LoadFactory.create(
-        state=LoadState.WRITING,
-        started_at=timezone.now(),
-        heartbeat_at=timezone.now(),
-        rows_read=1000,
-        rows_written=250,
-        rows_expected=1000,
-    )
-    client.force_login(staff)
-    url = reverse("admin:models_registry_load_progress", args=[load.pk])
-    running = client.get(url).content.decode()
-    assert f'hx-get="{url}" hx-trigger="every 1s"' in running
-    assert "250 of 1,000" in running
-    assert "Refresh" in running
-    load.state, load.finished_at = LoadState.FAILED, timezone.now()
-    load.problem = "The worker's disk failed."
-    load.save()
-    ended = client.get(url).content.decode()
-    assert "hx-get" not in ended
-    assert "The worker&#x27;s disk failed." in ended
-
-
-@pytest.mark.parametrize(
-    ("state", "rows_written", "stages", "stopped"),
-    [
-        (LoadState.FAILED, 0, [], "Reading"),
-        (LoadState.FAILED, 0, ["extract"], "Reading"),
-        (LoadState.REJECTED, 0, ["extract"], "Checking"),
-        (LoadState.REJECTED, 0, ["extract", "check"], "Checking"),
-        (LoadState.REJECTED, 5, ["extract", "check", "write"], "Writing"),
-        (LoadState.FAILED, 5, ["extract", "check", "write", "verify"], "Verifying"),
-    ],
-)
-def test_load_page__ended_early__says_at_which_step(
-    state: LoadState, rows_written: int, stages: list[str], stopped: str, staff: User, client: Client
-) -> None:
-    load = factories.LoadFactory.create(
-        state=state,
-        started_at=factories.SOME_TIME,
-        rows_written=rows_written,
-        report={
-            "checks": [],
-            "notes": [],
-            "stages": [{"name": n, "seconds": 1, "rows": 1, "rows_per_second": 1} for n in stages],
-        },
-    )
-    client.force_login(staff)
-    response = client.get(reverse("admin:models_registry_load_progress", args=[load.pk]))
-    steps = {step.label: step.state for step in response.context["progress"]["steps"]}
-    assert [label for label, words in steps.items() if words == "stopped"] == [stopped]
-
-
-def test_table_page__the_kept_table__offers_to_activate_it(staff: User, client: Client) -> None:
-    version = factories.VersionFactory.create()
-    kept = factories.TableFactory.create(load__version=version)
-    active = factories.TableFactory.create(load__version=version)
-    Version.objects.unscoped().filter(pk=version.pk).update(active_table=active, previous_table=kept)
-    client.force_login(staff)
-    offer = reverse("admin:models_registry_version_activate_previous", args=[version.pk])
-
-    def page(table: Model) -> str:
-        return client.get(reverse("admin:models_registry_table_change", args=[table.pk])).content.decode()
-
-    assert offer in page(kept)
-    assert offer not in page(active)
-    kept.state = TableState.DROPPING
-    kept.save()
-    assert offer not in page(kept)
-
-
 def test_history__any_row__leads_to_the_audit_trail_of_it(rows: dict[str, Model], staff: User, client: Client) -> None:
     client.force_login(staff)
     response = client.get(reverse("admin:tenants_tenant_history", args=[rows["tenant"].pk]))
@@ -418,52 +325,98 @@ def test_history__any_row__leads_to_the_audit_trail_of_it(rows: dict[str, Model]
     assert "Here it is." in client.get(response["Location"]).content.decode()
 
 
-def test_add_page__models_of_one_name__are_told_apart_by_their_studio_and_ended_ones_are_left_out(
-    staff: User, client: Client, django_assert_max_num_queries: DjangoAssertNumQueries
-) -> None:
-    make_rows(50)
-    aurora = factories.VersionFactory.create(
-        name="2026-11-a", model__slug="offers", model__tenant__name="Aurora", model__tenant__slug="aurora"
-    )
-    factories.VersionFactory.create(
-        name="2026-11-b",
-        model__slug="offers",
-        model__tenant__name="Borealis",
-        model__tenant__ended_at=factories.SOME_TIME,
-    )
+def test_new_member__ended_studios__are_left_out(staff: User, client: Client) -> None:
+    factories.TenantFactory.create(name="Aurora")
+    factories.TenantFactory.create(name="Borealis", ended_at=factories.SOME_TIME)
     client.force_login(staff)
-    for page, field, words in (
-        ("version", "model", "Aurora / offers"),
-        ("version", "layout", f"Aurora / offers / {aurora.layout.revision}"),
-        ("layout", "model", "Aurora / offers"),
-        ("override", "version", "Aurora / offers / 2026-11-a"),
-        ("recommendationmodel", "tenant", "Aurora"),
-    ):
-        with django_assert_max_num_queries(8):
-            response = client.get(reverse(f"admin:models_registry_{page}_add"))
-        choices = [label for _, label in response.context["adminform"].form.fields[field].choices]
-        assert words in choices
-        assert not any("Borealis" in label for label in choices)
+    form = client.get(reverse("admin:tenants_membership_add")).context["adminform"].form
+    choices = [label for _, label in form.fields["tenant"].choices]
+    assert "Aurora" in choices
+    assert "Borealis" not in choices
 
 
-@pytest.mark.parametrize(
-    ("table", "field", "buttons"),
-    [
-        ("tenant", "ended_at", ["end"]),
-        ("credential", "revoked_at", ["rotate", "revoke"]),
-        ("automationtoken", "revoked_at", ["revoke"]),
-    ],
-)
-def test_change_page__a_row_that_is_over__offers_nothing_that_would_be_refused(
-    table: str, field: str, buttons: list[str], rows: dict[str, Model], staff: User, client: Client
+def test_studio_page__one_that_has_ended__does_not_offer_to_end_it(
+    rows: dict[str, Model], staff: User, client: Client
 ) -> None:
     client.force_login(staff)
-    url = reverse(f"admin:tenants_{table}_change", args=[rows[table].pk])
+    url = reverse("admin:tenants_tenant_change", args=[rows["tenant"].pk])
 
     def offered() -> list[str]:
         return [action["path"].rstrip("/").rpartition("/")[2] for action in client.get(url).context["actions_detail"]]
 
-    assert offered() == buttons
-    setattr(rows[table], field, factories.SOME_TIME)
-    rows[table].save()
+    assert offered() == ["end"]
+    rows["tenant"].ended_at = factories.SOME_TIME  # type: ignore[attr-defined]  # a Tenant
+    rows["tenant"].save()
     assert offered() == []
+
+
+# --- What is a studio's ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_ended", [False, True])
+@pytest.mark.parametrize("table", sorted(STUDIOS_OWN))
+def test_page_of_a_studios_row__shows_it_and_leads_to_the_dashboard(
+    table: str, is_ended: bool, rows: dict[str, Model], staff: User, client: Client
+) -> None:
+    if is_ended:
+        rows["tenant"].ended_at = factories.SOME_TIME  # type: ignore[attr-defined]  # a Tenant
+        rows["tenant"].save()
+    client.force_login(staff)
+    response = client.get(change_url(rows[table]))
+    assert response.status_code == 200
+    page = response.content.decode()
+    found = re.search(r'href="(/studios/[^"]+)"[^>]*>\s*Open in the dashboard', page)
+    assert found
+    dashboard = client.get(found[1])
+    assert dashboard.status_code == 200
+    assert str(rows["tenant"]) in dashboard.content.decode()
+
+
+@pytest.mark.parametrize("table", sorted(STUDIOS_OWN))
+def test_page_of_a_studios_row__offers_no_change_and_takes_none(
+    table: str, rows: dict[str, Model], staff: User, client: Client
+) -> None:
+    client.force_login(staff)
+    staff.is_superuser = True
+    staff.save()
+    row = rows[table]
+    before = list(type(row).objects.unscoped().order_by("pk").values())  # type: ignore[attr-defined]  # TenantOwned
+    url = change_url(row)
+    base = url.removesuffix(f"{row.pk}/change/")
+    for address in (base, url):
+        response = client.get(address)
+        page = response.content.decode()
+        assert f"{base}add/" not in page
+        assert f"{base}{row.pk}/delete/" not in page
+        assert 'name="_save"' not in page
+        assert 'name="_selected_action"' not in page
+        assert not response.context.get("actions_detail")
+        assert not response.context.get("actions_list")
+    values = {field.name: "1" for field in row._meta.fields}
+    for address in (url, f"{base}add/", f"{base}{row.pk}/delete/"):
+        assert client.post(address, {**values, "post": "yes", "_save": "1"}).status_code == 403
+    ticked = {"action": "delete_selected", "_selected_action": [row.pk], "post": "yes"}
+    client.post(base, ticked)
+    assert list(type(row).objects.unscoped().order_by("pk").values()) == before  # type: ignore[attr-defined]  # TenantOwned
+
+
+def test_page_of_a_studios_row__no_act_has_an_address() -> None:
+    acts = {
+        name
+        for name in ROUTES
+        for table in STUDIOS_OWN
+        if f"_{table}_" in name and name.rpartition("_")[2] not in {"changelist", "change", "history", "add", "delete"}
+    }
+    assert acts == set()
+
+
+def test_pages_of_credentials__what_a_secret_is_kept_as__is_shown_nowhere(staff: User, client: Client) -> None:
+    credential = factories.CredentialFactory.create(previous_secret_hash="f" * 64, previous_until=factories.SOME_TIME)
+    token = factories.AutomationTokenFactory.create()
+    client.force_login(staff)
+    for row in (credential, token):
+        url = change_url(row)
+        for address in (url, url.removesuffix(f"{row.pk}/change/")):
+            page = client.get(address).content.decode()
+            for kept in (credential.secret_hash, credential.previous_secret_hash, token.token_hash):
+                assert kept not in page

@@ -168,6 +168,40 @@ def test_load__running__is_followed_until_it_ends(client: Client, offers: Offers
     assert "hx-get" not in get(client, url).html.partition('id="progress"')[2].partition("</section>")[0]
 
 
+@pytest.mark.parametrize(
+    ("state", "rows_written", "stages", "stopped"),
+    [
+        (LoadState.FAILED, 0, [], "Reading"),
+        (LoadState.FAILED, 0, ["extract"], "Reading"),
+        (LoadState.REJECTED, 0, ["extract"], "Checking"),
+        (LoadState.REJECTED, 0, ["extract", "check"], "Checking"),
+        (LoadState.REJECTED, 5, ["extract", "check", "write"], "Writing"),
+        (LoadState.FAILED, 5, ["extract", "check", "write", "verify"], "Verifying"),
+    ],
+)
+def test_load__ended_early__says_at_which_step(
+    state: LoadState,
+    rows_written: int,
+    stages: list[str],
+    stopped: str,
+    client: Client,
+    offers: Offers,
+    loads: str,
+) -> None:
+    load = factories.LoadFactory.create(
+        version=offers.b,
+        state=state,
+        started_at=factories.SOME_TIME,
+        rows_written=rows_written,
+        report={
+            "checks": [],
+            "notes": [],
+            "stages": [{"name": n, "seconds": 1, "rows": 1, "rows_per_second": 1} for n in stages],
+        },
+    )
+    assert re.findall(r"(\w+) \(stopped here\)", get(client, f"{loads}/{load.pk}").text) == [stopped]
+
+
 def test_progress__current_address_of_another_site__is_not_followed(client: Client, offers: Offers, loads: str) -> None:
     headers = {"HX-Request": "true", "HX-Current-URL": "https://elsewhere.example/x"}
     answer = get(client, f"{loads}/{offers.a.loads.get().pk}/progress", **headers)

@@ -12,7 +12,6 @@ import pytest
 import redis
 from django.conf import settings as project_settings
 from django.test import Client
-from django.urls import reverse
 from pytest_django import Settings
 
 from models_registry.loading import comparisons, difference
@@ -20,6 +19,7 @@ from models_registry.loading.requests import load_activate_anyway
 from models_registry.loading.running import run_load
 from models_registry.models import Load, LoadState
 from serving.formats.keys import block_name
+from tests.integration.dashboard_scene import get
 from tests.loading_scene import Scene, answer, columns, row
 
 pytestmark = pytest.mark.django_db
@@ -216,17 +216,18 @@ def test_coverage__half_of_the_keys_and_as_many_new_ones__the_models_limit_decid
     assert scene.load().state == LoadState.ACTIVE
 
 
-# --- On the admin's page ----------------------------------------------------------------------------------------------
+# --- On the dashboard -------------------------------------------------------------------------------------------------
 
 
-def test_admin__a_load_with_a_difference__shows_it_with_the_distributions(tmp_path: Path, admin_client: Client) -> None:
+def test_dashboard__a_load_with_a_difference__shows_it_with_the_distributions(
+    tmp_path: Path, admin_client: Client
+) -> None:
     scene = scene_of(tmp_path)
     scene.load(columns(range(300)))
     load = scene.load(columns(range(7, 400)))
-    page = admin_client.get(reverse("admin:models_registry_load_change", args=[load.pk])).content.decode()
-    assert "What it changed" in page
-    assert "<dt>Added</dt><dd>100</dd>" in page
-    assert "<dt>Removed</dt><dd>7</dd>" in page
-    assert "How the values of 6 fields are spread" in page
-    assert "population stability index" in page
-    assert "Compare" in page
+    text = get(admin_client, f"/studios/{scene.model.tenant.slug}/loads/{load.pk}").text
+    assert "What it changed" in text
+    assert "Added 100 Removed 7" in text
+    assert "How the values are spread" in text
+    assert text.count("(PSI ") == 6
+    assert "Comparing with the table before" in text
