@@ -1,12 +1,16 @@
-"""Who calls the dashboard's process: from which address, and whether it may read what the process counts."""
+"""Who calls the dashboard's process: from which address; and what it tells machines that watch over it."""
 
 from __future__ import annotations
 
 import hmac
+import logging
 
 from django.conf import settings
+from django.db import DatabaseError, connection
 from django.http import Http404, HttpRequest, HttpResponse
 from django_prometheus.exports import ExportToDjangoView
+
+log = logging.getLogger(__name__)
 
 
 def client_address(request: HttpRequest) -> str:
@@ -33,3 +37,14 @@ def metrics(request: HttpRequest) -> HttpResponse:
         raise Http404
     page: HttpResponse = ExportToDjangoView(request)
     return page
+
+
+def ready_for_tokens(request: HttpRequest) -> HttpResponse:
+    """Say whether this process can mint tokens and show pages: whether its database answers. One query."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except DatabaseError as error:
+        log.warning("readiness.no_database error=%s", type(error).__name__)
+        return HttpResponse("the database does not answer\n", "text/plain", status=503)
+    return HttpResponse("ready\n", "text/plain")

@@ -1,17 +1,47 @@
-"""The one looser Content-Security-Policy: for the admin's path alone."""
+"""What comes before the views: answers for machines, and the one looser Content-Security-Policy."""
 
+import logging
 from collections.abc import Callable
+from contextlib import suppress
 
 from csp.constants import SELF, UNSAFE_EVAL, UNSAFE_INLINE
 from csp.decorators import csp_update
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest
 from django.http.response import HttpResponseBase
-from django.urls import reverse
+from django.urls import resolve, reverse
+from typing_extensions import override
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
 
 # Unfold's Alpine evaluates the expressions in its attributes, and it styles elements in place. No inline script.
 ADMIN_POLICY = {"script-src": [SELF, UNSAFE_EVAL], "style-src": [SELF, UNSAFE_INLINE]}
+
+
+class OneLine(logging.Filter):
+    """Lets a record through without its traceback."""
+
+    @override
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.exc_info = None
+        record.exc_text = None
+        return True
+
+
+# Probes and Prometheus call a process by its address, which is no host of ours, in plain HTTP, and often.
+FOR_MACHINES = ("healthz", "readyz", "readyz-tokens", "metrics")
+
+
+def answers_for_machines(get_response: Handler) -> Handler:
+    """Answer probes and Prometheus before the host is looked at, and without what pages need."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        if request.path_info in {reverse(name) for name in FOR_MACHINES}:
+            with suppress(Http404):  # what is not for them looks as everywhere else
+                view: Handler = resolve(request.path_info).func
+                return view(request)
+        return get_response(request)
+
+    return middleware
 
 
 def admin_content_security_policy(get_response: Handler) -> Handler:

@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-from recsite.callers import metrics
+from recsite.callers import metrics, ready_for_tokens
 
 urlpatterns = [
     # One sign-in for the dashboard and the admin.
@@ -13,6 +13,7 @@ urlpatterns = [
     path("", include("recsite.dashboard.urls")),
     path("api/", include("recsite.api.urls")),
     path("", include("serving.urls")),
+    path("readyz/tokens", ready_for_tokens, name="readyz-tokens"),
     path("metrics", metrics, name="metrics"),
 ]
 

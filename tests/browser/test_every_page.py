@@ -182,6 +182,7 @@ NO_PAGES_OUTSIDE = {
     "^v1/": "a 404 for games",
     "healthz": "for what watches over the process",
     "readyz": "for what watches over the process",
+    "readyz-tokens": "for what watches over the process",
     "metrics": "for Prometheus",
 }
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from django.conf import settings as project_settings
+from django.db.utils import ConnectionHandler
 from django.test import Client, RequestFactory
+from django.utils.log import configure_logging
 
 from recsite.callers import client_address
 from tests.factories import PASSWORD, UserFactory
@@ -71,3 +74,44 @@ def test_metrics__with_the_token__what_is_counted(settings: Settings, client: Cl
     answer = client.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
     assert answer.status_code == 200
     assert b"recsite_loads_waiting" in answer.content
+
+
+# --- What machines ask -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("host", ["10.0.0.7", "10.0.0.7:8000", "[fd00::7]:8000", "no host at all"])
+@pytest.mark.parametrize("path", ["/healthz", "/readyz/tokens", "/metrics"])
+def test_machines__by_address_and_in_plain_http__are_answered(settings: Settings, host: str, path: str) -> None:
+    settings.METRICS_TOKEN = TOKEN
+    settings.SECURE_SSL_REDIRECT = True
+    response = Client().get(path, headers={"Host": host, "Authorization": f"Bearer {TOKEN}"})
+    assert response.status_code == 200
+
+
+@pytest.mark.django_db
+def test_readyz__by_address__says_whether_this_process_can_serve(client: Client) -> None:
+    response = client.get("/readyz", headers={"Host": "10.0.0.7"})
+    assert response.status_code in {200, 503}
+    assert b"host" not in response.content.lower()
+
+
+def test_metrics__by_address_without_the_token__looks_like_any_other_path(settings: Settings) -> None:
+    settings.METRICS_TOKEN = TOKEN
+    own, other = (Client().get(path, headers={"Host": "10.0.0.7"}) for path in ("/metrics", "/elsewhere"))
+    assert (own.status_code, own.content) == (other.status_code, other.content)
+    assert own.status_code == 400
+
+
+def test_pages__by_address__are_refused_in_one_line_of_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    configure_logging(project_settings.LOGGING_CONFIG, project_settings.LOGGING)
+    assert Client().get("/sign-in", headers={"Host": "10.0.0.7"}).status_code == 400
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.strip()]
+    assert "Invalid HTTP_HOST header: '10.0.0.7'" in line
+
+
+def test_ready_for_tokens__database_away__says_so(monkeypatch: pytest.MonkeyPatch, client: Client) -> None:
+    nobody_listens = {"ENGINE": "django.db.backends.postgresql", "NAME": "recsite", "HOST": "127.0.0.1", "PORT": 1}
+    monkeypatch.setattr("recsite.callers.connection", ConnectionHandler({"default": nobody_listens})["default"])
+    response = client.get("/readyz/tokens")
+    assert (response.status_code, response.content) == (503, b"the database does not answer\n")
