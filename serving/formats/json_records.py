@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 
@@ -94,13 +94,15 @@ class _Writer:
 
     def _field(self, number: int, field: Field) -> Iterator[str]:
         """Yield the lines that read a field and leave its text in `text<number>`."""
-        kind = field.kind
-        if isinstance(kind, String):
-            lines = self._string(number, kind)
-        elif isinstance(kind, List):
-            lines = self._list(number, kind)
-        else:
-            lines = self._scalar(number, kind)
+        match field.kind:
+            case String() as kind:
+                lines = self._string(number, kind)
+            case List() as kind:
+                lines = self._list(number, kind)
+            case Scalar() as kind:
+                lines = self._scalar(number, kind)
+            case other:
+                assert_never(other)
         if not field.is_optional:
             yield from lines
             return

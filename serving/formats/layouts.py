@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import msgspec
 
@@ -31,24 +31,104 @@ class DamagedPayload(ValueError):
     """Bits that no record packs to."""
 
 
-class Scalar(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fields=True):
-    """What a list may hold: a value of a fixed number of bits."""
+# --- Bits -------------------------------------------------------------------------------------------------------------
+
+
+class BitWriter:
+    """Appends codes to one growing integer."""
+
+    __slots__ = ("_length", "_value")
+
+    def __init__(self) -> None:
+        self._value = 0
+        self._length = 0
+
+    def put(self, code: int, bits: int) -> None:
+        """Append a code of so many bits."""
+        self._value = self._value << bits | code
+        self._length += bits
+
+    def to_bytes(self) -> bytes:
+        """Return what was put, with zero bits to the end of the last byte."""
+        padding = -self._length % 8
+        return (self._value << padding).to_bytes((self._length + padding) // 8, "big")
+
+
+class BitReader:
+    """Takes codes from the front of a payload, read as one integer."""
+
+    __slots__ = ("_left", "_value")
+
+    def __init__(self, payload: bytes) -> None:
+        self._value = int.from_bytes(payload, "big")
+        self._left = 8 * len(payload)
+
+    def take(self, bits: int) -> int:
+        """Return the code in the next bits; DamagedPayload if there are fewer."""
+        self._left -= bits
+        if self._left < 0:
+            raise DamagedPayload("the payload is too short")
+        return self._value >> self._left & ((1 << bits) - 1)
+
+    def expect_end(self) -> None:
+        """Raise DamagedPayload unless at most the zero bits of the last byte are left."""
+        if self._left > 7 or self._value & ((1 << self._left) - 1):
+            raise DamagedPayload("the payload is too long")
+
+
+# --- Field types ------------------------------------------------------------------------------------------------------
+
+
+class FieldKind(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fields=True):
+    """A field's type with its parameters. Each type says all of this, and each scalar what `Scalar` asks on top."""
+
+    is_fixed_width: ClassVar[bool]
 
     @property
-    def bits(self) -> int:
-        """Bits of one value."""
-        raise TypeError(type(self).__name__)  # abstract: each kind of field says its own
+    def max_bits(self) -> int:
+        """Bits of the longest value."""
+        raise NotImplementedError
 
     def check(self) -> None:
         """Raise BadLayout unless the parameters make sense."""
+        raise NotImplementedError
+
+    def write(self, bits: BitWriter, value: Any) -> None:
+        """Append a value; BadValue if it is of another type or out of range."""
+        raise NotImplementedError
+
+    def read(self, bits: BitReader) -> Any:
+        """Take a value; DamagedPayload if no value is stored so."""
+        raise NotImplementedError
+
+
+class Scalar(FieldKind, frozen=True):
+    """A value that is stored as one code of a fixed number of bits."""
+
+    is_fixed_width = True
+
+    @property
+    def bits(self) -> int:
+        """Bits of the code, at most 64."""
+        raise NotImplementedError
 
     def to_code(self, value: Any) -> int:
-        """Return the stored integer of a value; BadValue if it is of another type or out of range."""
-        raise TypeError(type(self).__name__)
+        """Return the code of a value; BadValue if it is of another type or out of range."""
+        raise NotImplementedError
 
     def from_code(self, code: int) -> Any:
-        """Return the value of a stored integer; DamagedPayload if no value is stored so."""
-        raise TypeError(type(self).__name__)
+        """Return the value of a code, as JSON shows it; DamagedPayload if no value has this code."""
+        raise NotImplementedError
+
+    @property
+    def max_bits(self) -> int:
+        return self.bits
+
+    def write(self, bits: BitWriter, value: Any) -> None:
+        bits.put(self.to_code(value), self.bits)
+
+    def read(self, bits: BitReader) -> Any:
+        return self.from_code(bits.take(self.bits))
 
 
 class Bool(Scalar, frozen=True, tag="bool"):
@@ -57,6 +137,9 @@ class Bool(Scalar, frozen=True, tag="bool"):
     @property
     def bits(self) -> int:
         return 1
+
+    def check(self) -> None:
+        """Any: there are no parameters."""
 
     def to_code(self, value: Any) -> int:
         if not isinstance(value, bool):
@@ -183,13 +266,14 @@ class DecimalNumber(Scalar, frozen=True, tag="decimal"):
         return scaled / scale if scale > 1 else scaled
 
 
-class String(msgspec.Struct, frozen=True, tag="string", tag_field="type", forbid_unknown_fields=True):
+class String(FieldKind, frozen=True, tag="string"):
     """Text of at most `max_bytes` bytes in UTF-8: its length, then its bytes."""
+
+    is_fixed_width = False
 
     max_bytes: int
 
     def check(self) -> None:
-        """Raise BadLayout unless the parameters make sense."""
         if not 0 <= self.max_bytes <= MAX_PAYLOAD_BYTES:
             raise BadLayout(f"max_bytes must be within 0 … {MAX_PAYLOAD_BYTES:,}")
 
@@ -200,11 +284,9 @@ class String(msgspec.Struct, frozen=True, tag="string", tag_field="type", forbid
 
     @property
     def max_bits(self) -> int:
-        """Bits of the longest value."""
         return self.length_bits + 8 * self.max_bytes
 
-    def write(self, bits: _BitWriter, value: Any) -> None:
-        """Append a value; BadValue if it is no text or too long."""
+    def write(self, bits: BitWriter, value: Any) -> None:
         if not isinstance(value, str):
             raise BadValue(f"{value!r} is not text")
         try:
@@ -216,8 +298,7 @@ class String(msgspec.Struct, frozen=True, tag="string", tag_field="type", forbid
         bits.put(len(raw), self.length_bits)
         bits.put(int.from_bytes(raw, "big"), 8 * len(raw))
 
-    def read(self, bits: _BitReader) -> str:
-        """Take a value."""
+    def read(self, bits: BitReader) -> str:
         length = bits.take(self.length_bits)
         if length > self.max_bytes:
             raise DamagedPayload("a text beyond its longest")
@@ -227,14 +308,18 @@ class String(msgspec.Struct, frozen=True, tag="string", tag_field="type", forbid
             raise DamagedPayload("a text that is not UTF-8") from None
 
 
-class List(msgspec.Struct, frozen=True, tag="list", tag_field="type", forbid_unknown_fields=True):
+ScalarKind = Bool | Uint | Enum | DecimalNumber
+
+
+class List(FieldKind, frozen=True, tag="list"):
     """At most `max_items` values of one scalar type: their count, then the values."""
 
+    is_fixed_width = False
+
     max_items: int
-    item: Bool | Uint | Enum | DecimalNumber
+    item: ScalarKind
 
     def check(self) -> None:
-        """Raise BadLayout unless the parameters make sense."""
         if not 0 <= self.max_items <= MAX_PAYLOAD_BYTES:
             raise BadLayout(f"max_items must be within 0 … {MAX_PAYLOAD_BYTES:,}")
         self.item.check()
@@ -246,28 +331,28 @@ class List(msgspec.Struct, frozen=True, tag="list", tag_field="type", forbid_unk
 
     @property
     def max_bits(self) -> int:
-        """Bits of the longest value."""
         return self.count_bits + self.max_items * self.item.bits
 
-    def write(self, bits: _BitWriter, value: Any) -> None:
-        """Append a value; BadValue if it is no list, too long, or holds what the item type cannot."""
+    def write(self, bits: BitWriter, value: Any) -> None:
         if not isinstance(value, list | tuple):
             raise BadValue(f"{value!r} is not a list")
         if len(value) > self.max_items:
             raise BadValue(f"the list has {len(value)} items, more than {self.max_items}")
         bits.put(len(value), self.count_bits)
         for item in value:
-            bits.put(self.item.to_code(item), self.item.bits)
+            self.item.write(bits, item)
 
-    def read(self, bits: _BitReader) -> list[Any]:
-        """Take a value."""
+    def read(self, bits: BitReader) -> list[Any]:
         count = bits.take(self.count_bits)
         if count > self.max_items:
             raise DamagedPayload("a list beyond its longest")
-        return [self.item.from_code(bits.take(self.item.bits)) for _ in range(count)]
+        return [self.item.read(bits) for _ in range(count)]
 
 
-Kind = Bool | Uint | Enum | DecimalNumber | String | List
+Kind = ScalarKind | String | List
+
+
+# --- Layouts ----------------------------------------------------------------------------------------------------------
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -280,8 +365,7 @@ class Field(msgspec.Struct, frozen=True):
     @property
     def max_bits(self) -> int:
         """Bits of the longest value, presence bit included."""
-        longest = self.kind.max_bits if isinstance(self.kind, String | List) else self.kind.bits
-        return longest + self.is_optional
+        return self.kind.max_bits + self.is_optional
 
 
 class Layout:
@@ -297,7 +381,7 @@ class Layout:
 
     def __init__(self, fields: Sequence[Field]) -> None:
         self.fields = tuple(fields)
-        self.is_fixed_width = not any(f.is_optional or isinstance(f.kind, String | List) for f in self.fields)
+        self.is_fixed_width = all(f.kind.is_fixed_width and not f.is_optional for f in self.fields)
         max_bits = sum(f.max_bits for f in self.fields)
         if max_bits > 8 * MAX_PAYLOAD_BYTES:
             raise BadLayout(f"an answer could be longer than {MAX_PAYLOAD_BYTES:,} bytes")
@@ -342,7 +426,7 @@ class Layout:
         unknown = record.keys() - {f.name for f in self.fields}
         if unknown:
             raise BadValue(f"{min(unknown)!r} is not a field of this layout")
-        bits = _BitWriter()
+        bits = BitWriter()
         for field in self.fields:
             value = record.get(field.name)
             if field.is_optional:
@@ -352,10 +436,7 @@ class Layout:
             elif value is None:
                 raise BadValue(f"{field.name}: a value is required")
             try:
-                if isinstance(field.kind, String | List):
-                    field.kind.write(bits, value)
-                else:
-                    bits.put(field.kind.to_code(value), field.kind.bits)
+                field.kind.write(bits, value)
             except BadValue as error:
                 raise BadValue(f"{field.name}: {error}") from None
         return bits.to_bytes()
@@ -366,52 +447,12 @@ class Layout:
         Raises:
             DamagedPayload: no record of this layout packs to these bytes.
         """
-        bits = _BitReader(payload)
+        bits = BitReader(payload)
         record: dict[str, Any] = {}
         for field in self.fields:
             if field.is_optional and not bits.take(1):
                 record[field.name] = None
-            elif isinstance(field.kind, String | List):
-                record[field.name] = field.kind.read(bits)
             else:
-                record[field.name] = field.kind.from_code(bits.take(field.kind.bits))
+                record[field.name] = field.kind.read(bits)
         bits.expect_end()
         return record
-
-
-class _BitWriter:
-    """Appends codes to one growing integer."""
-
-    __slots__ = ("_length", "_value")
-
-    def __init__(self) -> None:
-        self._value = 0
-        self._length = 0
-
-    def put(self, code: int, bits: int) -> None:
-        self._value = self._value << bits | code
-        self._length += bits
-
-    def to_bytes(self) -> bytes:
-        padding = -self._length % 8
-        return (self._value << padding).to_bytes((self._length + padding) // 8, "big")
-
-
-class _BitReader:
-    """Takes codes from the front of a payload, read as one integer."""
-
-    __slots__ = ("_left", "_value")
-
-    def __init__(self, payload: bytes) -> None:
-        self._value = int.from_bytes(payload, "big")
-        self._left = 8 * len(payload)
-
-    def take(self, bits: int) -> int:
-        self._left -= bits
-        if self._left < 0:
-            raise DamagedPayload("the payload is too short")
-        return self._value >> self._left & ((1 << bits) - 1)
-
-    def expect_end(self) -> None:
-        if self._left > 7 or self._value & ((1 << self._left) - 1):
-            raise DamagedPayload("the payload is too long")
