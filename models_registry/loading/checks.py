@@ -12,10 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from models_registry.loading.columns import field_name, is_accepted, is_key, shortened, shown, type_name
+from models_registry.loading.columns import is_key, shortened, shown, type_name
+from models_registry.loading.field_types import field_name, field_type, is_accepted
 from models_registry.loading.staging import Staging, select
 from serving.formats.keys import MAX_KEY_BYTES, SEPARATOR, block_bits_for
-from serving.formats.layouts import BadValue, DecimalNumber, Enum, Field, Layout, List, Scalar, String, Uint
+from serving.formats.layouts import BadValue, Field, Layout, List
 
 MAX_SAMPLES = 5
 
@@ -223,50 +224,21 @@ def _field_rules(staging: Staging, schema: pa.Schema, expected: Expected) -> lis
             rules.append(_Rule(f"{field.name}: no nulls", f"{name} IS NULL", name, reason))
         if pa.types.is_null(kind):
             continue
-        if isinstance(field.kind, String):
-            rules.append(_Rule(f"{field.name}: values", f"strlen({name}) > {field.kind.max_bytes}", name, reason))
-        elif isinstance(field.kind, List):
-            rules.append(_Rule(f"{field.name}: items", f"len({name}) > {field.kind.max_items}", name, reason))
-            bad_item = " OR ".join(["item IS NULL", *_bad_values(field.kind.item, "item", kind.value_type)])
-            items = f"({select(f'rowid, *, unnest({name}) AS item', 'rows')})"
-            rules.append(_Rule(f"{field.name}: values", bad_item, name, reason, items))
-        else:
-            conditions = _bad_values(field.kind, name, kind)
-            if conditions:
-                rules.append(_Rule(f"{field.name}: values", " OR ".join(conditions), name, reason))
+        conditions = field_type(field.kind).bad_values(name, kind)
+        if isinstance(field.kind, List):
+            rules.append(_Rule(f"{field.name}: items", " OR ".join(conditions), name, reason))
+            rules.append(_items_rule(field, field.kind, name, kind.value_type, reason))
+        elif conditions:
+            rules.append(_Rule(f"{field.name}: values", " OR ".join(conditions), name, reason))
     return rules
 
 
-def _bad_values(scalar: Scalar, value: str, kind: pa.DataType) -> list[str]:
-    """Return SQL conditions, one of which a value meets that a scalar cannot hold; null meets none."""
-    if pa.types.is_null(kind):
-        return []
-    if isinstance(scalar, Uint):
-        return [f"{value} < {scalar.min}", f"{value} > {scalar.max}"]
-    if isinstance(scalar, Enum):
-        return [f"{value} NOT IN ({', '.join(map(_literal, scalar.values))})"]
-    if isinstance(scalar, DecimalNumber):
-        scale = 10**scalar.places
-        lowest = int(scalar.min * scale)
-        step = int(scalar.step * scale) if scalar.steps else 2**53
-        scaled = f"({value}::DOUBLE * {scale})"
-        steps = f"round(({scaled} - {lowest}::DOUBLE) / {step}::DOUBLE)"
-        # A little wider than the packer's tolerance, and than every rounding in these lines.
-        rounding = f"(abs({scaled}) + {abs(lowest) + 1}::DOUBLE) * 4e-15"
-        allowed = float(scalar.float_tolerance * scale) * 1.001 if pa.types.is_floating(kind) else 0.0
-        tolerance = f"{allowed!r}::DOUBLE + {rounding}"
-        return [
-            f"NOT isfinite({value}::DOUBLE)",
-            f"{steps} < 0",
-            f"{steps} > {scalar.steps}",
-            f"abs({scaled} - ({lowest}::DOUBLE + {steps} * {step}::DOUBLE)) > {tolerance}",
-        ]
-    return []
-
-
-def _literal(text: str) -> str:
-    """Return a text as SQL. Its only special character is the quote; NUL would end the statement."""
-    return "'" + text.replace("'", "''").replace("\0", "' || chr(0) || '") + "'"
+def _items_rule(field: Field, of: List, name: str, item_type: pa.DataType, reason: Callable[[Any], str]) -> _Rule:
+    bad_items = ["item IS NULL"]
+    if not pa.types.is_null(item_type):
+        bad_items += field_type(of.item).bad_values("item", item_type)
+    items = f"({select(f'rowid, *, unnest({name}) AS item', 'rows')})"
+    return _Rule(f"{field.name}: values", " OR ".join(bad_items), name, reason, items)
 
 
 def _constant(words: str) -> Callable[[Any], str]:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models_registry.loading.packing import Integers, Payloads
+from models_registry.loading.arrow import Integers
+from models_registry.loading.packing import Payloads
 from serving.formats.keys import FINGERPRINT_BYTES
 
 MAX_ROWS_IN_BLOCK = 65_535

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models_registry.loading import tables
-from models_registry.loading.packing import Integers, Payloads
+from models_registry.loading.arrow import Integers
+from models_registry.loading.packing import Payloads
 from models_registry.loading.placing import FINGERPRINT_BITS, Buckets, Numbers, PackedRows, as_arrow
 from models_registry.models import Table
 from serving.formats.blocks import DamagedBlock

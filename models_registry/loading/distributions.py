@@ -17,16 +17,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models_registry.loading.arrow import Numbers, storable
 from models_registry.loading.columns import MAX_SHOWN, shown
-from models_registry.loading.packing import scalar_codes
-from serving.formats.layouts import Bool, DecimalNumber, Enum, Field, Layout, List, Scalar, String, Uint
+from models_registry.loading.field_types import field_type, scalar_type
+from serving.formats.layouts import Field, Kind, Layout, List, Scalar, ScalarKind, String
 
 # About 0.1 percentage points of a share, and an index of 0.0001, are chance in a sample of this size.
 SAMPLE_ROWS = 2**18
@@ -40,8 +41,6 @@ NUMBER_BINS = 10
 CHANCE_Z = 3.719
 # Added to every count, so that a bin that was empty once has a logarithm.
 PSEUDO_COUNT = 0.5
-
-Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -283,21 +282,33 @@ def _aspects(field: Field, column: pa.Array) -> Iterator[list[Aspect]]:
     present = column.drop_null()
     # A column without a single value may be of any type.
     if absent == rows:
-        kinds = {String: ["string length", "string"], List: ["list length"]}.get(type(field.kind), [_kind(field)])
-        yield [Aspect(field.name, kind, rows, np.zeros(0), absent) for kind in kinds]
-    elif isinstance(field.kind, String):
-        lengths = Aspect(field.name, "string length", rows, _float(pc.binary_length(present)), absent)
-        texts = Aspect(field.name, "string", rows, _storable(present), absent)
-        yield [texts, lengths] if _are_few(texts) else [lengths, texts]
-    elif isinstance(field.kind, List):
-        yield [Aspect(field.name, "list length", rows, _float(pc.list_value_length(present)), absent)]
-        yield [_scalars(field.name, "list items", field.kind.item, present.flatten(), rows)]
-    else:
-        yield [_scalars(field.name, _kind(field), field.kind, column, rows)]
+        yield [Aspect(field.name, what, rows, np.zeros(0), absent) for what in _counted(field.kind)]
+        return
+    match field.kind:
+        case String():
+            lengths = Aspect(field.name, "string length", rows, _float(pc.binary_length(present)), absent)
+            texts = Aspect(field.name, "string", rows, storable(present), absent)
+            yield [texts, lengths] if _are_few(texts) else [lengths, texts]
+        case List() as kind:
+            yield [Aspect(field.name, "list length", rows, _float(pc.list_value_length(present)), absent)]
+            yield [_scalars(field.name, "list items", kind.item, present.flatten(), rows)]
+        case Scalar() as kind:
+            yield [_scalars(field.name, field_type(kind).name, kind, column, rows)]
+        case other:
+            assert_never(other)
 
 
-def _kind(field: Field) -> str:
-    return type(field.kind).__name__.removesuffix("Number").lower()
+def _counted(kind: Kind) -> list[str]:
+    """Return what is counted of a field without a value."""
+    match kind:
+        case String():
+            return ["string length", "string"]
+        case List():
+            return ["list length"]
+        case Scalar():
+            return [field_type(kind).name]
+        case other:
+            assert_never(other)
 
 
 def _are_few(texts: Aspect) -> bool:
@@ -309,30 +320,12 @@ def _are_few(texts: Aspect) -> bool:
     return is_short and 2 * sum(texts.count(bins)[: len(bins.values)]) >= len(texts.values)
 
 
-def _scalars(name: str, kind: str, scalar: Scalar, column: pa.Array, rows: int) -> Aspect:
+def _scalars(name: str, what: str, kind: ScalarKind, column: pa.Array, rows: int) -> Aspect:
     absent, present = column.null_count, column.drop_null()
     if not len(present):
-        return Aspect(name, kind, rows, np.zeros(0), absent)
-    if isinstance(scalar, Enum):
-        return Aspect(name, kind, rows, _storable(present), absent)
-    if isinstance(scalar, Bool):
-        return Aspect(name, kind, rows, present.cast(pa.string()), absent)
-    codes, unfit = scalar_codes(scalar, present)
-    fit = codes[~unfit].astype(np.int64)
-    if isinstance(scalar, Uint):
-        return Aspect(name, kind, rows, (fit + scalar.min).astype(np.float64), absent, int(unfit.sum()))
-    if not isinstance(scalar, DecimalNumber):
-        raise TypeError(type(scalar).__name__)
-    scale = 10**scalar.places
-    step = int(scalar.step * scale) if scalar.steps else 0
-    # Correctly rounded quotients of whole numbers, so that equal values are equal floats.
-    numbers = (int(scalar.min * scale) + fit * step) / scale
-    return Aspect(name, kind, rows, numbers, absent, int(unfit.sum()), is_whole=scale == 1)
-
-
-def _storable(texts: pa.Array) -> pa.Array:
-    """Return texts that a database takes: PostgreSQL's JSON knows no NUL."""
-    return pc.replace_substring(texts, "\0", "\\u0000")
+        return Aspect(name, what, rows, np.zeros(0), absent)
+    found = scalar_type(kind).spread(present)
+    return Aspect(name, what, rows, found.values, absent, found.unfit, found.is_whole)
 
 
 def _float(lengths: pa.Array) -> Numbers:

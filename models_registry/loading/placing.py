@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from models_registry.loading.packing import Integers, Mask, Payloads, RefusedValue, pack_columns
+from models_registry.loading.arrow import Integers, Mask
+from models_registry.loading.packing import Payloads, RefusedValue, pack_columns
 from serving.formats.keys import FINGERPRINT_BYTES
 from serving.formats.layouts import Layout
 

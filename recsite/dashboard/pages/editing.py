@@ -21,7 +21,7 @@ from models_registry.catalogue.services import (
     newest_layout,
     version_create,
 )
-from models_registry.loading.columns import field_name
+from models_registry.loading.field_types import field_name
 from models_registry.loading.requests import load_request
 from models_registry.models import RecommendationModel, Version
 from recsite.dashboard.forms.dashboard_form import DashboardForm
