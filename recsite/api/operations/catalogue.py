@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from typing import Any, ClassVar, assert_never
 
 from django.db.models import OuterRef, QuerySet, Subquery
 from django.urls import reverse
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
+from typing_extensions import override
 
 from models_registry.catalogue.services import default_set, layout_add, model_create, model_update
+from models_registry.loading.field_types import SCALAR_TYPES, TYPES, FieldType, Input, Parameter, parameters_of
 from models_registry.models import Layout, RecommendationModel
 from recsite.api.authentication import needs
 from recsite.api.bodies import Answer, Body, Change, Choice, Number, Query, Text, Whole, YesNo, read_body, read_query
@@ -20,6 +23,7 @@ from recsite.api.paging import PageQuery, page_of
 from recsite.api.problems import fields_named, not_found
 from recsite.api.schema import operation, page_answer
 from recsite.api.studio_view import StudioView, created, page
+from serving.formats.layouts import MAX_PAYLOAD_BYTES
 from tenants.models import Scope, Tenant
 
 LAYOUT: list[dict[str, Any]] = [
@@ -53,32 +57,50 @@ MODEL = {
     "layout": LAYOUT,
     "created_at": "2026-10-02T09:14:07Z",
 }
-KINDS = ["bool", "uint", "enum", "decimal", "string", "list"]
+
+
+def _parameters(types: Iterable[type[FieldType[Any]]]) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+    """Return a field for each parameter that some types take; its help says which do."""
+    return {
+        parameter.name: _parameter(parameter, f"{' and '.join(names)}: {parameter.meaning}.")
+        for parameter, names in parameters_of(types).items()
+    }
+
+
+def _parameter(parameter: Parameter, help_text: str) -> serializers.Field[Any, Any, Any, Any]:
+    match parameter.input:
+        case Input.WHOLE:
+            return Whole(required=False, min_value=0, max_value=MAX_PAYLOAD_BYTES, help_text=help_text)
+        case Input.NUMBER:
+            return Number(required=False, help_text=help_text)
+        case Input.TEXTS:
+            return serializers.ListField(child=Text(allow_blank=True), required=False, help_text=help_text)
+        case Input.ITEM:
+            return LayoutItem(required=False, help_text=help_text)
+        case other:
+            assert_never(other)
 
 
 class LayoutItem(Body):
-    """What a list holds."""
+    """What a list holds, with the parameters that its type takes."""
 
-    type = Choice(choices=["bool", "uint", "enum", "decimal"])
-    min = Number(required=False)
-    max = Number(required=False)
-    step = Number(required=False)
-    values = serializers.ListField(child=Text(allow_blank=True), required=False)
+    type = Choice(choices=[one.name for one in SCALAR_TYPES])
+
+    @override
+    def get_fields(self) -> dict[str, Any]:
+        return super().get_fields() | _parameters(SCALAR_TYPES)
 
 
 class LayoutField(Body):
     """One field of an answer, with the parameters that its type takes."""
 
     name = Text(max_length=128)
-    type = Choice(choices=KINDS)
-    min = Number(required=False, help_text="uint and decimal: the smallest value.")
-    max = Number(required=False, help_text="uint and decimal: the largest value.")
-    step = Number(required=False, help_text="decimal: every value is min plus a whole number of these.")
-    values = serializers.ListField(child=Text(allow_blank=True), required=False, help_text="enum: the texts.")
-    max_bytes = Whole(required=False, min_value=0, max_value=65_536, help_text="string: the longest, in UTF-8.")
-    max_items = Whole(required=False, min_value=0, max_value=65_536, help_text="list: the most.")
-    item = LayoutItem(required=False, help_text="list: what it holds.")
+    type = Choice(choices=[one.name for one in TYPES])
     optional = YesNo(required=False, help_text="It may be absent; JSON then shows null.")
+
+    @override
+    def get_fields(self) -> dict[str, Any]:
+        return super().get_fields() | _parameters(TYPES)
 
 
 class ModelAnswer(Answer[RecommendationModel]):

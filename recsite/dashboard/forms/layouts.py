@@ -2,104 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from decimal import Decimal
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, assert_never
 
 from django import forms
-from django.forms import BaseFormSet, formset_factory
+from django.forms import BaseFormSet, BoundField, formset_factory
+from typing_extensions import override
 
 from models_registry.catalogue.rules import check_layout
+from models_registry.loading.field_types import (
+    SCALAR_TYPES,
+    TYPES,
+    TYPES_BY_NAME,
+    FieldType,
+    Input,
+    Parameter,
+    parameters_of,
+)
 from recsite.dashboard.forms.dashboard_form import DashboardForm
 from tenants.rules import RuleBroken
 
 MAX_FIELDS = 64
 PREFIX = "field"
+# What a list asks for stands before what its items ask for.
+PARAMETERS = tuple(parameters_of(reversed(TYPES)))
 
-SCALARS = [
-    ("uint", "Whole number"),
-    ("decimal", "Number with steps"),
-    ("enum", "One of several texts"),
-    ("bool", "Yes or no"),
-]
-TYPES = [*SCALARS, ("string", "Text"), ("list", "List")]
-# Which parameters a type has. What a list's items have comes on top.
-PARAMETERS: Mapping[str, tuple[str, ...]] = {
-    "bool": (),
-    "uint": ("min", "max"),
-    "decimal": ("min", "max", "step"),
-    "enum": ("values",),
-    "string": ("max_bytes",),
-    "list": ("max_items", "item"),
-}
-_LABELS = {
-    "min": "the smallest value",
-    "max": "the largest value",
-    "step": "the step",
-    "values": "the texts",
-    "max_bytes": "the most bytes",
-    "max_items": "the most items",
-}
+
+class _TypeSelect(forms.Select):
+    """A drop-down each of whose types says which parameters it takes: the style sheet shows no others."""
+
+    @override
+    def create_option(self, name: str, value: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        option = super().create_option(name, value, *args, **kwargs)
+        option["attrs"]["data-takes"] = " ".join(parameter.name for parameter in TYPES_BY_NAME[value].parameters)
+        return option
+
+
+def _type_field(label: str, types: Sequence[type[FieldType[Any]]], *, marked: str, required: bool) -> forms.ChoiceField:
+    choices = [(one.name, one.title) for one in types]
+    return forms.ChoiceField(label=label, choices=choices, required=required, widget=_TypeSelect({marked: ""}))
 
 
 class LayoutFieldForm(DashboardForm):
-    """One field of an answer."""
+    """One field of an answer. It has an input for every parameter of any type."""
 
     name = forms.CharField(
         label="Name",
         max_length=128,
         widget=forms.TextInput({"autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"}),
     )
-    type = forms.ChoiceField(label="Type", choices=TYPES, widget=forms.Select({"data-type": ""}))
-    item = forms.ChoiceField(label="Of what", choices=SCALARS, required=False, widget=forms.Select({"data-item": ""}))
-    max_items = forms.IntegerField(label="At most", required=False)
-    min = forms.DecimalField(label="From", required=False)
-    max = forms.DecimalField(label="To", required=False)
-    step = forms.DecimalField(label="Step", required=False)
-    values = forms.CharField(
-        label="Texts, one per line", required=False, widget=forms.Textarea({"rows": 3, "spellcheck": "false"})
-    )
-    max_bytes = forms.IntegerField(label="At most, in bytes", required=False)
+    type = _type_field("Type", TYPES, marked="data-type", required=True)
     optional = forms.BooleanField(label="May be missing", required=False)
 
     def clean(self) -> None:
-        """Ask for the parameters that the type has."""
+        """Ask for the parameters that the type takes; what stands in another's input does not matter."""
         super().clean()
-        for parameter in self._parameters():
-            if parameter != "item" and self.cleaned_data.get(parameter) in (None, "") and parameter not in self.errors:
-                self.add_error(parameter, f"Say {_LABELS[parameter]}.")
+        taken = set(self._taken(self.cleaned_data.get("type", "")))
+        for parameter in PARAMETERS:
+            if parameter not in taken:
+                self.errors.pop(parameter.name, None)
+            elif self.cleaned_data.get(parameter.name) in (None, "") and parameter.name not in self.errors:
+                self.add_error(parameter.name, parameter.missing)
+
+    @property
+    def parameters(self) -> list[BoundField]:
+        """The inputs of all parameters."""
+        return [self[parameter.name] for parameter in PARAMETERS]
 
     @property
     def field(self) -> dict[str, Any]:
         """The field as `serving.formats.layouts.Layout.parse` reads it. Only when the form is valid."""
-        kind = self.cleaned_data["type"]
-        found: dict[str, Any] = {"name": self.cleaned_data["name"], "type": kind}
-        if kind == "list":
-            item = self.cleaned_data["item"]
-            found["max_items"] = self.cleaned_data["max_items"]
-            found["item"] = {"type": item, **self._values(PARAMETERS[item])}
-        else:
-            found |= self._values(PARAMETERS[kind])
-        if self.cleaned_data["optional"]:
-            found["optional"] = True
-        return found
+        optional = {"optional": True} if self.cleaned_data["optional"] else {}
+        return {"name": self.cleaned_data["name"], **self._typed(self.cleaned_data["type"]), **optional}
 
-    def _parameters(self) -> tuple[str, ...]:
-        kind = self.cleaned_data.get("type", "")
-        own = PARAMETERS.get(kind, ())
-        return (*own, *PARAMETERS.get(self.cleaned_data.get("item", ""), ())) if kind == "list" else own
+    def _taken(self, name: str) -> Iterator[Parameter]:
+        """Yield the parameters that a type takes, those of its items too."""
+        for parameter in TYPES_BY_NAME[name].parameters if name in TYPES_BY_NAME else ():
+            yield parameter
+            if parameter.input is Input.ITEM:
+                yield from self._taken(self.cleaned_data.get(parameter.name, ""))
 
-    def _values(self, parameters: Sequence[str]) -> dict[str, Any]:
-        values = {name: self.cleaned_data[name] for name in parameters}
-        return {name: _as_json(name, value) for name, value in values.items()}
+    def _typed(self, name: str) -> dict[str, Any]:
+        """Return a type with its parameters."""
+        return {"type": name} | {one.name: self._value(one) for one in TYPES_BY_NAME[name].parameters}
+
+    def _value(self, parameter: Parameter) -> Any:
+        """Return a parameter as JSON holds it."""
+        value = self.cleaned_data[parameter.name]
+        match parameter.input:
+            case Input.WHOLE:
+                return value
+            case Input.NUMBER:
+                return int(value) if value == value.to_integral_value() else float(value)
+            case Input.TEXTS:
+                return [line.strip() for line in value.splitlines() if line.strip()]
+            case Input.ITEM:
+                return self._typed(value)
+            case other:
+                assert_never(other)
 
 
-def _as_json(name: str, value: Any) -> Any:
-    if name == "values":
-        return [line.strip() for line in value.splitlines() if line.strip()]
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    return value
+def _input(parameter: Parameter) -> forms.Field:
+    label = parameter.label
+    match parameter.input:
+        case Input.WHOLE:
+            return forms.IntegerField(label=label, required=False)
+        case Input.NUMBER:
+            return forms.DecimalField(label=label, required=False)
+        case Input.TEXTS:
+            lines = forms.Textarea({"rows": 3, "spellcheck": "false"})
+            return forms.CharField(label=label, required=False, widget=lines)
+        case Input.ITEM:
+            return _type_field(label, SCALAR_TYPES, marked="data-item", required=False)
+        case other:
+            assert_never(other)
+
+
+LayoutFieldForm.base_fields |= {parameter.name: _input(parameter) for parameter in PARAMETERS}
 
 
 _FormSet = formset_factory(LayoutFieldForm, extra=0, max_num=MAX_FIELDS, absolute_max=MAX_FIELDS)
@@ -180,11 +199,12 @@ def _count(data: Mapping[str, Any]) -> int:
 
 
 def _as_row(field: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a layout's field as the row's values."""
+    """Return a layout's field, or the type of its items, as the row's values."""
     row = dict(field)
-    if isinstance(row.get("item"), Mapping):
-        item = dict(row["item"])
-        row = {**row, **item, "type": "list", "item": item["type"]}
-    if isinstance(row.get("values"), list | tuple):
-        row["values"] = "\n".join(row["values"])
+    for parameter in TYPES_BY_NAME[field["type"]].parameters:
+        value = field[parameter.name]
+        if parameter.input is Input.TEXTS:
+            row[parameter.name] = "\n".join(value)
+        elif parameter.input is Input.ITEM:
+            row = {**_as_row(value), **row, parameter.name: value["type"]}
     return row
