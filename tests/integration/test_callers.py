@@ -110,6 +110,7 @@ def test_pages__by_address__are_refused_in_one_line_of_the_log(capfd: pytest.Cap
     assert "Invalid HTTP_HOST header: '10.0.0.7'" in line
 
 
+@pytest.mark.django_db
 def test_ready_for_tokens__database_away__says_so(monkeypatch: pytest.MonkeyPatch, client: Client) -> None:
     nobody_listens = {"ENGINE": "django.db.backends.postgresql", "NAME": "recsite", "HOST": "127.0.0.1", "PORT": 1}
     monkeypatch.setattr("recsite.callers.connection", ConnectionHandler({"default": nobody_listens})["default"])
