@@ -28,7 +28,7 @@ from serving.formats import tokens
 from serving.formats.encoding import base64url_encode
 from tenants import audit
 from tenants.models import Algorithm, Credential, CredentialKind, Tenant, User, new_public_id
-from tenants.rules import AlreadyMade, RuleBroken, check_limit, check_reason, check_text
+from tenants.rules import AlreadyMade, ChangedMeanwhile, RuleBroken, check_limit, check_reason, check_text
 from tenants.services import apply_changes, lock_tenant
 from tenants.signals import announce_after_commit
 
@@ -190,13 +190,22 @@ def credential_update(
     return credential
 
 
-def credential_rotate(*, credential: Credential, actor: User | None, previous_until: datetime) -> IssuedCredential:
+def credential_rotate(
+    *, credential: Credential, actor: User | None, previous_until: datetime, based_on: int | None = None
+) -> IssuedCredential:
     """Issue a new secret for a credential; the one before works until `previous_until`, at most 30 days from now.
 
     An hour that has passed ends the old secret, and its tokens, at once. A secret that was itself still overlapping
     ends now: at most two are ever accepted.
 
+    Args:
+        credential: whose.
+        actor: who does it.
+        previous_until: when the secret that works now ends.
+        based_on: the `generation` this was decided on; None to rotate whatever is there.
+
     Raises:
+        ChangedMeanwhile: it has had a new secret since `based_on`.
         RuleBroken: it has no secret, is revoked, or the hour is naive or too far away.
     """
     if timezone.is_naive(previous_until):
@@ -209,6 +218,8 @@ def credential_rotate(*, credential: Credential, actor: User | None, previous_un
         _lock(credential)
         if credential.kind != CredentialKind.SECRET:
             raise RuleBroken("This credential is a public key; register the new key as another credential.")
+        if based_on not in (None, credential.generation):
+            raise ChangedMeanwhile("It has been given a new secret meanwhile. Nothing was changed; look at it again.")
         is_overlapping = previous_until > now
         before = {"generation": credential.generation, "secret": credential.secret_hint}
         credential.previous_secret_hash = credential.secret_hash if is_overlapping else ""

@@ -31,6 +31,10 @@ class AlreadyMade(RuleBroken):
     """What a form asks for was made when that form was sent before; its secret is not given twice."""
 
 
+class ChangedMeanwhile(RuleBroken):
+    """A change that was decided on what somebody has changed since; nothing was saved."""
+
+
 class LimitReached(RuleBroken):
     """A change that is refused because the studio has as much of something as it may."""
 

@@ -20,13 +20,9 @@ from models_registry.rollouts.allocation import (
 )
 from tenants import audit
 from tenants.models import User
-from tenants.rules import RuleBroken, check_reason
+from tenants.rules import ChangedMeanwhile, RuleBroken, check_reason
 from tenants.services import lock_tenant
 from tenants.signals import announce_after_commit
-
-
-class RolloutMoved(RuleBroken):
-    """Somebody else saved a revision after the one that this change was made from."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +140,7 @@ def rollout_reweight(
 
     Raises:
         RuleBroken: the weights do not sum to 10,000, name no version of the model, or are those it has already.
-        RolloutMoved: there is a newer revision than `based_on`.
+        ChangedMeanwhile: there is a newer revision than `based_on`.
     """
     reason = check_reason(reason)
     with transaction.atomic():
@@ -167,7 +163,7 @@ def rollout_switch_off(
 
     Raises:
         RuleBroken: it has no weight, or nobody else has.
-        RolloutMoved: as `rollout_reweight`.
+        ChangedMeanwhile: as `rollout_reweight`.
     """
     reason = check_reason(reason)
     with transaction.atomic():
@@ -195,7 +191,7 @@ def rollout_go_back(
 
     Raises:
         RuleBroken: there is no such revision, it is the present map, or it gives units to a version that is gone.
-        RolloutMoved: as `rollout_reweight`.
+        ChangedMeanwhile: as `rollout_reweight`.
     """
     reason = check_reason(reason)
     with transaction.atomic():
@@ -223,7 +219,7 @@ def rollout_new_phase(
 
     Raises:
         RuleBroken: the weights do not sum to 10,000 or name no version of the model.
-        RolloutMoved: as `rollout_reweight`.
+        ChangedMeanwhile: as `rollout_reweight`.
     """
     reason = check_reason(reason)
     with transaction.atomic():
@@ -249,7 +245,7 @@ def _lock_current(model: RecommendationModel) -> RolloutRevision:
 
 def _check_unmoved(current: RolloutRevision, based_on: int | None) -> None:
     if based_on is not None and current.number != based_on:
-        raise RolloutMoved(
+        raise ChangedMeanwhile(
             f"{current.actor_name} changed the weights meanwhile (revision {current.number}). Nothing was saved."
         )
 

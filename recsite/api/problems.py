@@ -15,7 +15,7 @@ from rest_framework import exceptions
 
 from serving.http import PROBLEM, problem_document
 from tenants.access import NotAllowed, NotAMember, PersonNeeded
-from tenants.rules import LimitReached, RuleBroken
+from tenants.rules import ChangedMeanwhile, LimitReached, RuleBroken
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +160,8 @@ def problem_response(error: Exception, context: Mapping[str, Any]) -> HttpRespon
 
 def _translate(error: Exception) -> Problem | None:  # noqa: C901, PLR0912 - one line for each kind of exception
     match error:
+        case ChangedMeanwhile():
+            return Problem(CONFLICT, str(error))
         case RuleBroken():
             errors = [{"field": error.field, "detail": str(error)}] if error.field else None
             kind = LIMIT_REACHED if isinstance(error, LimitReached) else REFUSED

@@ -163,6 +163,13 @@ class Rotation(Body):
     previous_until = Moment(
         help_text="Until when the old secret works, at most 30 days from now; an instant that is past ends it at once."
     )
+    based_on = Whole(
+        min_value=1,
+        max_value=10**9,
+        required=False,
+        help_text="The `generation` this was decided on: if there is a newer one, nothing is changed and the answer is "
+        "a 409 `conflict`. Without it, whatever secret is there is replaced.",
+    )
 
 
 class CredentialQuery(PageQuery):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import ClassVar
 
 from rest_framework.request import Request
@@ -11,7 +10,6 @@ from rest_framework.response import Response
 
 from models_registry.models import RolloutRevision
 from models_registry.rollouts.services import (
-    RolloutMoved,
     rollout_go_back,
     rollout_new_phase,
     rollout_reweight,
@@ -29,7 +27,6 @@ from recsite.api.operations.rollouts import (
     weights_field,
     weights_from_names,
 )
-from recsite.api.problems import CONFLICT, Problem
 from recsite.api.schema import operation
 from recsite.api.studio_view import StudioView
 from tenants.models import Scope
@@ -95,8 +92,7 @@ class RolloutReweight(StudioView):
         row = find_model(self.tenant, model)
         names = names_of(row)
         given["weights_bp"] = weights_from_names(given["weights_bp"], names)
-        with _conflict_if_moved():
-            revision = rollout_reweight(model=row, actor=self.actor, **given)
+        revision = rollout_reweight(model=row, actor=self.actor, **given)
         return _saved(revision, names)
 
 
@@ -123,8 +119,7 @@ class RolloutSwitchOff(StudioView):
         given = read_body(request, SwitchOff)
         row = find_model(self.tenant, model)
         given["version"] = version_named(row, given["version"], field="version")
-        with _conflict_if_moved():
-            revision = rollout_switch_off(model=row, actor=self.actor, **given)
+        revision = rollout_switch_off(model=row, actor=self.actor, **given)
         return _saved(revision, names_of(row))
 
 
@@ -147,8 +142,7 @@ class RolloutGoBack(StudioView):
         """Go back to a revision: everybody gets what they got then."""
         given = read_body(request, GoBack)
         row = find_model(self.tenant, model)
-        with _conflict_if_moved():
-            revision = rollout_go_back(model=row, actor=self.actor, **given)
+        revision = rollout_go_back(model=row, actor=self.actor, **given)
         return _saved(revision, names_of(row))
 
 
@@ -174,17 +168,8 @@ class RolloutNewPhase(StudioView):
         names = names_of(row)
         if "weights_bp" in given:
             given["weights_bp"] = weights_from_names(given["weights_bp"], names)
-        with _conflict_if_moved():
-            revision = rollout_new_phase(model=row, actor=self.actor, **given)
+        revision = rollout_new_phase(model=row, actor=self.actor, **given)
         return _saved(revision, names)
-
-
-@contextmanager
-def _conflict_if_moved() -> Iterator[None]:
-    try:
-        yield
-    except RolloutMoved as error:
-        raise Problem(CONFLICT, str(error)) from None
 
 
 def _saved(revision: RolloutRevision, names: Mapping[int, str]) -> Response:

@@ -162,11 +162,14 @@ def credential_rotate_page(request: StudioRequest, client_id: str) -> HttpRespon
     form = RotateForm(initial={"generation": row.generation})
     if request.method == "POST":
         form = RotateForm(request.POST)
-        if form.is_valid() and form.cleaned_data["generation"] != row.generation:
-            form.add_error(None, "It has been given a new secret since this page was opened. Look at it again first.")
         if form.is_valid():
             try:
-                issued = credential_rotate(credential=row, actor=request.user, previous_until=form.previous_until)
+                issued = credential_rotate(
+                    credential=row,
+                    actor=request.user,
+                    previous_until=form.previous_until,
+                    based_on=form.cleaned_data["generation"],
+                )
             except RuleBroken as error:
                 form.refuse(error, {"previous_until": "until"})
             else:
