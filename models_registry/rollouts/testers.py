@@ -20,7 +20,7 @@ from tenants.rules import RuleBroken, check_text
 def override_set(
     *, model: RecommendationModel, unit: str, version: Version, actor: User | None, note: str = ""
 ) -> Override:
-    """Pin a tester to one version whatever the weights say.
+    """Pin a tester to one version whatever the weights say. What is so already is not recorded again.
 
     Raises:
         RuleBroken: the unit is no text of 1 to 256 bytes, or the version is another model's.
@@ -34,6 +34,8 @@ def override_set(
         lock_model(model)
         rows = Override.objects.for_tenant(model.tenant).select_related("version")
         before = rows.filter(model=model, unit=unit).first()
+        if before is not None and (before.version, before.note) == (version, note):
+            return before
         if before is None:
             check_tester_may_be_added(model)
         override, _ = rows.update_or_create(model=model, unit=unit, defaults={"version": version, "note": note})

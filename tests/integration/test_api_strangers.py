@@ -197,8 +197,8 @@ class Scene(NamedTuple):
     names: dict[str, str]
 
 
-@pytest.fixture
-def scene(studio: Tenant, owner: User) -> Scene:
+@pytest.fixture(name="scene")
+def make_scene(studio: Tenant, owner: User) -> Scene:
     model = model_create(
         tenant=studio,
         slug="offers",
