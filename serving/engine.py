@@ -226,11 +226,31 @@ def _version(model: PreparedModel, unit: str) -> PreparedVersion:
     return model.versions[code]
 
 
+class Found(msgspec.Struct, gc=False):
+    """What one key is to be answered, before it is put into a form.
+
+    Attributes:
+        version: the one the key is given.
+        source: `none` where there is nothing to answer; a `fallback` may have nothing either.
+        payload: the recommendation in bits; None where there is none.
+        record: the same as JSON text; "" where there is none.
+        lost: blocks that should have been there.
+    """
+
+    version: PreparedVersion
+    source: Source
+    payload: bytes | None
+    record: str
+    lost: Sequence[LostBlock]
+
+
 class Lookup:
     """One canonical key on its way to its answer: the active table, then, if that was lost, the one before.
 
+    `first` and `take` give what was found, `start` and `resume` the answer to a request for this key alone.
+
     Attributes:
-        names: the Redis key of the block to read next (a list of one).
+        names: the Redis key of the block to read next (a list of one); empty where the version was never loaded.
     """
 
     __slots__ = (
@@ -256,96 +276,93 @@ class Lookup:
         self._version = version
         self._digest = int.from_bytes(digest(key), "big")
         self._prefix = prefix
-        self._table = version.active
-        self._lost: list[LostBlock] | None = None
+        self._table = table = version.active
+        self._lost: Sequence[LostBlock] = ()
         self._if_none_match = if_none_match
         self._wants_bits = wants_bits
-        self.names: list[str] = []
+        self.names = [block_name(prefix, table.id, self._digest >> table.shift)] if table.id else []
+
+    def first(self) -> Found | None:
+        """Return what needs no block, the default of a version that was never loaded; else None."""
+        return None if self.names else self._instead("default")
+
+    def take(self, block: Block) -> Found | None:
+        """Return what there is once the block named in `names` was read (or could not be); None: read the next one."""
+        version = self._version
+        if isinstance(block, Unavailable):
+            return self._instead("fallback")
+        if block is not None:
+            fingerprint = (self._digest >> 16 & _FINGERPRINT).to_bytes(FINGERPRINT_BYTES, "big")
+            try:
+                payload = find_payload(block, fingerprint, version.payload_width)
+                if payload is None:
+                    return self._instead("default")
+                # The bits are decoded even where they are sent as they are: damage must not reach a client.
+                return Found(version, "table", payload, version.records.text(payload), self._lost)
+            except (DamagedBlock, DamagedPayload):  # every request passes here: that costs nothing
+                pass  # as good as lost
+        self._lost = [*self._lost, LostBlock(self.names[0], self._table.id)]
+        previous = version.previous
+        if previous is None or self._table is previous:
+            return self._instead("fallback")
+        self._table = previous
+        self.names = [block_name(self._prefix, previous.id, self._digest >> previous.shift)]
+        return None
+
+    def _instead(self, source: Source) -> Found:
+        version = self._version
+        if version.default_payload is None and source == "default":
+            source = "none"
+        return Found(version, source, version.default_payload, version.default_record, self._lost)
+
+    # --- The answer to a request for this key alone -------------------------------------------------------------------
 
     def start(self) -> Response | Lookup:
         """Return the first step."""
-        table = self._table
-        if not table.id:
-            return self._default()
-        self.names = [block_name(self._prefix, table.id, self._digest >> table.shift)]
+        if not self.names:
+            return self._response(self._instead("default"))
         # A table never changes, so a client that holds this key's answer from it needs no look at it.
         if self._if_none_match is not None and self._if_none_match != "*":
-            sources: tuple[tuple[Source, str], ...] = (("table", self._tag()), ("default", self._default_tag()))
-            for source, tag in sources:
+            sources: tuple[Source, ...] = ("table", "default")
+            for source in sources:
+                tag = self._tag(source)
                 if matches_tag(self._if_none_match, tag):
                     return self._not_modified(tag, source)
         return self
 
     def resume(self, blocks: Sequence[Block]) -> Response | Lookup:
         """Return the next step once the block named in `names` was read (or could not be)."""
-        block = blocks[0]
-        step: Response | Lookup
-        if isinstance(block, Unavailable):
-            step = self._fallback()
-        elif block is None:
-            step = self._next_table()
+        found = self.take(blocks[0])
+        return self if found is None else self._response(found)
+
+    def _response(self, found: Found) -> Response:
+        version, source, payload = self._version, found.source, found.payload
+        if payload is None:
+            if source == "fallback":
+                return msgspec.structs.replace(NO_ANSWER, exposures=version.exposures[source], lost=found.lost)
+            return Response(204, _NO_STORE, b"", "", version.exposures[source], found.lost)
+        if self._wants_bits:
+            body, heads, form = version.prefix + payload, version.heads.bits, _BITS
         else:
-            version = self._version
-            fingerprint = (self._digest >> 16 & _FINGERPRINT).to_bytes(FINGERPRINT_BYTES, "big")
-            try:
-                payload = find_payload(block, fingerprint, version.payload_width)
-                step = self._default() if payload is None else self._found(payload)
-            except (DamagedBlock, DamagedPayload):
-                step = self._next_table()  # as good as lost
-        if self._lost is None or isinstance(step, Lookup):
-            return step
-        return msgspec.structs.replace(step, lost=self._lost)
-
-    def _next_table(self) -> Response | Lookup:
-        self._lost = [*(self._lost or ()), LostBlock(self.names[0], self._table.id)]
-        previous = self._version.previous
-        if previous is None or self._table is previous:
-            return self._fallback()
-        self._table = previous
-        self.names = [block_name(self._prefix, previous.id, self._digest >> previous.shift)]
-        return self
-
-    def _found(self, payload: bytes) -> Response:
-        version = self._version
-        # The bits are decoded even where they are sent as they are: damage must not reach a client.
-        record = version.records.text(payload)
-        body = version.prefix + payload if self._wants_bits else f"{version.json_head}{record}}}".encode()
-        return self._answer(body, self._tag(), "table")
-
-    def _default(self) -> Response:
-        body = self._version.default_bits if self._wants_bits else self._version.default_json
-        if body is None:
-            return Response(204, _NO_STORE, b"", "", self._version.exposures["none"])
-        return self._answer(body, self._default_tag(), "default")
-
-    def _fallback(self) -> Response:
-        version = self._version
-        body = version.default_bits if self._wants_bits else version.default_json
-        exposures = version.exposures["fallback"]
-        if body is None:
-            return msgspec.structs.replace(NO_ANSWER, exposures=exposures)
-        return Response(200, (_BITS if self._wants_bits else _JSON) + _FALLBACK, body, "", exposures)
-
-    def _answer(self, body: bytes, tag: str, source: Source) -> Response:
+            body, heads, form = f"{version.json_head}{found.record}}}".encode(), version.heads.json, _JSON
+        if source == "fallback":
+            return Response(200, form + _FALLBACK, body, "", version.exposures[source], found.lost)
+        tag = self._tag(source)
         if self._if_none_match is not None and matches_tag(self._if_none_match, tag):
             return self._not_modified(tag, source)
-        version = self._version
-        heads = version.heads.bits if self._wants_bits else version.heads.json
         head = f"etag: {tag}\r\n{heads[self._digest & 255]}"
         if source == "default":
             head += _DEFAULT
-        return Response(200, head, body, "", version.exposures[source])
+        return Response(200, head, body, "", version.exposures[source], found.lost)
 
     def _not_modified(self, tag: str, source: Source) -> Response:
         version = self._version
         head = f"etag: {tag}\r\n{version.heads.not_modified[self._digest & 255]}"
-        return Response(304, head, b"", "", version.exposures[source])
+        return Response(304, head, b"", "", version.exposures[source], self._lost)
 
-    def _tag(self) -> str:
-        return f'"{self._digest >> 16 & _FINGERPRINT ^ self._table.tag_seeds[self._wants_bits]:012x}"'
-
-    def _default_tag(self) -> str:
-        return f'"{self._digest >> 16 & _FINGERPRINT ^ self._table.tag_seeds[2 + self._wants_bits]:012x}"'
+    def _tag(self, source: Source) -> str:
+        seed = self._table.tag_seeds[self._wants_bits if source == "table" else 2 + self._wants_bits]
+        return f'"{self._digest >> 16 & _FINGERPRINT ^ seed:012x}"'
 
 
 # --- Many keys at once ----------------------------------------------------------------------------------------------
@@ -374,14 +391,15 @@ def _begin_batch(
     _charge(caller, tenant, len(body.keys), now)
     model = _model(body.model, caller, tenant)
     allowed = model.parameters - {"model"}
-    steps: list[Response | Lookup] = []
+    steps: list[Found | Response | Lookup] = []
     for key in body.keys:
         try:
             unknown = key.keys() - allowed
             if unknown:
                 raise bad_request("unknown_parameter", f"“{min(unknown)}” is no field of model {model.slug}.")
             row, unit = _key_and_unit({name: str(value) for name, value in key.items()}, caller, model)
-            steps.append(Lookup(_version(model, unit), row, settings.redis_prefix).start())
+            lookup = Lookup(_version(model, unit), row, settings.redis_prefix)
+            steps.append(lookup.first() or lookup)
         except Refused as refused:
             steps.append(refused.response)
     return BatchLookup(model.slug, steps).next()
@@ -414,7 +432,7 @@ class BatchLookup:
 
     __slots__ = ("_slug", "_steps", "names")
 
-    def __init__(self, slug: str, steps: list[Response | Lookup]) -> None:
+    def __init__(self, slug: str, steps: list[Found | Response | Lookup]) -> None:
         self._slug = slug
         self._steps = steps
         self.names: list[str] = []
@@ -427,7 +445,7 @@ class BatchLookup:
     def resume(self, blocks: Sequence[Block]) -> Response | BatchLookup:
         """Return the next step once the blocks named in `names` were read (or could not be), in that order."""
         arrived = iter(blocks)
-        self._steps = [step.resume([next(arrived)]) if isinstance(step, Lookup) else step for step in self._steps]
+        self._steps = [step.take(next(arrived)) or step if isinstance(step, Lookup) else step for step in self._steps]
         return self.next()
 
     def _response(self) -> Response:
@@ -435,8 +453,11 @@ class BatchLookup:
         exposures: list[Exposure] = []
         lost: list[LostBlock] = []
         for step in self._steps:
-            assert isinstance(step, Response)  # noqa: S101  # `next` came here because none is a Lookup any more
-            exposures.extend(step.exposures)
+            assert not isinstance(step, Lookup)  # noqa: S101  # `next` came here because none is one any more
+            if isinstance(step, Response):
+                answers.append(_refusal(step))
+                continue
+            exposures.extend(step.version.exposures[step.source])
             lost.extend(step.lost)
             answers.append(_batch_item(step))
         head = msgspec.json.encode({"model": self._slug})[:-1]
@@ -444,16 +465,14 @@ class BatchLookup:
         return Response(200, _JSON + _NO_STORE, body, "", exposures, lost)
 
 
-def _batch_item(step: Response) -> bytes:
-    """Return one key's answer: its status, then what it would have had for a body of its own."""
-    head = b'{"status":%d' % step.status
-    if step.status == 204:
-        return head + b"}"
-    if step.status != 200:
-        error = msgspec.json.decode(step.body)
-        return head + b"," + msgspec.json.encode({"code": error["code"], "detail": error["detail"]})[1:]
-    source = dict(step.headers).get("recommendation-source")
-    if source is not None:
-        head += b',"source":' + msgspec.json.encode(source)
-    # The body is {"model": …, "version": …}; the model is said once for all.
-    return head + b',"version":' + step.body.partition(b',"version":')[2]
+def _batch_item(found: Found) -> bytes:
+    """Return one key's answer: its status, then what it would have had for a body of its own, but the model."""
+    if found.payload is None:
+        return _refusal(NO_ANSWER) if found.source == "fallback" else b'{"status":204}'
+    source = "" if found.source == "table" else f'"source":"{found.source}",'
+    return f'{{"status":200,{source}{found.version.item_head}{found.record}}}'.encode()
+
+
+def _refusal(response: Response) -> bytes:
+    """Return the answer of a key that has none."""
+    return msgspec.json.encode({"status": response.status, "code": response.code, "detail": response.detail})

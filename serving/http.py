@@ -47,12 +47,13 @@ class LostBlock(NamedTuple):
 
 
 class Response(msgspec.Struct, gc=False):
-    """What a door sends. `code` is the stable code of an error, "" otherwise; what follows is for counting alone.
-
-    Many are shared by requests: nobody changes one.
+    """What a door sends. Many are shared by requests: nobody changes one.
 
     Attributes:
         head: the headers as they stand in an answer, each with its line's end (`head_of`).
+        code: the stable code of an error; "" otherwise.
+        exposures: for counting alone, as is `lost`.
+        detail: what an error says.
     """
 
     status: int
@@ -61,6 +62,7 @@ class Response(msgspec.Struct, gc=False):
     code: str = ""
     exposures: Sequence[Exposure] = ()
     lost: Sequence[LostBlock] = ()
+    detail: str = ""
 
     @property
     def headers(self) -> list[tuple[str, str]]:
@@ -122,7 +124,7 @@ def problem_document(
 def problem(status: int, code: str, detail: str, *extra: tuple[str, str]) -> Response:
     """Return an RFC 9457 error with a stable code; `extra` are further headers."""
     head = head_of(("content-type", PROBLEM), ("cache-control", "no-store"), *extra)
-    return Response(status, head, problem_document(status, code, detail), code)
+    return Response(status, head, problem_document(status, code, detail), code, detail=detail)
 
 
 UNAUTHORIZED = problem(401, "unauthorized", "A valid bearer token is required.", ("www-authenticate", "Bearer"))

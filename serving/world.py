@@ -86,10 +86,11 @@ class PreparedVersion:
     __slots__ = (
         "active",
         "code",
-        "default_bits",
-        "default_json",
+        "default_payload",
+        "default_record",
         "exposures",
         "heads",
+        "item_head",
         "json_head",
         "layout",
         "name",
@@ -116,17 +117,16 @@ class PreparedVersion:
         self.active = PreparedTable(version.active, version, model)
         self.previous = PreparedTable(version.previous, version, model) if version.previous else None
         self.exposures = {source: (Exposure(tenant_slug, model.slug, version.name, source),) for source in _SOURCES}
-        names = msgspec.json.encode({"model": model.slug, "version": version.name}).decode()
-        self.json_head = names[:-1] + ',"recommendation":'
+        # What stands before the record in a JSON answer: of one key, and of one of many.
+        self.item_head = f'"version":{msgspec.json.encode(version.name).decode()},"recommendation":'
+        self.json_head = f'{{"model":{msgspec.json.encode(model.slug).decode()},{self.item_head}'
         # What stands before a bit-packed payload.
         self.prefix = bytes([version.layout_revision, version.code])
-        self.default_bits: bytes | None = None
-        self.default_json: bytes | None = None
+        self.default_payload: bytes | None = None
+        self.default_record = ""
         if model.default is not None:
-            payload = self.layout.pack(model.default)
-            self.default_bits = self.prefix + payload
-            default = msgspec.json.encode(self.layout.unpack(payload))
-            self.default_json = self.json_head.encode() + default + b"}"
+            self.default_payload = payload = self.layout.pack(model.default)
+            self.default_record = msgspec.json.encode(self.layout.unpack(payload)).decode()
 
 
 class PreparedModel:

@@ -22,7 +22,7 @@ from serving.engine import UNAVAILABLE, Lookup
 from serving.formats import snapshot
 from serving.formats.keys import SEPARATOR, BadKey, canonical_key, slot
 from serving.formats.tokens import is_unit
-from serving.http import Response, Source
+from serving.http import Source
 from serving.world import PreparedModel
 from tenants.rules import RuleBroken
 
@@ -158,17 +158,17 @@ def _answer(content: snapshot.Tenant, model: snapshot.Model, code: int, values: 
     """Let the engine look the key up, block by block; None if Redis stopped answering."""
     version = PreparedModel(model, content.slug).versions[code]
     lookup = Lookup(version, _canonical(values), settings.REDIS_PREFIX)
-    step: Response | Lookup = lookup.start()
-    while not isinstance(step, Response):
+    found = lookup.first()
+    while found is None:
         try:
-            block: Any = publishing_client().get(step.names[0])
+            block: Any = publishing_client().get(lookup.names[0])
         except redis.RedisError:
             block = UNAVAILABLE
-        step = step.resume([block])
+        found = lookup.take(block)
     table_id = lookup.names[0].rsplit(":", 2)[1] if lookup.names else None
     return Answer(
-        source=step.exposures[0].source,
-        record=msgspec.json.decode(step.body)["recommendation"] if step.status == 200 else None,
+        source=found.source,
+        record=msgspec.json.decode(found.record) if found.record else None,
         table_id=table_id,
         is_previous_table=version.previous is not None and table_id == version.previous.id,
     )

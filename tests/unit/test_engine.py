@@ -316,3 +316,34 @@ def test_empty_block__is_whole_and_holds_nobody() -> None:
 def test_engine__path_and_media_types__are_what_clients_were_told() -> None:
     assert (PATH, BITS, JSON) == ("/v1/recommendations", "application/vnd.recsite.bits", "application/json")
     assert engine.MAX_BATCH == 500
+
+
+@pytest.mark.parametrize(
+    ("key", "state", "default", "source", "record", "lost"),
+    [
+        ("ana", "whole", None, "table", {"offer": 7, "gift": True}, 0),
+        ("eve", "whole", DEFAULT, "default", DEFAULT, 0),
+        ("eve", "whole", None, "none", None, 0),
+        ("ana", "away", DEFAULT, "fallback", DEFAULT, 0),
+        ("ana", "away", None, "fallback", None, 0),
+        ("ana", "lost", DEFAULT, "fallback", DEFAULT, 1),
+        ("ana", "never loaded", DEFAULT, "default", DEFAULT, 0),
+    ],
+)
+def test_lookup__before_any_form__says_where_the_answer_is_from_and_what_it_is(
+    key: str, state: str, default: Any, source: str, record: Any, lost: int
+) -> None:
+    store = Store()
+    written = store.write("table1", ROWS)
+    store.is_away = state == "away"
+    if state == "lost":
+        store.lose("table1")
+    served = world(tenant(model(version(None if state == "never loaded" else written), default=default)))
+    prepared = served.tenants["t1"].models["offers"].versions[0]
+    lookup = engine.Lookup(prepared, key.encode(), PREFIX)
+    found = lookup.first()
+    while found is None:
+        found = lookup.take(*store.read(lookup.names))
+    assert (found.version, found.source, len(found.lost)) == (prepared, source, lost)
+    assert found.payload == (None if record is None else Layout.parse(FIXED).pack(record))
+    assert (json.loads(found.record) if found.record else None) == record
