@@ -3,7 +3,6 @@
 
 import os
 import sys
-from pathlib import Path
 
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "recsite.settings")
@@ -13,9 +12,11 @@ if __name__ == "__main__":
 
         prepare(sys.argv[2:])
     if sys.argv[1:2] == ["check_formats"]:
-        # It checks the code, not an installation: any settings will do, also where there are none yet.
-        os.environ.setdefault("RECSITE_ENV_FILE", str(Path(__file__).resolve().parent / "tests" / "test.env"))
-    if sys.argv[1:2] == ["lane"]:
+        # It checks the code, not an installation, and works where there are no settings yet.
+        from models_registry.management.commands.check_formats import run_without_settings
+
+        run_without_settings(sys.argv)
+    elif sys.argv[1:2] == ["lane"]:
         # It uses settings and nothing else of Django's: setting up the other applications would take most of its start.
         from serving.management.commands.lane import run
 

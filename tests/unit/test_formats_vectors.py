@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,8 @@ from serving.formats.blocks import encode_block
 from serving.formats.layouts import DecimalNumber, Layout, List
 from tests.unit.format_strategies import layouts, records_of
 
-PUBLIC = Path(__file__).resolve().parents[1] / "vectors" / "formats.json"
+ROOT = Path(__file__).resolve().parents[2]
+PUBLIC = ROOT / "tests" / "vectors" / "formats.json"
 
 
 def differences(document: Any) -> list[str]:
@@ -48,6 +52,19 @@ def test_check_formats__the_public_file__everything_agrees() -> None:
         "refuse: 17 of 17 vectors agree",
         "Everything agrees.",
     ]
+
+
+def test_check_formats__as_a_process_without_settings__everything_agrees(tmp_path: Path) -> None:
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("RECSITE_", "DJANGO_"))}
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "manage.py"), "check_formats", str(PUBLIC)],
+        env={**variables, "RECSITE_ENV_FILE": str(tmp_path / "none.env")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.endswith("Everything agrees.\n")
 
 
 # --- Other files of that shape ----------------------------------------------------------------------------------------
@@ -186,13 +203,11 @@ def flip(text: str, at: int) -> str:
 def test_check_vectors__one_vector_changed__named(
     section: str, change: Callable[[Any], Any], public: dict[str, Any]
 ) -> None:
-    # The last vector of its section, and that alone.
-    document = copy.deepcopy(public)
-    number = len(document[section])
-    document[section][-1] = change(document[section][-1])
-    found = differences({section: document[section]})
+    # The last vector of its section, and that alone: one that agrees stands before it.
+    first, last = (copy.deepcopy(public[section][number]) for number in (0, -1))
+    found = differences({section: [first, change(last)]})
     assert found
-    assert all(words.startswith(f"{section} {number}: ") for words in found)
+    assert all(words.startswith(f"{section} 2: ") for words in found)
 
 
 def test_check_formats__differences__printed_counted_and_fatal(tmp_path: Path, public: dict[str, Any]) -> None:

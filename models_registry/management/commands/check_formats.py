@@ -7,6 +7,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from models_registry.loading.vectors import NoVectors, check_vectors
@@ -46,3 +47,9 @@ class Command(BaseCommand):
         if any(section.differences for section in sections):
             raise CommandError("This release differs from the file.")
         self.stdout.write(self.style.SUCCESS("Everything agrees."))
+
+
+def run_without_settings(arguments: list[str]) -> None:
+    """Run the command as `manage.py` does, on Django's own defaults: no secret and no application is needed."""
+    settings.configure()
+    Command().run_from_argv(arguments)
