@@ -5,6 +5,7 @@ Everything has a default, so that a test says only what it is about.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
@@ -39,6 +40,8 @@ VARIABLE: list[dict[str, Any]] = [
     {"name": "items", "type": "list", "max_items": 5, "item": {"type": "uint", "min": 0, "max": 99}, "optional": True},
 ]
 DEFAULT = {"offer": 1, "gift": False}
+ANA = {"offer": 7, "gift": True}
+ROWS = {"ana": ANA, "ben": {"offer": 8, "gift": False}}
 
 SIGNING_KEY = ed25519.Ed25519PrivateKey.from_private_bytes(b"s" * 32)
 TRUSTED = {"k1": SIGNING_KEY.public_key()}
@@ -231,6 +234,11 @@ def studio_token(credential_id: str, algorithm: str, private_key: Any, **changes
     return jwt.encode(payload, private_key, algorithm=algorithm, headers={"kid": credential_id})
 
 
+def aurora(store: Store, rows: Mapping[Any, Mapping[str, Any]] = ROWS, **changes: Any) -> World:
+    """Return a world whose one model has one version over these rows."""
+    return world(tenant(model(version(store.write("table1", rows)), **changes)))
+
+
 # --- Asking ---------------------------------------------------------------------------------------------------------
 
 
@@ -274,3 +282,14 @@ def answer(request: Request, known: World, store: Store, now: float = NOW) -> Re
 def header(response: Response, name: str) -> str | None:
     """Return a response's header."""
     return dict(response.headers).get(name)
+
+
+def problem(response: Response) -> tuple[int, str]:
+    """Return an error's status and stable code, having looked at its form."""
+    body = json.loads(response.body)
+    assert header(response, "content-type") == "application/problem+json"
+    assert header(response, "cache-control") == "no-store"
+    assert body.keys() == {"type", "title", "status", "code", "detail"}
+    assert body["status"] == response.status
+    assert body["code"] == response.code
+    return response.status, response.code

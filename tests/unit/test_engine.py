@@ -13,42 +13,26 @@ from serving import engine
 from serving.formats.blocks import encode_block
 from serving.formats.keys import block_name, digest
 from serving.formats.layouts import Layout
-from serving.http import BITS, JSON, PATH, Exposure, LostBlock, Response
+from serving.http import BITS, JSON, PATH, Exposure, LostBlock
 from tests.serving_world import (
+    ANA,
     DEFAULT,
     FIXED,
     PREFIX,
+    ROWS,
     VARIABLE,
     Store,
     answer,
+    aurora,
     get,
     header,
     model,
+    problem,
     table,
     tenant,
     version,
     world,
 )
-
-ANA = {"offer": 7, "gift": True}
-ROWS = {"ana": ANA, "ben": {"offer": 8, "gift": False}}
-
-
-def aurora(store: Store, **changes: Any) -> Any:
-    """Return a world whose one model has one version over ROWS."""
-    return world(tenant(model(version(store.write("table1", ROWS)), **changes)))
-
-
-def problem(response: Response) -> tuple[int, str]:
-    """Return an error's status and stable code, having looked at its form."""
-    body = json.loads(response.body)
-    assert header(response, "content-type") == "application/problem+json"
-    assert header(response, "cache-control") == "no-store"
-    assert body.keys() == {"type", "title", "status", "code", "detail"}
-    assert body["status"] == response.status
-    assert body["code"] == response.code
-    return response.status, response.code
-
 
 # --- Found ----------------------------------------------------------------------------------------------------------
 

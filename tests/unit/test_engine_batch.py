@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from serving import engine
 from serving.http import BITS, JSON, Exposure, Response
-from serving.world import World
 from tests.serving_world import (
     DEFAULT,
     NOW,
     SETTINGS,
     Store,
     answer,
+    aurora,
     credential,
     get,
     header,
@@ -33,10 +33,6 @@ from tests.serving_world import (
 ROWS = {f"p{n}": {"offer": n, "gift": False} for n in range(600)}
 
 
-def aurora(store: Store, **changes: Any) -> World:
-    return world(tenant(model(version(store.write("table1", ROWS)), **changes)))
-
-
 def batch(*keys: Any, model_slug: str | None = "offers", **more: Any) -> bytes:
     body: dict[str, Any] = {"keys": list(keys), **more}
     if model_slug is not None:
@@ -47,7 +43,7 @@ def batch(*keys: Any, model_slug: str | None = "offers", **more: Any) -> bytes:
 def test_many_keys__answered_in_order_each_with_its_own_status() -> None:
     store = Store()
     keys = [{"player_id": "p5"}, {}, {"player_id": "nobody"}, {"player_id": ""}, {"player_id": "p2", "x": "y"}]
-    response = answer(post(batch(*keys)), aurora(store), store)
+    response = answer(post(batch(*keys)), aurora(store, ROWS), store)
     body = json.loads(response.body)
     assert response.status == 200
     assert list(body) == ["model", "answers"]
@@ -65,7 +61,7 @@ def test_many_keys__answered_in_order_each_with_its_own_status() -> None:
 
 def test_many_keys__say_where_each_is_from() -> None:
     store = Store()
-    served = aurora(store, default=DEFAULT)
+    served = aurora(store, ROWS, default=DEFAULT)
     body = json.loads(answer(post(batch({"player_id": "p1"}, {"player_id": "x"})), served, store).body)
     assert [item.get("source") for item in body["answers"]] == [None, "default"]
     store.is_away = True
@@ -76,7 +72,7 @@ def test_many_keys__say_where_each_is_from() -> None:
 
 def test_many_keys__without_default_while_redis_is_away__each_503() -> None:
     store = Store()
-    served = aurora(store)
+    served = aurora(store, ROWS)
     store.is_away = True
     response = answer(post(batch({"player_id": "p1"}, {"player_id": "p2"})), served, store)
     assert response.status == 200
@@ -86,7 +82,7 @@ def test_many_keys__without_default_while_redis_is_away__each_503() -> None:
 def test_five_hundred_keys__read_in_one_step() -> None:
     store = Store()
     request = post(batch(*({"player_id": f"p{n}"} for n in range(500))))
-    step = engine.begin(request, aurora(store), NOW, SETTINGS)
+    step = engine.begin(request, aurora(store, ROWS), NOW, SETTINGS)
     assert not isinstance(step, Response)
     assert len(step.names) == 500
     done = step.resume(store.read(step.names))
@@ -142,14 +138,14 @@ def test_whole_numbers__are_keys_too() -> None:
 )
 def test_bad_body__400(body: bytes, code: str) -> None:
     store = Store()
-    response = answer(post(body), aurora(store), store)
+    response = answer(post(body), aurora(store, ROWS), store)
     assert (response.status, response.code) == (400, code)
 
 
 @given(body=st.binary(max_size=80) | st.text(max_size=80).map(str.encode))
 def test_any_body_at_all__an_answer_and_never_an_exception(body: bytes) -> None:
     store = Store()
-    assert answer(post(body), aurora(store), store).status in {200, 400}
+    assert answer(post(body), aurora(store, ROWS), store).status in {200, 400}
 
 
 @given(
@@ -161,7 +157,7 @@ def test_any_body_at_all__an_answer_and_never_an_exception(body: bytes) -> None:
 )
 def test_any_keys_at_all__each_has_a_status(keys: list[dict[str, Any]]) -> None:
     store = Store()
-    response = answer(post(json.dumps({"keys": keys}).encode()), aurora(store), store)
+    response = answer(post(json.dumps({"keys": keys}).encode()), aurora(store, ROWS), store)
     assert response.status in {200, 400}
     if response.status == 200:
         assert len(json.loads(response.body)["answers"]) == len(keys)
@@ -169,33 +165,33 @@ def test_any_keys_at_all__each_has_a_status(keys: list[dict[str, Any]]) -> None:
 
 def test_player_token__may_not() -> None:
     store = Store()
-    response = answer(post(batch({"player_id": "p1"}), bearer=token(sub="p1")), aurora(store), store)
+    response = answer(post(batch({"player_id": "p1"}), bearer=token(sub="p1")), aurora(store, ROWS), store)
     assert (response.status, response.code) == (403, "server_token_required")
 
 
 @pytest.mark.parametrize("accept", [BITS, "text/html", f"{JSON};q=0"])
 def test_anything_but_json__406(accept: str) -> None:
     store = Store()
-    response = answer(post(batch({"player_id": "p1"}), accept=accept), aurora(store), store)
+    response = answer(post(batch({"player_id": "p1"}), accept=accept), aurora(store, ROWS), store)
     assert (response.status, response.code) == (406, "not_acceptable")
 
 
 @pytest.mark.parametrize("content_type", [None, "", "text/plain", "application/x-www-form-urlencoded"])
 def test_body_not_said_to_be_json__415(content_type: str | None) -> None:
     store = Store()
-    response = answer(post(batch({"player_id": "p1"}), content_type=content_type), aurora(store), store)
+    response = answer(post(batch({"player_id": "p1"}), content_type=content_type), aurora(store, ROWS), store)
     assert (response.status, response.code) == (415, "unsupported_media_type")
 
 
 def test_content_type__with_a_charset_and_in_capitals__is_json() -> None:
     store = Store()
     request = post(batch({"player_id": "p1"}), content_type="Application/JSON; charset=utf-8", accept="*/*")
-    assert answer(request, aurora(store), store).status == 200
+    assert answer(request, aurora(store, ROWS), store).status == 200
 
 
 def test_query_parameters__have_no_place_in_a_post() -> None:
     store = Store()
-    response = answer(post(batch({"player_id": "p1"}), query="model=offers"), aurora(store), store)
+    response = answer(post(batch({"player_id": "p1"}), query="model=offers"), aurora(store, ROWS), store)
     assert (response.status, response.code) == (400, "unknown_parameter")
 
 

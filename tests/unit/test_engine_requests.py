@@ -3,50 +3,32 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.formats.keys import slot
-from serving.http import BITS, JSON, UNAUTHORIZED, Response
+from serving.http import BITS, JSON, UNAUTHORIZED
 from tests.serving_world import (
+    ANA,
     DEFAULT,
     NOW,
     SETTINGS,
     Store,
     answer,
+    aurora,
     credential,
     get,
     header,
     model,
+    problem,
     snapshot,
     tenant,
     token,
     version,
     world,
 )
-
-ANA = {"offer": 7, "gift": True}
-ROWS = {"ana": ANA, "ben": {"offer": 8, "gift": False}}
-
-
-def aurora(store: Store, **changes: Any) -> Any:
-    """Return a world whose one model has one version over ROWS."""
-    return world(tenant(model(version(store.write("table1", ROWS)), **changes)))
-
-
-def problem(response: Response) -> tuple[int, str]:
-    """Return an error's status and stable code, having looked at its form."""
-    body = json.loads(response.body)
-    assert header(response, "content-type") == "application/problem+json"
-    assert header(response, "cache-control") == "no-store"
-    assert body.keys() == {"type", "title", "status", "code", "detail"}
-    assert body["status"] == response.status
-    assert body["code"] == response.code
-    return response.status, response.code
-
 
 # --- Who may ask for what -------------------------------------------------------------------------------------------
 
