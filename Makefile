@@ -15,10 +15,12 @@ DEPLOYED := $(TEST_ENV) RECSITE_HTTPS_ONLY=true RECSITE_DATABASE_URL=postgres://
 	RECSITE_METRICS_TOKEN=nothing-is-protected-by-this
 # Arguments for pytest, the demo, a benchmark: `make test ARGS="tests/unit -x"`, `make demo ARGS="--players 5000"`.
 ARGS ?=
+# How many processes share the tests; one of them: `make test WORKERS=0`.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-reset test check format screenshots bench-pages bench-serving bench-loading bench-feast lock
+.PHONY: help demo demo-reset test test-fast check format screenshots bench-pages bench-serving bench-loading bench-feast lock
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,7 +32,10 @@ demo-reset: $(VENV)/.base ## the same, with the data of earlier starts removed f
 	@$(BIN)/python manage.py demo --reset $(ARGS)
 
 test: $(VENV)/.dev $(BQEMULATOR)/.installed ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+test-fast: $(VENV)/.dev ## run those of the tests that start no processes, in two minutes
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" tests/unit tests/integration $(ARGS)
 
 check: $(VENV)/.dev ## lint, types, import contracts, migrations, OpenAPI, deploy check
 	$(BIN)/ruff check .

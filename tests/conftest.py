@@ -6,14 +6,16 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
 import redis
 from django.conf import settings as project_settings
 from django.core.cache import caches
+from xdist.scheduler import LoadScopeScheduling
 
+from recsite import embedded
 from recsite.embedded import EmbeddedValkey
 from tenants.models import Role, Tenant, User
 from tests import factories
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 
     from tests.bigquery.emulator import BigQuery
 
+# Their tests start real processes.
+SLOW_FOLDERS = {"api", "browser", "faults", "doors", "bigquery", "demo"}
+# Files that share what takes long to start run in one process.
+UNITS = {"tests/browser/": "browser", "tests/bigquery/": "bigquery", "tests/contract/test_sources": "bigquery"}
 # How long an example takes says more about this machine than about the code.
 hypothesis.settings.register_profile("recsite", deadline=None)
 hypothesis.settings.load_profile("recsite")
@@ -82,11 +88,44 @@ def bigquery(bigquery_emulator: BigQuery, settings: Settings) -> BigQuery:
     return bigquery_emulator
 
 
+# --- Who runs what --------------------------------------------------------------------------------------------------
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have processes that share the tests (`-n 2`) draw from ports of their own."""
+    if worker := getattr(config, "workerinput", None):
+        number, count = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
+        # Pairs of ports: Linux gives the even ones to clients and the odd ones to servers.
+        embedded._chosen.update(port for port in range(1 << 16) if port // 2 % count != number)
+
+
+class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
+    """Hands out tests by file, and those together that share what takes long to start."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _unit(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
+    """Hand out tests in the order of `pytest_collection_modifyitems`."""
+    config.option.loadscopereorder = False
+    return _ByFile(config, log)
+
+
+def _unit(nodeid: str) -> str:
+    """Return what runs in one process: a file, or all files that need one thing which takes long to start."""
+    file = nodeid.partition("::")[0]
+    return next((unit for start, unit in UNITS.items() if file.startswith(start)), file)
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark by folder: tests that start real processes are slow."""
+    """Mark by folder: tests that start real processes are slow. They come first, so that the end is of small pieces."""
     for item in items:
-        if {"api", "browser", "faults", "doors", "bigquery", "demo"} & set(Path(item.path).parts):
+        if SLOW_FOLDERS & set(Path(item.path).parts):
             item.add_marker(pytest.mark.slow)
+    slowest = {_unit(item.nodeid) for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: _unit(item.nodeid) not in slowest)
 
 
 # --- Databases ------------------------------------------------------------------------------------------------------

@@ -41,7 +41,10 @@ class EmbeddedPostgres:
             self._become_nobody()
         data = self.directory / "data"
         self._run("initdb", "-D", data, "-U", SUPERUSER, "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
-        options = f"-p {self.port} -h 127.0.0.1 -k {self.directory} -c fsync=off"
+        # Nothing outlives it, so nothing need reach a disk.
+        options = (
+            f"-p {self.port} -h 127.0.0.1 -k {self.directory} -F -c synchronous_commit=off -c full_page_writes=off"
+        )
         self._run("pg_ctl", "-D", data, "-o", options, "-l", self.directory / "log", "-w", "start")
         return self
 

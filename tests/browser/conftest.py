@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
@@ -30,13 +29,6 @@ ARGUMENTS = (
 )
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the browser's tests last: once Playwright runs, this process can't use Django's database any more."""
-    here = Path(__file__).parent
-    items.sort(key=lambda item: here in Path(item.path).parents)
-
-
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """Return where Chromium is. Without it: a skip that says how to get it, in CI a failure."""
@@ -48,16 +40,19 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def site(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Yield the running site."""
     with start_site(tmp_path_factory.mktemp("site")) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser(chromium: str, site: Site) -> Iterator[Browser]:
-    """Yield the one browser; each test has windows of its own in it that know nothing of each other."""
+    """Yield the one browser; each test has windows of its own in it that know nothing of each other.
+
+    While Playwright runs, this process can't use Django's database: it ends with the last test of this folder.
+    """
     # A slow machine fails no test; what never comes does.
     expect.set_options(timeout=20_000)
     with sync_playwright() as playwright:

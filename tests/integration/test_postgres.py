@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psycopg
 import pytest
+from django.core.management import call_command
+from django.db import connection
 
 HERE = Path(__file__).parent
 SUITES = [
+    Path(__file__).name,
     "test_constraints.py",
     "test_publishing.py",
     "test_services_models.py",
@@ -23,28 +25,32 @@ SUITES = [
 ]
 
 
-def run(*arguments: str, database_url: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "RECSITE_DATABASE_URL": database_url}
-    command = [sys.executable, *arguments]
-    root = HERE.parent.parent
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False, timeout=280)
+on_postgresql = connection.vendor == "postgresql"
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(on_postgresql, reason="it runs already")
 def test_control_plane__on_postgresql__passes_the_same_tests(postgres_url: str) -> None:
     suites = [str(HERE / suite) for suite in SUITES]
-    ended = run("-m", "pytest", "-q", "-p", "no:cacheprovider", *suites, database_url=postgres_url)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *suites]
+    # Apart from the other processes that may share the tests with this one.
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST_")}
+    ended = subprocess.run(
+        command,
+        cwd=HERE.parent.parent,
+        env={**variables, "RECSITE_DATABASE_URL": postgres_url},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
     assert ended.returncode == 0, ended.stdout[-5000:] + ended.stderr[-2000:]
 
 
-@pytest.mark.slow
-def test_migrations__on_postgresql__apply_to_an_empty_database(postgres_url: str) -> None:
-    with psycopg.connect(postgres_url, autocommit=True) as administrator:
-        administrator.execute("CREATE DATABASE migrated")
-    url = postgres_url.rpartition("/")[0] + "/migrated"
-    ended = run("manage.py", "migrate", "--no-input", database_url=url)
-    assert ended.returncode == 0, ended.stderr
-    ended = run("manage.py", "migrate", "--check", database_url=url)
-    assert ended.returncode == 0, ended.stdout
-    with psycopg.connect(url) as connection:
-        assert connection.execute("SELECT count(*) FROM models_registry_load").fetchone() == (0,)
+@pytest.mark.django_db
+@pytest.mark.skipif(not on_postgresql, reason="the test above runs it on PostgreSQL, whose database `migrate` made")
+def test_migrations__on_postgresql__apply_to_an_empty_database() -> None:
+    call_command("migrate", check_unapplied=True, verbosity=0)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM models_registry_load")
+        assert cursor.fetchone() == (0,)
