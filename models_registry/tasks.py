@@ -8,25 +8,25 @@ from models_registry.publishing import republish_all
 from models_registry.traffic import collecting
 
 
-@shared_task(name="publishing.republish", time_limit=300)  # type: ignore[untyped-decorator]  # Celery ships no types
+@shared_task(name="publishing.republish", time_limit=300)
 def republish() -> int:
     """Publish what serving does not have yet or has only in an old signature. Runs every 15 s; twice is harmless."""
     return republish_all()
 
 
-@shared_task(name="scheduling.start_due", time_limit=300)  # type: ignore[untyped-decorator]  # as above
+@shared_task(name="scheduling.start_due", time_limit=300)
 def start_due() -> int:
     """Start the loads that are due. Runs every 15 s; twice is harmless."""
     return len(start_due_loads(timezone.now()))
 
 
-@shared_task(name="traffic.collect", time_limit=120)  # type: ignore[untyped-decorator]  # as above
+@shared_task(name="traffic.collect", time_limit=120)
 def collect_traffic() -> int:
     """Move what serving counted into the database. Runs every 10 s; twice is harmless."""
     return collecting.collect()
 
 
-@shared_task(name="traffic.prune", time_limit=300)  # type: ignore[untyped-decorator]  # as above
+@shared_task(name="traffic.prune", time_limit=300)
 def prune_traffic() -> int:
     """Drop counts that are no longer kept. Runs every hour."""
     return collecting.prune()

@@ -174,7 +174,7 @@ def _asked(request: HttpRequest, parts: Serving) -> Response:
 
 def _body(request: HttpRequest) -> bytes | Response:
     """Return the body, also a chunked one, which Django would take for empty; or the refusal of a bad one."""
-    stream = request.environ["wsgi.input"]  # type: ignore[attr-defined]  # a WSGIRequest
+    stream = request.META["wsgi.input"]
     length = request.META.get("CONTENT_LENGTH") or ""
     if length.isdigit():
         if int(length) > MAX_BODY_BYTES:

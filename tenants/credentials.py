@@ -8,7 +8,7 @@ import logging
 import secrets
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, NewType, Protocol
+from typing import Any, NewType, Protocol, assert_never
 
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -290,10 +290,14 @@ def _create(
             "requests_per_second": credential.requests_per_second,
             "burst": credential.burst,
         }
-        if credential.kind == CredentialKind.PUBLIC_KEY:
-            _record(credential, actor, audit.Action.CREDENTIAL_REGISTER_KEY, "Registered the key", after=after)
-        else:
-            _record(credential, actor, audit.Action.CREDENTIAL_ISSUE, "Issued", after=after)
+        match CredentialKind(credential.kind):
+            case CredentialKind.PUBLIC_KEY:
+                action, words = audit.Action.CREDENTIAL_REGISTER_KEY, "Registered the key"
+            case CredentialKind.SECRET:
+                action, words = audit.Action.CREDENTIAL_ISSUE, "Issued"
+            case unknown:
+                assert_never(unknown)
+        _record(credential, actor, action, words, after=after)
 
 
 def _lock(credential: Credential) -> None:

@@ -146,7 +146,7 @@ class TenantOwnedQuerySet(models.QuerySet[M]):
         self._require_scope()
         return super().resolve_expression(*args, **kwargs)
 
-    resolve_expression.queryset_only = True  # type: ignore[attr-defined]  # a mark that Django reads off the method
+    vars(resolve_expression)["queryset_only"] = True  # a mark that Django reads off the method
 
     def _combinator_query(self, combinator: str, *other_qs: models.QuerySet[Any], **kwargs: Any) -> Self:
         self._require_scope_of(self, *other_qs)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from django.db import transaction
 from django.db.models import Max
 
+from models_registry.catalogue.selectors import weights_by_code
 from models_registry.models import BASIS_POINTS, RecommendationModel, RolloutRevision, Version, new_salt
 from models_registry.rollouts.allocation import (
     HISTORY,
@@ -46,11 +47,6 @@ class Effect:
 def current_rollout(model: RecommendationModel) -> RolloutRevision | None:
     """Return the revision that is served, None for a model without versions. One query."""
     return RolloutRevision.objects.for_tenant(model.tenant).filter(model=model).order_by("-number").first()
-
-
-def weights_bp_of(revision: RolloutRevision) -> dict[int, int]:
-    """Return a revision's basis points by version code; a code that is not there has none."""
-    return {int(code): bp for code, bp in revision.weights_bp.items()}
 
 
 def rollout_preview(*, model: RecommendationModel, weights_bp: Mapping[int, int]) -> Effect:
@@ -147,7 +143,7 @@ def rollout_reweight(
         current = _lock_current(model)
         _check_unmoved(current, based_on)
         wanted = _check_weights(model, weights_bp)
-        if wanted == weights_bp_of(current):
+        if wanted == weights_by_code(current.weights_bp):
             raise RuleBroken("These are the weights it has already.", field="weights_bp")
         revision = _save(current, actor, reason, allocation=_next_allocation(current, wanted))
         _record(current, revision, actor, audit.Action.ROLLOUT_REWEIGHT, f"Changed the weights of “{model.slug}”")
@@ -169,7 +165,7 @@ def rollout_switch_off(
     with transaction.atomic():
         current = _lock_current(model)
         _check_unmoved(current, based_on)
-        weights = weights_bp_of(current)
+        weights = weights_by_code(current.weights_bp)
         if version.model_id != model.pk or not weights.get(version.code):
             raise RuleBroken(f"The version “{version.name}” has no players to take away.", field="version")
         wanted = weights_without(weights, version.code)
@@ -200,7 +196,7 @@ def rollout_go_back(
         target = _revision_or_refuse(model, number)
         if (target.salt, bytes(target.allocation)) == (current.salt, bytes(current.allocation)):
             raise RuleBroken(f"This is what revision {number} was.", field="number")
-        _check_weights(model, weights_bp_of(target))
+        _check_weights(model, weights_by_code(target.weights_bp))
         revision = _save(current, actor, reason, allocation=bytes(target.allocation), restores=target)
         words = f"Went back to revision {number} of “{model.slug}”"
         _record(current, revision, actor, audit.Action.ROLLOUT_GO_BACK, words)
@@ -225,7 +221,7 @@ def rollout_new_phase(
     with transaction.atomic():
         current = _lock_current(model)
         _check_unmoved(current, based_on)
-        wanted = weights_bp_of(current) if weights_bp is None else _check_weights(model, weights_bp)
+        wanted = weights_by_code(current.weights_bp) if weights_bp is None else _check_weights(model, weights_bp)
         phases = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model)
         phase = (phases.aggregate(newest=Max("phase"))["newest"] or 0) + 1
         salt = new_salt()

@@ -9,9 +9,8 @@ from django.db.models import Prefetch
 from django.http import HttpRequest
 from unfold.decorators import display
 
-from models_registry.catalogue.selectors import name_of
+from models_registry.catalogue.selectors import name_of, weights_by_code
 from models_registry.models import Override, RolloutRevision, Version
-from models_registry.rollouts.services import weights_bp_of
 from recsite.staff.columns import ModelFilter
 from recsite.staff.pages import ReadOnlyAdmin, StudioFilter
 from tenants.figures import age, percent
@@ -45,7 +44,7 @@ class RolloutRevisionAdmin(ReadOnlyAdmin):
     def weights(self, revision: Any) -> str:
         """Return each version's weight, the largest first."""
         names = {version.code: version.name for version in revision.model.versions.all()}
-        shares = sorted(weights_bp_of(revision).items(), key=lambda item: (-item[1], item[0]))
+        shares = sorted(weights_by_code(revision.weights_bp).items(), key=lambda item: (-item[1], item[0]))
         return " · ".join(f"{name_of(code, names)} {percent(bp)}" for code, bp in shares if bp)
 
     @display(description="Players moved", ordering="moved_bp")

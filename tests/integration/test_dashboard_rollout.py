@@ -15,6 +15,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from models_registry.catalogue.selectors import weights_by_code
 from models_registry.models import (
     LoadState,
     RecommendationModel,
@@ -25,7 +26,7 @@ from models_registry.models import (
     Version,
 )
 from models_registry.publishing import publish_tenant
-from models_registry.rollouts.services import rollout_reweight, weights_bp_of, weights_without
+from models_registry.rollouts.services import rollout_reweight, weights_without
 from serving.reporting import applied_name, processes_name
 from tenants.models import Role, Tenant, User
 from tenants.paging import write_cursor
@@ -203,7 +204,7 @@ def test_weights__that_are_none__are_refused_next_to_their_field_and_stay_typed(
 
 def test_weights__with_a_decimal_comma__are_understood(client: Client, offers: Offers) -> None:
     assert save(client, offers, weights("33,33", "33,33", "33,34")).status == 302
-    assert weights_bp_of(newest(offers.model)) == {0: 3333, 1: 3333, 2: 3334}
+    assert weights_by_code(newest(offers.model).weights_bp) == {0: 3333, 1: 3333, 2: 3334}
 
 
 # --- Saving -----------------------------------------------------------------------------------------------------------
@@ -215,7 +216,7 @@ def test_save__after_looking_at_the_effect__is_one_line_of_history(
     answer = save(client, offers, weights(50, 30, 20), reason="c won on day-7 spend")
     assert answer.location == offers.url
     revision = newest(offers.model)
-    assert (revision.number, weights_bp_of(revision)) == (2, {0: 5000, 1: 3000, 2: 2000})
+    assert (revision.number, weights_by_code(revision.weights_bp)) == (2, {0: 5000, 1: 3000, 2: 2000})
     assert (revision.actor, revision.reason, revision.moved_bp) == (teammate, "c won on day-7 spend", 1000)
     text = get(client, offers.url).text
     assert "Saved as revision 2. 10 % of players change version." in text
@@ -403,7 +404,7 @@ def test_new_phase__explains_and_assigns_anew(client: Client, offers: Offers) ->
     form = {"reason": "new season", "based_on": field_value(asked.html, "based_on")}
     assert post(client, f"{offers.url}/new-phase", form).location == offers.url
     revision = newest(offers.model)
-    assert (revision.phase, weights_bp_of(revision)) == (2, {0: 6000, 1: 3000, 2: 1000})
+    assert (revision.phase, weights_by_code(revision.weights_bp)) == (2, {0: 6000, 1: 3000, 2: 1000})
     assert "started phase 2: everybody was assigned anew" in get(client, offers.url).text
 
 
@@ -416,7 +417,7 @@ def test_switch_off__says_who_takes_over_and_does_it(client: Client, offers: Off
     assert "2026-11-b → 4.29 % go to → 2026-11-c" in asked.text
     first = newest(offers.model)
     assert post(client, url, {"based_on": "1", "reason": "crashes"}).location == offers.url
-    assert weights_bp_of(newest(offers.model)) == {0: 8571, 2: 1429}
+    assert weights_by_code(newest(offers.model).weights_bp) == {0: 8571, 2: 1429}
     assert offers.model.tenant.audit_entries.get(action="rollout.switch_off").reason == "crashes"
     post(client, f"{offers.url}/history/1")
     assert bytes(newest(offers.model).allocation) == bytes(first.allocation)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from models_registry.catalogue.selectors import weights_by_code
 from models_registry.models import RecommendationModel, RolloutRevision, Version
 from models_registry.rollouts.allocation import Flow, weights_of
 from models_registry.rollouts.services import (
@@ -15,7 +16,6 @@ from models_registry.rollouts.services import (
     rollout_new_phase,
     rollout_preview,
     rollout_reweight,
-    weights_bp_of,
 )
 from tenants.models import AuditEntry, Tenant, User
 from tenants.rules import RuleBroken
@@ -55,7 +55,7 @@ def test_rollout_reweight__the_example_of_the_design__is_what_the_preview_said(
     before = allocation(model)
     revision = rollout_reweight(model=model, weights_bp=wanted, actor=owner, reason="C does well")
     assert (revision.number, revision.phase, revision.moved_bp) == (2, 1, 1000)
-    assert weights_bp_of(revision) == weights_of(allocation(model)) == wanted
+    assert weights_by_code(revision.weights_bp) == weights_of(allocation(model)) == wanted
     assert sum(a != b for a, b in zip(before, allocation(model), strict=True)) == 1000
     entry = AuditEntry.objects.for_tenant(model.tenant).get()
     assert (entry.actor, entry.reason) == (owner, "C does well")
@@ -170,7 +170,7 @@ def test_rollout_new_phase__same_weights__everybody_gets_a_new_slot(model: Recom
     assert before is not None
     assert (revision.phase, revision.number) == (2, 2)
     assert revision.salt != before.salt
-    assert weights_bp_of(revision) == weights_bp_of(before)
+    assert weights_by_code(revision.weights_bp) == weights_by_code(before.weights_bp)
     # 1 - (0.6² + 0.3² + 0.1²)
     assert revision.moved_bp == 5400
 

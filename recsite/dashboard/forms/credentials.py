@@ -46,7 +46,7 @@ class CredentialForm(DashboardForm):
             del self.fields["reach"], self.fields["allowed_models"]
         else:
             choices = [(slug, f"{m.name} ({slug})" if m.name != slug else slug) for slug, m in self._models.items()]
-            self.fields["allowed_models"].choices = choices  # type: ignore[attr-defined]  # it is a MultipleChoiceField
+            self.offer("allowed_models", choices)
 
     def clean(self) -> dict[str, Any]:
         """Refuse a choice of no model: it would read as all of them."""

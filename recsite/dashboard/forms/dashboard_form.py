@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from django import forms
@@ -81,6 +81,12 @@ class DashboardForm(InPlainWords):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("label_suffix", "")
         super().__init__(*args, **kwargs)
+
+    def offer(self, name: str, choices: Iterable[Any]) -> None:
+        """Have one of its fields offer these choices."""
+        field = self.fields[name]
+        assert isinstance(field, forms.ChoiceField)  # noqa: S101 - for mypy
+        field.choices = list(choices)
 
     def refuse(self, error: RuleBroken, fields: Mapping[str, str] | None = None) -> None:
         """Put a refusal next to the field it is about, or above the form.

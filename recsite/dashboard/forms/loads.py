@@ -52,7 +52,7 @@ class LoadFilter(DashboardForm):
             "state": [("", "Any state"), *LoadState.choices],
         }
         for field, values in choices.items():
-            self.fields[field].choices = values  # type: ignore[attr-defined]  # they are ChoiceFields
+            self.offer(field, values)
         self.full_clean()
 
     @property

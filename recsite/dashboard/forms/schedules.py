@@ -68,7 +68,7 @@ class ScheduleForm(DashboardForm):
         super().__init__(*args, **kwargs)
         places = (zone for zone in available_timezones() if "/" in zone and not zone.startswith(_NO_PLACES))
         known = {"UTC", *places, *([schedule.timezone] if schedule else [])}
-        self.fields["timezone"].choices = [(zone, zone) for zone in sorted(known)]  # type: ignore[attr-defined]  # it is a ChoiceField
+        self.offer("timezone", [(zone, zone) for zone in sorted(known)])
 
     @property
     def values(self) -> dict[str, Any]:

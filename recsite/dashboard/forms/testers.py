@@ -29,7 +29,7 @@ class TesterForm(DashboardForm):
     def __init__(self, versions: Sequence[Version], *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._versions = {version.name: version for version in versions}
-        self.fields["version"].choices = [(name, name) for name in self._versions]  # type: ignore[attr-defined]  # it is a ChoiceField
+        self.offer("version", [(name, name) for name in self._versions])
 
     @property
     def chosen(self) -> Version:
