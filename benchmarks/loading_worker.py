@@ -21,7 +21,7 @@ def main() -> None:
     """Do what the line says."""
     django.setup()
     # Only now: they import models.
-    from models_registry.loading.tables import drop_table  # noqa: PLC0415
+    from models_registry.loading.tables import TableInRedis  # noqa: PLC0415
     from models_registry.loading.tasks import run  # noqa: PLC0415
     from models_registry.redis_clients import loading_client  # noqa: PLC0415
 
@@ -31,7 +31,7 @@ def main() -> None:
     if what == "load":
         run(int(arguments[0]))
     else:
-        drop_table(loading_client(), settings.REDIS_PREFIX, arguments[0], int(arguments[1]))
+        TableInRedis(loading_client(), settings.REDIS_PREFIX, arguments[0], int(arguments[1])).drop()
     print(json.dumps({"seconds": time.perf_counter() - began, "peak_bytes": peak_memory_bytes()}), flush=True)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.db import transaction
 from django.utils import timezone
 
 from models_registry.loading.pulse import Pulse, Superseded, check_not_superseded
+from models_registry.loading.report import Report
 from models_registry.models import LoadState, Table, TableState, Version
 from tenants import audit
 from tenants.services import lock_tenant
@@ -17,7 +16,7 @@ from tenants.signals import announce_after_commit
 TABLES_KEPT = 2
 
 
-def activate(pulse: Pulse, table: Table, *, report: dict[str, Any]) -> None:
+def activate(pulse: Pulse, table: Table, *, report: Report) -> None:
     """Make a written and verified table the one that is served: one commit, then a snapshot.
 
     Raises:
@@ -34,7 +33,7 @@ def activate(pulse: Pulse, table: Table, *, report: dict[str, Any]) -> None:
         tables = ("active_table", "previous_table", "older_table")
         held = Version.objects.unscoped().select_related(*tables).get(pk=version.pk)
         before = held.active_table
-        # Nobody goes back to a table that lost rows, so it takes no whole one's place.
+        # Nobody goes back to a table that lost rows, so only whole tables are kept.
         kept = [old for old in (held.active_table, held.previous_table, held.older_table) if old and old.is_whole]
         previous, older = [*kept, None, None][:TABLES_KEPT]
         moved = Version.objects.unscoped().filter(pk=version.pk, active_fence__lt=load.fence)
@@ -42,7 +41,7 @@ def activate(pulse: Pulse, table: Table, *, report: dict[str, Any]) -> None:
             raise Superseded("A newer load became active first.")
         check_not_superseded(load)
         Table.objects.unscoped().filter(pk=table.pk).update(state=TableState.READY, activated_at=now)
-        pulse.write(state=LoadState.ACTIVE, report=report, problem="", finished_at=now)
+        pulse.write(state=LoadState.ACTIVE, report=report.as_json(), problem="", finished_at=now)
         _retire(version, [table, previous, older])
         name = f"{version.model.slug}/{version.name}"
         audit.record(

@@ -7,55 +7,19 @@ values pass: the packer decides about each of those exactly, and its refusal rej
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from models_registry.loading.columns import is_key, shortened, shown, type_name
 from models_registry.loading.field_types import field_name, field_type, is_accepted
+from models_registry.loading.report import Check, Sample
 from models_registry.loading.staging import Staging, select
 from serving.formats.keys import MAX_KEY_BYTES, SEPARATOR, block_bits_for
 from serving.formats.layouts import BadValue, Field, Layout, List
 
 MAX_SAMPLES = 5
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A row that fails a check. `row` counts from 1 in the order of the source; `key` is its key's values."""
-
-    row: int
-    key: str
-    value: str
-
-
-@dataclass(frozen=True)
-class Check:
-    """What a check found.
-
-    Attributes:
-        name: what the report calls it.
-        passed: whether the load holds to it.
-        count: how many rows (columns, keys) fail it.
-        words: the finding in a sentence.
-        samples: rows that fail it.
-        may_be_waived: it compares with the served table, so that somebody may know better. One that looks at rows by
-            themselves is never waived.
-        is_waived: it failed, and this load was asked for with a reason not to mind.
-    """
-
-    name: str
-    passed: bool
-    count: int
-    words: str
-    samples: tuple[Sample, ...] = ()
-    may_be_waived: bool = False
-    is_waived: bool = False
-
-    def as_json(self) -> dict[str, Any]:
-        """Return what `Load.report` keeps."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -86,20 +50,6 @@ class Expected:
     def columns(self) -> tuple[str, ...]:
         """Every column that is needed, key fields first, none twice."""
         return tuple(dict.fromkeys([*self.key_fields, *(field.name for field in self.layout.fields)]))
-
-
-def problem_of(checks: Sequence[Check]) -> str:
-    """Return a sentence for the first failed check, and how many more there are; "" if all passed or are waived.
-
-    What is wrong with single rows comes before what differs from the served table: it is often why.
-    """
-    failed = [check for check in checks if not check.passed and not check.is_waived]
-    failed.sort(key=lambda check: check.may_be_waived)
-    if not failed:
-        return ""
-    words = failed[0].words
-    more = {0: "", 1: " One more check failed."}.get(len(failed) - 1, f" {len(failed) - 1} more checks failed.")
-    return f"{words[0].upper()}{words[1:]}.{more}"
 
 
 # --- Columns ----------------------------------------------------------------------------------------------------------

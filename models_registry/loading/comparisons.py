@@ -6,13 +6,13 @@ Each of these checks can be waived, because a studio may know why its players or
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from models_registry.loading import distributions
-from models_registry.loading.checks import Check, Expected
+from models_registry.loading.checks import Expected
 from models_registry.loading.columns import shown
 from models_registry.loading.difference import Difference
 from models_registry.loading.distributions import Shift
+from models_registry.loading.report import Check, Distribution, Report, ReportedDifference
 from models_registry.loading.staging import Staging
 from models_registry.models import Table
 
@@ -23,18 +23,18 @@ ROWS_COMPARED = 2**16
 _OF_WHAT = {"list length": " of lengths", "string length": " of lengths", "list items": " of items"}
 
 
-def compare_distributions(staging: Staging, expected: Expected) -> tuple[dict[str, Any], list[Check]]:
-    """Return what the report says about the values' spread, and a check for each field that can be compared.
+def compare_distributions(report: Report, staging: Staging, expected: Expected) -> tuple[Report, list[Check]]:
+    """Return the report with the values' spread in it, and a check for each field that can be compared.
 
     Cost: counts a sample of at most `distributions.SAMPLE_ROWS` rows, however many there are.
     """
     layout = expected.layout
     sample = staging.sample()
     shifts, kept = distributions.measure(layout, sample, expected.distribution)
-    report = {
-        "fields": [shift.as_json() for shift in shifts],
-        "distribution": {"rows": sample.num_rows, "fields": kept},
-    }
+    report = report.having(
+        fields=tuple(shift.as_field() for shift in shifts),
+        distribution=Distribution(sample.num_rows, tuple(kept)),
+    )
     return report, [_check_shift(shift, expected) for shift in shifts if shift.counts_before is not None]
 
 
@@ -67,32 +67,34 @@ def blocks_to_compare(served: Table, rows: int, *, is_dry_run: bool) -> int:
 
 def difference_report(
     difference: Difference, served: Table, staging: Staging, beat: Callable[[], None], *, rows: int
-) -> dict[str, Any]:
+) -> ReportedDifference:
     """Return what the report says: of the `rows` of the whole load, also where it is estimated from a part of them."""
-    found = {
-        "added": difference.added,
-        "removed": difference.removed,
-        "changed": difference.changed,
-        "unchanged": difference.unchanged,
-    }
     blocks = 1 << served.block_bits
-    if difference.blocks < blocks:
-        # Shares are what a part tells; of both tables the sizes are known.
-        kept = min(round(difference.coverage * served.row_count), rows)
-        compared = difference.changed + difference.unchanged
-        changed = round(kept * difference.changed / compared) if compared else 0
-        found = {
-            "added": rows - kept,
-            "removed": served.row_count - kept,
-            "changed": changed,
-            "unchanged": kept - changed,
-        }
     keys = {
-        what: [shown(key) for key in staging.keys_of(numbers, beat).values()]
+        what: tuple(shown(key) for key in staging.keys_of(numbers, beat).values())
         for what, numbers in (("added", difference.added_rows), ("changed", difference.changed_rows))
     }
-    share = round(difference.blocks / blocks, 6)
-    return {**found, "samples": keys, "is_estimate": difference.blocks < blocks, "share_compared": share}
+    added, removed, changed, unchanged = _of_the_whole(difference, served, rows)
+    return ReportedDifference(
+        added=added,
+        removed=removed,
+        changed=changed,
+        unchanged=unchanged,
+        samples=keys,
+        is_estimate=difference.blocks < blocks,
+        share_compared=round(difference.blocks / blocks, 6),
+    )
+
+
+def _of_the_whole(difference: Difference, served: Table, rows: int) -> tuple[int, int, int, int]:
+    """Return how many rows of the whole are added, removed, changed and unchanged."""
+    if difference.blocks == 1 << served.block_bits:
+        return difference.added, difference.removed, difference.changed, difference.unchanged
+    # Shares are what a part tells; of both tables the sizes are known.
+    kept = min(round(difference.coverage * served.row_count), rows)
+    compared = difference.changed + difference.unchanged
+    changed = round(kept * difference.changed / compared) if compared else 0
+    return rows - kept, served.row_count - kept, changed, kept - changed
 
 
 def check_coverage(difference: Difference, expected: Expected) -> Check:

@@ -17,15 +17,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models_registry.loading import tables
 from models_registry.loading.arrow import Integers
 from models_registry.loading.packing import Payloads
 from models_registry.loading.placing import FINGERPRINT_BITS, Buckets, Numbers, PackedRows, as_arrow
+from models_registry.loading.tables import TableInRedis, TableProblem
 from models_registry.models import Table
 from serving.formats.blocks import DamagedBlock
 from serving.formats.keys import FINGERPRINT_BYTES
 from serving.formats.layouts import Layout
-from serving.redis.clients import Client
 
 MAX_SAMPLES = 5
 CHUNK_BYTES = 4 * 2**20
@@ -70,8 +69,6 @@ class Difference:
 def find_difference(
     buckets: Buckets,
     layout: Layout,
-    client: Client,
-    prefix: str,
     served: Table,
     beat: Callable[[], None],
     *,
@@ -82,15 +79,13 @@ def find_difference(
     Args:
         buckets: the load's rows; every check has passed.
         layout: of both.
-        client: where the served table is.
-        prefix: the Redis prefix.
         served: the table.
         beat: called now and then.
         end_block: only its blocks before this one are compared. Blocks being ranges of digests, that is a random sample
             of the keys of both sides.
 
     Raises:
-        tables.TableProblem: the served table has lost a block.
+        TableProblem: the served table has lost a block.
         redis.RedisError: Redis is away.
 
     Memory: a chunk of blocks and a bucket of rows. Cost: one GET a block; no more rows are read than are compared.
@@ -98,7 +93,7 @@ def find_difference(
     difference = Difference(blocks=end_block)
     mean_bytes = served.size_bytes // (1 << served.block_bits) + 1
     chunk_blocks = max(1, min(MAX_CHUNK_BLOCKS, CHUNK_BYTES // mean_bytes))
-    read = tables.read_blocks(client, prefix, served.table_id, end_block, chunk_blocks)
+    read = TableInRedis.of(served).read(end_block, chunk_blocks)
     with closing(read) as chunks:
         ours = _Ahead(buckets.bucket_by_bucket(served.block_bits, end_block))
         first = 0
@@ -106,7 +101,7 @@ def find_difference(
             try:
                 theirs = _read(blocks, layout.payload_width)
             except DamagedBlock:
-                raise tables.TableProblem("A block of the served table in Redis is damaged.") from None
+                raise TableProblem("A block of the served table in Redis is damaged.") from None
             _compare(difference, first, theirs, ours.take_before(first + len(blocks)), layout.payload_width)
             first += len(blocks)
             beat()

@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 from models_registry.loading.arrow import Numbers, storable
 from models_registry.loading.columns import MAX_SHOWN, shown
 from models_registry.loading.field_types import field_type, scalar_type
+from models_registry.loading.report import Bin, FieldSpread
 from serving.formats.layouts import Field, Kind, Layout, List, Scalar, ScalarKind, String
 
 # About 0.1 percentage points of a share, and an index of 0.0001, are chance in a sample of this size.
@@ -163,22 +164,14 @@ class Shift:
         label, now, before = max(self._shares(), key=lambda found: abs(found[1] - (found[2] or 0)))
         return f"“{label}” {_percent(before or 0)} → {_percent(now)}"
 
-    def as_json(self) -> dict[str, Any]:
+    def as_field(self) -> FieldSpread:
         """Return what a report shows."""
+        bins = [
+            Bin(label, round(now, 6), None if before is None else round(before, 6))
+            for label, now, before in self._shares()
+        ]
         psi = self.psi
-        return {
-            "name": self.aspect.name,
-            "kind": self.aspect.kind,
-            "bins": [
-                {
-                    "label": label,
-                    "share": round(now, 6),
-                    "share_before": None if before is None else round(before, 6),
-                }
-                for label, now, before in self._shares()
-            ],
-            "psi": None if psi is None else round(psi, 4),
-        }
+        return FieldSpread(self.aspect.name, self.aspect.kind, tuple(bins), None if psi is None else round(psi, 4))
 
     def _shares(self) -> Iterator[tuple[str, float, float | None]]:
         """Yield label, share and share before of each bin that something is or was in."""

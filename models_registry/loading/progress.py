@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from models_registry.loading.report import Report, StageName
 from models_registry.models import RUNNING_STATES, Load, LoadState
 from tenants.models import Tenant
 
@@ -25,7 +26,13 @@ _STEPS = (
 )
 _DRY_STEPS = (*_STEPS[:3], (LoadState.CHECKED, "Checked"))
 # Which step each stage of a report belongs to.
-_STEP_OF_STAGE = {"extract": 1, "check": 2, "compare": 2, "write": 3, "verify": 4}
+_STEP_OF_STAGE: dict[str, int] = {
+    StageName.EXTRACT: 1,
+    StageName.CHECK: 2,
+    StageName.COMPARE: 2,
+    StageName.WRITE: 3,
+    StageName.VERIFY: 4,
+}
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ class LoadProgress:
             return None
         seconds, rows = self.elapsed.total_seconds(), load.rows_read
         if load.state == LoadState.WRITING:
-            seconds -= sum(stage["seconds"] for stage in load.report.get("stages", []))
+            seconds -= sum(stage.seconds for stage in Report.read(load.report).stages)
             rows = load.rows_written
         return rows / seconds if rows and seconds > 0 else None
 
@@ -113,8 +120,8 @@ class LoadProgress:
             reached = order.index(LoadState(load.state)) + (not self.is_running)
             stopped = "now"
         else:
-            stages = [stage["name"] for stage in load.report.get("stages", [])]
-            reached = _STEP_OF_STAGE[stages[-1]] if stages else int(load.started_at is not None)
+            stages = Report.read(load.report).stages
+            reached = _STEP_OF_STAGE.get(stages[-1].name, 1) if stages else int(load.started_at is not None)
             if load.state == LoadState.REJECTED:
                 reached = max(reached, order.index(LoadState.CHECKING))
         words = ["done" if i < reached else stopped if i == reached else "ahead" for i in range(len(order))]

@@ -8,10 +8,8 @@ range: a range of digests is a random sample of the keys.
 from __future__ import annotations
 
 import logging
-import random
 import time
-from collections import Counter
-from contextlib import AbstractContextManager, closing
+from collections import defaultdict
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,20 +20,20 @@ from django.conf import settings
 from django.db.models import F, Sum
 from django.utils import timezone
 
-from models_registry.loading import tables
+from models_registry.loading import steps
 from models_registry.loading.activation import activate
 from models_registry.loading.broker import hand_over
-from models_registry.loading.checks import Expected, check_rows
-from models_registry.loading.comparisons import compare_distributions
-from models_registry.loading.pacing import Pacer
+from models_registry.loading.checks import Expected
+from models_registry.loading.comparisons import blocks_to_compare
+from models_registry.loading.endings import TIME_LIMIT_SHARE, end, verdict
 from models_registry.loading.pulse import Overtaken, Pulse, Superseded, TookTooLong
-from models_registry.loading.running import ROWS_LOOKED_UP, TIME_LIMIT_SHARE, Run, end, notes_of_rests, verdict
-from models_registry.loading.sources import PARTITIONS, Extract, open_partitions
+from models_registry.loading.report import Report, Stage, StageName
+from models_registry.loading.sources import PARTITIONS, open_partitions
 from models_registry.loading.splitting import RANGE_TASK, Rejected, drop_scratch, finish_if_done
 from models_registry.loading.staging import Staging
-from models_registry.loading.tables import TableProblem
+from models_registry.loading.steps import Work
+from models_registry.loading.tables import COMMANDS_PER_SEND, TableInRedis, TableProblem
 from models_registry.models import RUNNING_STATES, Load, LoadRange, LoadState, RangeState, Table
-from serving.formats.layouts import Layout
 
 log = logging.getLogger(__name__)
 
@@ -85,24 +83,25 @@ def run_range(range_id: int) -> None:
     ):
         return
     part = LoadRange.objects.unscoped().select_related(*_RELATED).get(pk=range_id)
+    load = part.load
     pulse = RangePulse(part, time_limit=settings.LOAD_TIME_LIMIT * TIME_LIMIT_SHARE)
-    run = _RangeRun(pulse, part)
     if part.attempts > MAX_RUNS:
         problem = f"A worker was lost {MAX_RUNS} times with one range of the load (killed, or out of memory)."
-        end(pulse, LoadState.FAILED, problem, part.load.report)
+        end(pulse, LoadState.FAILED, problem, Report.read(load.report))
         return
+    work = Work(pulse)
     try:
-        with run.workspace() as folder:
-            run.go(folder)
+        with steps.workspace(f"{load.pk}-{load.attempts}-{part.pk}-{part.attempts}") as folder:
+            _go(work, part, folder)
     except Overtaken:
         log.warning("range.overtaken range=%s attempt=%s", part.pk, part.attempts)
-        run.drop_if_over()
+        _drop_if_over(part)
     except (Rejected, Superseded, TookTooLong) as error:
-        end(pulse, *verdict(error, part.load), run.whole_report())
-        run.drop_if_over()
+        end(pulse, *verdict(error, load), _report_of_whole(load, work))
+        _drop_if_over(part)
     except Exception as error:
         if part.attempts >= MAX_RUNS:
-            end(pulse, *verdict(error, part.load), run.whole_report())
+            end(pulse, *verdict(error, load), _report_of_whole(load, work))
             return
         log.exception("range.failed range=%s attempt=%s", part.pk, part.attempts)
         mine = LoadRange.objects.unscoped().filter(pk=part.pk, attempts=part.attempts, state=RangeState.RUNNING)
@@ -110,121 +109,82 @@ def run_range(range_id: int) -> None:
             hand_over(RANGE_TASK, part.pk, in_seconds=RETRY_SECONDS)
     else:
         log.info("range.done range=%s rows=%s", part.pk, pulse.rows_written)
-        finish_if_done(part.load)
+        finish_if_done(load)
 
 
-class _RangeRun(Run):
-    """The stages of one run of a range."""
+def _go(work: Work, part: LoadRange, folder: Path) -> None:
+    """Go through all stages of a range."""
+    load, whole = part.load, part.load.table
+    in_redis, blocks = TableInRedis.of(whole), _blocks(part, whole)
+    # How many rows there are is checked for the whole.
+    expected = replace(steps.expected_of(load), active_rows=None)
+    source = open_partitions(load.scratch_table, part.first_partition, part.end_partition, expected.columns)
+    with steps.extract(work, source, expected, folder, shared_bits=_shared_bits(part)) as staging:
+        _check(work, part, staging, expected)
+        at_work = LoadRange.objects.unscoped().filter(load=load, state=RangeState.RUNNING).count()
+        limit = load.rows_per_second_limit
+        lengths = steps.write(
+            work,
+            staging,
+            in_redis,
+            payload_width=expected.layout.payload_width,
+            rows_of_whole=whole.row_count,
+            # What is allowed is shared by those that are at work when each begins.
+            rows_per_second=max(1, limit // max(1, at_work)) if limit else None,
+            blocks=blocks,
+        )
+        steps.verify(work, staging, in_redis, expected.layout, lengths, start=blocks.start)
+    work.pulse.write()
+    report = work.report.having(seconds_rested=work.pulse.seconds_rested)
+    mine = LoadRange.objects.unscoped().filter(pk=part.pk, attempts=part.attempts, state=RangeState.RUNNING)
+    values = {"rows_written": staging.rows, "size_bytes": sum(lengths), "report": report.as_json()}
+    if not mine.update(state=RangeState.DONE, **values):
+        raise Overtaken
 
-    def __init__(self, pulse: RangePulse, part: LoadRange) -> None:
-        super().__init__(pulse)
-        self.part = part
-        self.whole: Table = part.load.table
-        self._first = part.first_partition * (1 << self.whole.block_bits) // PARTITIONS
-        self._end = part.end_partition * (1 << self.whole.block_bits) // PARTITIONS
 
-    @property
-    def folder_name(self) -> str:
-        """See `Run`."""
-        return f"{super().folder_name}-{self.part.pk}-{self.part.attempts}"
+def _check(work: Work, part: LoadRange, staging: Staging, expected: Expected) -> None:
+    """Check every row; on the first range, which is a random sample, also what is compared with the served table."""
+    load, whole, is_first = part.load, part.load.table, part.first_partition == 0
+    with work.stage(StageName.CHECK), work.pulse.share.judged():
+        steps.check_rows(work, staging, expected, block_bits=whole.block_bits, left_out=_OF_THE_WHOLE)
+        if is_first and staging.key_fields and work.report.rows_are_good:
+            steps.check_spread(work, staging, expected)
+    served = load.version.active_table
+    if is_first and served is not None and work.report.rows_are_good:
+        wanted = blocks_to_compare(served, whole.row_count, is_dry_run=False)
+        if end_block := min(wanted, _blocks(part, served).stop):
+            steps.compare(work, staging, expected, served, end_block=end_block, rows_of_whole=whole.row_count)
+    work.reject_if_failed()
 
-    @property
-    def _shared_bits(self) -> int:
-        """See `Run`. A range is a power of two of partitions."""
-        return (PARTITIONS // (self.part.end_partition - self.part.first_partition)).bit_length() - 1
 
-    def go(self, folder: Path) -> None:
-        """Go through all stages."""
-        layout = self._layout()
-        served = self.load.version.active_table if self.part.first_partition == 0 else None
-        expected = replace(self._expected(layout, self.load.version.active_table), active_rows=None)
-        with self._extracted(expected, folder) as staging:
-            self._check(staging, expected, served)
-            lengths = self._write_range(staging, layout)
-            self._verify_range(staging, layout, lengths)
-        self.pulse.write()
-        mine = LoadRange.objects.unscoped().filter(pk=self.part.pk, attempts=self.part.attempts)
-        self.report["seconds_rested"] = self.pulse.seconds_rested
-        values = {"rows_written": staging.rows, "size_bytes": sum(lengths), "report": self.report}
-        if not mine.filter(state=RangeState.RUNNING).update(state=RangeState.DONE, **values):
-            raise Overtaken
+def _blocks(part: LoadRange, table: Table) -> range:
+    """Return the numbers of a table's blocks that a range is."""
+    blocks = 1 << table.block_bits
+    return range(part.first_partition * blocks // PARTITIONS, part.end_partition * blocks // PARTITIONS)
 
-    def _source(self, expected: Expected) -> AbstractContextManager[Extract]:
-        part = self.part
-        return open_partitions(self.load.scratch_table, part.first_partition, part.end_partition, expected.columns)
 
-    def _check(self, staging: Staging, expected: Expected, served: Table | None) -> None:
-        with self._stage("check"), self.pulse.share.judged():
-            bits = self.whole.block_bits
-            for check in check_rows(staging, self._schema, expected, self.pulse.beat, block_bits=bits):
-                if check.name not in _OF_THE_WHOLE:
-                    self._found(check)
-            self._check_packed(staging)
-            if self.part.first_partition == 0 and staging.key_fields and self._rows_are_good():
-                found, checks = compare_distributions(staging, expected)
-                self.report |= found
-                for check in checks:
-                    self._found(check)
-        if served is not None and self._rows_are_good() and self._blocks_to_compare(served, staging.rows):
-            self._compare(staging, expected, served)
-        if problem := self._problem():
-            raise Rejected(problem)
+def _shared_bits(part: LoadRange) -> int:
+    """Return with how many equal bits the digests of a range's keys begin. A range is a power of two of partitions."""
+    return (PARTITIONS // (part.end_partition - part.first_partition)).bit_length() - 1
 
-    def _rows_of_whole(self, staging: Staging) -> int:
-        return self.whole.row_count
 
-    def _blocks_to_compare(self, served: Table, rows: int) -> int:
-        within = self.part.end_partition * (1 << served.block_bits) // PARTITIONS
-        return min(within, super()._blocks_to_compare(served, self.whole.row_count))
+def _report_of_whole(load: Load, work: Work) -> Report:
+    """Return the load's report with what a range found."""
+    notes = steps.notes_of_rests(work.pulse.seconds_rested, who="One of its ranges")
+    # The first check, that of the columns, is in the load's report already.
+    return Report.read(load.report).with_checks(work.report.checks[1:]).with_notes(*notes)
 
-    def _write_range(self, staging: Staging, layout: Layout) -> list[int]:
-        lengths: list[int] = []
-        bits = self.whole.block_bits
-        place = (self.client, settings.REDIS_PREFIX, self.whole.table_id)
-        at_work = LoadRange.objects.unscoped().filter(load=self.load, state=RangeState.RUNNING).count()
-        limit = self.load.rows_per_second_limit
-        with self._stage("write"):
-            pacer = Pacer(
-                self.client,
-                # What is allowed is shared by those that are at work when each begins.
-                rows_per_second=max(1, limit // max(1, at_work)) if limit else None,
-                rows_per_block=self.whole.row_count / (1 << bits),
-                rest=self.pulse.rest,
-            )
-            cuts = self._cuts(staging, layout, bits, first=self._first, end=self._end)
-            with closing(tables.write_blocks(*place, cuts, lengths, pacer=pacer)) as sent:
-                for _ in sent:
-                    self.pulse.beat()
-        return lengths
 
-    def _verify_range(self, staging: Staging, layout: Layout, lengths: list[int]) -> None:
-        with self._stage("verify"):
-            place = (self.client, settings.REDIS_PREFIX, self.whole.table_id)
-            tables.verify_lengths(*place, lengths, self.pulse.beat, start=self._first)
-            chosen = random.sample(range(staging.rows), min(ROWS_LOOKED_UP, staging.rows))
-            rows = staging.records(chosen, [field.name for field in layout.fields], self.pulse.beat) if chosen else []
-            tables.verify_rows(*place, block_bits=self.whole.block_bits, layout=layout, rows=rows)
-
-    def whole_report(self) -> dict[str, Any]:
-        """Return the load's report with what this range found."""
-        known = self.load.report
-        notes = notes_of_rests(self.pulse.seconds_rested, who="One of its ranges")
-        return {
-            **known,
-            "checks": [*known.get("checks", []), *self.report["checks"][1:]],
-            "notes": [*known.get("notes", []), *notes],
-        }
-
-    def drop_if_over(self) -> None:
-        """Drop what this run wrote if the load is over: a sweep may have been there before the last block."""
-        load = Load.objects.unscoped().get(pk=self.load.pk)
-        if load.state in {*RUNNING_STATES, LoadState.ACTIVE}:
-            return
-        try:
-            blocks = range(self._first, self._end)
-            tables.drop_blocks(self.client, settings.REDIS_PREFIX, self.whole.table_id, blocks)
-        except redis.RedisError as error:
-            log.warning("range.not_dropped range=%s problem=%s", self.part.pk, error)
+def _drop_if_over(part: LoadRange) -> None:
+    """Drop what a run wrote if the load is over: a sweep may have been there before the last block."""
+    load = Load.objects.unscoped().get(pk=part.load_id)
+    if load.state in {*RUNNING_STATES, LoadState.ACTIVE}:
+        return
+    table = part.load.table
+    try:
+        TableInRedis.of(table).drop(_blocks(part, table))
+    except redis.RedisError as error:
+        log.warning("range.not_dropped range=%s problem=%s", part.pk, error)
 
 
 # --- When all are written ---------------------------------------------------------------------------------------------
@@ -245,8 +205,7 @@ def finish(load_id: int) -> None:
     try:
         pulse.enter(LoadState.VERIFYING)
         _verify(pulse, load.table, ranges)
-        seconds = round(time.monotonic() - began, 3)
-        report["stages"].append(_stage("verify", seconds, pulse.rows_written))
+        report = report.with_stages(Stage.of(StageName.VERIFY, time.monotonic() - began, pulse.rows_written))
         activate(pulse, load.table, report=report)
         log.info("load.done load=%s rows=%s ranges=%s", load.pk, pulse.rows_written, len(ranges))
     except Overtaken:
@@ -266,14 +225,13 @@ def _verify(pulse: Pulse, table: Table, ranges: list[LoadRange]) -> None:
     rows, size_bytes = sum(part.rows_written for part in ranges), sum(part.size_bytes for part in ranges)
     if rows != table.row_count:
         raise TableProblem(f"The ranges have {rows:,} rows together, the source has {table.row_count:,}.")
-    place = (Run(pulse).client, settings.REDIS_PREFIX, table.table_id)
-    blocks = 1 << table.block_bits
-    if missing := tables.count_missing(*place, range(blocks)):
+    in_redis = TableInRedis.of(table)
+    if missing := in_redis.count_missing():
         raise TableProblem(f"Redis lost part of what was written: at least {missing:,} blocks are missing.")
     found = 0
-    for number, length in enumerate(tables.read_lengths(*place, blocks)):
+    for number, length in enumerate(in_redis.read_lengths()):
         found += length
-        if not number % tables.COMMANDS_PER_SEND:
+        if not number % COMMANDS_PER_SEND:
             pulse.beat()
     if found != size_bytes:
         raise TableProblem(f"Redis holds {found:,} bytes of the table instead of {size_bytes:,}.")
@@ -281,25 +239,23 @@ def _verify(pulse: Pulse, table: Table, ranges: list[LoadRange]) -> None:
     Table.objects.unscoped().filter(pk=table.pk).update(size_bytes=size_bytes)
 
 
-def _merged(load: Load, ranges: list[LoadRange]) -> dict[str, Any]:
+def _merged(load: Load, ranges: list[LoadRange]) -> Report:
     """Return the load's report with those of its ranges: checks that all passed once, times added up."""
-    report: dict[str, Any] = {**load.report}
-    report["checks"] = [*report["checks"], *ranges[0].report["checks"][1:]]
-    together = f"Read, checked and written in {len(ranges)} ranges of keys."
-    rested = sum(part.report.get("seconds_rested", 0.0) for part in ranges)
-    report["notes"] = [*report["notes"], together, *notes_of_rests(rested, who="Together they")]
-    report |= {
-        name: ranges[0].report[name] for name in ("fields", "distribution", "difference") if name in ranges[0].report
-    }
-    seconds: Counter[str] = Counter()
-    for part in ranges:
-        for stage in part.report["stages"]:
-            seconds[stage["name"]] += stage["seconds"]
+    reports = [Report.read(part.report) for part in ranges]
+    first = reports[0]
+    seconds: dict[StageName, float] = defaultdict(float)
+    for report in reports:
+        for stage in report.stages:
+            seconds[StageName(stage.name)] += stage.seconds
+    rested = sum(report.seconds_rested or 0.0 for report in reports)
     rows = sum(part.rows_written for part in ranges)
-    report["stages"] = [*report["stages"], *(_stage(name, spent, rows) for name, spent in seconds.items())]
-    return report
-
-
-def _stage(name: str, seconds: float, rows: int) -> dict[str, Any]:
-    rate = round(rows / seconds) if seconds else 0
-    return {"name": name, "seconds": round(seconds, 3), "rows": rows, "rows_per_second": rate}
+    return (
+        Report.read(load.report)
+        .having(fields=first.fields, distribution=first.distribution, difference=first.difference)
+        .with_checks(first.checks[1:])
+        .with_notes(
+            f"Read, checked and written in {len(ranges)} ranges of keys.",
+            *steps.notes_of_rests(rested, who="Together they"),
+        )
+        .with_stages(*(Stage.of(name, spent, rows) for name, spent in seconds.items()))
+    )

@@ -19,7 +19,7 @@ from django.db.models import F, Max, Q
 from redis.cluster import RedisCluster
 
 from models_registry.loading.requests import load_request
-from models_registry.loading.tables import count_missing, read_lengths
+from models_registry.loading.tables import TableInRedis
 from models_registry.models import RUNNING_STATES, Load, LoadState, Table, TableState
 from models_registry.redis_clients import loading_client
 from serving.formats.keys import lost_tables_name
@@ -57,8 +57,7 @@ def repair_all(now: datetime) -> list[Load]:
         for table in tables:
             is_suspect = is_short or table.lost_at is not None or table.table_id in reported
             share = max(FEWEST_OF_ONE_TABLE, of_served if _is_served(table) else of_served // 10)
-            numbers = range(1 << table.block_bits) if is_suspect else _window(table, share, now)
-            _note(table, now, is_lost=_is_damaged(client, table, numbers, is_suspect=is_suspect))
+            _note(table, now, is_lost=_is_damaged(table, _window(table, share, now), is_suspect=is_suspect))
         if reported:
             client.srem(lost_tables_name(settings.REDIS_PREFIX), *reported)
     except redis.RedisError as error:
@@ -101,12 +100,12 @@ def _window(table: Table, share: int, now: datetime) -> list[int]:
     return [number % blocks for number in range(start, start + min(share, blocks))]
 
 
-def _is_damaged(client: Client, table: Table, numbers: Sequence[int], *, is_suspect: bool) -> bool:
-    """Tell whether any of some blocks is missing; where there is a doubt also whether all are as long as they were."""
-    place = (client, settings.REDIS_PREFIX, table.table_id)
-    if count_missing(*place, numbers):
+def _is_damaged(table: Table, window: Sequence[int], *, is_suspect: bool) -> bool:
+    """Tell whether a block of the window is missing; of a suspect table, whether its blocks have another total size."""
+    in_redis = TableInRedis.of(table)
+    if in_redis.count_missing(None if is_suspect else window):
         return True
-    return is_suspect and sum(read_lengths(*place, len(numbers))) != table.size_bytes
+    return is_suspect and sum(in_redis.read_lengths()) != table.size_bytes
 
 
 # --- What is done about it --------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from django.db.models import F
 from models_registry.catalogue.acts import record_act
 from models_registry.catalogue.limits import check_load_may_wait
 from models_registry.loading.broker import hand_over
+from models_registry.loading.report import Report
 from models_registry.models import (
     RUNNING_STATES,
     Load,
@@ -134,17 +135,21 @@ def load_activate_anyway(*, load: Load, actor: User | None, reason: str) -> Load
 
 def failed_checks(load: Load) -> list[str]:
     """Return the names of the checks that a load failed."""
-    return [check["name"] for check in load.report.get("checks", []) if not check["passed"]]
+    return [check.name for check in Report.read(load.report).failed]
+
+
+def may_be_waived(load: Load) -> bool:
+    """Tell whether a load was rejected, and only by checks that can be waived."""
+    return load.state == LoadState.REJECTED and Report.read(load.report).may_be_waived
 
 
 def _check_may_be_waived(load: Load) -> None:
     if load.state != LoadState.REJECTED:
         raise RuleBroken("Only a load that a check rejected can be activated anyway.")
-    failed = [check for check in load.report.get("checks", []) if not check["passed"]]
-    hard = [check["name"] for check in failed if not check.get("may_be_waived", False)]
-    if hard or not failed:
+    if not may_be_waived(load):
+        hard = [check.name for check in Report.read(load.report).failed if not check.may_be_waived]
         what = f" ({', '.join(hard[:3])})" if hard else ""
-        raise RuleBroken(f"This load failed a check that is never waived{what}: mend the source, then load again.")
+        raise RuleBroken(f"This load failed a check that is never waived{what}. Fix the source, then load again.")
 
 
 def _queue_load(version: Version, actor: User | None, kind: str, location: str, **values: Any) -> Load:

@@ -8,7 +8,6 @@ blocks of the table; whoever writes the last one has the whole verified and acti
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from django.conf import settings
 from django.db import transaction
@@ -16,6 +15,7 @@ from django.utils import timezone
 
 from models_registry.loading.broker import hand_over
 from models_registry.loading.pulse import Pulse
+from models_registry.loading.report import Report
 from models_registry.loading.sources import PARTITIONS, Scratch, SourceProblem, drop_partitions
 from models_registry.models import Load, LoadRange, LoadState, RangeState, Table, TableState, new_table_id
 from serving.formats.keys import block_bits_for
@@ -36,21 +36,20 @@ class HandedOver(Exception):
     """The load is in other workers' hands now."""
 
 
-def split(pulse: Pulse, scratch: Scratch, *, report: dict[str, Any], problem: str) -> None:
+def split(pulse: Pulse, scratch: Scratch, *, report: Report) -> None:
     """Hand a load over to whoever takes its ranges.
 
     Args:
         pulse: of the run that opened the source.
         scratch: the source in partitions.
         report: what was found so far.
-        problem: of the checks so far; empty if they passed.
 
     Raises:
         HandedOver: that was done.
-        Rejected: there is a problem; the copy is dropped.
+        Rejected: a check failed; the copy is dropped.
         Overtaken: another run has the load.
     """
-    if problem:
+    if problem := report.problem:
         drop_scratch(scratch.table)
         raise Rejected(problem)
     load = pulse.load
@@ -59,7 +58,7 @@ def split(pulse: Pulse, scratch: Scratch, *, report: dict[str, Any], problem: st
     now = timezone.now()
     pulse.rows_read = scratch.rows
     with transaction.atomic():
-        pulse.enter(LoadState.WRITING, report=report, scratch_table=scratch.table)
+        pulse.enter(LoadState.WRITING, report=report.as_json(), scratch_table=scratch.table)
         new_table(load, scratch.rows, block_bits)
         LoadRange.objects.unscoped().filter(load=load).delete()
         ranges = LoadRange.objects.bulk_create(

@@ -9,13 +9,17 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Self, cast
 
 import redis
+from django.conf import settings
 from redis.cluster import ClusterNode, RedisCluster
 
 from models_registry.loading.cutting import Cut
 from models_registry.loading.pacing import Pacer
+from models_registry.models import Table
+from models_registry.redis_clients import loading_client
 from serving.formats.blocks import DamagedBlock, find_payload
 from serving.formats.keys import block_name, canonical_key, digest, locate
 from serving.formats.layouts import DamagedPayload, Layout
@@ -35,99 +39,203 @@ class TableProblem(Exception):
     """A table that was not written as it should be. The message is one clear sentence for `Load.problem`."""
 
 
-def write_blocks(
-    client: Client,
-    prefix: str,
-    table_id: str,
-    cuts: Iterable[Cut],
-    lengths: list[int],
-    *,
-    pacer: Pacer | None = None,
-) -> Generator[int]:
-    """SET every block; give how many have been sent so far after each cut.
+@dataclass(frozen=True)
+class TableInRedis:
+    """Where one table's blocks are, and what is done with them there.
 
-    Args:
-        client: where to.
-        prefix: the Redis prefix.
-        table_id: of the new table.
-        cuts: all blocks in order.
-        lengths: the length of every block is appended to it, for `verify_lengths`.
-        pacer: rests between one small pipeline and the next.
-
-    Raises:
-        redis.RedisError: Redis is away, or refuses a block (its memory is full).
-        TableProblem: not every replica took what was written in time.
+    Attributes:
+        client: of the Redis that holds them.
+        prefix: of all names in that Redis.
+        table_id: of the table.
+        block_bits: the table has 2 ** `block_bits` blocks.
     """
-    if isinstance(client, RedisCluster):
-        yield from _write_to_cluster(client, prefix, table_id, cuts, lengths, pacer)
-        return
-    head = block_name(prefix, table_id, 0)[:-1].encode()
-    with _Pipe(client) as pipe:
+
+    client: Client
+    prefix: str
+    table_id: str
+    block_bits: int
+
+    @classmethod
+    def of(cls, table: Table) -> Self:
+        """Return where a table of the database is."""
+        return cls(loading_client(), settings.REDIS_PREFIX, table.table_id, table.block_bits)
+
+    @property
+    def blocks(self) -> range:
+        """The numbers of its blocks."""
+        return range(1 << self.block_bits)
+
+    def block_name(self, number: int) -> str:
+        """Return the key of a block."""
+        return block_name(self.prefix, self.table_id, number)
+
+    @property
+    def _head(self) -> bytes:
+        """What the keys of all blocks begin with; the block's number in hexadecimal follows."""
+        return self.block_name(0)[:-1].encode()
+
+    def write(self, cuts: Iterable[Cut], lengths: list[int], *, pacer: Pacer | None = None) -> Generator[int]:
+        """SET blocks; yield how many have been sent so far after each cut.
+
+        Args:
+            cuts: the blocks in order.
+            lengths: the length in bytes of every block is appended to it, for `verify_lengths`.
+            pacer: rests between one small pipeline and the next.
+
+        Raises:
+            redis.RedisError: Redis is away, or refuses a block (its memory is full).
+            TableProblem: not every replica took what was written in time.
+        """
+        if isinstance(self.client, RedisCluster):
+            yield from self._write_to_cluster(self.client, cuts, lengths, pacer)
+            return
+        head = self._head
+        with _Pipe(self.client) as pipe:
+            for cut in cuts:
+                for number, block in enumerate(cut.blocks, start=cut.first):
+                    name = b"%b%x" % (head, number)
+                    size = len(block)
+                    lengths.append(size)
+                    command = b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, size, block)
+                    is_sent = pipe.send(command)
+                    if is_sent and pacer is not None:
+                        if pacer.is_about_to_look:
+                            pipe.drain()
+                        pacer.after_send(len(lengths))
+                yield len(lengths)
+            pipe.drain()
+            pipe.wait_for_replicas()
+
+    def _write_to_cluster(
+        self, cluster: RedisCluster, cuts: Iterable[Cut], lengths: list[int], pacer: Pacer | None
+    ) -> Iterator[int]:
+        at_once = _commands_per_pipeline(cluster)
         for cut in cuts:
-            for number, block in enumerate(cut.blocks, start=cut.first):
-                name = b"%b%x" % (head, number)
-                size = len(block)
-                lengths.append(size)
-                is_sent = pipe.send(b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, size, block))
-                if is_sent and pacer is not None:
-                    if pacer.is_about_to_look:
-                        pipe.drain()
+            for start in range(0, len(cut.blocks), at_once):
+                pipeline = cast(Any, cluster).pipeline()
+                for number, block in enumerate(cut.blocks[start : start + at_once], start=cut.first + start):
+                    pipeline.set(self.block_name(number), block)
+                    lengths.append(len(block))
+                pipeline.execute()
+                if pacer is not None:
                     pacer.after_send(len(lengths))
             yield len(lengths)
-        pipe.drain()
-        pipe.wait_for_replicas()
+        for primary in cluster.get_primaries():
+            _await_replicas(cluster, primary)
 
-
-def read_lengths(client: Client, prefix: str, table_id: str, blocks: int, *, start: int = 0) -> Iterator[int]:
-    """Yield the length in bytes of so many blocks from `start` on as Redis has them, 0 for one that it has not."""
-    if isinstance(client, RedisCluster):
-        at_once = _commands_per_pipeline(client)
-        for first in range(start, start + blocks, at_once):
-            pipeline = cast(Any, client).pipeline()
-            for number in range(first, min(first + at_once, start + blocks)):
-                pipeline.strlen(block_name(prefix, table_id, number))
-            yield from cast(list[int], pipeline.execute())
-        return
-    head = block_name(prefix, table_id, 0)[:-1].encode()
-    replies: list[Any] = []
-    with _Pipe(client, replies) as pipe:
-        for number in range(start, start + blocks):
-            name = b"%b%x" % (head, number)
-            pipe.send(b"*2\r\n$6\r\nSTRLEN\r\n$%d\r\n%b\r\n" % (len(name), name))
+    def read_lengths(self, numbers: range | None = None) -> Iterator[int]:
+        """Yield the length in bytes of blocks, all if none are named, as Redis has them; 0 for one that it has not."""
+        numbers = self.blocks if numbers is None else numbers
+        if isinstance(self.client, RedisCluster):
+            at_once = _commands_per_pipeline(self.client)
+            for start in range(0, len(numbers), at_once):
+                pipeline = cast(Any, self.client).pipeline()
+                for number in numbers[start : start + at_once]:
+                    pipeline.strlen(self.block_name(number))
+                yield from cast(list[int], pipeline.execute())
+            return
+        head = self._head
+        replies: list[Any] = []
+        with _Pipe(self.client, replies) as pipe:
+            for number in numbers:
+                name = b"%b%x" % (head, number)
+                pipe.send(b"*2\r\n$6\r\nSTRLEN\r\n$%d\r\n%b\r\n" % (len(name), name))
+                yield from replies
+                replies.clear()
+            pipe.drain()
             yield from replies
-            replies.clear()
-        pipe.drain()
-        yield from replies
 
+    def read(self, end: int, at_once: int) -> Generator[list[bytes]]:
+        """Yield the blocks before `end` in order, so many at once, two such lots being requested ahead.
 
-def read_blocks(client: Client, prefix: str, table_id: str, end: int, at_once: int) -> Generator[list[bytes]]:
-    """Yield the blocks before `end` in order, so many at once, two such lots being asked for ahead.
+        Raises:
+            TableProblem: one is not there.
+            redis.RedisError: Redis is away.
+        """
+        replies: list[Any] = []
+        sent = yielded = 0
+        if isinstance(self.client, RedisCluster):
+            for first in range(0, end, at_once):
+                pipeline = cast(Any, self.client).pipeline()
+                for number in range(first, min(first + at_once, end)):
+                    pipeline.get(self.block_name(number))
+                yield _whole(pipeline.execute(), first)
+            return
+        head = self._head
+        with _Pipe(self.client, replies, commands_per_send=min(at_once, COMMANDS_PER_SEND)) as pipe:
+            while yielded < end:
+                while sent < end and len(replies) < at_once:
+                    name = b"%b%x" % (head, sent)
+                    pipe.send(b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(name), name))
+                    sent += 1
+                if sent == end:
+                    pipe.drain()
+                yield _whole(replies[:at_once], yielded)
+                yielded += len(replies[:at_once])
+                del replies[:at_once]
 
-    Raises:
-        TableProblem: one is not there.
-        redis.RedisError: Redis is away.
-    """
-    found: list[Any] = []
-    asked = given = 0
-    if isinstance(client, RedisCluster):
-        for first in range(0, end, at_once):
-            pipeline = cast(Any, client).pipeline()
-            for number in range(first, min(first + at_once, end)):
-                pipeline.get(block_name(prefix, table_id, number))
-            yield _whole(pipeline.execute(), first)
-        return
-    head = block_name(prefix, table_id, 0)[:-1].encode()
-    with _Pipe(client, found, commands_per_send=min(at_once, COMMANDS_PER_SEND)) as pipe:
-        while given < end:
-            while asked < end and len(found) < at_once:
-                name = b"%b%x" % (head, asked)
-                pipe.send(b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(name), name))
-                asked += 1
-            if asked == end:
-                pipe.drain()
-            yield _whole(found[:at_once], given)
-            given += len(found[:at_once])
-            del found[:at_once]
+    def verify_lengths(self, lengths: Sequence[int], beat: Callable[[], None], *, start: int = 0) -> None:
+        """Read back how long every block from `start` on is.
+
+        Raises:
+            TableProblem: a block is missing or of another length than was written.
+        """
+        found = self.read_lengths(range(start, start + len(lengths)))
+        for number, (length, written) in enumerate(zip(found, lengths, strict=True), start=start):
+            if length != written:
+                what = f"holds {length:,} bytes instead of {written:,}" if length else "is missing"
+                raise TableProblem(f"Redis lost part of what was written: block {number:x} {what}.")
+            if not number % COMMANDS_PER_SEND:
+                beat()
+
+    def verify_rows(self, layout: Layout, rows: Sequence[tuple[Sequence[str], dict[str, Any]]]) -> None:
+        """Look rows up as serving does, by key, and compare what is found with the rows themselves.
+
+        Raises:
+            TableProblem: a row is not found, or decodes to something else.
+        """
+        for key_values, record in rows:
+            number, fingerprint = locate(digest(canonical_key(key_values)), self.block_bits)
+            block = cast(bytes | None, self.client.get(self.block_name(number)))
+            key = " / ".join(key_values)
+            try:
+                payload = None if block is None else find_payload(block, fingerprint, layout.payload_width)
+                if payload is None:
+                    raise TableProblem(f"The row of key {key} was not found when it was read back.")
+                if layout.pack(layout.unpack(payload)) != payload or payload != layout.pack(record):
+                    raise TableProblem(f"The row of key {key} differs from the source's when it was read back.")
+            except (DamagedBlock, DamagedPayload) as error:
+                problem = f"The row of key {key} could not be decoded when it was read back: {error}."
+                raise TableProblem(problem) from None
+
+    def count_missing(self, numbers: Sequence[int] | None = None) -> int:
+        """Count the blocks, of all if none are named, that Redis lacks; stop after the first few hundred found.
+
+        Raises:
+            redis.RedisError: Redis is away.
+        """
+        for names in self._names(numbers):
+            if missing := len(names) - _count(self.client, "EXISTS", names):
+                return missing
+        return 0
+
+    def drop(self, numbers: Sequence[int] | None = None) -> None:
+        """UNLINK blocks, all if none are named, a few at a time; blocks that are not there do no harm.
+
+        Raises:
+            redis.RedisError: Redis is away; calling again goes on.
+        """
+        for names in self._names(numbers):
+            began = time.monotonic()
+            _count(self.client, "UNLINK", names)
+            # Redis has at least as long for others.
+            time.sleep(time.monotonic() - began)
+
+    def _names(self, numbers: Sequence[int] | None) -> Iterator[list[str]]:
+        """Yield the keys of blocks, so many at once as go into one command."""
+        numbers = self.blocks if numbers is None else numbers
+        for start in range(0, len(numbers), NAMES_PER_COMMAND):
+            yield [self.block_name(number) for number in numbers[start : start + NAMES_PER_COMMAND]]
 
 
 def _whole(blocks: list[bytes | None], first: int) -> list[bytes]:
@@ -136,86 +244,8 @@ def _whole(blocks: list[bytes | None], first: int) -> list[bytes]:
     return cast(list[bytes], blocks)
 
 
-def verify_lengths(
-    client: Client, prefix: str, table_id: str, lengths: Sequence[int], beat: Callable[[], None], *, start: int = 0
-) -> None:
-    """Read back how long every block from `start` on is.
-
-    Raises:
-        TableProblem: a block is missing or of another length than was written.
-    """
-    found = read_lengths(client, prefix, table_id, len(lengths), start=start)
-    for number, (length, wanted) in enumerate(zip(found, lengths, strict=True), start=start):
-        if length != wanted:
-            what = f"holds {length:,} bytes instead of {wanted:,}" if length else "is missing"
-            raise TableProblem(f"Redis lost part of what was written: block {number:x} {what}.")
-        if not number % COMMANDS_PER_SEND:
-            beat()
-
-
-def verify_rows(
-    client: Client,
-    prefix: str,
-    table_id: str,
-    *,
-    block_bits: int,
-    layout: Layout,
-    rows: Sequence[tuple[Sequence[str], dict[str, Any]]],
-) -> None:
-    """Look rows up as serving does, by key, and compare what is found with the rows themselves.
-
-    Raises:
-        TableProblem: a row is not found, or decodes to something else.
-    """
-    for key_values, record in rows:
-        block_number, fingerprint = locate(digest(canonical_key(key_values)), block_bits)
-        block = cast(bytes | None, client.get(block_name(prefix, table_id, block_number)))
-        key = " / ".join(key_values)
-        try:
-            payload = None if block is None else find_payload(block, fingerprint, layout.payload_width)
-            if payload is None:
-                raise TableProblem(f"Reading back, the row of key {key} was not found.")
-            if layout.pack(layout.unpack(payload)) != payload or payload != layout.pack(record):
-                raise TableProblem(f"Reading back, the row of key {key} was not what the source holds.")
-        except (DamagedBlock, DamagedPayload) as error:
-            raise TableProblem(f"Reading back, the row of key {key} could not be decoded: {error}.") from None
-
-
-def count_missing(client: Client, prefix: str, table_id: str, numbers: Sequence[int]) -> int:
-    """Count which of some blocks Redis has not; it stops counting behind the first few hundred that it finds.
-
-    Raises:
-        redis.RedisError: Redis is away.
-    """
-    for start in range(0, len(numbers), NAMES_PER_COMMAND):
-        names = [block_name(prefix, table_id, number) for number in numbers[start : start + NAMES_PER_COMMAND]]
-        missing = len(names) - _of_many(client, "EXISTS", names)
-        if missing:
-            return missing
-    return 0
-
-
-def drop_table(client: Client, prefix: str, table_id: str, block_bits: int) -> None:
-    """UNLINK every block of a table, a few at a time; blocks that are not there do no harm.
-
-    Raises:
-        redis.RedisError: Redis is away; calling again goes on.
-    """
-    drop_blocks(client, prefix, table_id, range(1 << block_bits))
-
-
-def drop_blocks(client: Client, prefix: str, table_id: str, numbers: Sequence[int]) -> None:
-    """UNLINK some blocks of a table. As `drop_table`."""
-    for start in range(0, len(numbers), NAMES_PER_COMMAND):
-        began = time.monotonic()
-        names = [block_name(prefix, table_id, number) for number in numbers[start : start + NAMES_PER_COMMAND]]
-        _of_many(client, "UNLINK", names)
-        # Redis has at least as long for others.
-        time.sleep(time.monotonic() - began)
-
-
-def _of_many(client: Client, command: str, names: Sequence[str]) -> int:
-    """Return what a command that counts keys gives for many; in a cluster they live in many places."""
+def _count(client: Client, command: str, names: Sequence[str]) -> int:
+    """Return what a command that counts keys returns for many; in a cluster they live on many nodes."""
     if isinstance(client, RedisCluster):
         pipeline = cast(Any, client).pipeline()
         for name in names:
@@ -227,29 +257,6 @@ def _of_many(client: Client, command: str, names: Sequence[str]) -> int:
 def _commands_per_pipeline(client: RedisCluster) -> int:
     """Return how many commands a cluster's nodes take together: each as many as a single Redis."""
     return COMMANDS_PER_SEND * max(1, len(client.get_primaries()))
-
-
-def _write_to_cluster(
-    client: RedisCluster,
-    prefix: str,
-    table_id: str,
-    cuts: Iterable[Cut],
-    lengths: list[int],
-    pacer: Pacer | None,
-) -> Iterator[int]:
-    at_once = _commands_per_pipeline(client)
-    for cut in cuts:
-        for start in range(0, len(cut.blocks), at_once):
-            pipeline = cast(Any, client).pipeline()
-            for number, block in enumerate(cut.blocks[start : start + at_once], start=cut.first + start):
-                pipeline.set(block_name(prefix, table_id, number), block)
-                lengths.append(len(block))
-            pipeline.execute()
-            if pacer is not None:
-                pacer.after_send(len(lengths))
-        yield len(lengths)
-    for primary in client.get_primaries():
-        _await_replicas(client, primary)
 
 
 def _await_replicas(client: RedisCluster, primary: ClusterNode) -> None:

@@ -19,10 +19,11 @@ from django.conf import settings
 from django.db.models import Max, Q, QuerySet
 
 from models_registry.loading.broker import count_messages, hand_over
+from models_registry.loading.endings import too_long
 from models_registry.loading.pulse import ALIVE_STATES
 from models_registry.loading.requests import load_enqueue
 from models_registry.loading.splitting import FINISH_TASK, RANGE_TASK, drop_scratch, finish_if_done
-from models_registry.loading.tables import drop_table
+from models_registry.loading.tables import TableInRedis
 from models_registry.models import (
     RUNNING_STATES,
     Load,
@@ -161,9 +162,7 @@ def _go_on(load: Load, now: datetime) -> bool:
         return True
     if load.state in (LoadState.WRITING, LoadState.VERIFYING) and load.started_at is not None:
         if now - load.started_at > settings.LOAD_TIME_LIMIT:
-            minutes = settings.LOAD_TIME_LIMIT.total_seconds() / 60
-            problem = f"It had not ended after {minutes:,.0f} minutes, the longest a load may take."
-            return bool(unchanged.update(state=LoadState.FAILED, problem=problem, finished_at=now))
+            return bool(unchanged.update(state=LoadState.FAILED, problem=too_long(), finished_at=now))
         if load.state == LoadState.WRITING:
             return finish_if_done(load)
         if load.heartbeat_at is None or load.heartbeat_at < now - STALE_AFTER:
@@ -230,7 +229,7 @@ def drop(table_pk: int, now: datetime) -> bool:
     table = Table.objects.unscoped().select_related("version__model__tenant").filter(pk=table_pk).first()
     if table is None or not may_drop(table, now):
         return False
-    drop_table(loading_client(), settings.REDIS_PREFIX, table.table_id, table.block_bits)
+    TableInRedis.of(table).drop()
     same = Table.objects.unscoped().filter(pk=table.pk, table_id=table.table_id, state=TableState.DROPPING)
     same.update(state=TableState.DROPPED)
     log.info("table.dropped table=%s", table.table_id)

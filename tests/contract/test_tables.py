@@ -13,7 +13,7 @@ from redis.cluster import RedisCluster
 
 from models_registry.loading import pacing, tables
 from models_registry.loading.cutting import Cut
-from models_registry.loading.tables import TableProblem
+from models_registry.loading.tables import TableInRedis, TableProblem
 from recsite.embedded import EmbeddedValkey, free_port
 from serving.formats.blocks import encode_block
 from serving.formats.keys import block_name, canonical_key, digest, locate
@@ -27,6 +27,10 @@ TABLE = ("test", "0123456789ab")
 BITS = 11
 LAYOUT = Layout.parse([{"name": "x", "type": "uint", "min": 0, "max": 65_535}])
 IN_MEMORY = ("--save", "", "--appendonly", "no")
+
+
+def table_in(client: Client, block_bits: int = BITS) -> TableInRedis:
+    return TableInRedis(client, *TABLE, block_bits)
 
 
 def nothing() -> None:
@@ -93,7 +97,7 @@ def write(client: Client, blocks: list[bytes]) -> list[int]:
     lengths: list[int] = []
     half = len(blocks) // 2
     cuts = [Cut(0, blocks[:half]), Cut(half, []), Cut(half, blocks[half:])]
-    assert list(tables.write_blocks(client, *TABLE, cuts, lengths)) == [half, half, len(blocks)]
+    assert list(table_in(client).write(cuts, lengths)) == [half, half, len(blocks)]
     return lengths
 
 
@@ -107,8 +111,8 @@ def test_write_blocks__every_block__is_there_also_the_empty_ones(client: Client)
     lengths = write(client, blocks)
     assert lengths == [len(block) for block in blocks]
     assert [held(client, number) for number in range(len(blocks))] == blocks
-    assert list(tables.read_lengths(client, *TABLE, len(blocks))) == lengths
-    tables.verify_lengths(client, *TABLE, lengths, nothing)
+    assert list(table_in(client).read_lengths()) == lengths
+    table_in(client).verify_lengths(lengths, nothing)
 
 
 def test_write_blocks__afterwards__the_pools_connections_answer_what_they_are_asked(client: Client) -> None:
@@ -121,23 +125,23 @@ def test_write_blocks__afterwards__the_pools_connections_answer_what_they_are_as
 def test_write_blocks__blocks_larger_than_what_is_sent_at_once__are_there(client: Client) -> None:
     blocks = [bytes([number]) * 700_000 for number in range(6)]
     lengths: list[int] = []
-    assert list(tables.write_blocks(client, *TABLE, [Cut(0, blocks)], lengths)) == [6]
+    assert list(table_in(client).write([Cut(0, blocks)], lengths)) == [6]
     assert [held(client, number) for number in range(6)] == blocks
 
 
 def test_verify_rows__rows_as_written__found_by_key(client: Client) -> None:
     write(client, blocks_of(500))
     rows = [(key(number), {"x": number}) for number in range(0, 500, 7)]
-    tables.verify_rows(client, *TABLE, block_bits=BITS, layout=LAYOUT, rows=rows)
+    table_in(client).verify_rows(LAYOUT, rows)
 
 
 def test_drop_table__every_block__is_gone_and_nothing_else(client: Client) -> None:
     write(client, blocks_of(10))
     cast(Any, client).set(block_name("test", "another0tabl", 0), b"x")
-    tables.drop_table(client, *TABLE, BITS)
-    assert not any(tables.read_lengths(client, *TABLE, 2**BITS))
+    table_in(client).drop()
+    assert not any(table_in(client).read_lengths())
     assert cast(Any, client).get(block_name("test", "another0tabl", 0)) == b"x"
-    tables.drop_table(client, *TABLE, BITS)
+    table_in(client).drop()
 
 
 # --- What verification notices ----------------------------------------------------------------------------------------
@@ -162,27 +166,27 @@ def test_verify_lengths__a_block_that_is_not_as_written__named(change: str, word
     else:
         anything.set(name, b"x" * (7 if change == "shorten" else 9))
     with pytest.raises(TableProblem, match=words.format(block=f"{number:x}")):
-        tables.verify_lengths(client, *TABLE, lengths, nothing)
+        table_in(client).verify_lengths(lengths, nothing)
 
 
 def test_verify_rows__another_value_in_redis__named(client: Client) -> None:
     write(client, blocks_of(10))
-    with pytest.raises(TableProblem, match="the row of key p3 was not what the source holds"):
-        tables.verify_rows(client, *TABLE, block_bits=BITS, layout=LAYOUT, rows=[(key(3), {"x": 4})])
+    with pytest.raises(TableProblem, match="The row of key p3 differs"):
+        table_in(client).verify_rows(LAYOUT, [(key(3), {"x": 4})])
 
 
 def test_verify_rows__a_row_that_is_not_there__named(client: Client) -> None:
     write(client, blocks_of(10))
-    with pytest.raises(TableProblem, match="the row of key p11 was not found"):
-        tables.verify_rows(client, *TABLE, block_bits=BITS, layout=LAYOUT, rows=[(key(11), {"x": 11})])
+    with pytest.raises(TableProblem, match="The row of key p11 was not found"):
+        table_in(client).verify_rows(LAYOUT, [(key(11), {"x": 11})])
 
 
 def test_verify_rows__bytes_that_are_no_block__named(client: Client) -> None:
     write(client, blocks_of(10))
     block, _ = locate(digest(canonical_key(key(3))), BITS)
     cast(Any, client).set(block_name(*TABLE, block), b"odd")
-    with pytest.raises(TableProblem, match="the row of key p3 could not be decoded"):
-        tables.verify_rows(client, *TABLE, block_bits=BITS, layout=LAYOUT, rows=[(key(3), {"x": 3})])
+    with pytest.raises(TableProblem, match="The row of key p3 could not be decoded"):
+        table_in(client).verify_rows(LAYOUT, [(key(3), {"x": 3})])
 
 
 def test_write_blocks__whoever_looks_how_quick_redis_is__sees_none_of_the_blocks_on_their_way(
@@ -198,7 +202,7 @@ def test_write_blocks__whoever_looks_how_quick_redis_is__sees_none_of_the_blocks
 
     with redis.Redis.from_url(server.url) as client:
         pacer = Looking(client, rest=time.sleep)
-        list(tables.write_blocks(client, *TABLE, [Cut(0, [bytes(900)] * 2000)], [], pacer=pacer))
+        list(table_in(client).write([Cut(0, [bytes(900)] * 2000)], [], pacer=pacer))
     assert len(stored) == 2000 // tables.COMMANDS_PER_SEND
     assert [there for there, _ in stored] == [sent for _, sent in stored]
 
@@ -212,9 +216,9 @@ def test_write_blocks__memory_is_full__raises_and_leaves_no_late_replies(server:
         client.config_set("maxmemory-policy", "noeviction")
         blocks = [bytes(2000)] * 4000
         with pytest.raises(redis.RedisError, match=r"OOM|maxmemory"):
-            list(tables.write_blocks(client, *TABLE, [Cut(0, blocks)], []))
+            list(table_in(client).write([Cut(0, blocks)], []))
         assert [client.ping() for _ in range(3)] == [True] * 3
-        tables.drop_table(client, *TABLE, 12)
+        table_in(client, block_bits=12).drop()
         assert client.dbsize() == 0
 
 
@@ -225,7 +229,7 @@ def test_write_blocks__the_server_stops_half_way__raises(server: EmbeddedValkey)
         yield Cut(2000, [bytes(1000)] * 2000)
 
     with redis.Redis.from_url(server.url) as client, pytest.raises(redis.RedisError):
-        list(tables.write_blocks(client, *TABLE, cuts(), []))
+        list(table_in(client).write(cuts(), []))
 
 
 # --- A replica --------------------------------------------------------------------------------------------------------

@@ -234,7 +234,7 @@ def test_redis_is_full__of_a_table_that_does_not_fit__the_load_fails_and_the_nex
         scene.write(columns(range(30_000)))
         large = load_request(version=scene.version, actor=None)
         failed = eventually(lambda: ended(large), seconds=60)
-        words = "Redis did not take the table: its memory is full (maxmemory)."
+        words = "The table could not be written to Redis: its memory is full (maxmemory)."
         assert (failed.state, failed.problem) == (LoadState.FAILED, words)
         assert active_table(scene) == old
         eventually(lambda: all_blocks(client) == blocks_of(client, old.table_id))

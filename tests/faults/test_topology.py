@@ -17,7 +17,7 @@ from django.conf import settings as project_settings
 from redis.crc import key_slot
 
 from models_registry import redis_clients
-from models_registry.loading import tables
+from models_registry.loading.tables import TableInRedis
 from recsite.embedded import EmbeddedValkey
 from serving.formats.keys import block_name
 from serving.formats.snapshot import revisions_name, snapshot_name
@@ -148,7 +148,7 @@ def test_cluster__a_load__writes_to_every_node_and_drops_from_every_node(
     names = [block_name(settings.REDIS_PREFIX, load.table.table_id, n) for n in range(1 << load.table.block_bits)]
     assert len({key_slot(name.encode()) * 3 // 16_384 for name in names}) == 3
     assert sum(bool(client.exists(name)) for name in names) == len(names)
-    tables.drop_table(client, settings.REDIS_PREFIX, load.table.table_id, load.table.block_bits)
+    TableInRedis.of(load.table).drop()
     assert not any(client.exists(name) for name in names)
 
 

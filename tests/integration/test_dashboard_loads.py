@@ -349,7 +349,7 @@ def test_load__difference__is_shown_with_keys(client: Client, offers: Offers, lo
 
 
 def test_load__failed__says_what_to_do(client: Client, offers: Offers, loads: str) -> None:
-    problem = "Redis did not take the table: out of memory."
+    problem = "The table could not be written to Redis: out of memory."
     load = factories.LoadFactory.create(version=offers.b, state=LoadState.FAILED, problem=problem)
     answer = get(client, f"{loads}/{load.pk}")
     assert problem in answer.text

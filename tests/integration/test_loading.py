@@ -15,8 +15,8 @@ from django.conf import settings as project_settings
 from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
 from models_registry.loading import running
-from models_registry.loading.checks import problem_of
 from models_registry.loading.pulse import Progress
+from models_registry.loading.report import Report
 from models_registry.loading.requests import table_roll_back
 from models_registry.loading.running import run_load
 from models_registry.models import Load, LoadState, Table, TableState, Version
@@ -456,8 +456,8 @@ def test_run_load__an_error_nobody_thought_of__fails_without_its_details(
     monkeypatch.setattr(running, "block_bits_for", lambda _: 1 / 0)
     load = scene.load(columns(range(3)))
     assert load.state == LoadState.FAILED
-    assert load.problem == "Something unexpected went wrong (ZeroDivisionError); the worker's log says where."
+    assert load.problem == "Something unexpected went wrong (ZeroDivisionError). The worker's log has the details."
 
 
-def test_problem_of__nothing_failed__nothing_to_say() -> None:
-    assert problem_of([]) == ""
+def test_report__nothing_failed__no_problem() -> None:
+    assert Report().problem == ""

@@ -17,12 +17,13 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 from pytest_django import Settings
 
-from models_registry.loading import pacing, running, tables, tasks, upkeep
+from models_registry.loading import pacing, steps, tasks, upkeep
 from models_registry.loading.background import call, read_ahead
 from models_registry.loading.cutting import Cut
 from models_registry.loading.pulse import Overtaken, Progress, Pulse, Superseded
 from models_registry.loading.requests import load_enqueue
 from models_registry.loading.running import claim, run_claimed, run_load
+from models_registry.loading.tables import TableInRedis
 from models_registry.loading.tasks import drop_table, run, sweep
 from models_registry.loading.upkeep import DROP_AFTER, FORGOTTEN_AFTER, STALE_AFTER, UNDERWAY_FOR
 from models_registry.models import Load, LoadState, Table, TableState, Version
@@ -138,7 +139,7 @@ def test_run_load__after_a_run_that_was_lost__writes_a_fresh_table_and_leaves_no
     lost = claim(load.pk)
     assert lost is not None
     table = factories.TableFactory.create(load=load, state=TableState.WRITING, block_bits=4)
-    list(tables.write_blocks(valkey, project_settings.REDIS_PREFIX, table.table_id, [Cut(0, [b"x"] * 16)], []))
+    list(TableInRedis.of(table).write([Cut(0, [b"x"] * 16)], []))
     Load.objects.unscoped().filter(pk=load.pk).update(state=LoadState.QUEUED)
 
     run_load(load.pk)
@@ -192,7 +193,7 @@ def test_run_load__redis_away_while_writing__fails_and_a_sweep_drops_what_was_wr
         run_load(load.pk, listener=at(LoadState.VERIFYING, server.stop))
         failed = reload(load)
         assert failed.state == LoadState.FAILED
-        assert failed.problem.startswith("Redis did not take the table: ")
+        assert failed.problem.startswith("The table could not be written to Redis: ")
         assert (failed.table.state, scene_active(scene)) == (TableState.DROPPING, good.table)
 
         server.start()
@@ -219,7 +220,7 @@ def test_run_load__redis_is_full__fails_and_leaves_nothing_but_the_old_table(sce
         assert load.state == LoadState.ACTIVE, "so little still fits"
         load = scene.load(columns(range(20_000)))
         assert load.state == LoadState.FAILED
-        assert load.problem == "Redis did not take the table: its memory is full (maxmemory)."
+        assert load.problem == "The table could not be written to Redis: its memory is full (maxmemory)."
     finally:
         valkey.config_set("maxmemory", 0)
     version = Version.objects.unscoped().get(pk=scene.version.pk)
@@ -298,7 +299,7 @@ def test_sweep__the_broker_is_away__the_load_stays_queued(scene: Scene, broker_a
 def test_sweep__a_table_half_written_by_a_load_that_ended__dropped(scene: Scene, valkey: redis.Redis) -> None:
     load = factories.LoadFactory.create(version=scene.version, state=LoadState.FAILED)
     table = factories.TableFactory.create(load=load, state=TableState.WRITING, block_bits=3)
-    list(tables.write_blocks(valkey, project_settings.REDIS_PREFIX, table.table_id, [Cut(0, [b"x"] * 8)], []))
+    list(TableInRedis.of(table).write([Cut(0, [b"x"] * 8)], []))
     dropped: list[int] = []
     assert upkeep.sweep(timezone.now(), dropped.append) == {"tables orphaned": 1, "tables to drop": 1}
     assert dropped == [table.pk]
@@ -562,8 +563,8 @@ def test_load_command__a_dry_run__prints_the_report_and_writes_nothing(scene: Sc
 
     assert error == ""
     lines = printed.splitlines()
-    assert "  ok  row count: 210 rows, 5.0 % more than the 200 now active" in lines
-    assert "  ok  coverage: 95.0 % of the keys that are served are in the source" in lines
+    assert "  ok     row count: 210 rows, 5.0 % more than the 200 now active" in lines
+    assert "  ok     coverage: 95.0 % of the keys that are served are in the source" in lines
     assert "Distributions, in 210 rows; before → now" in lines
     assert "  segment (enum, population stability index 0.000)" in lines
     assert "    loyal   50.0 % →  50.0 % ██████████" in lines
@@ -588,8 +589,8 @@ def test_load_command__a_dry_run_that_is_rejected__shows_the_rows_and_fails(scen
     printed, error = command("red-fox/offers/a", "--dry-run")
     lines = printed.splitlines()
     reason = "column offer_id, row 1 (key p0): 9999 is not within 0 … 4095; 200 like it"
-    at = lines.index(f"  BAD offer_id: values: {reason}")
-    assert lines[at + 1] == "        row 1, key p0: 9999"
+    at = lines.index(f"  FAILED offer_id: values: {reason}")
+    assert lines[at + 1] == "           row 1, key p0: 9999"
     assert "rejected by a check. Column offer_id, row 1 (key p0)" in error
     assert "Also:" not in printed
 
@@ -629,10 +630,13 @@ def test_load_command__interrupted__the_load_says_so(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(running, "check_rows", interrupt)
+    monkeypatch.setattr(steps, "check_rows", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_claimed(load)
-    assert (reload(load).state, reload(load).problem) == (LoadState.FAILED, "It was interrupted from the keyboard.")
+    assert (reload(load).state, reload(load).problem) == (
+        LoadState.FAILED,
+        "The load was interrupted from the keyboard.",
+    )
 
 
 @pytest.mark.django_db(transaction=True)

@@ -11,6 +11,7 @@ import pytest
 
 from models_registry.loading import distributions
 from models_registry.loading.distributions import MIN_ROWS, Shift, measure, population_stability_index, psi_by_chance
+from models_registry.loading.report import Bin
 from serving.formats.layouts import Layout
 
 
@@ -30,8 +31,8 @@ def spread(of: Layout, values: Any, kept: Sequence[Any] = ()) -> tuple[list[Shif
 def shares(of: Layout, now: Any, before: Any = None) -> dict[str, tuple[float, float | None]]:
     """Return share now and before by label, of the first aspect."""
     kept = [] if before is None else spread(of, before)[1]
-    bins = spread(of, now, kept)[0][0].as_json()["bins"]
-    return {found["label"]: (found["share"], found["share_before"]) for found in bins}
+    bins = spread(of, now, kept)[0][0].as_field().bins
+    return {found.label: (found.share, found.share_before) for found in bins}
 
 
 def psi(of: Layout, now: Any, before: Any) -> float | None:
@@ -103,8 +104,8 @@ def test_measure__a_list__lengths_and_items() -> None:
     of = layout(type="list", max_items=3, item={"type": "uint", "min": 0, "max": 9})
     found, kept = spread(of, [[1, 2], [], [2, 2, 2], None])
     assert [(shift.aspect.kind, shift.aspect.rows) for shift in found] == [("list length", 4), ("list items", 4)]
-    assert [bin_["label"] for bin_ in found[0].as_json()["bins"]] == ["0", "2", "3", "absent"]
-    assert found[1].as_json()["bins"][1] == {"label": "2", "share": 0.8, "share_before": None}
+    assert [bin_.label for bin_ in found[0].as_field().bins] == ["0", "2", "3", "absent"]
+    assert found[1].as_field().bins[1] == Bin("2", 0.8, None)
     assert [one["kind"] for one in kept] == ["list length", "list items"]
 
 
@@ -114,7 +115,7 @@ def test_measure__few_texts_by_value_and_many_by_length() -> None:
     assert few[0].aspect.kind == "string"
     many, _ = spread(of, [f"text {n}" for n in range(1000)])
     assert many[0].aspect.kind == "string length"
-    assert [bin_["label"] for bin_ in many[0].as_json()["bins"]] == ["6", "7", "8"]
+    assert [bin_.label for bin_ in many[0].as_field().bins] == ["6", "7", "8"]
     long, _ = spread(of, ["a" * 100] * 50)
     assert long[0].aspect.kind == "string length"
 
@@ -143,7 +144,7 @@ def test_measure__no_value_at_all__all_are_absent(kind: str, rows: int) -> None:
     of, value = KINDS[kind]
     for nothing in (pa.nulls(rows), pa.nulls(rows, pa.array([value]).type)):
         for shift in spread(of, nothing, spread(of, nothing)[1])[0]:
-            assert {bin_["label"] for bin_ in shift.as_json()["bins"]} <= {"absent"}
+            assert {bin_.label for bin_ in shift.as_field().bins} <= {"absent"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
+from models_registry.loading.report import Bin, FieldSpread
 from recsite.dashboard.charts.spreads import spread_of
 
 
-def field(psi: float | None, *bins: tuple[str, float, float | None], kind: str = "uint") -> dict[str, Any]:
-    found = [{"label": label, "share": share, "share_before": before} for label, share, before in bins]
-    return {"name": "offer_id", "kind": kind, "bins": found, "psi": psi}
+def field(psi: float | None, *bins: tuple[str, float, float | None], kind: str = "uint") -> FieldSpread:
+    return FieldSpread("offer_id", kind, tuple(Bin(*found) for found in bins), psi)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from rich.text import Text
 from models_registry.loading import running
 from models_registry.loading.pulse import WRITE_SECONDS
 from models_registry.loading.pulse import Progress as LoadProgress
+from models_registry.loading.report import Report
 from models_registry.loading.report_text import report_lines
 from models_registry.loading.requests import load_request
 from models_registry.models import RUNNING_STATES, Load, LoadRange, LoadState, RecommendationModel, Version
@@ -81,10 +82,11 @@ class Command(BaseCommand):
         return Load.objects.unscoped().get(pk=load_id)
 
     def _conclude(self, name: str, load: Load) -> None:
+        report = Report.read(load.report)
         if load.is_dry_run:
-            self.stdout.write("\n".join(report_lines(load.report)) + "\n")
+            self.stdout.write("\n".join(report_lines(report)) + "\n")
         else:
-            for note in load.report.get("notes", []):
+            for note in report.notes:
                 self.stdout.write(f"Note: {note}")
         if load.state == LoadState.CHECKED:
             self.stdout.write(self.style.SUCCESS(f"{name}: all checks of {load.rows_read:,} rows passed."))
@@ -100,11 +102,9 @@ class Command(BaseCommand):
             )
             self.stdout.write("Lanes answer from them within 2 seconds.")
             return
-        failed = [check for check in load.report.get("checks", []) if not check["passed"] and not check["is_waived"]]
-        failed.sort(key=lambda check: check["may_be_waived"])
         # The whole report of a dry run stands above already; of a load, what its problem does not say.
-        for check in [] if load.is_dry_run else failed[1:]:
-            self.stdout.write(f"Also: {check['words']}.")
+        for check in [] if load.is_dry_run else report.stopping[1:]:
+            self.stdout.write(f"Also: {check.words}.")
         active = load.version.active_table
         goes_on = (
             f"The table loaded before, of {active.row_count:,} rows, goes on being served."

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from models_registry.loading.report import FieldSpread
 
 # N. Siddiqi's rule of thumb for the population stability index.
 SMALL_PSI, LARGE_PSI = 0.1, 0.25
@@ -61,18 +61,18 @@ class Spread:
         return "ok" if self.psi < SMALL_PSI else "warn" if self.psi < LARGE_PSI else "bad"
 
 
-def spread_of(field: Mapping[str, Any]) -> Spread:
-    """Return one of the entries of a report's `fields`."""
-    bins = field["bins"]
-    widest = max((share for bin_ in bins for share in (bin_["share"], bin_["share_before"] or 0.0)), default=0.0) or 1.0
+def spread_of(field: FieldSpread) -> Spread:
+    """Return how a report shows the spread of a field."""
+    shares = [share for bin_ in field.bins for share in (bin_.share, bin_.share_before or 0.0)]
+    widest = max(shares, default=0.0) or 1.0
     bars = [
         SpreadBar(
-            label=bin_["label"],
-            share=bin_["share"],
-            share_before=bin_["share_before"],
-            width=round(100 * bin_["share"] / widest, 1),
-            width_before=None if bin_["share_before"] is None else round(100 * bin_["share_before"] / widest, 1),
+            label=bin_.label,
+            share=bin_.share,
+            share_before=bin_.share_before,
+            width=round(100 * bin_.share / widest, 1),
+            width_before=None if bin_.share_before is None else round(100 * bin_.share_before / widest, 1),
         )
-        for bin_ in bins
+        for bin_ in field.bins
     ]
-    return Spread(field["name"], _OF_WHAT.get(field["kind"], ""), bars, field["psi"])
+    return Spread(field.name, _OF_WHAT.get(field.kind, ""), bars, field.psi)

@@ -12,7 +12,8 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 
 from models_registry.loading.progress import loads_of, progress_of
-from models_registry.loading.requests import load_activate_anyway
+from models_registry.loading.report import Report
+from models_registry.loading.requests import load_activate_anyway, may_be_waived
 from models_registry.models import RUNNING_STATES, Load, LoadState, Table, Version
 from recsite.dashboard.charts.spreads import spread_of
 from recsite.dashboard.forms.loads import LoadFilter, WaiveForm
@@ -72,17 +73,18 @@ def load(request: StudioRequest, load: Load) -> HttpResponse:
     """Return a load: how far it is, or how it ended and what its checks found. Four queries on top of the gate's."""
     table = Table.objects.for_tenant(request.studio.tenant).filter(load=load).first()
     of_version = Load.objects.for_tenant(request.studio.tenant).filter(version=load.version)
+    about = _about(load)
     return render(
         request,
         "dashboard/load.html",
         {
-            **_about(load),
+            **about,
             "running": of_version.filter(state__in=RUNNING_STATES).defer("report").order_by("-fence").first(),
             "table": table,
             "is_served": table is not None and load.version.active_table_id == table.pk,
-            "may_be_waived": _may_be_waived(load),
+            "may_be_waived": may_be_waived(load),
             "waived_by": load.waived_by.order_by("-fence").first() if load.state == LoadState.REJECTED else None,
-            "spreads": [spread_of(field) for field in load.report.get("fields", [])],
+            "spreads": [spread_of(field) for field in about["report"].fields],
         },
     )
 
@@ -109,7 +111,7 @@ def activate_anyway(request: StudioRequest, load: Load) -> HttpResponse:
         else:
             messages.success(request, f"Load {new.fence} is queued. It becomes active although these checks failed.")
             return redirect("load", request.studio.tenant.slug, new.pk)
-    problem = "" if _may_be_waived(load) else "This load can’t be activated: it failed a check that is never waived."
+    problem = "" if may_be_waived(load) else "This load can’t be activated: it failed a check that is never waived."
     context = {
         **_about(load),
         "form": form,
@@ -120,21 +122,12 @@ def activate_anyway(request: StudioRequest, load: Load) -> HttpResponse:
 
 
 def _about(load: Load) -> dict[str, Any]:
-    checks = load.report.get("checks", [])
+    report = Report.read(load.report)
     return {
         "section": "loads",
         "load": load,
         "version": load.version,
         "model": load.version.model,
         "progress": progress_of(load),
-        "failed_checks": [check for check in checks if not check["passed"]],
-        "passed_checks": [check for check in checks if check["passed"]],
+        "report": report,
     }
-
-
-def _may_be_waived(load: Load) -> bool:
-    """Tell whether all that a rejected load failed may be waived."""
-    failed = [check for check in load.report.get("checks", []) if not check["passed"]]
-    return (
-        load.state == LoadState.REJECTED and bool(failed) and all(check.get("may_be_waived", False) for check in failed)
-    )
