@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, assert_never
 
 from models_registry.catalogue.selectors import VersionState
+from models_registry.models import RecommendationModel
+from tenants.figures import percent
 
 # Fewer rows than the fullest version that is served by at least this share is worth a word.
 FEWER_ROWS = 0.01
@@ -54,6 +56,24 @@ def cautions(versions: Sequence[VersionState], weights_bp: Mapping[int, int]) ->
         if fewer and fullest is not None:
             found.append(Caution("fewer_rows", state.code, state.name, state, share=fewer, than=fullest.name))
     return found
+
+
+def caution_sentence(caution: Caution, model: RecommendationModel) -> str:
+    """Return a caution about a model's weights in words, with a full stop."""
+    answer = "no recommendation" if model.default_answer is None else "the default answer"
+    match caution.kind:
+        case "not_loaded":
+            return f"{caution.name} was never loaded: whoever gets it would get {answer}."
+        case "late":
+            return f"{caution.name} is late: its data is from {caution.state.data_at:%Y-%m-%d %H:%M} UTC."
+        case "fewer_rows":
+            fewer = percent(round(10_000 * caution.share))
+            return (
+                f"{caution.name} has {fewer} fewer rows than {caution.than}: "
+                f"about as many of those who move to it would get {answer}."
+            )
+        case _:
+            assert_never(caution.kind)
 
 
 def fewer_rows(state: VersionState, fullest: VersionState | None) -> float:

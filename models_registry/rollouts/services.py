@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from django.db import transaction
 from django.db.models import Max
 
-from models_registry.catalogue.selectors import weights_by_code
+from models_registry.catalogue.selectors import model_summary, weights_by_code
 from models_registry.models import BASIS_POINTS, RecommendationModel, RolloutRevision, Version, new_salt
 from models_registry.rollouts.allocation import (
     HISTORY,
@@ -19,11 +19,16 @@ from models_registry.rollouts.allocation import (
     reallocate,
     weights_of,
 )
+from models_registry.rollouts.cautions import caution_sentence, cautions
 from tenants import audit
 from tenants.models import User
 from tenants.rules import ChangedMeanwhile, RuleBroken, check_reason
 from tenants.services import lock_tenant
 from tenants.signals import announce_after_commit
+
+
+class CautionsUnseen(RuleBroken):
+    """Something speaks against the weights, and the actor did not say that they are meant all the same."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,7 @@ def rollout_reweight(
     actor: User | None,
     reason: str,
     based_on: int | None = None,
+    despite_cautions: bool = True,
 ) -> RolloutRevision:
     """Save new weights: the allocation with the fewest moved slots becomes the next revision and is served.
 
@@ -133,10 +139,12 @@ def rollout_reweight(
         actor: who does it.
         reason: why, for the history; may be empty.
         based_on: the number of the revision whose weights the actor saw; None to save over whatever is there.
+        despite_cautions: whether to save them although something speaks against them (`cautions`).
 
     Raises:
         RuleBroken: the weights do not sum to 10,000, name no version of the model, or are those it has already.
         ChangedMeanwhile: there is a newer revision than `based_on`.
+        CautionsUnseen: something speaks against them, and they are not to be saved despite that.
     """
     reason = check_reason(reason)
     with transaction.atomic():
@@ -145,6 +153,8 @@ def rollout_reweight(
         wanted = _check_weights(model, weights_bp)
         if wanted == weights_by_code(current.weights_bp):
             raise RuleBroken("These are the weights it has already.", field="weights_bp")
+        if not despite_cautions:
+            _check_cautions(model, wanted)
         revision = _save(current, actor, reason, allocation=_next_allocation(current, wanted))
         _record(current, revision, actor, audit.Action.ROLLOUT_REWEIGHT, f"Changed the weights of “{model.slug}”")
     return revision
@@ -273,6 +283,13 @@ def _check_weights(model: RecommendationModel, weights_bp: Mapping[int, int]) ->
     if total != BASIS_POINTS:
         raise RuleBroken(f"The weights sum to {total / 100:.2f} %; they must sum to 100 %.", field="weights_bp")
     return dict(sorted(wanted.items()))
+
+
+def _check_cautions(model: RecommendationModel, wanted: Mapping[int, int]) -> None:
+    found = cautions(model_summary(model).versions, wanted)
+    if found:
+        words = " ".join(caution_sentence(caution, model) for caution in found)
+        raise CautionsUnseen(f"{words} Nothing was saved.", field="despite_cautions")
 
 
 def _next_allocation(current: RolloutRevision, wanted: Mapping[int, int]) -> bytes:

@@ -6,11 +6,12 @@ import hashlib
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from models_registry.catalogue.services import model_create, version_create
-from models_registry.models import RecommendationModel, RolloutRevision
+from models_registry.models import RecommendationModel, RolloutRevision, Version
 from tenants.models import AuditEntry, Tenant
-from tests.factories import LAYOUT
+from tests.factories import DEFAULT_ANSWER, LAYOUT, TableFactory
 from tests.integration.api_client import ApiClient
 
 pytestmark = pytest.mark.django_db
@@ -178,6 +179,48 @@ def test_change__based_on_an_older_revision__saves_nothing(
     assert (late.status, late.code) == (409, "conflict")
     assert RolloutRevision.objects.for_tenant(studio).count() == 2
     assert api.post(address, {**body, "based_on": 2}).status == 201
+
+
+@pytest.mark.parametrize(
+    ("default", "answer"),
+    [(None, "no recommendation"), (DEFAULT_ANSWER, "the default answer")],
+    ids=["204", "default"],
+)
+def test_weights__with_a_caution__are_saved_only_if_the_caller_means_them(
+    studio: Tenant, offers: RecommendationModel, api: ApiClient, default: dict[str, Any] | None, answer: str
+) -> None:
+    offers.default_answer = default
+    offers.save()
+    words = f"B was never loaded: whoever gets it would get {answer}."
+    body = {"weights_bp": {"A": 5000, "B": 5000}}
+
+    preview = api.post("models/offers/rollout/preview", body)
+    careful = api.post("models/offers/rollout/reweight", {**body, "despite_cautions": False})
+
+    assert [caution["sentence"] for caution in preview.body["cautions"]] == [words]
+    assert (careful.status, careful.code, careful.fields) == (422, "refused", ["despite_cautions"])
+    assert f"{words} Nothing was saved." in repr(careful.body)
+    assert RolloutRevision.objects.for_tenant(studio).count() == 1
+    assert api.post("models/offers/rollout/reweight", {**body, "despite_cautions": True}).status == 201
+    back = api.post("models/offers/rollout/reweight", {"weights_bp": {"A": 5000, "C": 5000}})
+    assert back.status == 201
+
+
+def test_weights__without_a_caution__are_saved_by_the_careful_too(
+    studio: Tenant, offers: RecommendationModel, api: ApiClient
+) -> None:
+    reweight(api, A=4000, B=6000)
+    table = TableFactory.create(
+        load__version=Version.objects.for_tenant(studio).get(name="A"), load__started_at=timezone.now()
+    )
+    table.version.active_table = table
+    table.version.save()
+
+    saved = api.post(
+        "models/offers/rollout/reweight", {"weights_bp": {"A": 7000, "B": 3000}, "despite_cautions": False}
+    )
+
+    assert saved.status == 201
 
 
 def test_new_phase__effect__is_said_before(offers: RecommendationModel, api: ApiClient) -> None:

@@ -342,6 +342,15 @@ def test_go_back__says_its_effect_and_restores_the_very_map(client: Client, offe
     assert "went back to revision 1 · revision 3, 40 % of players moved" in get(client, offers.url).text
 
 
+def test_go_back__to_a_version_that_is_not_loaded__says_so(client: Client, offers: Offers) -> None:
+    save(client, offers, weights(60, 35, 5))
+    unload(offers.c)
+    assert (
+        "2026-11-c was never loaded. Its players would get the default answer."
+        in get(client, f"{offers.url}/history/1").text
+    )
+
+
 def test_go_back__somebody_saved_meanwhile__is_refused(client: Client, offers: Offers) -> None:
     save(client, offers, weights(20, 30, 50))
     based_on = field_value(get(client, f"{offers.url}/history/1").html, "based_on")

@@ -16,7 +16,7 @@ from models_registry.rollouts.services import (
     rollout_switch_off,
 )
 from recsite.api.authentication import needs
-from recsite.api.bodies import Reason, Text, Whole, read_body
+from recsite.api.bodies import Reason, Text, Whole, YesNo, read_body
 from recsite.api.idempotency import idempotent
 from recsite.api.operations.lookups import find_model, version_named
 from recsite.api.operations.rollouts import (
@@ -48,6 +48,10 @@ class NewWeights(RolloutChange):
     """Weights to save."""
 
     weights_bp = weights_field()
+    despite_cautions = YesNo(
+        required=False,
+        help_text="false: nothing is saved if the preview has `cautions`; a 422 `refused` says them.",
+    )
 
 
 class SwitchOff(RolloutChange):

@@ -12,7 +12,7 @@ from rest_framework.response import Response
 
 from models_registry.catalogue.selectors import model_summary, name_of
 from models_registry.models import BASIS_POINTS, RecommendationModel, RolloutRevision, Version
-from models_registry.rollouts.cautions import Caution, cautions
+from models_registry.rollouts.cautions import Caution, caution_sentence, cautions
 from models_registry.rollouts.services import (
     Effect,
     current_rollout,
@@ -56,7 +56,16 @@ EFFECT = {
 }
 PREVIEW = {
     **EFFECT,
-    "cautions": [{"kind": "fewer_rows", "version": "2026-11-a", "fewer_rows_share": 0.12, "than": "2026-10-c"}],
+    "cautions": [
+        {
+            "kind": "fewer_rows",
+            "version": "2026-11-a",
+            "fewer_rows_share": 0.12,
+            "than": "2026-10-c",
+            "sentence": "2026-11-a has 12 % fewer rows than 2026-10-c: about as many of those who move to it would get "
+            "the default answer.",
+        }
+    ],
 }
 
 
@@ -126,6 +135,11 @@ class CautionAnswer(Answer[Caution]):
     version = serializers.CharField(source="name", help_text="The one that would get more than it has.")
     fewer_rows_share = serializers.FloatField(source="share", help_text="Of fewer_rows: how many fewer, 0 … 1.")
     than = serializers.CharField(help_text="Of fewer_rows: the version that has more; else empty.")
+    sentence = serializers.SerializerMethodField(help_text="The same in words.")
+
+    def get_sentence(self, caution: Caution) -> str:
+        """Return the words."""
+        return caution_sentence(caution, self.context["model"])
 
 
 class PreviewAnswer(EffectAnswer):
@@ -194,7 +208,8 @@ class RolloutPreview(StudioView):
         summary = model_summary(find_model(self.tenant, model))
         weights_bp = weights_from_names(given["weights_bp"], summary.names)
         answer = effect_of(rollout_preview(model=summary.model, weights_bp=weights_bp), summary.names)
-        return Response(PreviewAnswer({**answer, "cautions": cautions(summary.versions, weights_bp)}).data)
+        found = {**answer, "cautions": cautions(summary.versions, weights_bp)}
+        return Response(PreviewAnswer(found, context={"model": summary.model}).data)
 
 
 class NewPhaseEffect(StudioView):

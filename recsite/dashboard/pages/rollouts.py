@@ -107,6 +107,7 @@ def weights(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
             actor=request.user,
             reason=form.cleaned_data["reason"],
             based_on=summary.rollout.number if summary.rollout else None,
+            despite_cautions=form.cleaned_data["go_on"],
         )
     except RuleBroken as error:
         form.refuse(error)
@@ -171,7 +172,13 @@ def go_back(request: StudioRequest, model: RecommendationModel, number: int) -> 
             return _to_rollout(model)
     found, problem = _try(rollout_go_back_preview, model=model, number=number)
     after = weights_by_code(revision.weights_bp)
-    context = {"target": revision, "effect": found, "problem": problem, "after_bp": after}
+    context = {
+        "target": revision,
+        "effect": found,
+        "problem": problem,
+        "after_bp": after,
+        "cautions": cautions(summary.versions, after),
+    }
     return _ask(request, "dashboard/go_back.html", summary, form, context)
 
 
