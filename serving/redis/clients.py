@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
 import redis
 from django_redis.pool import ConnectionFactory
 from redis.backoff import NoBackoff
-from redis.cluster import ClusterNode, RedisCluster
-from redis.exceptions import RedisClusterException, SlotNotCoveredError
+from redis.cluster import RedisCluster
 from redis.retry import Retry
-from redis.sentinel import Sentinel, SentinelConnectionPool
+from redis.sentinel import Sentinel
 
+from serving.redis.patches import Cluster, OfMaster
 from serving.redis.url import Place
 
 Client = redis.Redis | RedisCluster
-# How often the Sentinels are asked whether the master is another one, and how long each may take.
-FOLLOW_SECONDS = 1.0
+# How long each Sentinel may take to say which server is the master.
 SENTINEL_SECONDS = 0.5
 
 
@@ -55,136 +51,6 @@ def connect(url: str, *, timeout_seconds: float, connect_timeout_seconds: float,
     return client
 
 
-class OfMaster(redis.Redis):
-    """redis-py's client of the master that the Sentinels name, who are asked once a second as long as it is used.
-
-    redis-py asks them only when it connects. A master that was replaced may live on, cut off from the Sentinels alone,
-    and then takes what others never see.
-    """
-
-    _followed_at = 0.0
-
-    def execute_command(self, *args: Any, **options: Any) -> Any:
-        """See redis-py."""
-        self._follow()
-        client: Any = super()  # whose types are missing
-        return client.execute_command(*args, **options)
-
-    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:  # noqa: FBT001, FBT002  # redis-py's
-        """See redis-py."""
-        self._follow()
-        return super().pipeline(transaction, shard_hint)
-
-    def _follow(self) -> None:
-        """Let go of connections to a master that is none any more; Sentinels that are away change nothing."""
-        now = time.monotonic()
-        if now - self._followed_at >= FOLLOW_SECONDS:
-            self._followed_at = now
-            pool = self.connection_pool
-            if isinstance(pool, SentinelConnectionPool):
-                with suppress(redis.RedisError, OSError):
-                    pool.get_master_address()
-
-
-class Cluster(RedisCluster):
-    """redis-py's client of a cluster, with four things done otherwise.
-
-    It asks the nodes where everything is when it is first used, not when it is made: a process must start while they
-    are away. That they are away is a `redis.ConnectionError`, as it is anywhere else. When all nodes it knows are gone
-    it begins again with those of the URL, which redis-py forgets. And it follows a slot to a node that owns none yet.
-
-    Args:
-        hosts: some nodes.
-        options: of each connection.
-    """
-
-    def __init__(self, hosts: tuple[tuple[str, int], ...], **options: Any) -> None:
-        self._hosts = hosts
-        self._options = options
-        self._is_made = False
-        # Making it sends commands, which come by here again.
-        self._making = threading.RLock()
-        self._is_being_made = False
-
-    def execute_command(self, *args: Any, **options: Any) -> Any:
-        """See redis-py."""
-        with self._used():
-            return self._typed.execute_command(*args, **options)
-
-    def pipeline(self, transaction: bool | None = None, shard_hint: Any = None) -> Any:  # noqa: FBT001  # redis-py's
-        """See redis-py; without a transaction, which would need all keys in one slot."""
-        if transaction:
-            raise ValueError("a cluster has no transactions over several keys")
-        with self._used():
-            pipeline: Any = self._typed.pipeline(None, shard_hint)
-        execute: Callable[..., Any] = pipeline.execute
-
-        def translated(*arguments: Any, **keywords: Any) -> Any:
-            with self._used():
-                return execute(*arguments, **keywords)
-
-        pipeline.execute = translated
-        return pipeline
-
-    def pubsub(self, *arguments: Any, **options: Any) -> Any:
-        """See redis-py."""
-        with self._used():
-            return self._typed.pubsub(*arguments, **options)
-
-    def ping(self, **_: Any) -> bool:
-        """Ask every node that can be written to; a replica that is away holds nothing up."""
-        return bool(super().ping(target_nodes=self.PRIMARIES))
-
-    def holder_of(self, key: str) -> str:
-        """Return the name of the node that holds a key's slot, as far as is known; "" where none does.
-
-        Raises:
-            redis.ConnectionError: the cluster is away.
-        """
-        with self._used():
-            try:
-                return str(self._typed.get_node_from_key(key).name)
-            except SlotNotCoveredError:
-                return ""
-
-    def close(self) -> None:
-        """See redis-py."""
-        if self._is_made:
-            super().close()
-
-    @property
-    def _typed(self) -> Any:
-        """redis-py's own methods, whose types are missing."""
-        return super()
-
-    @contextmanager
-    def _used(self) -> Iterator[None]:
-        try:
-            if not self._is_made:
-                with self._making:
-                    self._make()
-            yield
-        except RedisClusterException as error:
-            if self._is_made:
-                nodes = self.nodes_manager
-                nodes.startup_nodes = {**{node.name: node for node in self._first_nodes()}, **nodes.startup_nodes}
-            raise redis.ConnectionError(str(error)) from error
-
-    def _make(self) -> None:
-        if self._is_made or self._is_being_made:
-            return
-        self._is_being_made = True
-        try:
-            super().__init__(startup_nodes=self._first_nodes(), **self._options)
-            _find_guests(self.nodes_manager)
-            self._is_made = True
-        finally:
-            self._is_being_made = False
-
-    def _first_nodes(self) -> list[ClusterNode]:
-        return [ClusterNode(host, port) for host, port in self._hosts]
-
-
 def by_holder(client: Client, keys: Iterable[str]) -> dict[str, list[str]]:
     """Return keys by the server that holds them, in their order: what one pipeline can ask, or lose, at once.
 
@@ -197,26 +63,6 @@ def by_holder(client: Client, keys: Iterable[str]) -> dict[str, list[str]]:
     for key in keys:
         held.setdefault(client.holder_of(key), []).append(key)
     return held
-
-
-def _find_guests(manager: Any) -> None:
-    """Have a client's map of nodes find those too that own no slot.
-
-    redis-py looks up by its address where a slot on its way says that a key is (ASK). It knows the nodes that own a
-    slot, by numeric address; a node that is just being filled it would take for None.
-    """
-    known: Callable[..., Any] = manager.get_node
-    guests: dict[str, ClusterNode] = {}
-
-    def get_node(host: str | None = None, port: int | None = None, node_name: str | None = None) -> Any:
-        node = known(host, port, node_name)
-        if node is None and node_name:
-            asked, _, number = node_name.rpartition(":")
-            guest = ClusterNode(asked, int(number))
-            node = known(node_name=guest.name) or guests.setdefault(guest.name, guest)
-        return node
-
-    manager.get_node = get_node
 
 
 class TablesConnectionFactory(ConnectionFactory):  # type: ignore[misc]  # untyped for mypy

@@ -21,7 +21,8 @@ from models_registry.loading.tables import TableInRedis
 from recsite.embedded import EmbeddedValkey
 from serving.formats.keys import block_name
 from serving.formats.snapshot import revisions_name, snapshot_name
-from serving.redis.clients import FOLLOW_SECONDS, Client, connect
+from serving.redis.clients import Client, connect
+from serving.redis.patches import FOLLOW_SECONDS
 from tests.doors.processes import start_doors
 from tests.doors.scene import PLAYERS, Scene, offer
 from tests.doors.test_parity import wait_until_found
