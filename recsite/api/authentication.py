@@ -77,10 +77,10 @@ class Need:
     def words(self) -> str:
         """Say it, for the documentation."""
         if self.is_for_any_token:
-            return "Any token may, and every member."
+            return "Any token may call this, and every member."
         if self.scope is None:
-            return f"Only a person may, signed in, with the role {self.role.label.lower()}."
-        return f"Takes the scope `{self.scope.value}`, or a person with the role {self.role.label.lower()}."
+            return f"Only a person may call this, signed in, with the role {self.role.label.lower()}."
+        return f"Needs the scope `{self.scope.value}`, or a person with the role {self.role.label.lower()}."
 
     def check(self, caller: Caller) -> None:
         """Raise unless the caller has it."""
@@ -91,7 +91,7 @@ class Need:
         elif self.scope is None:
             raise Problem(PERSON_REQUIRED, "Only a person may do this; sign in to the dashboard.")
         elif self.scope not in caller.token.scopes:
-            raise Problem(NOT_ALLOWED, f"This token has not the scope “{self.scope.value}”.")
+            raise Problem(NOT_ALLOWED, f"This token doesn’t have the scope “{self.scope.value}”.")
 
 
 def needs(scope: Scope) -> Need:
@@ -168,7 +168,7 @@ def _studio_of(person: User, slug: str | None) -> Tenant:
     if mine or access.is_platform_staff(person):
         names = f", such as {', '.join(tenant.slug for tenant in mine)}" if mine else ""
         raise Problem(STUDIO_REQUIRED, f"Name the studio in the header “{STUDIO_HEADER}”{names}.")
-    raise Problem(NO_STUDIO, "You belong to no studio yet; ask the admin of yours to add you.")
+    raise Problem(NO_STUDIO, "You don’t belong to a studio yet. Ask your studio’s admin to add you.")
 
 
 def _no_such_studio() -> Problem:

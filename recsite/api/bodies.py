@@ -65,7 +65,7 @@ class Text(serializers.CharField):
     @override
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
-            raise serializers.ValidationError("This must be a text.")
+            raise serializers.ValidationError("This must be a string.")
         return super().to_internal_value(data)
 
 
@@ -75,7 +75,7 @@ class Choice(serializers.ChoiceField):
     @override
     def to_internal_value(self, data: Any) -> Any:
         if not isinstance(data, str):
-            raise serializers.ValidationError("This must be a text.")
+            raise serializers.ValidationError("This must be a string.")
         return super().to_internal_value(data)
 
 
@@ -145,7 +145,7 @@ class Body(Answer[Any]):
     def to_internal_value(self, data: Any) -> Any:
         if not isinstance(data, Mapping):
             raise serializers.ValidationError({"non_field_errors": ["Send a JSON object."]})
-        unknown = {name: ["There is no such field."] for name in data if name not in self.fields}
+        unknown = {name: ["Unknown field."] for name in data if name not in self.fields}
         try:
             values = super().to_internal_value(data)
         except serializers.ValidationError as error:
@@ -170,7 +170,7 @@ class Change(Body):
 
 
 class Nothing(Body):
-    """A body in which there is nothing to say yet."""
+    """An empty object."""
 
 
 class Reason(Body):
@@ -201,9 +201,9 @@ def read_query(request: Request, query: type[Query]) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for name, values in request.query_params.lists():
         if len(values) > 1:
-            raise serializers.ValidationError({name: ["This is there twice."]})
+            raise serializers.ValidationError({name: ["This parameter is given twice."]})
         if "\0" in name + values[0]:
-            raise serializers.ValidationError({"": ["A parameter holds a character that is no text."]})
+            raise serializers.ValidationError({"": ["A parameter contains the character NUL."]})
         given[name] = values[0]
     return _checked(query(data=given))
 

@@ -54,7 +54,7 @@ def idempotent(*, shows_once: str = "") -> Callable[[Handler], Handler]:
                 response: Response = handler(view, request, *args, **kwargs)
                 return response
             if not _KEY.fullmatch(key):
-                raise serializers.ValidationError({HEADER: ["1 to 200 visible ASCII characters."]})
+                raise serializers.ValidationError({HEADER: ["Use 1 to 200 visible ASCII characters."]})
             record = _begin(request, key)
             if isinstance(record, HttpResponse):
                 return record
@@ -119,15 +119,15 @@ def _begin(request: Request, key: str) -> IdempotencyRecord | HttpResponse:
 def _again(before: IdempotencyRecord, record: IdempotencyRecord) -> HttpResponse:
     """Return what a request that was sent before was answered."""
     if before.body_hash != record.body_hash:
-        raise Problem(KEY_REUSED, f"This {HEADER} was sent with another request; take a new one.")
+        raise Problem(KEY_REUSED, f"This {HEADER} was sent before with another request. Use a new one.")
     if before.status is None:
         raise _in_progress()
     if before.showed_secret:
         what = f" It is about {before.location}." if before.location else ""
         raise Problem(
             SECRET_SHOWN,
-            f"This was done at the first request, and its answer showed a secret, which is shown only once.{what} "
-            "If the answer was lost, make another one and revoke this one.",
+            f"The first such request did this, and its answer showed a secret that is shown only once.{what} "
+            "If you lost that answer, create another one and revoke this one.",
         )
     replay = HttpResponse(before.answer.encode(), status=before.status, content_type="application/json")
     if before.location:
@@ -154,7 +154,7 @@ def _mine(record: IdempotencyRecord) -> Any:
 
 def _in_progress() -> Problem:
     return Problem(
-        IN_PROGRESS, f"A request with this {HEADER} is being answered just now.", headers={"Retry-After": "1"}
+        IN_PROGRESS, f"A request with this {HEADER} is still being answered. Try again.", headers={"Retry-After": "1"}
     )
 
 

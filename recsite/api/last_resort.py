@@ -13,12 +13,12 @@ PREFIX = "/api/"
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Answer a request that Django refuses before any view sees it: a foreign Host header, for example."""
     if request.path.startswith(PREFIX):
-        return Problem(MALFORMED, "The request can't be read.").as_response()
+        return Problem(MALFORMED, "The request can’t be read.").as_response()
     return defaults.bad_request(request, exception)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
     """Answer where a view failed; Django has logged it."""
     if request.path.startswith(PREFIX):
-        return Problem(INTERNAL, "Something went wrong on our side. It has been noted; try again later.").as_response()
+        return Problem(INTERNAL, "Something went wrong on our side. It is in our log; try again later.").as_response()
     return defaults.server_error(request)

@@ -31,10 +31,10 @@ class PageQuery(Query):
     """Which page of a list."""
 
     limit = QueryWhole(
-        min_value=1, max_value=MAX_LIMIT, default=DEFAULT_LIMIT, help_text="How many at most in one answer."
+        min_value=1, max_value=MAX_LIMIT, default=DEFAULT_LIMIT, help_text="The most rows in one answer."
     )
     cursor = serializers.CharField(
-        max_length=500, required=False, help_text="`next_cursor` of the page before; left out for the first page."
+        max_length=500, required=False, help_text="`next_cursor` of the page before; leave it out for the first page."
     )
 
 
@@ -48,5 +48,5 @@ def page_of(
     """
     after = read_cursor(asked["cursor"], kind) if "cursor" in asked else None
     if "cursor" in asked and after is None:
-        raise serializers.ValidationError({"cursor": ["This is no cursor; take next_cursor of an answer."]})
+        raise serializers.ValidationError({"cursor": ["This isn’t a cursor. Send the next_cursor of an answer."]})
     return paging.page_of(rows, by=by, limit=asked["limit"], after=after, is_descending=is_descending)

@@ -35,28 +35,30 @@ class Kind:
     meaning: str
 
 
-MALFORMED = Kind("malformed", 400, "The request can't be read: the body is no JSON, for example.")
+MALFORMED = Kind("malformed", 400, "The request can't be read: its body isn't JSON, for example.")
 INVALID = Kind("invalid", 400, "A value is missing, unknown or of the wrong type; see `errors`.")
 STUDIO_REQUIRED = Kind("studio_required", 400, "A person with several studios must name one in `Recsite-Studio`.")
 UNAUTHENTICATED = Kind("unauthenticated", 401, "No token, or one that is wrong, expired or revoked; nobody signed in.")
-NOT_ALLOWED = Kind("not_allowed", 403, "The token has not this scope, or the person not this role.")
+NOT_ALLOWED = Kind("not_allowed", 403, "The token lacks the scope, or the person the role.")
 PERSON_REQUIRED = Kind("person_required", 403, "Only a person may do this, not a token.")
 NO_STUDIO = Kind("no_studio", 403, "The person belongs to no studio yet.")
-CSRF_FAILED = Kind("csrf_failed", 403, "A signed-in browser must send its CSRF token with a write.")
+CSRF_FAILED = Kind("csrf_failed", 403, "A signed-in browser must send its CSRF token with every change.")
 NOT_FOUND = Kind("not_found", 404, "There is no such thing, or it is another studio's.")
 METHOD_NOT_ALLOWED = Kind("method_not_allowed", 405, "`Allow` lists the methods there are.")
-IN_PROGRESS = Kind("request_in_progress", 409, "A request with this Idempotency-Key is being answered; ask again.")
-SECRET_SHOWN = Kind("secret_shown", 409, "This request has been answered, with a secret that is shown only once.")
-CONFLICT = Kind("conflict", 409, "Something else was changed at the same moment; look again.")
-LIMIT_REACHED = Kind("limit_reached", 409, "The studio has as much of this as it may; `detail` says what and how much.")
+IN_PROGRESS = Kind(
+    "request_in_progress", 409, "A request with this Idempotency-Key is still being answered; try again."
+)
+SECRET_SHOWN = Kind("secret_shown", 409, "This request was answered before, with a secret that is shown only once.")
+CONFLICT = Kind("conflict", 409, "It was changed meanwhile, and nothing was saved; look again.")
+LIMIT_REACHED = Kind("limit_reached", 409, "The studio has reached a limit; `detail` says which.")
 LENGTH_REQUIRED = Kind("length_required", 411, "A body needs a Content-Length.")
 TOO_LARGE = Kind("body_too_large", 413, "The body is too large.")
 UNSUPPORTED = Kind("unsupported_media_type", 415, "Send application/json.")
-REFUSED = Kind("refused", 422, "A rule forbids it; `detail` says which, `errors` to which field it belongs.")
-KEY_REUSED = Kind("idempotency_key_reused", 422, "The Idempotency-Key was sent before with another request.")
-RATE_LIMITED = Kind("rate_limited", 429, "`Retry-After` says for how many seconds to wait.")
-UNAVAILABLE = Kind("unavailable", 503, "The database does not answer; try again.")
-INTERNAL = Kind("internal_error", 500, "A mistake of ours. It is in our log; nothing was changed.")
+REFUSED = Kind("refused", 422, "A rule forbids it; `detail` says which, `errors` which field it is about.")
+KEY_REUSED = Kind("idempotency_key_reused", 422, "This Idempotency-Key was sent before with another request.")
+RATE_LIMITED = Kind("rate_limited", 429, "`Retry-After` says how many seconds to wait.")
+UNAVAILABLE = Kind("unavailable", 503, "The database isn't answering; try again.")
+INTERNAL = Kind("internal_error", 500, "A mistake of ours. It is in our log, and nothing was changed.")
 
 KINDS = (
     MALFORMED,
@@ -167,7 +169,7 @@ def _translate(error: Exception) -> Problem | None:  # noqa: C901, PLR0912 - one
             kind = LIMIT_REACHED if isinstance(error, LimitReached) else REFUSED
             return Problem(kind, str(error), errors=errors)
         case exceptions.ValidationError():
-            return Problem(INVALID, "The request does not fit; see “errors”.", errors=list(_flat(error.detail)))
+            return Problem(INVALID, "Some values are invalid; see “errors”.", errors=list(_flat(error.detail)))
         case NotAMember():
             return not_found(str(error))
         case PersonNeeded():
@@ -181,22 +183,22 @@ def _translate(error: Exception) -> Problem | None:  # noqa: C901, PLR0912 - one
         case exceptions.PermissionDenied() | PermissionDenied():
             return Problem(NOT_ALLOWED, "This is not allowed.")
         case exceptions.MethodNotAllowed():
-            return Problem(METHOD_NOT_ALLOWED, "There is no such method here.")
+            return Problem(METHOD_NOT_ALLOWED, "This address doesn’t take this method; see the header “Allow”.")
         case exceptions.UnsupportedMediaType():
             return Problem(UNSUPPORTED, "Send the body as application/json.")
         case exceptions.Throttled():
-            return Problem(RATE_LIMITED, "Too many requests; wait a little.")
+            return Problem(RATE_LIMITED, "Too many requests. Wait, then try again.")
         case RequestDataTooBig():
             return Problem(TOO_LARGE, "The body is too large.")
         case exceptions.ParseError() | UnreadablePostError() | SuspiciousOperation():
-            return Problem(MALFORMED, "The body is no valid JSON.")
+            return Problem(MALFORMED, "The body isn’t valid JSON.")
         case IntegrityError():
             log.warning("api.conflict", exc_info=error)
-            return Problem(CONFLICT, "Something else was changed at the same moment; look again.")
+            return Problem(CONFLICT, "Something else changed at the same moment. Look again.")
         case OperationalError() | InterfaceError():
             log.error("api.database_failed", exc_info=error)
             return Problem(
-                UNAVAILABLE, "The database does not answer just now; try again.", headers={"Retry-After": "5"}
+                UNAVAILABLE, "The database isn’t answering just now. Try again.", headers={"Retry-After": "5"}
             )
     return None
 

@@ -156,7 +156,7 @@ class Schema(AutoSchema):
                     HEADER,
                     {"type": "string", "pattern": "^[!-~]{1,200}$"},
                     OpenApiParameter.HEADER,
-                    description="Of your choice, new for each thing to be done: sent again within 24 hours it is done "
+                    description="Of your choice, new for each thing to do: sent again within 24 hours it is done "
                     "once and answered alike.",
                 )
             )

@@ -77,7 +77,7 @@ class TokenView(ApiView):
             named = wanted.client_id if KID.fullmatch(wanted.client_id) else "malformed"
             log.info("token.refused credential=%s", named)
             raise TokenRefused(
-                401, "invalid_client", "Client id and secret do not fit, or are not valid now."
+                401, "invalid_client", "The client id and secret don’t match, or aren’t valid now."
             ) from None
         try:
             token, seconds = mint_token(
@@ -98,11 +98,11 @@ class TokenView(ApiView):
         if isinstance(exc, TokenRefused):
             return _problem(exc.status, exc.code, str(exc), exc.error)
         if isinstance(exc, ParseError | RecursionError):
-            return _problem(400, "invalid_request", "The body is not valid.", "invalid_request")
+            return _problem(400, "invalid_request", "The body isn’t valid.", "invalid_request")
         if isinstance(exc, DatabaseError):
             log.error("token.database_failed", exc_info=exc)
             return _problem(
-                503, "unavailable", "Tokens can't be issued just now; try again.", "temporarily_unavailable"
+                503, "unavailable", "Tokens can’t be issued just now. Try again.", "temporarily_unavailable"
             )
         if isinstance(exc, APIException) and exc.status_code in (405, 415):
             words = {405: "Use POST.", 415: "Send JSON or a form."}[exc.status_code]
@@ -157,7 +157,7 @@ def _read_form(form: QueryDict) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, values in form.lists():
         if len(values) > 1:
-            _refuse("A parameter is there twice.")
+            _refuse("A parameter is given twice.")
         if values[0]:
             fields[name] = values[0]
     return fields
@@ -169,7 +169,7 @@ def _client(request: Request, fields: Mapping[str, Any]) -> tuple[str, str]:
     if scheme.lower() == "basic":
         basic = _basic(given)
         if client_secret is not None or client_id not in (None, basic[0]):
-            _refuse("The client proves itself twice: by HTTP Basic and in the body.")
+            _refuse("Send the client’s secret once: by HTTP Basic or in the body.")
         return basic
     if client_id is None or client_secret is None:
         raise TokenRefused(401, "invalid_client", "client_id and client_secret are required.")
@@ -180,7 +180,7 @@ def _basic(given: str) -> tuple[str, str]:
     try:
         text = base64.b64decode(given.strip(), validate=True).decode()
     except (binascii.Error, ValueError):
-        raise TokenRefused(401, "invalid_client", "The Authorization header can't be read.") from None
+        raise TokenRefused(401, "invalid_client", "The Authorization header can’t be read.") from None
     client_id, _, client_secret = text.partition(":")
     return unquote_plus(client_id), unquote_plus(client_secret)
 
@@ -188,7 +188,7 @@ def _basic(given: str) -> tuple[str, str]:
 def _text(fields: Mapping[str, Any], name: str) -> str | None:
     value = fields.get(name)
     if value is not None and not isinstance(value, str):
-        _refuse(f"{name} must be a text.")
+        _refuse(f"{name} must be a string.")
     return value
 
 
@@ -201,7 +201,7 @@ def _models(fields: Mapping[str, Any], *, is_form: bool) -> list[str] | None:
     if is_form:
         return str(models).split()
     if not isinstance(models, list) or not all(isinstance(model, str) for model in models):
-        _refuse("models must be a list of texts.")
+        _refuse("models must be a list of strings.")
     return list(models)
 
 

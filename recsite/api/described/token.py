@@ -13,21 +13,21 @@ REQUEST: dict[str, Any] = {
     "properties": {
         "client_id": {"type": "string"},
         "client_secret": {"type": "string"},
-        "grant_type": {"type": "string", "enum": ["client_credentials"], "description": "A form must say it."},
+        "grant_type": {"type": "string", "enum": ["client_credentials"], "description": "Required in a form."},
         "sub": {
             "type": "string",
-            "description": "The player the token is for; it can then ask for nobody else. Without it, a server token.",
+            "description": "The player the token is for; it can then ask for nobody else. Without it: a server token.",
         },
         "models": {
             "type": "array",
             "items": {"type": "string"},
-            "description": "Models it is narrowed to; without it, all of the credential's.",
+            "description": "The models it may ask for; without it, all of the credential's.",
         },
         "expires_in": {
             "type": "integer",
             "minimum": 1,
             "maximum": 900,
-            "description": "Seconds it is good for; 900 without.",
+            "description": "How many seconds it lives; 900 without it.",
         },
     },
 }

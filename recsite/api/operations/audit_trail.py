@@ -46,9 +46,13 @@ class AuditEntryAnswer(serializers.ModelSerializer[AuditEntry]):
 class AuditQuery(PageQuery):
     """Which entries."""
 
-    action = serializers.CharField(max_length=60, required=False, help_text="Exactly this, such as load.request.")
+    action = serializers.CharField(
+        max_length=60, required=False, help_text="Exactly this action, such as load.request."
+    )
     actor = serializers.CharField(max_length=150, required=False, help_text="Exactly this name.")
-    subject = serializers.CharField(max_length=200, required=False, help_text="Exactly this, such as model offers.")
+    subject = serializers.CharField(
+        max_length=200, required=False, help_text="Exactly this subject, such as model offers."
+    )
     since = Moment(required=False, help_text="From this instant on.")
     until = Moment(required=False, help_text="Before this instant.")
 
@@ -66,7 +70,7 @@ class AuditTrail(StudioView):
         answer_example={"results": [ENTRY], "next_cursor": None},
     )
     def get(self, request: Request) -> Response:
-        """List what was done in the studio, the newest first."""
+        """List what was done in the studio, newest first."""
         asked = read_query(request, AuditQuery)
         rows = AuditEntry.objects.for_tenant(self.tenant)
         wanted = {

@@ -61,13 +61,15 @@ class IssuedAutomationTokenAnswer(AutomationTokenAnswer):
 
 
 class NewAutomationToken(Body):
-    """A token to be made."""
+    """A token to create."""
 
     name = Text(max_length=100, help_text="What uses it.")
     scopes = serializers.ListField(
-        child=Choice(choices=Scope.choices), min_length=1, max_length=20, help_text="What it may do; nothing else."
+        child=Choice(choices=Scope.choices), min_length=1, max_length=20, help_text="What it may do, and nothing else."
     )
-    expires_at = Moment(required=False, allow_null=True, help_text="When it stops working by itself; never without.")
+    expires_at = Moment(
+        required=False, allow_null=True, help_text="When it stops working by itself; without it, never."
+    )
 
 
 class AutomationTokenQuery(PageQuery):
@@ -91,7 +93,7 @@ class AutomationTokenList(StudioView):
         answer_example={"results": [TOKEN], "next_cursor": None},
     )
     def get(self, request: Request) -> Response:
-        """List the automation tokens, the newest first."""
+        """List the automation tokens, newest first."""
         asked = read_query(request, AutomationTokenQuery)
         rows = _rows(self)
         is_ended = Q(revoked_at__isnull=False) | Q(expires_at__lte=timezone.now())
@@ -110,9 +112,9 @@ class AutomationTokenList(StudioView):
     )
     @idempotent(shows_once="token")
     def post(self, request: Request) -> Response:
-        """Make an automation token.
+        """Create an automation token.
 
-        Only a studio admin can, signed in: no token makes tokens. The answer shows the token, and nothing does again.
+        The answer shows the token, and nothing shows it again. No token can create tokens.
         """
         given = read_body(request, NewAutomationToken)
         issued = automation_token_issue(

@@ -138,7 +138,7 @@ class LayoutAnswer(Answer[Layout]):
 
 
 class NewModel(Body):
-    """A model to be made."""
+    """A model to create."""
 
     slug = Text(max_length=50, help_text="In tokens and addresses; never changes.")
     name = Text(max_length=100)
@@ -156,7 +156,7 @@ class NewModel(Body):
         required=False, allow_null=True, help_text="Served when a key has no row; without it, a 204."
     )
     max_client_age_seconds = Whole(
-        min_value=1, max_value=86_400, required=False, help_text="How long clients may keep an answer; 60 without."
+        min_value=1, max_value=86_400, required=False, help_text="How long clients may keep an answer; 60 without it."
     )
 
 
@@ -177,7 +177,7 @@ class ModelChange(Change):
 class NewDefault(Body):
     """What is served when a key has no row."""
 
-    default_answer = serializers.DictField(allow_null=True, help_text="null: a 204.")
+    default_answer = serializers.DictField(allow_null=True, help_text="null: the answer is a 204.")
 
 
 class NewLayout(Body):
@@ -215,7 +215,7 @@ class ModelList(StudioView):
     )
     @idempotent()
     def post(self, request: Request) -> Response:
-        """Make a model with its first layout."""
+        """Create a model with its first layout."""
         given = read_body(request, NewModel)
         model = model_create(tenant=self.tenant, actor=self.actor, **given)
         return created(ModelAnswer(_read(self.tenant, model.slug)), reverse("api-model", args=[model.slug]))
@@ -264,9 +264,9 @@ class ModelDefault(StudioView):
         answer_example=MODEL,
     )
     def put(self, request: Request, model: str) -> Response:
-        """Set what is served when a key has no row.
+        """Set a model's default answer.
 
-        It must fit every layout in use. Serving has it within 2 seconds.
+        It is served when a key has no row, and must fit every layout in use. Serving has it within 2 seconds.
         """
         given = read_body(request, NewDefault)
         default_set(model=find_model(self.tenant, model), default_answer=given["default_answer"], actor=self.actor)
@@ -289,7 +289,7 @@ class LayoutList(StudioView):
         },
     )
     def get(self, request: Request, model: str) -> Response:
-        """List a model's layouts, the newest first."""
+        """List a model's layouts, newest first."""
         asked = read_query(request, PageQuery)
         rows = _layouts(find_model(self.tenant, model))
         return page(page_of(rows, asked, by="revision", is_descending=True), LayoutAnswer)
@@ -305,9 +305,9 @@ class LayoutList(StudioView):
     )
     @idempotent()
     def post(self, request: Request, model: str) -> Response:
-        """Add the next layout.
+        """Add a model's next layout.
 
-        Versions keep the one they have; a version made from now on gets this one.
+        Versions keep the one they have; a version created from now on gets this one.
         """
         given = read_body(request, NewLayout)
         with fields_named(layout="fields"):

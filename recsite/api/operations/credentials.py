@@ -81,7 +81,9 @@ class CredentialAnswer(Answer[Credential]):
     burst = serializers.IntegerField()
     hint = serializers.CharField(source="secret_hint", help_text="What its secret begins and ends with.")
     generation = serializers.IntegerField(help_text="How many secrets it has had.")
-    previous_until = serializers.DateTimeField(allow_null=True, help_text="Until when the secret before works too.")
+    previous_until = serializers.DateTimeField(
+        allow_null=True, help_text="Until when the secret before it works too; null: it doesn’t."
+    )
     public_key = serializers.CharField(help_text="PEM; empty for one with a secret.")
     issuer = serializers.CharField(help_text="The `iss` of tokens that the studio signs itself.")
     created_at = serializers.DateTimeField()
@@ -132,16 +134,16 @@ def _rate(what: str) -> Whole:
 
 
 class NewCredential(Body):
-    """A credential to be made, with a secret."""
+    """A credential to issue, with a secret."""
 
     name = Text(max_length=100, help_text="Where it is used.")
     allowed_models = _model_slugs()
-    requests_per_second = _rate("How many requests a second it may make; 10,000 without.")
-    burst = _rate("How many may come at once; 20,000 without.")
+    requests_per_second = _rate("How many requests a second it may make; 10,000 without it.")
+    burst = _rate("How many may come at once; 20,000 without it.")
 
 
 class NewKeyCredential(NewCredential):
-    """A credential to be made for tokens that the studio signs itself."""
+    """A credential to register, for tokens that the studio signs itself."""
 
     public_key = Text(max_length=10_000, help_text="PEM.")
     algorithm = Choice(choices=["EdDSA", "ES256", "RS256"], help_text="The only one its tokens may use.")
@@ -158,7 +160,7 @@ class CredentialChange(Change):
 
 
 class Rotation(Body):
-    """How long the old secret works on."""
+    """How long the old secret still works."""
 
     previous_until = Moment(
         help_text="Until when the old secret works, at most 30 days from now; an instant that is past ends it at once."
@@ -195,7 +197,7 @@ class CredentialList(StudioView):
         answer_example={"results": [CREDENTIAL], "next_cursor": None},
     )
     def get(self, request: Request) -> Response:
-        """List the credentials, the newest first."""
+        """List the credentials, newest first."""
         asked = read_query(request, CredentialQuery)
         rows = _rows(self)
         if "state" in asked:
@@ -219,7 +221,7 @@ class CredentialList(StudioView):
     def post(self, request: Request) -> Response:
         """Issue a credential with a secret.
 
-        The answer shows the secret, and nothing does again. Serving accepts it within 2 seconds.
+        The answer shows the secret, and nothing shows it again. Serving accepts it within 2 seconds.
         """
         given = read_body(request, NewCredential)
         models = _models(self, given.pop("allowed_models", []))
@@ -247,8 +249,8 @@ class KeyRegistration(StudioView):
     def post(self, request: Request) -> Response:
         """Register a public key.
 
-        The studio's own backend then signs player tokens with the private half, which nobody else has. Their header
-        names the credential's client id as `kid`.
+        Your own backend then signs player tokens with the private half, which nobody else has. Their header names the
+        credential's client id as `kid`.
         """
         given = read_body(request, NewKeyCredential)
         models = _models(self, given.pop("allowed_models", []))
@@ -300,9 +302,9 @@ class CredentialRotation(StudioView):
     )
     @idempotent(shows_once="client_secret")
     def post(self, request: Request, client_id: str) -> Response:
-        """Issue a new secret for a credential; the old one works on until the hour you choose.
+        """Rotate a credential's secret: issue a new one, and end the old one when you choose.
 
-        The answer shows the new secret, and nothing does again. A secret that was itself overlapping ends now.
+        The answer shows the new secret, and nothing shows it again. An earlier secret that still worked ends now.
         """
         given = read_body(request, Rotation)
         issued = credential_rotate(credential=_find(self, client_id), actor=self.actor, **given)
@@ -327,7 +329,7 @@ class CredentialRevocation(StudioView):
     )
     @idempotent()
     def post(self, request: Request, client_id: str) -> Response:
-        """Revoke a credential with all of its tokens, for good.
+        """Revoke a credential and all of its tokens, for good.
 
         Serving refuses them within 2 seconds.
         """

@@ -93,9 +93,9 @@ class ModelExplanation(StudioView):
         answer_example=EXPLANATION,
     )
     def post(self, request: Request, model: str) -> Response:
-        """Say which version a player gets and why, and what they are answered. Changes nothing.
+        """Explain which version a player gets and why, and what they are answered. Changes nothing.
 
-        Taken by serving's own engine from what serving has. A POST, so that player ids stay out of addresses.
+        Serving's own engine works it out from what serving has. It is a POST so that player ids stay out of addresses.
         """
         given: dict[str, Any] = read_body(request, Player)
         row = find_model(self.tenant, model)

@@ -99,16 +99,16 @@ class LoadAnswer(Answer[Load]):
     version = serializers.CharField(source="version.name")
     fence = serializers.IntegerField(help_text="Its number within the version; of two loads only the newer activates.")
     state = serializers.ChoiceField(choices=LoadState.choices)
-    is_finished = serializers.SerializerMethodField(help_text="It has ended, well (active) or not.")
+    is_finished = serializers.SerializerMethodField(help_text="It has ended, whether well or not.")
     source_ = LoadSourceAnswer(source="*")
     source_snapshot_at = serializers.DateTimeField(allow_null=True, help_text="The instant at which BigQuery was read.")
     is_dry_run = serializers.BooleanField(help_text="It only reads and checks, and ends checked or rejected.")
     rows_per_second_limit = serializers.IntegerField(
-        allow_null=True, help_text="At most so many are written; null: as fast as serving allows."
+        allow_null=True, help_text="The most rows written in a second; null: as many as serving allows."
     )
     requested_by = serializers.CharField(source="requested_by_name")
     scheduled_for = serializers.DateTimeField(
-        allow_null=True, help_text="The due run of the version's schedule that it is; null: somebody asked for it."
+        allow_null=True, help_text="When the version's schedule was due; null: somebody asked for it."
     )
     is_repair = serializers.SerializerMethodField(help_text="The system asked for it, because Redis lost rows.")
     accepts = serializers.IntegerField(
@@ -118,7 +118,7 @@ class LoadAnswer(Answer[Load]):
         help_text="The rejected load whose failed comparison checks it waives.",
     )
     accept_reason = serializers.CharField(source="waive_reason", help_text="Why it waives them; else empty.")
-    attempts = serializers.IntegerField(help_text="How often a worker began it.")
+    attempts = serializers.IntegerField(help_text="How many times a worker began it.")
     rows_expected = serializers.IntegerField(allow_null=True, help_text="null where the source does not say.")
     rows_read = serializers.IntegerField()
     rows_written = serializers.IntegerField()
@@ -158,7 +158,7 @@ class NewLoad(Body):
         required=False,
         allow_null=True,
         default=None,
-        help_text="Write at most so many rows a second; as fast as serving allows without it.",
+        help_text="The most rows to write in a second; without it, as many as serving allows.",
     )
 
 
@@ -195,7 +195,7 @@ class StudioLoads(StudioView):
         answer_example={"results": [LOAD], "next_cursor": None},
     )
     def get(self, request: Request) -> Response:
-        """List the studio's loads, the newest first."""
+        """List the studio's loads, newest first."""
         asked = read_query(request, AllLoadsQuery)
         rows = _rows(self.tenant, asked)
         if "model" in asked:
@@ -218,7 +218,7 @@ class VersionLoads(StudioView):
         answer_example={"results": [LOAD], "next_cursor": None},
     )
     def get(self, request: Request, model: str, version: str) -> Response:
-        """List a version's loads, the newest first."""
+        """List a version's loads, newest first."""
         asked = read_query(request, LoadQuery)
         rows = _rows(self.tenant, asked).filter(version=find_version(self.tenant, model, version))
         return page(page_of(rows, asked, by="fence", is_descending=True), LoadAnswer)
@@ -234,11 +234,11 @@ class VersionLoads(StudioView):
     )
     @idempotent()
     def post(self, request: Request, model: str, version: str) -> Response:
-        """Load now, or try whether it could be loaded.
+        """Start a load, or a dry run.
 
-        Queues a load of the version's source; a worker takes it. Ask for it (`Location`) until `is_finished`, and look
-        at `state`: `active` is served; `rejected` was stopped by a check (see `report`), and the old table goes on. A
-        dry run that passes every check ends `checked`.
+        It waits for a worker. Ask for it (`Location`) until `is_finished`, and look at `state`: `active` is served;
+        `rejected` was stopped by a check (see `report`), and the old table is still served. A dry run that passes
+        every check ends `checked`.
         """
         given = read_body(request, NewLoad)
         load = load_request(version=find_version(self.tenant, model, version), actor=self.actor, **given)
@@ -258,7 +258,7 @@ class LoadDetail(StudioView):
 
 
 class LoadActivation(StudioView):
-    """A rejected load, activated anyway."""
+    """A rejected load whose checks are waived."""
 
     tag: ClassVar = "Loads"
 
@@ -278,11 +278,10 @@ class LoadActivation(StudioView):
     )
     @idempotent()
     def post(self, request: Request, model: str, version: str, fence: str) -> Response:
-        """Load again what a check rejected, and activate it anyway.
+        """Load again what a check rejected, and waive that check.
 
-        For a load that differs too much from what is served, where somebody knows that it is meant to: every failed
-        check of it says `may_be_waived`. The source is read anew; a check that looks at rows by themselves is never
-        waived.
+        For a load that is meant to differ so much from what is served: each of its failed checks must say
+        `may_be_waived`. The source is read anew. A check of the rows themselves is never waived.
         """
         given = read_body(request, Waiver)
         load = load_activate_anyway(

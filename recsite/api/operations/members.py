@@ -41,7 +41,7 @@ class MemberAnswer(Answer[Membership]):
 class ChangedMemberAnswer(MemberAnswer):
     """A person and the role they have now."""
 
-    note = serializers.SerializerMethodField(help_text="What else must be done now, in words; empty mostly.")
+    note = serializers.SerializerMethodField(help_text="What else must be done now, in words; usually empty.")
 
     def get_note(self, membership: Membership) -> str:
         """Return it."""
@@ -73,7 +73,7 @@ class PasswordLinkAnswer(Answer[Any]):
 
 
 class NewMember(Body):
-    """Somebody to be added."""
+    """Somebody to add."""
 
     who = Text(
         max_length=150,
@@ -133,13 +133,13 @@ class MemberList(StudioView):
     )
     @idempotent(shows_once="password_link")
     def post(self, request: Request) -> Response:
-        """Add somebody, by user name or by e-mail address.
+        """Add a member, by user name or e-mail address.
 
-        An address without an account gets one, and the answer a link with which that person sets a password. Nobody is
-        written to: hand the link over. Of people who have an account, a studio adds those by itself whose account it
-        made or who were members before, and who belong to no other studio. Platform staff add anybody.
+        An address without an account gets one, and the answer holds a link with which that person sets a password. No
+        e-mail is sent: pass the link on. Of people who have an account, a studio may add those whose account it
+        created or who were members before, and who belong to no other studio. Platform staff may add anybody.
 
-        A token adds nobody as a studio admin, and gets no link: a person makes it in the dashboard, under Members.
+        A token can't add a studio admin and gets no link: a person creates it in the dashboard, under Members.
         """
         given = read_body(request, NewMember)
         is_by_token = self.caller.token is not None
@@ -175,11 +175,11 @@ class MemberDetail(StudioView):
         answer_example={**MEMBER, "note": ""},
     )
     def put(self, request: Request, username: str) -> Response:
-        """Set a person's role, their first or another one.
+        """Set a person's role.
 
-        The person is a member, or one whom the caller may add (see `members_add`); anybody else is
-        a 404, the same whether they have an account or not. The studio keeps at least one studio admin.
-        A token gives nobody that role and changes nobody's who has it.
+        The person is a member, or somebody whom the caller may add (see `members_add`); for anybody else the answer is
+        the same 404, whether they have an account or not. A studio keeps at least one studio admin. A token can
+        neither make somebody one nor change the role of one.
         """
         given = read_body(request, MemberRole)
         user = User.objects.filter(username=username, is_active=True).first()
@@ -199,7 +199,10 @@ class MemberDetail(StudioView):
 
     @operation("members_remove", need=needs(Scope.MEMBERS_WRITE), status=204)
     def delete(self, request: Request, username: str) -> Response:
-        """Take a person's role in the studio away. A token takes none from a studio admin."""
+        """Remove a member.
+
+        A token can't remove a studio admin.
+        """
         read_query(request, Query)
         user = _find(self, username).user
         member_remove(tenant=self.tenant, user=user, actor=self.actor, is_by_token=self.caller.token is not None)
@@ -221,10 +224,10 @@ class MemberLink(StudioView):
     )
     @idempotent(shows_once="password_link")
     def post(self, request: Request, username: str) -> Response:
-        """Make a link with which a member sets a password.
+        """Create a link with which a member sets a password.
 
-        For an account that this studio made and that opens nothing else; platform staff help the others. A link made
-        before for somebody without a password ends.
+        For an account that this studio created and that opens nothing else; platform staff help the others. An earlier
+        link of somebody without a password stops working.
         """
         read_body(request, Nothing)
         link = password_link(tenant=self.tenant, user=_find(self, username).user, actor=self.actor)

@@ -40,7 +40,7 @@ class RolloutChange(Reason):
         max_value=10**9,
         required=False,
         help_text="The number of the revision this was decided on: if there is a newer one, nothing is saved and the "
-        "answer is a 409 `conflict`. Without it, whatever is there is saved over.",
+        "answer is a 409 `conflict`. Without it, the newest is replaced, whatever it is.",
     )
 
 
@@ -90,7 +90,7 @@ class RolloutReweight(StudioView):
     def post(self, request: Request, model: str) -> Response:
         """Save new weights.
 
-        As few units change version as can be: exactly the sum of the increases. Serving has it within 2 seconds.
+        As few units as possible change version: exactly the sum of the increases. Serving has them within 2 seconds.
         """
         given = read_body(request, NewWeights)
         row = find_model(self.tenant, model)
@@ -166,7 +166,7 @@ class RolloutNewPhase(StudioView):
     )
     @idempotent()
     def post(self, request: Request, model: str) -> Response:
-        """Begin a phase: every unit is assigned anew, with the present weights or with others."""
+        """Begin a new phase: every unit is assigned anew, with the present weights or others."""
         given = read_body(request, NewPhase)
         row = find_model(self.tenant, model)
         names = names_of(row)

@@ -143,7 +143,7 @@ class CautionAnswer(Answer[Caution]):
 
 
 class PreviewAnswer(EffectAnswer):
-    """What new weights would do, and what speaks against them."""
+    """What new weights would do, and what to know before saving them."""
 
     cautions = CautionAnswer(many=True)
 
@@ -179,7 +179,7 @@ class RolloutDetail(StudioView):
     def get(self, request: Request, model: str) -> Response:
         """Read a model's current rollout.
 
-        With the salt and the map of all 10,000 slots, so that an experiment can be joined to any figure.
+        With the salt and the map of all 10,000 slots, so that you can work out anybody's version yourself.
         """
         read_query(request, Query)
         row = find_model(self.tenant, model)
@@ -203,7 +203,10 @@ class RolloutPreview(StudioView):
         answer_example=PREVIEW,
     )
     def post(self, request: Request, model: str) -> Response:
-        """Say what new weights would do, exactly. Changes nothing."""
+        """Preview new weights: what saving them would do, exactly.
+
+        Changes nothing. `cautions` are what the dashboard asks about before it saves.
+        """
         given = read_body(request, Weights)
         summary = model_summary(find_model(self.tenant, model))
         weights_bp = weights_from_names(given["weights_bp"], summary.names)
@@ -224,7 +227,7 @@ class NewPhaseEffect(StudioView):
         answer_example={**EFFECT, "moved_bp": 3200, "is_new_phase": True, "sentence": "About 32.0 % of players …"},
     )
     def get(self, request: Request, model: str) -> Response:
-        """Say what a new phase with the present weights is to be expected to do. Changes nothing."""
+        """Estimate what a new phase with the present weights would do. Changes nothing."""
         read_query(request, Query)
         row = find_model(self.tenant, model)
         if current_rollout(row) is None:
@@ -245,7 +248,7 @@ class RevisionList(StudioView):
         answer_example={"results": [REVISION], "next_cursor": None},
     )
     def get(self, request: Request, model: str) -> Response:
-        """List a model's rollout revisions, the newest first."""
+        """List a model's rollout revisions, newest first."""
         asked = read_query(request, RevisionQuery)
         row = find_model(self.tenant, model)
         rows = _revisions(row).defer("allocation", "restores__allocation")
@@ -279,7 +282,7 @@ class RevisionEffect(StudioView):
 
     @operation("rollout_revisions_effect", need=needs(Scope.READ), answer=EffectAnswer, answer_example=EFFECT)
     def get(self, request: Request, model: str, number: str) -> Response:
-        """Say what going back to a revision would do now. Changes nothing."""
+        """Preview going back to a revision. Changes nothing."""
         read_query(request, Query)
         row = find_model(self.tenant, model)
         if not _revisions(row).filter(number=int(number)).exists():

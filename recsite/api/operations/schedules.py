@@ -1,4 +1,4 @@
-"""When versions are loaded by themselves."""
+"""When versions are loaded automatically."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ SCHEDULE = {
 
 
 class ScheduleAnswer(Answer[Schedule]):
-    """When a version is loaded by itself."""
+    """When a version is loaded automatically."""
 
     kind = serializers.ChoiceField(choices=ScheduleKind.choices)
     every_minutes = serializers.IntegerField(allow_null=True, help_text="Of an interval.")
     crontab = serializers.CharField(help_text="Of a crontab; else empty.")
     timezone = serializers.CharField(help_text="Whose clock a crontab goes by.")
-    is_enabled = serializers.BooleanField(help_text="One that is not starts no loads.")
+    is_enabled = serializers.BooleanField(help_text="A schedule that isn’t starts no loads.")
     words = serializers.SerializerMethodField(help_text="The same in words.")
     next_run_at = serializers.DateTimeField(allow_null=True)
     last_run_at = serializers.DateTimeField(allow_null=True, help_text="When it last started a load.")
@@ -59,8 +59,8 @@ class NewSchedule(Body):
         required=False,
         help_text="Of a crontab: minute, hour, day of the month, month, day of the week.",
     )
-    timezone = Text(max_length=64, required=False, help_text="Of the IANA database; UTC without it.")
-    is_enabled = YesNo(required=False, help_text="false keeps it for later.")
+    timezone = Text(max_length=64, required=False, help_text="From the IANA database; without it, UTC.")
+    is_enabled = YesNo(required=False, help_text="false keeps the schedule without starting loads.")
 
 
 class VersionSchedule(StudioView):
@@ -70,7 +70,7 @@ class VersionSchedule(StudioView):
 
     @operation("schedules_read", need=needs(Scope.READ), answer=ScheduleAnswer, answer_example=SCHEDULE)
     def get(self, request: Request, model: str, version: str) -> Response:
-        """Read when a version is loaded by itself."""
+        """Read a version's schedule."""
         read_query(request, Query)
         return Response(ScheduleAnswer(_schedule_of(find_version(self.tenant, model, version))).data)
 
@@ -83,10 +83,10 @@ class VersionSchedule(StudioView):
         answer_example={**SCHEDULE, "last_run_at": None},
     )
     def put(self, request: Request, model: str, version: str) -> Response:
-        """Say when a version is loaded by itself.
+        """Set a version's schedule.
 
-        A run that is due while another load of the version is not over is left out, and `note` says so. A time that
-        daylight saving skips runs once at the next there is; one that it repeats runs once.
+        A run that is due while another load of the version is still running is skipped, and `note` says so. A time
+        that daylight saving skips runs once at the next valid moment; one that it repeats runs once.
         """
         given: dict[str, Any] = read_body(request, NewSchedule)
         schedule = schedule_set(version=find_version(self.tenant, model, version), actor=self.actor, **given)
@@ -94,7 +94,7 @@ class VersionSchedule(StudioView):
 
     @operation("schedules_remove", need=needs(Scope.VERSIONS_WRITE), status=204)
     def delete(self, request: Request, model: str, version: str) -> Response:
-        """Load a version only when somebody asks for it."""
+        """Remove a version's schedule: it is loaded only when somebody asks."""
         read_query(request, Query)
         row = find_version(self.tenant, model, version)
         _schedule_of(row)

@@ -57,7 +57,7 @@ class CallerAnswer(Answer[Any]):
     name = serializers.CharField()
     role = serializers.ChoiceField(choices=Role.choices, allow_null=True, help_text="A person's.")
     scopes = serializers.ListField(child=serializers.ChoiceField(choices=Scope.choices))
-    expires_at = serializers.DateTimeField(allow_null=True, help_text="When the token stops working; null for never.")
+    expires_at = serializers.DateTimeField(allow_null=True, help_text="When the token stops working; null: never.")
 
 
 class StudioDetail(StudioView):
@@ -79,9 +79,9 @@ class CallerDetail(StudioView):
 
     @operation("caller_read", need=ANYONE, answer=CallerAnswer, answer_example=CALLER)
     def get(self, request: Request) -> Response:
-        """Read who you are here.
+        """Read who is calling.
 
-        Any token may ask, whatever its scopes: a job can check its token before it begins.
+        A job can check its token with this before it begins.
         """
         read_query(request, Query)
         caller = self.caller

@@ -1,4 +1,4 @@
-"""Testers who get one version whatever the weights say."""
+"""Testers, who get one version whatever the weights say."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class OverrideAnswer(Answer[Override]):
 
 
 class NewOverride(Body):
-    """A tester's version to be set."""
+    """A tester and their version."""
 
     unit = Text(max_length=256)
     version = Text(max_length=60, help_text="The version's name.")
@@ -46,21 +46,21 @@ class NewOverride(Body):
 
 
 class OverrideQuery(PageQuery):
-    """Which overrides."""
+    """Which testers."""
 
-    version = serializers.CharField(max_length=60, required=False, help_text="Those with this version.")
+    version = serializers.CharField(max_length=60, required=False, help_text="Those of this version.")
 
 
 class OverrideUnit(Query):
-    """Whose override."""
+    """Which tester."""
 
     unit = serializers.CharField(max_length=256, trim_whitespace=False, help_text="The tester's unit.")
 
 
 class Overrides(StudioView):
-    """A model's overrides."""
+    """A model's testers."""
 
-    tag: ClassVar = "Overrides"
+    tag: ClassVar = "Testers"
 
     @operation(
         "overrides_list",
@@ -70,7 +70,7 @@ class Overrides(StudioView):
         answer_example={"results": [OVERRIDE], "next_cursor": None},
     )
     def get(self, request: Request, model: str) -> Response:
-        """List a model's overrides, by unit."""
+        """List a model's testers, by unit."""
         asked = read_query(request, OverrideQuery)
         rows = _rows(find_model(self.tenant, model))
         if "version" in asked:
@@ -86,9 +86,9 @@ class Overrides(StudioView):
         answer_example=OVERRIDE,
     )
     def put(self, request: Request, model: str) -> Response:
-        """Pin a tester to one version whatever the weights say.
+        """Give a tester one version, whatever the weights say.
 
-        A unit that has one already gets this one instead.
+        A tester who has one already gets this one instead.
         """
         given = read_body(request, NewOverride)
         row = find_model(self.tenant, model)
@@ -98,7 +98,7 @@ class Overrides(StudioView):
 
     @operation("overrides_remove", need=needs(Scope.ROLLOUTS_WRITE), query=OverrideUnit, status=204)
     def delete(self, request: Request, model: str) -> Response:
-        """Let the weights decide for a tester again."""
+        """Remove a tester: the weights decide for them again."""
         unit = read_query(request, OverrideUnit)["unit"]
         row = find_model(self.tenant, model)
         if not _rows(row).filter(unit=unit).exists():

@@ -59,7 +59,9 @@ class VersionTrafficAnswer(Answer[Any]):
     default_share_24h = serializers.FloatField(
         allow_null=True, help_text="Of its own answers, how many were the default or a fallback, 0 … 1."
     )
-    points = PointAnswer(many=True, help_text="Every span of the time asked for; empty for a version not asked for.")
+    points = PointAnswer(
+        many=True, help_text="Every span of the time asked for; empty for a version that answered nothing."
+    )
 
 
 class GapAnswer(Answer[Any]):
@@ -73,10 +75,10 @@ class TrafficAnswer(Answer[Any]):
     """What a model's versions answered, as serving counted it."""
 
     collected_until = serializers.DateTimeField(
-        allow_null=True, help_text="What was answered before that is counted; points after it are not known yet."
+        allow_null=True, help_text="Answers before this are counted; points after it are not known yet."
     )
     span_seconds = serializers.IntegerField()
-    gaps = GapAnswer(many=True, help_text="Times, of those asked for, of which counts were lost; mostly none.")
+    gaps = GapAnswer(many=True, help_text="Times within those asked for whose counts were lost; usually none.")
     versions = VersionTrafficAnswer(many=True, help_text="By code.")
 
 
@@ -132,7 +134,7 @@ class Propagation(StudioView):
 
     @operation("propagation_read", need=needs(Scope.READ), answer=PropagationAnswer, answer_example=PROPAGATION)
     def get(self, request: Request) -> Response:
-        """Read how many serving processes serve by the studio's newest snapshot."""
+        """Read how many serving processes have the studio's newest change."""
         read_query(request, Query)
         found = propagation.propagation(self.tenant)
         answer = {
@@ -157,7 +159,7 @@ def _times(asked: dict[str, Any], span: TrafficSpan) -> tuple[datetime, datetime
     except OverflowError:
         raise serializers.ValidationError({"until": ["Nothing was counted then."]}) from None
     if since > until:
-        raise serializers.ValidationError({"since": ["This is after “until”, or after now."]})
+        raise serializers.ValidationError({"since": ["This is after “until”, or in the future."]})
     if (until - since) / timedelta(seconds=span) > MAX_POINTS:
         raise serializers.ValidationError({"since": [f"One answer has at most {MAX_POINTS:,} points."]})
     return since, until

@@ -73,7 +73,7 @@ class TableAnswer(Answer[Table]):
     load_fence = serializers.IntegerField(source="load.fence", help_text="The load that made it.")
     row_count = serializers.IntegerField()
     size_bytes = serializers.IntegerField(help_text="In Redis.")
-    is_whole = serializers.BooleanField(help_text="Only then it is served.")
+    is_whole = serializers.BooleanField(help_text="Only a whole table is served.")
     data_at = serializers.SerializerMethodField(help_text="The instant whose data these are.")
     activated_at = serializers.DateTimeField(allow_null=True)
 
@@ -94,7 +94,7 @@ class VersionAnswer(Answer[Version]):
     active_table = TableAnswer(allow_null=True, help_text="What it is answered from; null: never loaded.")
     previous_table = TableAnswer(allow_null=True, help_text="What rolling back would serve again.")
     older_table = TableAnswer(allow_null=True, help_text="The second one that is kept to roll back to.")
-    schedule = ScheduleAnswer(allow_null=True, help_text="When it is loaded by itself; null: never.")
+    schedule = ScheduleAnswer(allow_null=True, help_text="When it is loaded automatically; null: never.")
     freshness_minutes = serializers.IntegerField(
         allow_null=True, help_text="How old its data may become before it is late; null: no target."
     )
@@ -129,11 +129,11 @@ class NewSource(Body):
 
 
 class NewVersion(Body):
-    """A version to be made."""
+    """A version to create."""
 
     name = Text(max_length=60, help_text="Letters, digits, dots, hyphens and underscores; never changes.")
     source_ = NewSource()
-    layout_revision = Whole(min_value=0, max_value=255, required=False, help_text="The newest without it.")
+    layout_revision = Whole(min_value=0, max_value=255, required=False, help_text="Without it, the newest.")
 
 
 class RollBack(Reason):
@@ -142,7 +142,7 @@ class RollBack(Reason):
     table = Text(
         max_length=12,
         required=False,
-        help_text="The `table_id` of `previous_table` or `older_table`; the previous one without it.",
+        help_text="The `table_id` of `previous_table` or `older_table`; without it, the previous one.",
     )
 
 
@@ -167,7 +167,7 @@ class VersionList(StudioView):
         answer_example={"results": [VERSION], "next_cursor": None},
     )
     def get(self, request: Request, model: str) -> Response:
-        """List a model's versions, in the order in which they were made."""
+        """List a model's versions, oldest first."""
         asked = read_query(request, PageQuery)
         row = find_model(self.tenant, model)
         versions: QuerySet[Version] = Version.objects.for_tenant(self.tenant).filter(model=row)
@@ -192,9 +192,9 @@ class VersionList(StudioView):
     )
     @idempotent()
     def post(self, request: Request, model: str) -> Response:
-        """Make a version with its source.
+        """Create a version with its source.
 
-        A model's first version gets all of its units; a later one none until the weights say so.
+        A model's first version gets all units; a later one none, until the weights give it some.
         """
         given = read_body(request, NewVersion)
         row = find_model(self.tenant, model)
@@ -236,7 +236,7 @@ class VersionSource(StudioView):
         answer_example=VERSION,
     )
     def put(self, request: Request, model: str, version: str) -> Response:
-        """Change where a version's rows come from, from the next load on."""
+        """Change a version's source, from the next load on."""
         given = read_body(request, NewSource)
         row = find_version(self.tenant, model, version)
         with fields_named(source_kind="kind", source_location="location"):
@@ -259,10 +259,10 @@ class VersionRollBack(StudioView):
     )
     @idempotent()
     def post(self, request: Request, model: str, version: str) -> Response:
-        """Serve one of the two tables before the active one again.
+        """Roll a version back to one of its two earlier tables.
 
-        The active one is kept in its place, so that doing it twice is back where it was. Serving has it within 2
-        seconds.
+        The active table takes the place of the chosen one, so that doing it twice undoes it. Serving has it within
+        2 seconds.
         """
         given = read_body(request, RollBack)
         row = find_version(self.tenant, model, version)
@@ -285,7 +285,7 @@ class VersionFreshness(StudioView):
         answer_example=VERSION,
     )
     def put(self, request: Request, model: str, version: str) -> Response:
-        """Say how old a version's data may become before it counts as late."""
+        """Set how old a version's data may become before it counts as late."""
         given = read_body(request, NewFreshness)
         row = find_version(self.tenant, model, version)
         with fields_named(minutes="freshness_minutes"):
