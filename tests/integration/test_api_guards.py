@@ -37,7 +37,7 @@ class Guard(Flag):
     )  # sent again with its Idempotency-Key it is answered alike, or says that a secret was shown, and done once
     AGAIN = auto()  # sent again as it is, it leaves everything as it is
     STALE = auto()  # with a `based_on` that is not the newest any more it is a conflict, and nothing is changed
-    CAUTIONS = auto()  # what speaks against it can be asked for before
+    CAUTIONS = auto()  # what speaks against it can be asked for before, and refuses it on demand
     HARMLESS = auto()  # it changes nothing
 
 
@@ -188,6 +188,9 @@ def test_reweight__what_speaks_against_it__is_what_the_dashboard_warns_of(scene:
 
     previewed = token_client(scene.studio).post("models/offers/rollout/preview", weights)
 
+    careful = token_client(scene.studio).post("models/offers/rollout/reweight", {**weights, "despite_cautions": False})
+
+    assert (careful.status, careful.code, careful.fields) == (422, "refused", ["despite_cautions"])
     assert warned
     assert [(said["kind"], said["version"]) for said in previewed.body["cautions"]] == [
         (caution.kind, caution.name) for caution in warned
