@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 
 from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.html import format_html
 
 from models_registry.catalogue.selectors import ModelSummary, VersionState, history_of, model_summary, weights_by_code
 from models_registry.models import RecommendationModel, RolloutRevision
-from models_registry.rollouts.cautions import Caution, cautions, fewer_rows, fullest_of
+from models_registry.rollouts.cautions import cautions, fewer_rows, fullest_of
 from models_registry.rollouts.services import (
-    Effect,
     rollout_go_back,
     rollout_go_back_preview,
     rollout_new_phase,
@@ -28,14 +24,16 @@ from models_registry.rollouts.services import (
     rollout_switch_off,
     weights_without,
 )
-from models_registry.traffic import propagation, reading
+from models_registry.traffic import reading
 from models_registry.traffic.over_time import DAY, read
 from recsite.dashboard.charts.pictures import model_charts
 from recsite.dashboard.forms.dashboard_form import ReasonForm
 from recsite.dashboard.forms.weights import WeightsForm
 from recsite.dashboard.gate import StudioRequest
+from recsite.dashboard.going_live import live_of
 from recsite.dashboard.local_time import zone_of
 from recsite.dashboard.model_gate import model_page
+from recsite.dashboard.proposals import Proposal, may_save, propose
 from tenants.figures import percent
 from tenants.models import Role
 from tenants.paging import read_cursor
@@ -43,27 +41,6 @@ from tenants.rules import RuleBroken, whole_number
 
 LINES = 10
 LINES_OF_HISTORY = 50
-# Clients keep an answer for a tenth longer or shorter than the model says, so that they do not come back all at once.
-CLIENT_AGE_SPREAD = 1.1
-# A page stops asking how far a change has come when it is this old.
-LOOK_FOR_SECONDS = 120
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """New weights that could be saved, with what that would do.
-
-    Attributes:
-        weights_bp: by code.
-        effect: who would change version.
-        cautions: what speaks against it.
-        stamp: what `WeightsForm.seen` must hold for it to be saved.
-    """
-
-    weights_bp: Mapping[int, int]
-    effect: Effect
-    cautions: list[Caution]
-    stamp: str
 
 
 @dataclass(frozen=True)
@@ -93,12 +70,12 @@ def weights(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
         return _to_rollout(model)
     summary = model_summary(model)
     form = WeightsForm(summary.versions, request.POST)
-    proposal = _propose(summary, form) if form.is_valid() else None
+    proposal = propose(summary, form) if form.is_valid() else None
     if proposal is None:
         return _page(request, summary, form, status=422 if form.errors else 200)
     if request.POST.get("step") != "save":
         return _page(request, summary, form, proposal)
-    if not _may_save(summary, form, proposal):
+    if not may_save(summary, form, proposal):
         return _page(request, summary, form, proposal, status=422)
     try:
         revision = rollout_reweight(
@@ -121,7 +98,7 @@ def effect(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
     """Return what saving would do, for the page to show while somebody types. Changes nothing."""
     summary = model_summary(model)
     form = WeightsForm(summary.versions, request.POST)
-    proposal = _propose(summary, form) if form.is_valid() else None
+    proposal = propose(summary, form) if form.is_valid() else None
     return render(request, "dashboard/_effect.html", _proposal_context(summary, form, proposal))
 
 
@@ -129,7 +106,7 @@ def effect(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
 def live(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
     """Return how far the newest weights have come: one line, which asks again until they are everywhere."""
     summary = model_summary(model)
-    return render(request, "dashboard/_live.html", {"summary": summary, "live": _live(summary)})
+    return render(request, "dashboard/_live.html", {"summary": summary, "live": live_of(summary)})
 
 
 @model_page()
@@ -262,7 +239,7 @@ def _page(
         "zone": zone_of(request).key,
         "lines": history.rows,
         "has_older": history.next_cursor is not None,
-        "live": _live(summary),
+        "live": live_of(summary),
         **_proposal_context(summary, form, proposal),
     }
     return render(request, "dashboard/rollout.html", context, status=status)
@@ -314,39 +291,6 @@ def _try(preview: Any, **arguments: Any) -> tuple[Any, str]:
         return None, str(error)
 
 
-def _propose(summary: ModelSummary, form: WeightsForm) -> Proposal | None:
-    """Return what saving these valid weights would do; None for the ones there are, and where a service refuses."""
-    wanted = {code: bp for code, bp in form.weights_bp.items() if bp}
-    if summary.rollout is None or wanted == summary.weights_bp:
-        return None
-    try:
-        found = rollout_preview(model=summary.model, weights_bp=wanted)
-    except RuleBroken as error:
-        form.refuse(error)
-        return None
-    stamp = ",".join([f"{summary.rollout.number}", *(f"{code}:{bp}" for code, bp in sorted(wanted.items()))])
-    return Proposal(wanted, found, cautions(summary.versions, wanted), stamp)
-
-
-def _may_save(summary: ModelSummary, form: WeightsForm, proposal: Proposal) -> bool:
-    """Tell whether this very effect was seen and its cautions were waved off; say on the form what is missing."""
-    seen = form.cleaned_data["seen"]
-    if seen != proposal.stamp:
-        seen_number = whole_number(seen.partition(",")[0])
-        newest = summary.rollout
-        if newest is not None and seen_number not in (None, newest.number):
-            words = f"{newest.actor_name} changed the weights meanwhile. This is what yours would do to theirs:"
-        else:
-            words = "Look at what this does, then save it."
-        form.add_error(None, words)
-        return False
-    if proposal.cautions and not form.cleaned_data["go_on"]:
-        form.add_error("go_on", "Nothing was saved: tick this if you mean it.")
-        form.fields["go_on"].widget.attrs["autofocus"] = True
-        return False
-    return True
-
-
 def _say_saved(request: StudioRequest, before: ModelSummary, revision: RolloutRevision) -> None:
     about = "About " if before.rollout is not None and before.rollout.salt != revision.salt else ""
     messages.success(
@@ -363,43 +307,3 @@ def _say_saved(request: StudioRequest, before: ModelSummary, revision: RolloutRe
 
 def _to_rollout(model: RecommendationModel) -> HttpResponse:
     return redirect("rollout", model.tenant.slug, model.slug)
-
-
-@dataclass(frozen=True)
-class Live:
-    """How far the newest revision has come.
-
-    Attributes:
-        is_published: Redis has taken it.
-        lanes: what serving processes say; None where Redis does not answer.
-        seconds: from Save to the last lane; None if that is not known.
-        client_seconds: after so many seconds no phone holds an older answer.
-        asks_again: it is on its way, so that it is worth looking again in a second.
-    """
-
-    is_published: bool
-    lanes: propagation.Propagation | None
-    seconds: float | None
-    client_seconds: int
-    asks_again: bool
-
-
-def _live(summary: ModelSummary) -> Live | None:
-    """Ask serving how far the newest revision has come; None without one. No query, one read from Redis."""
-    revision, tenant = summary.rollout, summary.model.tenant
-    if revision is None:
-        return None
-    published_at = tenant.snapshot_published_at
-    is_published = published_at is not None and published_at >= revision.created_at
-    lanes = propagation.propagation(tenant)
-    seconds = None
-    # Later publications (another change, the signing anew every five minutes) say nothing about this one's speed.
-    if published_at is not None and lanes is not None and lanes.seconds is not None:
-        publishing_seconds = (published_at - revision.created_at).total_seconds()
-        if 0 <= publishing_seconds < 10:
-            seconds = publishing_seconds + lanes.seconds
-    is_on_all = lanes is not None and lanes.processes > 0 and lanes.live_on == lanes.processes
-    age_seconds = (timezone.now() - revision.created_at).total_seconds()
-    client_seconds = ceil(summary.model.max_client_age_seconds * CLIENT_AGE_SPREAD)
-    asks_again = age_seconds < LOOK_FOR_SECONDS and not (is_published and is_on_all)
-    return Live(is_published, lanes, seconds, client_seconds, asks_again)

@@ -10,7 +10,7 @@ from models_registry.loading.schedules import freshness_set, in_words, schedule_
 from models_registry.models import Version
 from recsite.dashboard.forms.schedules import FreshnessForm, ScheduleForm
 from recsite.dashboard.gate import StudioRequest
-from recsite.dashboard.pages.versions import address, ask, version_page
+from recsite.dashboard.version_gate import ask_about_version, version_address, version_page
 from tenants.models import Role
 from tenants.rules import RuleBroken
 
@@ -32,8 +32,8 @@ def version_schedule(request: StudioRequest, version: Version) -> HttpResponse:
             form.refuse(error, {"every_minutes": "every"})
         else:
             messages.success(request, said)
-            return redirect(*address(version))
-    return ask(request, "dashboard/version_schedule.html", version, form, {})
+            return redirect(*version_address(version))
+    return ask_about_version(request, "dashboard/version_schedule.html", version, form)
 
 
 @version_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
@@ -48,5 +48,5 @@ def version_freshness(request: StudioRequest, version: Version) -> HttpResponse:
         else:
             target = "a day" if form.minutes is None else in_words(form.minutes)
             messages.success(request, f"The data of {version.name} counts as late after {target}.")
-            return redirect(*address(version))
-    return ask(request, "dashboard/version_freshness.html", version, form, {})
+            return redirect(*version_address(version))
+    return ask_about_version(request, "dashboard/version_freshness.html", version, form)

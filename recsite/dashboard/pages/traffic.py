@@ -32,9 +32,8 @@ def studio_traffic(request: StudioRequest) -> HttpResponse:
         "section": "traffic",
         "charts": charts,
         "has_traffic": has_traffic,
+        "lanes": None if has_traffic else propagation.propagation(request.studio.tenant),
     }
-    if not has_traffic:
-        context["lanes"] = propagation.propagation(request.studio.tenant)
     part = request.htmx and not request.htmx.boosted
     return render(request, f"dashboard/{'_traffic' if part else 'traffic'}.html", context)
 
@@ -60,9 +59,8 @@ def model_traffic(request: StudioRequest, model: RecommendationModel) -> HttpRes
         "charts": model_charts(reading, found, zone),
         "rows": table_rows(found, zone),
         "has_traffic": bool(found.answers),
+        "lanes": None if found.answers else propagation.propagation(model.tenant),
     }
-    if not found.answers:
-        context["lanes"] = propagation.propagation(model.tenant)
     part = request.htmx and not request.htmx.boosted
     return render(request, f"dashboard/{'_model_traffic' if part else 'model_traffic'}.html", context)
 

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import wraps
 from typing import Any
 
 from django.contrib import messages
 from django.http import Http404, HttpResponse
-from django.shortcuts import redirect, render, resolve_url
+from django.shortcuts import redirect, render
 
-from models_registry.catalogue.selectors import ModelSummary, VersionState, data_at, model_summary
+from models_registry.catalogue.selectors import ModelSummary, data_at, model_summary
 from models_registry.catalogue.services import source_set
 from models_registry.loading.progress import loads_of, progress_of
 from models_registry.loading.requests import load_request, table_roll_back
-from models_registry.models import Override, RecommendationModel, RolloutRevision, Table, TableState, Version
+from models_registry.models import Override, RolloutRevision, Table, TableState, Version
 from models_registry.rollouts.analysis import assignment_query
-from recsite.dashboard.forms.dashboard_form import DashboardForm, ReasonForm
+from recsite.dashboard.first_steps import steps_context
+from recsite.dashboard.forms.dashboard_form import ReasonForm
 from recsite.dashboard.forms.loads import LoadForm
 from recsite.dashboard.forms.models import SourceForm
-from recsite.dashboard.gate import Gate, StudioRequest, View
-from recsite.dashboard.model_gate import model_page
-from recsite.dashboard.pages.models import steps_context
-from recsite.dashboard.pages.rollouts import who
+from recsite.dashboard.gate import StudioRequest
+from recsite.dashboard.version_gate import about_version, ask_about_version, version_address, version_page
 from tenants.models import Role
 from tenants.rules import RuleBroken
 
@@ -48,50 +45,21 @@ class KeptTable:
     words: str
 
 
-def version_page(role: Role = Role.VIEWER, methods: tuple[str, ...] = ("GET",)) -> Callable[[View], Gate]:
-    """Make a view one of a version's pages; it gets the version with all that belongs to it. One query.
-
-    A version that does not exist and one of another model are the same 404.
-    """
-
-    def decorate(view: View) -> Gate:
-        @model_page(role, methods)
-        @wraps(view)
-        def find(request: StudioRequest, model: RecommendationModel, version: str, **kwargs: Any) -> HttpResponse:
-            tables = ("active_table__load", "previous_table__load", "older_table__load")
-            rows = (
-                Version.objects.for_tenant(model.tenant)
-                .select_related("layout", "source", "schedule", *tables)
-                .defer(*(f"{table}__{field}" for table in tables for field in ("report", "source_location")))
-            )
-            found = rows.filter(model=model, name=version).first()
-            if found is None:
-                raise Http404
-            found.model = model
-            return view(request, found, **kwargs)
-
-        return find
-
-    return decorate
-
-
 @version_page()
 def version(request: StudioRequest, version: Version) -> HttpResponse:
     """Return all about a version. At most eight queries on top of the gate's."""
-    model = version.model
-    summary = model_summary(model)
-    state = _state(summary, version)
+    summary = model_summary(version.model)
+    about = about_version(version, summary)
     lines = [progress_of(load) for load in _loads(version, LOADS_SHOWN + 1)]
     context = {
-        **_shared(summary, state, version),
+        **about,
         "source": getattr(version, "source", None),
-        "schedule": getattr(version, "schedule", None),
         "tables": kept_tables(version),
         "lines": lines[:LOADS_SHOWN],
         "has_older": len(lines) > LOADS_SHOWN,
         "progress": next((line for line in lines if line.is_running), None),
         "query": _query(summary),
-        **(steps_context(request, [summary]) if state.table is None else {}),
+        **(steps_context(request, [summary]) if about["state"].table is None else {"steps": None, "commands": ""}),
     }
     return render(request, "dashboard/version.html", context)
 
@@ -103,7 +71,7 @@ def version_load(request: StudioRequest, version: Version) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         said = f"The load of {version.name} is queued."
         return _load(request, version, said=said, rows_per_second_limit=form.cleaned_data["rows_per_second_limit"])
-    return ask(request, "dashboard/version_load.html", version, form, {})
+    return ask_about_version(request, "dashboard/version_load.html", version, form)
 
 
 @version_page(Role.PRODUCT_MANAGER, ("POST",))
@@ -125,7 +93,7 @@ def _load(
         load = load_request(version=version, actor=request.user, dry_run=dry_run, rows_per_second_limit=limit)
     except RuleBroken as error:
         messages.error(request, str(error))
-        return redirect(*address(version))
+        return redirect(*version_address(version))
     messages.success(request, said)
     return redirect("load", version.model.tenant.slug, load.pk)
 
@@ -150,9 +118,9 @@ def version_source(request: StudioRequest, version: Version) -> HttpResponse:
             form.refuse(error)
         else:
             messages.success(request, f"Saved. The next load of {version.name} reads there.")
-            return redirect(*address(version))
+            return redirect(*version_address(version))
     allowed = [*tenant.allowed_gs_prefixes, *tenant.allowed_local_roots, *tenant.allowed_datasets]
-    return ask(request, "dashboard/version_source.html", version, form, {"allowed": allowed})
+    return ask_about_version(request, "dashboard/version_source.html", version, form, allowed=allowed)
 
 
 @version_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
@@ -177,9 +145,11 @@ def roll_back(request: StudioRequest, version: Version, table: str) -> HttpRespo
             form.refuse(error)
         else:
             messages.success(request, f"{version.name} serves this table from now on; it is live within 2 seconds.")
-            return redirect(*address(version))
+            return redirect(*version_address(version))
     now = next((kept for kept in kept_tables(version) if kept.is_served), None)
-    return ask(request, "dashboard/roll_back.html", version, form, {"target": target, "now": now, "problem": problem})
+    return ask_about_version(
+        request, "dashboard/roll_back.html", version, form, target=target, now=now, problem=problem
+    )
 
 
 # --- What these share -------------------------------------------------------------------------------------------------
@@ -202,37 +172,6 @@ def kept_tables(version: Version) -> list[KeptTable]:
     return tables
 
 
-def ask(
-    request: StudioRequest, template: str, version: Version, form: DashboardForm, context: dict[str, Any]
-) -> HttpResponse:
-    """Return a page that asks something about a version; one whose form will not do is a 422."""
-    summary = model_summary(version.model)
-    shared = {
-        **_shared(summary, _state(summary, version), version),
-        "form": form,
-        "back": resolve_url(*address(version)),
-    }
-    return render(request, template, {**shared, **context}, status=422 if form.errors else 200)
-
-
-def _shared(summary: ModelSummary, state: VersionState, version: Version) -> dict[str, Any]:
-    return {
-        "section": "models",
-        "summary": summary,
-        "model": version.model,
-        "version": version,
-        "state": state,
-        "who": who(version.model),
-    }
-
-
-def _state(summary: ModelSummary, version: Version) -> VersionState:
-    state = summary.version_state(version.code)
-    if state is None:  # deleted between the two reads
-        raise Http404
-    return state
-
-
 def _loads(version: Version, limit: int) -> Any:
     return loads_of(version.model.tenant, model=version.model.slug, version=version.name)[:limit]
 
@@ -245,8 +184,3 @@ def _query(summary: ModelSummary) -> str:
     rollout = RolloutRevision.objects.for_tenant(tenant).get(pk=summary.rollout.pk)
     testers = Override.objects.for_tenant(tenant).filter(model=summary.model).values_list("unit", flat=True)
     return assignment_query(summary.model, rollout, summary.names, testers)
-
-
-def address(version: Version) -> tuple[str, str, str, str]:
-    """Return what `redirect` takes to the version's page."""
-    return "version", version.model.tenant.slug, version.model.slug, version.name
