@@ -19,6 +19,7 @@ from recsite.embedded import EmbeddedValkey, free_port
 from tenants.models import Tenant
 from tests.celery_worker import point_celery_at
 from tests.integration.api_client import ApiClient, token_client
+from tests.template_names import unknown_names
 
 
 @pytest.fixture
@@ -74,3 +75,11 @@ def broker_hangs() -> Iterator[list[socket.socket]]:
 def api(studio: Tenant, valkey: redis.Redis) -> ApiClient:
     """Return a caller of the API with a token of the studio that may do all that tokens may."""
     return token_client(studio)
+
+
+@pytest.fixture(autouse=True)
+def no_unknown_names() -> Iterator[None]:
+    """Fail a test one of whose pages asked for a name that is not there."""
+    with unknown_names() as found:
+        yield
+    assert not found, "templates ask for names that are not there: " + ", ".join(sorted(found))
