@@ -34,7 +34,7 @@ def url(offers: Offers) -> str:
 
 
 def keep_tables(version: Version) -> list[Table]:
-    """Return a version three tables: the served one, and the two before it."""
+    """Give a version three tables: the served one, and the two before it."""
     tables = [version.active_table, *(give_table(version, rows=rows) for rows in (1_100, 1_200))]
     older, previous, active = (table for table in tables if table is not None)
     version.active_table, version.previous_table, version.older_table = active, previous, older
@@ -88,6 +88,14 @@ def test_version__never_loaded__leads_to_a_first_answer(client: Client, studio: 
     assert ">Load it</button>" in answer.html
     assert "There is none yet." in answer.text
     assert not Source.objects.for_tenant(studio).filter(version=version).exists()
+
+
+def test_version__never_loaded__another_is_and_there_is_no_credential__leads_to_one(
+    owner: User, offers: Offers, studio: Tenant
+) -> None:
+    never = factories.VersionFactory.create(model=offers.model, name="2026-12-a")
+    answer = get(signed_in(owner), f"{offers.url}/versions/{never.name}")
+    assert f'<a class="button primary" href="/studios/{studio.slug}/new-credential">' in answer.html
 
 
 def test_version__running_load__is_followed(client: Client, offers: Offers, url: str) -> None:

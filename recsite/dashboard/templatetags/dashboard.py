@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from django import template
-from django.urls import NoReverseMatch, reverse
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -15,8 +15,7 @@ from tenants.figures import age, exact
 
 register = template.Library()
 
-# What a studio's pages are, in the order of the menu: heading, then name of the address, words, icon. One whose
-# address does not exist is left out.
+# What a studio's pages are, in the order of the menu: heading, then name of the address, words, icon.
 MENU: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
     ("Serve", (("models", "Models", "models"), ("loads", "Loads", "loads"), ("traffic", "Traffic", "traffic"))),
     (
@@ -58,20 +57,18 @@ def _time(moment: datetime, words: str) -> SafeString:
 @register.simple_tag
 def studio_menu(studio: Studio, section: str) -> list[dict[str, object]]:
     """Return the menu of a studio's pages; `section` is the name of the address of the entry that is open."""
-    groups: list[dict[str, object]] = []
-    for heading, entries in MENU:
-        items = [
-            {"words": words, "icon": icon, "url": url, "is_open": name == section}
-            for name, words, icon in entries
-            if (url := _address(name, studio.tenant.slug)) is not None
-        ]
-        if items:
-            groups.append({"heading": heading, "items": items})
-    return groups
-
-
-def _address(name: str, slug: str) -> str | None:
-    try:
-        return reverse(name, args=[slug])
-    except NoReverseMatch:
-        return None
+    return [
+        {
+            "heading": heading,
+            "items": [
+                {
+                    "words": words,
+                    "icon": icon,
+                    "url": reverse(name, args=[studio.tenant.slug]),
+                    "is_open": name == section,
+                }
+                for name, words, icon in entries
+            ],
+        }
+        for heading, entries in MENU
+    ]
