@@ -62,7 +62,7 @@ class Studio:
         self.site.ask("make_model", slug=self.slug, folder=str(self.folder), weights=weights)
 
     def write_rows(self, name: str, offer_id: int, players: int = PLAYERS) -> Path:
-        """Write a source in which each player gets this offer (5,000 is none); give where it is."""
+        """Write a source in which each player gets this offer (5,000 is none); return where it is."""
         path = self.folder / name
         self.site.ask("write_rows", path=str(path), offer_id=offer_id, players=players)
         return path

@@ -100,7 +100,7 @@ def write_rows(path: str, offer_id: int, players: int = PLAYERS) -> Json:
 
 
 def _load(version: Version, admin: User) -> Load:
-    """Load a version, here or in the site's worker, whichever takes it first; give the load once it has ended."""
+    """Load a version, here or in the site's worker, whichever takes it first; return it once it has ended."""
     load = load_request(version=version, actor=admin)
     run_load(load.pk)
     while load.finished_at is None:
@@ -110,7 +110,7 @@ def _load(version: Version, admin: User) -> Load:
 
 
 def add_history(slug: str) -> Json:
-    """Return the studio's model a tester, traffic, a kept table and a rejected load; give the names of the last two."""
+    """Give the studio's model a tester, traffic, a kept table and a rejected load; return the names of the last two."""
     tenant = Tenant.objects.get(slug=slug)
     admin = User.objects.get(username=f"{slug}-studio-admin")
     model = RecommendationModel.objects.for_tenant(tenant).get(slug=MODEL)
@@ -142,7 +142,7 @@ def _five_minutes(moment: datetime) -> datetime:
 
 
 def make_link(slug: str) -> Json:
-    """Add somebody new to a studio; give the path of the link with which they set a password."""
+    """Add somebody new to a studio; return the path of the link with which they set a password."""
     tenant = Tenant.objects.get(slug=slug)
     person = member_add(tenant=tenant, who=f"new@{slug}.example", role=Role.VIEWER, actor=None).membership.user
     return {"path": password_link(tenant=tenant, user=person, actor=None).path}

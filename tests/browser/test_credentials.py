@@ -15,7 +15,7 @@ from tests.lane_process import eventually
 
 
 def run(commands: str) -> str:
-    """Paste commands into a shell; give what it prints."""
+    """Paste commands into a shell; return what it prints."""
     shell = shutil.which("sh")
     assert shell is not None
     done = subprocess.run([shell, "-c", commands], capture_output=True, text=True, timeout=60, check=False)

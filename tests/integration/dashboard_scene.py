@@ -48,7 +48,7 @@ def make_offers(tenant: Tenant, *, weights: dict[int, int] | None = None, **valu
 
 
 def give_table(version: Version, *, rows: int = 1_000, at: datetime | None = None) -> Table:
-    """Return a version a whole table whose data was read at that time (an hour ago)."""
+    """Give a version a whole table whose data was read at that time (an hour ago)."""
     at = at or timezone.now() - timedelta(hours=1)
     load = factories.LoadFactory.create(version=version, state=LoadState.ACTIVE, started_at=at)
     table: Table = factories.TableFactory.create(load=load, row_count=rows)

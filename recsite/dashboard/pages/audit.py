@@ -53,7 +53,7 @@ class TrailForm(DashboardForm):
 
     @property
     def wanted(self) -> TrailFilter:
-        """What is asked for; a field that will not do asks for nothing."""
+        """What is asked for; an invalid field asks for nothing."""
         self.is_valid()
         return TrailFilter(**self.cleaned_data)
 
@@ -83,7 +83,7 @@ def audit(request: StudioRequest) -> HttpResponse:
 
 @studio_page()
 def audit_file(request: StudioRequest) -> Any:
-    """Return all that is asked for as CSV, row by row as the database gives it."""
+    """Return the entries that are asked for as CSV, streamed row by row."""
     tenant = request.studio.tenant
     rows = trail_rows(tenant, TrailForm(request.GET).wanted)
     response = StreamingHttpResponse(_lines(rows), content_type="text/csv; charset=utf-8")
@@ -110,5 +110,5 @@ def _cells(entry: AuditEntry) -> list[str]:
 
 
 def _harmless(text: str) -> str:
-    """Return a text as no spreadsheet takes it for a formula."""
+    """Return a text that no spreadsheet takes for a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text

@@ -106,5 +106,5 @@ class SetPasswordPage(PasswordResetConfirmView):
         return response
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        """See Django; also whose password it is."""
+        """Return Django's context, and whose password it is."""
         return super().get_context_data(person=self.user, **kwargs)

@@ -37,7 +37,7 @@ from recsite.dashboard.proposals import Proposal, may_save, propose
 from tenants.figures import percent
 from tenants.models import Role
 from tenants.paging import read_cursor
-from tenants.rules import RuleBroken, whole_number
+from tenants.rules import RuleBroken
 
 LINES = 10
 LINES_OF_HISTORY = 50
@@ -65,7 +65,7 @@ def rollout(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
 
 @model_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
 def weights(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
-    """Save weights whose effect was on the screen; otherwise give the page again, with that effect."""
+    """Save weights whose effect was on the screen; otherwise return the page again, with that effect."""
     if request.method != "POST":
         return _to_rollout(model)
     summary = model_summary(model)
@@ -284,7 +284,7 @@ def _reason_form(request: StudioRequest, summary: ModelSummary) -> ReasonForm:
 
 
 def _try(preview: Any, **arguments: Any) -> tuple[Any, str]:
-    """Return what a preview gives, or why there is nothing to give."""
+    """Return a preview, or why there is none."""
     try:
         return preview(**arguments), ""
     except RuleBroken as error:

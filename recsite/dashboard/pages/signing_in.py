@@ -38,7 +38,7 @@ class SignInPage(LoginView):
     authentication_form = SignInForm
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        """See Django; also where to go on to."""
+        """Return Django's context, and where to go on to."""
         return super().get_context_data(onward=self.get_success_url(), **kwargs)
 
 
