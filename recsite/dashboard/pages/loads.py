@@ -95,7 +95,7 @@ def progress(request: StudioRequest, load: Load) -> HttpResponse:
     return render(
         request,
         "dashboard/_load_progress.html",
-        {"progress": progress_of(load), "version": load.version, "page_url": request.htmx.current_url_abs_path},
+        {"progress": progress_of(load), "page_url": request.htmx.current_url_abs_path},
     )
 
 

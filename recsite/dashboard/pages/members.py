@@ -201,7 +201,6 @@ def _ask(
     person: User = membership.user
     context = {
         "section": "members",
-        "membership": membership,
         "person": person,
         "is_you": person == request.user,
         "form": form,

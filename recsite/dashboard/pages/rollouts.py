@@ -235,7 +235,6 @@ def _page(
         ],
         "has_traffic": has_traffic,
         "chart": chart,
-        "reading": reading,
         "zone": zone_of(request).key,
         "lines": history.rows,
         "has_older": history.next_cursor is not None,
