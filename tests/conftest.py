@@ -118,14 +118,15 @@ def _unit(nodeid: str) -> str:
     return next((unit for start, unit in UNITS.items() if file.startswith(start)), file)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Mark by folder: tests that start real processes are slow. They come first, so that the end is of small pieces."""
     for item in items:
         if SLOW_FOLDERS & set(Path(item.path).parts):
             item.add_marker(pytest.mark.slow)
-    slowest = {_unit(item.nodeid) for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: _unit(item.nodeid) not in slowest)
+    yield
+    slow = {_unit(item.nodeid) for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: _unit(item.nodeid) not in slow)
 
 
 # --- Databases ------------------------------------------------------------------------------------------------------
