@@ -20,7 +20,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-reset test test-fast check format screenshots bench-pages bench-serving bench-loading bench-feast lock
+.PHONY: help demo demo-reset test test-fast check format screenshots bench-serving bench-loading bench-feast lock
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,9 +46,6 @@ check: $(VENV)/.dev ## lint, types, import contracts, migrations, OpenAPI, deplo
 	$(TEST_ENV) $(BIN)/python manage.py makemigrations --check --dry-run
 	$(TEST_ENV) $(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null
 	$(DEPLOYED) $(BIN)/python manage.py check --deploy --fail-level WARNING
-
-bench-pages: $(VENV)/.base ## how long each page of the dashboard takes with a month of data of 50 studios
-	$(BIN)/python -m benchmarks.pages $(ARGS)
 
 screenshots: $(VENV)/.dev ## make the README's pictures anew, with Chromium and a demo of their own
 	@PYTHONPATH=. $(BIN)/python docs/screenshots.py

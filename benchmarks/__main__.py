@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import django
 
 from benchmarks.machine import Cores, TooFewCores
-from benchmarks.options import LoadingOptions, read_options
+from benchmarks.options import read_options
 from benchmarks.places import prepare
 from recsite.embedded import EmbeddedFailure
 
@@ -19,7 +19,7 @@ if __name__ == "__main__":
         try:
             cores = Cores.of_this_machine()
             # A load has the whole machine, and so has Valkey.
-            shared = Cores(cores.server, cores.all) if isinstance(options, LoadingOptions) else cores
+            shared = Cores(cores.server, cores.all) if options.command == "loading" else cores
             places = prepare(options.folder, shared, stack)
         except (TooFewCores, EmbeddedFailure) as error:
             sys.exit(str(error))
@@ -28,8 +28,7 @@ if __name__ == "__main__":
         from benchmarks import loading, serving
 
         try:
-            if isinstance(options, LoadingOptions):
-                sys.exit(loading.run(options, places, cores))
-            sys.exit(serving.run(options, places, cores))
+            benchmark = loading if options.command == "loading" else serving
+            sys.exit(benchmark.run(options, places, cores))
         except KeyboardInterrupt:
             sys.exit("Interrupted.")

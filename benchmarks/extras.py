@@ -1,11 +1,11 @@
-"""What else is measured of the lane: Ed25519 tokens, a second worker, overload, start and memory, a million answers."""
+"""What else is measured of the lane: Ed25519 tokens, a second worker, overload, start and memory."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice, repeat
+from itertools import chain, repeat
 from statistics import median
 
 import jwt
@@ -13,7 +13,7 @@ import msgspec
 import redis
 from django.conf import settings
 
-from benchmarks.load import HEAD_END, Exchange, ask_closed, ask_open
+from benchmarks.load import HEAD_END, Exchange, ask_open
 from benchmarks.machine import Usage, memory_bytes, pin, pinned
 from benchmarks.measuring import CONNECTIONS, Bench, Checked, Measurement, medians
 from benchmarks.questions import Questions, Tokens
@@ -24,8 +24,6 @@ from serving.formats import snapshot
 from serving.formats.encoding import base64url_decode
 from tenants.models import Tenant
 
-MILLION = 1_000_000
-MILLION_SECONDS = 180.0
 ROUNDS = 3
 OVERLOAD = 3
 # Ten times as many phones as the lane answers in ten milliseconds.
@@ -53,15 +51,6 @@ class Extras:
     bench: Bench
     world: World
     questions: Questions
-
-    def million(self, server: Server, checked: Checked) -> dict[str, float]:
-        """Ask a lane until it has given a million answers, or for three minutes."""
-        deadline = time.monotonic() + MILLION_SECONDS
-        while checked.right < MILLION and not checked.errors and time.monotonic() < deadline:
-            exchanges = islice(self.questions.exchanges(server.port, Tokens.SHARED), MILLION - checked.right)
-            with pinned(self.bench.cores.rest):
-                checked.add(ask_closed(server.port, exchanges, connections=64, seconds=MILLION_SECONDS))
-        return {"right": checked.right, "errors": checked.errors}
 
     def ed25519(self, server: Server, checked: Checked) -> dict[str, float]:
         """Ask with tokens that the studio signed: each used once, then others each used ten times."""

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import takewhile
@@ -35,7 +36,7 @@ from benchmarks.loading_peers import PEERS, prepare
 from benchmarks.loading_report import PEERS_PART, SERVING_PART, Part, report
 from benchmarks.machine import Cores, Usage, describe, pinned
 from benchmarks.measuring import CONNECTIONS, Checked
-from benchmarks.options import FEAST_PART, LoadingOptions
+from benchmarks.options import FEAST_PART
 from benchmarks.places import ROOT, Places
 from benchmarks.questions import Questions, Tokens
 from benchmarks.reporting import number, stamp
@@ -62,7 +63,7 @@ class StepFailed(RuntimeError):
     """A process of the benchmark ended badly; the message holds what it said."""
 
 
-def run(options: LoadingOptions, places: Places, cores: Cores) -> int:
+def run(options: Namespace, places: Places, cores: Cores) -> int:
     """Run the benchmark; give the exit code: 1 where something did not work, whatever the figures are."""
     try:
         _Run(options, places, cores).go()
@@ -75,7 +76,7 @@ def run(options: LoadingOptions, places: Places, cores: Cores) -> int:
 
 
 class _Run:
-    def __init__(self, options: LoadingOptions, places: Places, cores: Cores) -> None:
+    def __init__(self, options: Namespace, places: Places, cores: Cores) -> None:
         self.options = options
         self.places = places
         self.cores = cores

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -14,7 +15,6 @@ from benchmarks.extras import Extras
 from benchmarks.load import Exchange, ask_closed
 from benchmarks.machine import Cores, describe, pinned
 from benchmarks.measuring import Bench, Measurement, TooFewPlayers, medians, redis_benchmark
-from benchmarks.options import Options
 from benchmarks.places import Places
 from benchmarks.questions import Questions, Tokens
 from benchmarks.reporting import number
@@ -34,7 +34,7 @@ class WrongAnswers(RuntimeError):
     """A contender does another job than the others; the message shows a wrong answer."""
 
 
-def run(options: Options, places: Places, cores: Cores) -> int:
+def run(options: Namespace, places: Places, cores: Cores) -> int:
     """Run the benchmark; give the exit code: 1 where something did not work, whatever the figures are."""
     try:
         _Run(options, places, cores).go()
@@ -45,7 +45,7 @@ def run(options: Options, places: Places, cores: Cores) -> int:
 
 
 class _Run:
-    def __init__(self, options: Options, places: Places, cores: Cores) -> None:
+    def __init__(self, options: Namespace, places: Places, cores: Cores) -> None:
         self.options = options
         self.places = places
         self.bench = Bench(places, cores, options.seconds)
@@ -157,7 +157,6 @@ class _Run:
     def _measure_extras(self, world: World, questions: Questions) -> None:
         extras, lane, checked = Extras(self.bench, world, questions), CONTENDERS[0], self.findings.checked["lane"]
         wanted = {
-            "million": extras.million,
             "ed25519": extras.ed25519,
             "workers": extras.workers,
             "overload": extras.overload,

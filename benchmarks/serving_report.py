@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -10,7 +11,6 @@ from typing import Any
 from benchmarks.contenders import CONTENDERS, REDIS_BENCHMARK
 from benchmarks.machine import describe
 from benchmarks.measuring import CONNECTIONS, Checked, Measurement
-from benchmarks.options import Options
 from benchmarks.places import ROOT, Places
 from benchmarks.questions import Tokens
 from benchmarks.reporting import fill, number, stamp, table, write_json
@@ -45,7 +45,7 @@ class Findings:
     loads: list[str] = field(default_factory=list)
 
 
-def report(findings: Findings, options: Options, places: Places, *, cores_in_words: str) -> None:
+def report(findings: Findings, options: Namespace, places: Places, *, cores_in_words: str) -> None:
     """Print the figures, write them to serving.json in the benchmark's folder, and into the document if asked to."""
     lane = findings.checked["lane"]
     reached = targets(findings.rows, findings.extras, (lane.right, lane.errors))
@@ -56,7 +56,7 @@ def report(findings: Findings, options: Options, places: Places, *, cores_in_wor
         f"versions; rounds: {options.rounds}, seconds a measurement: {options.seconds:g}, connections: {CONNECTIONS}. "
         f"Machine: {of_machine}. Cores: {cores_in_words}. {_others(findings.rows)}",
         "contenders": _contenders(findings),
-        "targets": _targets(reached, findings.rows),
+        "targets": _targets(reached),
         "lane": _lane(findings.extras),
         "answers": _answers(findings.checked),
     }
@@ -70,9 +70,9 @@ def report(findings: Findings, options: Options, places: Places, *, cores_in_wor
         print(f"They are in {DOCUMENT.relative_to(ROOT)} too.", flush=True)
 
 
-def _figures(findings: Findings, options: Options, reached: list[Target]) -> dict[str, Any]:
+def _figures(findings: Findings, options: Namespace, reached: list[Target]) -> dict[str, Any]:
     return {
-        "options": {**asdict(options), "folder": str(options.folder)},
+        "options": {**vars(options), "folder": str(options.folder)},
         "rows": [
             {"contender": name, "tokens": tokens, "block_cache": has_cache, **asdict(row)}
             | {"rates": [each.rate for each in findings.rounds[name, tokens, has_cache]]}
@@ -143,19 +143,10 @@ def _others(rows: Mapping[Case, Measurement]) -> str:
     return f"{words}: the figures are lower than they would be alone." if max(shares) > ALONE else f"{words}."
 
 
-def _targets(reached: list[Target], rows: Mapping[Case, Measurement]) -> str:
+def _targets(reached: list[Target]) -> str:
     words = {True: "yes", False: "no", None: "not measured"}
     lines = [(target.words, target.wanted, target.found or "–", words[target.is_met]) for target in reached]
-    text = "What it is to reach:\n\n" + table(("", "wanted", "found", "reached"), lines)
-    empty, go = rows.get(("empty-lane", Tokens.SHARED, False)), rows.get(("go", Tokens.SHARED, False))
-    if empty is None or go is None:
-        return text
-    return (
-        f"{text}\n\nWhat can be reached against Go: Go takes {go.cpu_us:.1f} µs of CPU time for a request, and the "
-        f"lane's server {empty.cpu_us:.1f} µs for one with nothing to do. To be 2.8 × as fast leaves "
-        f"{go.cpu_us / 2.8 - empty.cpu_us:.1f} µs for all that a request is about: token, slot, limits, block, JSON, "
-        "counts."
-    )
+    return "What it is to reach:\n\n" + table(("", "wanted", "found", "reached"), lines)
 
 
 def _lane(extras: Mapping[str, Mapping[str, float]]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.options import FULL, PARTS, QUICK, Options, read_options
+from benchmarks.options import PARTS, read_options
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,7 +20,7 @@ def test_bench_serving__lane_and_a_limit__ends_with_checked_answers_and_figures(
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("a benchmark needs two cores")
     command = [sys.executable, "-m", "benchmarks", "serving", "--folder", str(tmp_path), "--players", "20000"]
-    command += ["--rounds", "1", "--seconds", "0.3", "--contenders", "lane,empty", "--parts", "table"]
+    command += ["--rounds", "1", "--seconds", "0.3", "--contenders", "lane", "empty", "--parts", "table"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout
@@ -42,30 +42,25 @@ def test_bench_serving__lane_and_a_limit__ends_with_checked_answers_and_figures(
 
 def test_options__quick__is_one_short_round_of_everything() -> None:
     options = read_options(["serving", "--quick"])
-    assert isinstance(options, Options)
-    assert (options.players, options.rounds, options.seconds) == (QUICK["players"], 1, QUICK["seconds"])
+    assert (options.players, options.rounds, options.seconds) == (100_000, 1, 1.0)
     assert options.parts == PARTS
     assert not options.write_docs
 
 
 def test_options__none__are_at_least_three_rounds() -> None:
     options = read_options(["serving"])
-    assert isinstance(options, Options)
-    assert options.rounds == FULL["rounds"] >= 3
+    assert options.rounds == 3
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--seconds", "600"],
-        ["--rounds", "0"],
-        ["--players", "10"],
-        ["--contenders", "lane,rust"],
+        ["--contenders", "lane", "rust"],
         ["--parts", ""],
         ["--players", "x"],
     ],
 )
-def test_options__out_of_bounds__are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_options__unknown__are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         read_options(["serving", *arguments])
     assert arguments[0] in capsys.readouterr().err

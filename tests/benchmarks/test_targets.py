@@ -22,10 +22,10 @@ def test_targets__nothing_measured__none_is_reached_or_missed() -> None:
 def test_targets__the_ratio_to_go__is_held_against_its_limit() -> None:
     go: Case = ("go", Tokens.SHARED, False)
     lane: Case = ("lane", Tokens.SHARED, False)
-    reached = next(t for t in found({lane: row(28_000), go: row(10_000)}) if "against Go" in t.words)
-    missed = next(t for t in found({lane: row(27_900), go: row(10_000)}) if "against Go" in t.words)
-    assert (reached.found, reached.is_met) == ("2.80 ×", True)
-    assert (missed.found, missed.is_met) == ("2.79 ×", False)
+    reached = next(t for t in found({lane: row(15_000), go: row(10_000)}) if "against Go" in t.words)
+    missed = next(t for t in found({lane: row(14_900), go: row(10_000)}) if "against Go" in t.words)
+    assert (reached.found, reached.is_met) == ("1.50 ×", True)
+    assert (missed.found, missed.is_met) == ("1.49 ×", False)
 
 
 def test_targets__the_slowest_hundredth__may_take_three_milliseconds() -> None:
