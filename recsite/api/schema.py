@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from inspect import getdoc
 from typing import Any, TypeVar
@@ -35,40 +35,43 @@ PATH_PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-PROBLEM: dict[str, Any] = {
-    "type": "object",
-    "description": "An error (RFC 9457).",
-    "required": ["type", "title", "status", "code", "detail"],
-    "properties": {
-        "type": {"type": "string", "description": "Always about:blank; `code` tells errors apart."},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "code": {
-            "type": "string",
-            "enum": [kind.code for kind in problems.KINDS],
-            "description": "Stable: what a program looks at.",
+def problem_schema(codes: Sequence[str] = (), **more: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an error: its codes where they are known, and what it always has besides."""
+    code = {"type": "string", "description": "Stable: what a program looks at."}
+    return {
+        "type": "object",
+        "description": "An error (RFC 9457).",
+        "required": ["type", "title", "status", "code", "detail", *more],
+        "properties": {
+            "type": {"type": "string", "description": "Always about:blank; `code` tells errors apart."},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "code": {**code, "enum": list(codes)} if codes else code,
+            "detail": {"type": "string", "description": "One sentence about this very request."},
+            **more,
         },
-        "detail": {"type": "string", "description": "One sentence about this very request."},
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["detail"],
-                "properties": {
-                    "field": {"type": "string", "description": "Where it is about one: `source.kind`, `fields.0.min`."},
-                    "detail": {"type": "string"},
-                },
-            },
+    }
+
+
+PROBLEM = problem_schema([kind.code for kind in problems.KINDS])
+PROBLEM["properties"]["errors"] = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["detail"],
+        "properties": {
+            "field": {"type": "string", "description": "Where it is about one: `source.kind`, `fields.0.min`."},
+            "detail": {"type": "string"},
         },
     },
-    "example": {
-        "type": "about:blank",
-        "title": "Refused",
-        "status": 422,
-        "code": "refused",
-        "detail": "The weights sum to 99.00 %; they must sum to 100 %.",
-        "errors": [{"field": "weights_bp", "detail": "The weights sum to 99.00 %; they must sum to 100 %."}],
-    },
+}
+PROBLEM["example"] = {
+    "type": "about:blank",
+    "title": "Refused",
+    "status": 422,
+    "code": "refused",
+    "detail": "The weights sum to 99.00 %; they must sum to 100 %.",
+    "errors": [{"field": "weights_bp", "detail": "The weights sum to 99.00 %; they must sum to 100 %."}],
 }
 
 
@@ -112,7 +115,7 @@ def operation(
             responses={status: OpenApiResponse(answer, description="Done.")},
             examples=examples,
         )(method)
-        vars(described)["need"] = need  # read by IsEnough
+        vars(described).update(need=need, takes_nothing=body is None and query is None)  # read by StudioView
         return described
 
     return decorate

@@ -23,7 +23,7 @@ from rest_framework.views import APIView
 from typing_extensions import override
 
 from recsite.api.authentication import Caller, IsEnough, PersonAuthentication, TokenAuthentication, caller_of
-from recsite.api.bodies import StrictJSONParser
+from recsite.api.bodies import Query, StrictJSONParser, read_query
 from recsite.api.problems import LENGTH_REQUIRED, Problem, not_found
 from tenants import audit
 from tenants.models import Tenant, User
@@ -105,10 +105,12 @@ class StudioView(ApiView):
             audit.act_as(None)
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        """Let through who may, and name who acts."""
+        """Let through who may, refuse parameters where there are none, and name who acts."""
         super().initial(request, *args, **kwargs)
         if request.META.get("HTTP_TRANSFER_ENCODING") and not request.META.get("CONTENT_LENGTH"):
             raise Problem(LENGTH_REQUIRED, "Send the body with a Content-Length.")
+        if getattr(getattr(self, (request.method or "").lower(), None), "takes_nothing", False):
+            read_query(request, Query)
         audit.act_as(self.caller.automation)
 
     @property

@@ -7,6 +7,7 @@ from typing import Any
 from drf_spectacular.extensions import OpenApiViewExtension
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema, extend_schema_view
 
+from recsite.api.schema import problem_schema
 from serving.http import BITS, JSON, PROBLEM
 
 RECOMMENDATION = {
@@ -61,17 +62,6 @@ BATCH_ANSWER = {
                 },
             },
         },
-    },
-}
-ERROR: dict[str, Any] = {
-    "type": "object",
-    "required": ["type", "title", "status", "code", "detail"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "code": {"type": "string"},
-        "detail": {"type": "string"},
     },
 }
 ERRORS = {
@@ -172,7 +162,7 @@ class RecommendationsDescribed(OpenApiViewExtension):
 
 
 def _errors(*statuses: int) -> dict[tuple[int, str], dict[str, Any]]:
-    return {(status, PROBLEM): {**ERROR, "description": ERRORS[status]} for status in statuses}
+    return {(status, PROBLEM): {**problem_schema(), "description": ERRORS[status]} for status in statuses}
 
 
 def add_security(result: dict[str, Any], generator: Any, request: Any, public: bool) -> dict[str, Any]:  # noqa: FBT001 - drf-spectacular's own signature

@@ -7,6 +7,9 @@ from typing import Any
 from drf_spectacular.extensions import OpenApiViewExtension
 from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_view
 
+from recsite.api.schema import problem_schema
+from serving.http import PROBLEM
+
 REQUEST: dict[str, Any] = {
     "type": "object",
     "required": ["client_id", "client_secret"],
@@ -59,19 +62,11 @@ CODES = [
     "unsupported_media_type",
     "unavailable",
 ]
-PROBLEM: dict[str, Any] = {
-    "type": "object",
-    "required": ["type", "title", "status", "code", "detail", "error", "error_description"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "code": {"type": "string", "enum": CODES},
-        "detail": {"type": "string"},
-        "error": {"type": "string", "description": "RFC 6749's word for it."},
-        "error_description": {"type": "string"},
-    },
-}
+ERROR = problem_schema(
+    CODES,
+    error={"type": "string", "description": "RFC 6749's word for it."},
+    error_description={"type": "string"},
+)
 EXAMPLE = {"client_id": "cr_8v3n5k0c2fdt", "client_secret": "rsk_" + "x" * 43, "sub": "p000811", "models": ["offers"]}
 TOKEN = {"access_token": "eyJhbGciOiJIUzI1NiJ9.e30.…", "token_type": "Bearer", "expires_in": 900}
 
@@ -93,7 +88,7 @@ class TokenDescribed(OpenApiViewExtension):
             request={"application/json": REQUEST, "application/x-www-form-urlencoded": FORM},
             responses={
                 (200, "application/json"): ANSWER,
-                **{(status, "application/problem+json"): PROBLEM for status in (400, 401, 413, 415, 503)},
+                **{(status, PROBLEM): ERROR for status in (400, 401, 413, 415, 503)},
             },
             examples=[
                 OpenApiExample("For a player", value=EXAMPLE, request_only=True, media_type="application/json"),

@@ -12,7 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from recsite.api.authentication import ADMIN_IN_PERSON, needs
-from recsite.api.bodies import Answer, Body, Choice, Moment, Query, Reason, Text, read_body, read_query
+from recsite.api.bodies import Answer, Body, Choice, Moment, Reason, Text, read_body, read_query
 from recsite.api.idempotency import idempotent
 from recsite.api.paging import PageQuery, page_of
 from recsite.api.problems import not_found
@@ -136,7 +136,6 @@ class AutomationTokenDetail(StudioView):
     @operation("automation_tokens_read", need=needs(Scope.READ), answer=AutomationTokenAnswer, answer_example=TOKEN)
     def get(self, request: Request, token: str) -> Response:
         """Read an automation token."""
-        read_query(request, Query)
         return Response(AutomationTokenAnswer(_find(self, token)).data)
 
 

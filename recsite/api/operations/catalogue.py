@@ -16,7 +16,7 @@ from models_registry.catalogue.services import default_set, layout_add, model_cr
 from models_registry.loading.field_types import SCALAR_TYPES, TYPES, FieldType, Input, Parameter, parameters_of
 from models_registry.models import Layout, RecommendationModel
 from recsite.api.authentication import needs
-from recsite.api.bodies import Answer, Body, Change, Choice, Number, Query, Text, Whole, YesNo, read_body, read_query
+from recsite.api.bodies import Answer, Body, Change, Choice, Number, Text, Whole, YesNo, read_body, read_query
 from recsite.api.idempotency import idempotent
 from recsite.api.operations.lookups import find_model
 from recsite.api.paging import PageQuery, page_of
@@ -229,7 +229,6 @@ class ModelDetail(StudioView):
     @operation("models_read", need=needs(Scope.READ), answer=ModelAnswer, answer_example=MODEL)
     def get(self, request: Request, model: str) -> Response:
         """Read a model."""
-        read_query(request, Query)
         return Response(ModelAnswer(_read(self.tenant, model)).data)
 
     @operation(
@@ -328,7 +327,6 @@ class LayoutDetail(StudioView):
     )
     def get(self, request: Request, model: str, revision: str) -> Response:
         """Read a layout."""
-        read_query(request, Query)
         found = _layouts(find_model(self.tenant, model)).filter(revision=int(revision)).first()
         if found is None:
             raise not_found(f"The model has no layout {revision}.")

@@ -16,7 +16,7 @@ from models_registry.catalogue.access import NarrowedTo, narrowed_slugs, narrowe
 from models_registry.models import RecommendationModel
 from models_registry.traffic.reading import requests_of_each
 from recsite.api.authentication import needs
-from recsite.api.bodies import Answer, Body, Change, Choice, Moment, Query, Reason, Text, Whole, read_body, read_query
+from recsite.api.bodies import Answer, Body, Change, Choice, Moment, Reason, Text, Whole, read_body, read_query
 from recsite.api.idempotency import idempotent
 from recsite.api.paging import PageQuery, page_of
 from recsite.api.problems import not_found
@@ -266,7 +266,6 @@ class CredentialDetail(StudioView):
     @operation("credentials_read", need=needs(Scope.READ), answer=CredentialAnswer, answer_example=CREDENTIAL)
     def get(self, request: Request, client_id: str) -> Response:
         """Read a credential."""
-        read_query(request, Query)
         return Response(CredentialAnswer(_find(self, client_id)).data)
 
     @operation(

@@ -13,7 +13,7 @@ from rest_framework.response import Response
 from models_registry.loading.requests import MAX_ROWS_PER_SECOND, load_activate_anyway, load_request
 from models_registry.models import RUNNING_STATES, Load, LoadState, SourceKind
 from recsite.api.authentication import needs
-from recsite.api.bodies import Answer, Body, Moment, Query, Text, Whole, YesNo, read_body, read_query
+from recsite.api.bodies import Answer, Body, Moment, Text, Whole, YesNo, read_body, read_query
 from recsite.api.idempotency import idempotent
 from recsite.api.operations.lookups import find_version
 from recsite.api.paging import PageQuery, page_of
@@ -253,7 +253,6 @@ class LoadDetail(StudioView):
     @operation("version_loads_read", need=needs(Scope.READ), answer=LoadReportAnswer, answer_example=REJECTED)
     def get(self, request: Request, model: str, version: str, fence: str) -> Response:
         """Read a load with its report."""
-        read_query(request, Query)
         return Response(LoadReportAnswer(_find(self.tenant, model, version, fence)).data)
 
 

@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from recsite.api.authentication import ADMIN_IN_PERSON, needs
-from recsite.api.bodies import Answer, Body, Choice, Nothing, Query, Text, read_body, read_query
+from recsite.api.bodies import Answer, Body, Choice, Nothing, Text, read_body, read_query
 from recsite.api.idempotency import idempotent
 from recsite.api.paging import PageQuery, page_of
 from recsite.api.problems import not_found
@@ -163,7 +163,6 @@ class MemberDetail(StudioView):
     @operation("members_read", need=needs(Scope.READ), answer=MemberAnswer, answer_example=MEMBER)
     def get(self, request: Request, username: str) -> Response:
         """Read a member."""
-        read_query(request, Query)
         return Response(MemberAnswer(_find(self, username)).data)
 
     @operation(
@@ -203,7 +202,6 @@ class MemberDetail(StudioView):
 
         A token can't remove a studio admin.
         """
-        read_query(request, Query)
         user = _find(self, username).user
         member_remove(tenant=self.tenant, user=user, actor=self.actor, is_by_token=self.caller.token is not None)
         return Response(status=204)

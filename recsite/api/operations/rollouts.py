@@ -22,7 +22,7 @@ from models_registry.rollouts.services import (
     rollout_preview,
 )
 from recsite.api.authentication import needs
-from recsite.api.bodies import Answer, Body, Moment, Query, Whole, read_body, read_query
+from recsite.api.bodies import Answer, Body, Moment, Whole, read_body, read_query
 from recsite.api.operations.lookups import find_model
 from recsite.api.paging import PageQuery, page_of
 from recsite.api.problems import not_found
@@ -181,7 +181,6 @@ class RolloutDetail(StudioView):
 
         With the salt and the map of all 10,000 slots, so that you can work out anybody's version yourself.
         """
-        read_query(request, Query)
         row = find_model(self.tenant, model)
         revision = current_rollout(row)
         if revision is None:
@@ -228,7 +227,6 @@ class NewPhaseEffect(StudioView):
     )
     def get(self, request: Request, model: str) -> Response:
         """Estimate what a new phase with the present weights would do. Changes nothing."""
-        read_query(request, Query)
         row = find_model(self.tenant, model)
         if current_rollout(row) is None:
             raise not_found(f"The model “{model}” has no version yet.")
@@ -267,7 +265,6 @@ class RevisionDetail(StudioView):
     )
     def get(self, request: Request, model: str, number: str) -> Response:
         """Read a rollout revision, with its salt and map."""
-        read_query(request, Query)
         row = find_model(self.tenant, model)
         revision = _revisions(row).filter(number=int(number)).first()
         if revision is None:
@@ -283,7 +280,6 @@ class RevisionEffect(StudioView):
     @operation("rollout_revisions_effect", need=needs(Scope.READ), answer=EffectAnswer, answer_example=EFFECT)
     def get(self, request: Request, model: str, number: str) -> Response:
         """Preview going back to a revision. Changes nothing."""
-        read_query(request, Query)
         row = find_model(self.tenant, model)
         if not _revisions(row).filter(number=int(number)).exists():
             raise not_found(f"The model has no revision {number}.")

@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from models_registry.loading.schedules import MAX_CRONTAB, MAX_MINUTES, schedule_remove, schedule_set, words
 from models_registry.models import Schedule, ScheduleKind, Version
 from recsite.api.authentication import needs
-from recsite.api.bodies import Answer, Body, Choice, Query, Text, Whole, YesNo, read_body, read_query
+from recsite.api.bodies import Answer, Body, Choice, Text, Whole, YesNo, read_body
 from recsite.api.operations.lookups import find_version
 from recsite.api.problems import not_found
 from recsite.api.schema import operation
@@ -71,7 +71,6 @@ class VersionSchedule(StudioView):
     @operation("schedules_read", need=needs(Scope.READ), answer=ScheduleAnswer, answer_example=SCHEDULE)
     def get(self, request: Request, model: str, version: str) -> Response:
         """Read a version's schedule."""
-        read_query(request, Query)
         return Response(ScheduleAnswer(_schedule_of(find_version(self.tenant, model, version))).data)
 
     @operation(
@@ -95,7 +94,6 @@ class VersionSchedule(StudioView):
     @operation("schedules_remove", need=needs(Scope.VERSIONS_WRITE), status=204)
     def delete(self, request: Request, model: str, version: str) -> Response:
         """Remove a version's schedule: it is loaded only when somebody asks."""
-        read_query(request, Query)
         row = find_version(self.tenant, model, version)
         _schedule_of(row)
         schedule_remove(version=row, actor=self.actor)

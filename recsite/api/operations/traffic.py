@@ -135,7 +135,6 @@ class Propagation(StudioView):
     @operation("propagation_read", need=needs(Scope.READ), answer=PropagationAnswer, answer_example=PROPAGATION)
     def get(self, request: Request) -> Response:
         """Read how many serving processes have the studio's newest change."""
-        read_query(request, Query)
         found = propagation.propagation(self.tenant)
         answer = {
             "snapshot_revision": self.tenant.snapshot_revision,

@@ -18,7 +18,7 @@ from models_registry.loading.requests import table_roll_back
 from models_registry.loading.schedules import MAX_MINUTES, freshness_set
 from models_registry.models import Layout, RecommendationModel, RolloutRevision, Source, SourceKind, Table, Version
 from recsite.api.authentication import needs
-from recsite.api.bodies import Answer, Body, Choice, Query, Reason, Text, Whole, read_body, read_query
+from recsite.api.bodies import Answer, Body, Choice, Reason, Text, Whole, read_body, read_query
 from recsite.api.idempotency import idempotent
 from recsite.api.operations.lookups import find_model, find_version, with_tables
 from recsite.api.operations.schedules import SCHEDULE, ScheduleAnswer
@@ -218,7 +218,6 @@ class VersionDetail(StudioView):
     @operation("versions_read", need=needs(Scope.READ), answer=VersionAnswer, answer_example=VERSION)
     def get(self, request: Request, model: str, version: str) -> Response:
         """Read a version."""
-        read_query(request, Query)
         return Response(_answer(self, model, version).data)
 
 
