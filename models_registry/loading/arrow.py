@@ -76,3 +76,10 @@ def text_buffers(column: pa.Array) -> tuple[Integers, Integers, Octets]:
 def storable(texts: pa.Array) -> pa.Array:
     """Return texts that a database takes: PostgreSQL's JSON knows no NUL."""
     return pc.replace_substring(texts, "\0", "\\u0000")
+
+
+def starts_of(lengths: npt.NDArray[Any]) -> Integers:
+    """Return where each of some runs that follow one another begins, and where the last ends."""
+    starts = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    return starts

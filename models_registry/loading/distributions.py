@@ -112,20 +112,20 @@ class Aspect:
 
     def count(self, bins: Bins) -> list[int]:
         """Return how many values are in each bin; then how many are absent, then how many do not fit."""
-        places: npt.NDArray[Any]
+        bin_numbers: npt.NDArray[Any]
         bin_count = len(bins.values if bins.uppers is None else bins.uppers) + 1
         if not len(self.values):
             return [0] * bin_count + [self.absent, self.unfit]
         if isinstance(self.values, pa.Array):
             wanted = pa.array(bins.values, self.values.type)
-            places = pc.index_in(self.values, value_set=wanted).fill_null(len(bins.values)).to_numpy()
+            bin_numbers = pc.index_in(self.values, value_set=wanted).fill_null(len(bins.values)).to_numpy()
         elif bins.uppers is not None:
-            places = np.searchsorted(np.array(bins.uppers), self.values, side="left")
+            bin_numbers = np.searchsorted(np.array(bins.uppers), self.values, side="left")
         else:
             known = np.append(np.array(bins.values, np.float64), np.nan)
             near = np.searchsorted(known[:-1], self.values)
-            places = np.where(known[near] == self.values, near, len(bins.values))
-        return [*np.bincount(places, minlength=bin_count).tolist(), self.absent, self.unfit]
+            bin_numbers = np.where(known[near] == self.values, near, len(bins.values))
+        return [*np.bincount(bin_numbers, minlength=bin_count).tolist(), self.absent, self.unfit]
 
 
 @dataclass(frozen=True)

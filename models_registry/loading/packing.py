@@ -24,6 +24,7 @@ from models_registry.loading.arrow import (
     is_list,
     is_text,
     plain,
+    starts_of,
     text_buffers,
 )
 from models_registry.loading.field_types import scalar_codes
@@ -148,7 +149,7 @@ class _Page:
         row_bits = np.broadcast_to(np.asarray(self.position, np.int64), (self.rows,))
         row_bytes = (row_bits + 7) >> 3
         row_words = (row_bits + WORD - 1) // WORD
-        first_word = _starts(row_words)
+        first_word = starts_of(row_words)
         # One word more, for the (empty) part of a last code that would spill over.
         words = np.zeros(int(first_word[-1]) + 1, np.uint64)
         first_bit = first_word[:-1] * WORD
@@ -156,19 +157,12 @@ class _Page:
             base = first_bit if piece.rows is None else first_bit[piece.rows]
             _place(words, piece.codes, piece.bits, base + piece.position)
 
-        offsets = _starts(row_bytes)
+        offsets = starts_of(row_bytes)
         if self.rows and (row_words == row_words[0]).all():
             octets = words[:-1].byteswap().view(np.uint8).reshape(self.rows, -1)
             return Payloads(self.rows, octets[np.arange(octets.shape[1]) < row_bytes[:, None]], None, offsets)
         moved_by = np.repeat(first_word[:-1] * 8 - offsets[:-1], row_bytes)
         return Payloads(self.rows, words.byteswap().view(np.uint8)[np.arange(offsets[-1]) + moved_by], None, offsets)
-
-
-def _starts(lengths: Integers) -> Integers:
-    """Return where each of some runs begins, and where the last ends."""
-    starts = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=starts[1:])
-    return starts
 
 
 def _place(words: Codes, codes: Codes, bits: int | Integers, position: Integers) -> None:
@@ -238,7 +232,7 @@ class _FieldWriter:
 
         chunks = -(-lengths // CHUNK_BYTES)
         rows = np.repeat(np.arange(page.rows), chunks)
-        done = (np.arange(len(rows)) - np.repeat(_starts(chunks)[:-1], chunks)) * CHUNK_BYTES
+        done = (np.arange(len(rows)) - np.repeat(starts_of(chunks)[:-1], chunks)) * CHUNK_BYTES
         size = np.minimum(lengths[rows] - done, CHUNK_BYTES)
         octets = data[(starts[rows] + done)[:, None] + np.arange(CHUNK_BYTES)]
         codes = octets.view(">u8").reshape(-1).astype(np.uint64) >> (WORD - 8 * size).astype(np.uint64)
@@ -258,7 +252,7 @@ class _FieldWriter:
         codes, bad = scalar_codes(kind.item, items)
         if items.null_count:
             bad |= ~items.is_valid().to_numpy(zero_copy_only=False)
-        starts = _starts(lengths)
+        starts = starts_of(lengths)
         if bad.any():
             raise self._refusal(int(np.searchsorted(starts, int(np.argmax(bad)), side="right")) - 1)
         page.put(lengths.astype(np.uint64), self._where_present(kind.count_bits))

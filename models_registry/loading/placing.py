@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from models_registry.loading.arrow import Integers, Mask
+from models_registry.loading.arrow import Integers, Mask, starts_of
 from models_registry.loading.packing import Payloads, RefusedValue, pack_columns
 from serving.formats.keys import FINGERPRINT_BYTES
 from serving.formats.layouts import Layout
@@ -30,13 +30,13 @@ BYTES_PER_BATCH = 64 * 2**20
 # Many kernels let nobody else have the processor until a write is done.
 BYTES_PER_WRITE = 64 * 2**10
 # How much of a digest's beginning is kept: more bits than any table has for its blocks.
-PLACE_BITS = 32
+PREFIX_BITS = 32
 FINGERPRINT_BITS = 8 * FINGERPRINT_BYTES
 
 Numbers = npt.NDArray[np.uint64]
-Places = npt.NDArray[np.uint32]
+Prefixes = npt.NDArray[np.uint32]
 
-_HEAD = np.dtype([("place", "u4"), ("size", "u4"), ("fingerprint", "u8"), ("row", "u8")])
+_HEAD = np.dtype([("prefix", "u4"), ("size", "u4"), ("fingerprint", "u8"), ("row", "u8")])
 
 
 class RefusedRow(Exception):
@@ -53,19 +53,19 @@ class Digests:
     """What is kept of the digests of some rows' keys.
 
     Attributes:
-        places: the first 4 bytes.
+        prefixes: the first 4 bytes.
         fingerprints: bytes 8 to 13.
         is_known: which rows have a key at all; None if all have.
     """
 
-    places: Places
+    prefixes: Prefixes
     fingerprints: Numbers
     is_known: Mask | None
 
     def slice(self, start: int, end: int) -> Digests:
         """Return those of the rows from one to before another."""
         is_known = None if self.is_known is None else self.is_known[start:end]
-        return Digests(self.places[start:end], self.fingerprints[start:end], is_known)
+        return Digests(self.prefixes[start:end], self.fingerprints[start:end], is_known)
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Buckets:
             columns: the rows' values by field.
             first_row: the number of the first row in the source, from 0.
         """
-        rows = len(digests.places)
+        rows = len(digests.prefixes)
         at_once = max(1024, min(ROWS_PER_BATCH, BYTES_PER_BATCH // longest_row(self._layout)))
         for start in range(0, rows, at_once):
             end = min(start + at_once, rows)
@@ -155,17 +155,17 @@ class Buckets:
             return None
 
     def _put_down(self, digests: Digests, payloads: Payloads | None, first_row: int) -> None:
-        heads = np.empty(len(digests.places), _HEAD)
-        heads["place"], heads["fingerprint"] = digests.places, digests.fingerprints
+        heads = np.empty(len(digests.prefixes), _HEAD)
+        heads["prefix"], heads["fingerprint"] = digests.prefixes, digests.fingerprints
         heads["size"] = 0 if payloads is None else np.diff(payloads.offsets)
         heads["row"] = np.arange(first_row, first_row + len(heads))
         if digests.is_known is not None:
             # A check refuses the load for such a row.
             heads, payloads, self._is_packing = heads[digests.is_known], None, False
-        shared, first_bits = np.uint32(self._shared_bits), np.uint32(PLACE_BITS - BUCKET_BITS)
-        bucket = (heads["place"] << shared >> first_bits).astype(np.uint8)
+        shared, first_bits = np.uint32(self._shared_bits), np.uint32(PREFIX_BITS - BUCKET_BITS)
+        bucket = (heads["prefix"] << shared >> first_bits).astype(np.uint8)
         order = np.argsort(bucket, kind="stable")
-        bounds = _starts(np.bincount(bucket, minlength=BUCKETS))
+        bounds = starts_of(np.bincount(bucket, minlength=BUCKETS))
         heads_at = self._append(heads[order])
         if payloads is None:
             octets_at = np.full(BUCKETS + 1, self._end, np.int64)
@@ -230,7 +230,7 @@ class Buckets:
         heads = self._heads(buckets)
         blocks, order = _order(heads, block_bits)
         octets = np.frombuffer(self._read(buckets, [piece.octets for piece in self._pieces]), np.uint8)
-        payloads = Payloads(len(heads), octets, self._layout.payload_width, _starts(heads["size"]))
+        payloads = Payloads(len(heads), octets, self._layout.payload_width, starts_of(heads["size"]))
         return PackedRows(blocks[order], heads["fingerprint"][order], _in_order(payloads, order), heads["row"][order])
 
     def _heads(self, buckets: range) -> npt.NDArray[Any]:
@@ -270,10 +270,10 @@ def as_arrow(payloads: Payloads) -> pa.Array:
 # --- Order ------------------------------------------------------------------------------------------------------------
 
 
-def _order(heads: npt.NDArray[Any], block_bits: int) -> tuple[Places, Integers]:
+def _order(heads: npt.NDArray[Any], block_bits: int) -> tuple[Prefixes, Integers]:
     """Return the block of each row, and the rows' order by block and fingerprint."""
-    places, fingerprints = heads["place"], heads["fingerprint"]
-    blocks: Places = places >> np.uint32(PLACE_BITS - block_bits) if block_bits else np.zeros_like(places)
+    prefixes, fingerprints = heads["prefix"], heads["fingerprint"]
+    blocks: Prefixes = prefixes >> np.uint32(PREFIX_BITS - block_bits) if block_bits else np.zeros_like(prefixes)
     if not len(blocks):
         return blocks, np.zeros(0, np.int64)
     first = blocks.min()
@@ -305,10 +305,3 @@ def _in_order(payloads: Payloads, order: Integers) -> Payloads:
     offsets = np.frombuffer(raw_offsets, np.int64)[taken.offset : taken.offset + len(taken) + 1]
     octets = np.zeros(0, np.uint8) if raw_octets is None else np.frombuffer(raw_octets, np.uint8)
     return Payloads(len(order), octets[offsets[0] : offsets[-1]], None, offsets - offsets[0])
-
-
-def _starts(lengths: npt.NDArray[Any]) -> Integers:
-    """Return where each of some runs begins, and where the last ends."""
-    starts = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=starts[1:])
-    return starts

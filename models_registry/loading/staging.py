@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from models_registry.loading.background import always, call, read_ahead
 from models_registry.loading.distributions import sample_rows
-from models_registry.loading.placing import PLACE_BITS, Buckets, Digests
+from models_registry.loading.placing import PREFIX_BITS, Buckets, Digests
 from serving.formats.keys import SEPARATOR
 from serving.formats.layouts import Layout
 
@@ -149,7 +149,7 @@ class Staging:
             if digests is not None:
                 columns = dict(zip(fields.column_names, fields.columns, strict=True))
                 self.buckets.add(digests, columns, self.rows)
-                self._sample.add(fields, digests.places)
+                self._sample.add(fields, digests.prefixes)
             self.rows += table.num_rows
             yield self.rows
 
@@ -169,7 +169,7 @@ class Staging:
         first, second = self._connection.sql(select(halves, digest)).to_arrow_table().columns
         is_known = first.is_valid().to_numpy() if first.null_count else None
         first, second = (half.fill_null(0).to_numpy().byteswap() for half in (first, second))
-        return Digests((first >> np.uint64(64 - PLACE_BITS)).astype(np.uint32), second >> np.uint64(16), is_known)
+        return Digests((first >> np.uint64(64 - PREFIX_BITS)).astype(np.uint32), second >> np.uint64(16), is_known)
 
     def query(self, sql: str, beat: Callable[[], None], parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Return the rows of a query that has few; it may take long."""
@@ -211,30 +211,30 @@ class Staging:
 
 
 class _Sample:
-    """Keeps the rows of the lowest digests, somewhat more than are wanted, of however many there are."""
+    """Bottom-k sample: keep the rows with the lowest digests, 1.5 to 3 times the wanted number, whatever the total."""
 
     def __init__(self, rows: int, shared_bits: int) -> None:
         self._wanted = rows
         self._shared = np.uint32(shared_bits)
-        self._below = 2**PLACE_BITS
+        self._below = 2**PREFIX_BITS
         self._kept: list[tuple[pa.Table, npt.NDArray[np.uint32]]] = []
 
-    def add(self, rows: pa.Table, places: npt.NDArray[np.uint32]) -> None:
-        self._kept.append(_lowest(rows, places << self._shared, self._below))
-        # Half of them are still half as many again as are wanted.
+    def add(self, rows: pa.Table, prefixes: npt.NDArray[np.uint32]) -> None:
+        self._kept.append(_lowest(rows, prefixes << self._shared, self._below))
+        # Halving the bound leaves about 1.5 times the wanted number.
         if sum(len(kept) for _, kept in self._kept) > 3 * self._wanted:
             self._below //= 2
             self._kept = [_lowest(*kept, self._below) for kept in self._kept]
 
     def table(self, rows: int) -> pa.Table:
-        below = 2**PLACE_BITS if rows <= self._wanted else 2**PLACE_BITS * self._wanted // rows
+        below = 2**PREFIX_BITS if rows <= self._wanted else 2**PREFIX_BITS * self._wanted // rows
         found = [_lowest(*kept, below)[0] for kept in self._kept]
         return pa.concat_tables(found) if found else pa.table({})
 
 
-def _lowest(rows: pa.Table, places: npt.NDArray[np.uint32], below: int) -> tuple[pa.Table, npt.NDArray[np.uint32]]:
-    is_low = places < below
-    return (rows, places) if is_low.all() else (rows.filter(pa.array(is_low)), places[is_low])
+def _lowest(rows: pa.Table, prefixes: npt.NDArray[np.uint32], below: int) -> tuple[pa.Table, npt.NDArray[np.uint32]]:
+    is_low = prefixes < below
+    return (rows, prefixes) if is_low.all() else (rows.filter(pa.array(is_low)), prefixes[is_low])
 
 
 def _nothing() -> None:
