@@ -26,7 +26,7 @@ _STEPS = (
 )
 _DRY_STEPS = (*_STEPS[:3], (LoadState.CHECKED, "Checked"))
 # Which step each stage of a report belongs to.
-_STEP_OF_STAGE: dict[str, int] = {
+STEP_OF_STAGE: dict[str, int] = {
     StageName.EXTRACT: 1,
     StageName.CHECK: 2,
     StageName.COMPARE: 2,
@@ -121,7 +121,7 @@ class LoadProgress:
             stopped = "now"
         else:
             stages = Report.read(load.report).stages
-            reached = _STEP_OF_STAGE.get(stages[-1].name, 1) if stages else int(load.started_at is not None)
+            reached = STEP_OF_STAGE.get(stages[-1].name, 1) if stages else int(load.started_at is not None)
             if load.state == LoadState.REJECTED:
                 reached = max(reached, order.index(LoadState.CHECKING))
         words = ["done" if i < reached else stopped if i == reached else "ahead" for i in range(len(order))]

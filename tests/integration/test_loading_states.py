@@ -156,7 +156,7 @@ def test_two_loads__the_older_begins_while_a_newer_waits__superseded(scene: Scen
     run_load(older.pk)
     run_load(newer.pk)
     assert (reload(older).state, reload(newer).state) == (LoadState.SUPERSEDED, LoadState.ACTIVE)
-    assert reload(older).problem == "Load 2, which is newer, took its place."
+    assert reload(older).problem == "Load 2, which is newer, replaced it."
     assert all_blocks(valkey) == blocks_of(valkey, reload(newer).table.table_id)
 
 
@@ -551,7 +551,7 @@ def test_load_command__a_rejected_load__every_failed_check_and_what_to_do(scene:
     assert error == (
         "red-fox/offers/a: rejected by a check. Column offer_id, row 1 (key p0): 9999 is not within 0 … 4095; "
         "200 like it. One more check failed.\n"
-        "The table loaded before, of 200 rows, goes on being served. Mend the source, then load again."
+        "The previous table, of 200 rows, is still served. Fix the source, then load again."
     )
 
 
@@ -577,7 +577,7 @@ def test_load_command__a_dry_run__prints_the_report_and_writes_nothing(scene: Sc
     assert any(line.startswith("  compare ") and line.endswith(" rows/s") for line in lines)
     assert lines[-2:] == [
         "red-fox/offers/a: all checks of 210 rows passed.",
-        "Nothing was written. Load it by the same command without --dry-run.",
+        "Nothing was written. To load it, run the same command without --dry-run.",
     ]
     assert all_blocks(valkey) == before
 
@@ -599,7 +599,7 @@ def test_load_command__a_failed_first_load__the_default_goes_on(scene: Scene, va
     (scene.folder / "rows.parquet").unlink()
     _, error = command("red-fox/offers/a")
     assert error.startswith("red-fox/offers/a: failed. ")
-    assert error.endswith("the model's default is served. When that is mended, load again.")
+    assert error.endswith("the model's default is served. When that is fixed, load again.")
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from models_registry.loading.progress import progress_of
+from models_registry.loading.progress import STEP_OF_STAGE, progress_of
+from models_registry.loading.report import StageName
 from models_registry.models import Load, LoadState
+from recsite.dashboard.templatetags.loads import LOOKS, STAGES, stage_words
 
 NOW = datetime(2026, 11, 12, 12, tzinfo=UTC)
 
@@ -72,3 +74,9 @@ def test_progress__worker_that_says_nothing__is_silent() -> None:
 )
 def test_steps__of_a_state(state: LoadState, values: dict[str, Any], wanted: list[str]) -> None:
     assert steps(load(state, **values)) == wanted
+
+
+def test_looks_and_words__of_states_and_stages__are_there_for_each() -> None:
+    assert set(LOOKS) == set(LoadState)
+    assert set(STAGES) == set(STEP_OF_STAGE) == set(StageName)
+    assert stage_words("later") == "Later"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser
-from typing import Any
+from typing import Any, assert_never
 
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
@@ -61,7 +61,7 @@ class Command(BaseCommand):
         except RuleBroken as problem:
             raise CommandError(f"{problem}") from None
         if load is None:
-            raise CommandError("Another process took the load before this one could; look at its page in the admin.")
+            raise CommandError("Another process took the load first. See the load's page in the dashboard.")
         with _ProgressBar(Console(stderr=True)) as bar:
             running.run_claimed(load, listener=bar.show)
             ended = self._followed(load.pk, bar)
@@ -73,7 +73,7 @@ class Command(BaseCommand):
         if load.state in RUNNING_STATES:
             ranges = LoadRange.objects.unscoped().filter(load=load).count()
             self.stdout.write(
-                f"Workers of the queue “loads” share it, {ranges} ranges of keys. Ctrl-C leaves them at it."
+                f"Workers of the queue “loads” share it in {ranges} ranges of keys. Ctrl-C does not stop them."
             )
         while load.state in RUNNING_STATES:
             time.sleep(WRITE_SECONDS)
@@ -88,35 +88,48 @@ class Command(BaseCommand):
         else:
             for note in report.notes:
                 self.stdout.write(f"Note: {note}")
-        if load.state == LoadState.CHECKED:
-            self.stdout.write(self.style.SUCCESS(f"{name}: all checks of {load.rows_read:,} rows passed."))
-            self.stdout.write("Nothing was written. Load it by the same command without --dry-run.")
-            return
-        if load.state == LoadState.ACTIVE:
-            seconds = (
-                (load.finished_at - load.started_at).total_seconds() if load.finished_at and load.started_at else 0
-            )
-            rate = f", {load.rows_written / seconds:,.0f} rows/s" if seconds else ""
-            self.stdout.write(
-                self.style.SUCCESS(f"{name}: {load.rows_written:,} rows are active after {seconds:.1f} s{rate}.")
-            )
-            self.stdout.write("Lanes answer from them within 2 seconds.")
-            return
+        match LoadState(load.state):
+            case LoadState.CHECKED:
+                self.stdout.write(self.style.SUCCESS(f"{name}: all checks of {load.rows_read:,} rows passed."))
+                self.stdout.write("Nothing was written. To load it, run the same command without --dry-run.")
+                return
+            case LoadState.ACTIVE:
+                self.stdout.write(self.style.SUCCESS(f"{name}: {_success(load)}."))
+                self.stdout.write("Lanes answer from them within 2 seconds.")
+                return
+            case LoadState.REJECTED:
+                advice = "Fix the source, then load again."
+            case LoadState.FAILED:
+                advice = "When that is fixed, load again."
+            case LoadState.SUPERSEDED:
+                advice = "See the newer load."
+            case (
+                LoadState.QUEUED
+                | LoadState.EXTRACTING
+                | LoadState.CHECKING
+                | LoadState.WRITING
+                | LoadState.VERIFYING as running_state
+            ):
+                raise CommandError(f"{name}: {running_state.label.lower()}. See the load's page in the dashboard.")
+            case other:
+                assert_never(other)
         # The whole report of a dry run stands above already; of a load, what its problem does not say.
         for check in [] if load.is_dry_run else report.stopping[1:]:
             self.stdout.write(f"Also: {check.words}.")
         active = load.version.active_table
-        goes_on = (
-            f"The table loaded before, of {active.row_count:,} rows, goes on being served."
+        served = (
+            f"The previous table, of {active.row_count:,} rows, is still served."
             if active
             else "Nothing has been loaded yet, so the model's default is served."
         )
-        advice = {
-            LoadState.REJECTED: "Mend the source, then load again.",
-            LoadState.FAILED: "When that is mended, load again.",
-            LoadState.SUPERSEDED: "Look at the newer load.",
-        }.get(LoadState(load.state), "Look at the load's page in the admin.")
-        raise CommandError(f"{name}: {LoadState(load.state).label.lower()}. {load.problem}\n{goes_on} {advice}")
+        raise CommandError(f"{name}: {LoadState(load.state).label.lower()}. {load.problem}\n{served} {advice}")
+
+
+def _success(load: Load) -> str:
+    """Say how many rows became active, and how fast."""
+    seconds = (load.finished_at - load.started_at).total_seconds() if load.finished_at and load.started_at else 0
+    rate = f", {load.rows_written / seconds:,.0f} rows/s" if seconds else ""
+    return f"{load.rows_written:,} rows are active after {seconds:.1f} s{rate}"
 
 
 def find_version(name: str) -> Version:
