@@ -252,10 +252,10 @@ BAD_FILES = [
 ]
 
 
-WANTS_UINT = "the layout wants a whole number from 0 to 4,095"
+WANTS_UINT = "the layout needs a whole number from 0 to 4,095"
 BAD_COLUMNS = [
     Source("a column is missing", table(usual(offer_id=None)), REJECTED, f"Column offer_id is missing; {WANTS_UINT}."),
-    Source("the key is missing", table(usual(player_id=None)), REJECTED, "Column player_id is missing; a key wants"),
+    Source("the key is missing", table(usual(player_id=None)), REJECTED, "Column player_id is missing; a key needs"),
     Source(
         "a column is renamed",
         table({"Offer_ID" if k == "offer_id" else k: v for k, v in usual().items()}),
@@ -266,7 +266,7 @@ BAD_COLUMNS = [
         "no column that is wanted",
         table({"player": PLAYERS, "offer": list(range(ROWS))}),
         REJECTED,
-        "Column player_id is missing; a key wants",
+        "Column player_id is missing; a key needs",
     ),
     Source("nothing but a key", table({"player_id": PLAYERS}), REJECTED, "column items is missing"),
     *(
@@ -284,9 +284,9 @@ BAD_COLUMNS = [
             ("ARRAY<INT64>", [7]),
         )
     ),
-    Source("whole numbers for a text", table(every("segment", 1)), REJECTED, "segment is INT64, the layout wants one"),
-    Source("a number for a list", table(every("items", 1)), REJECTED, "items is INT64, the layout wants a list"),
-    Source("texts in a list", table(every("items", ["a"])), REJECTED, "items is ARRAY<STRING>, the layout wants a"),
+    Source("whole numbers for a text", table(every("segment", 1)), REJECTED, "segment is INT64, the layout needs one"),
+    Source("a number for a list", table(every("items", 1)), REJECTED, "items is INT64, the layout needs a list"),
+    Source("texts in a list", table(every("items", ["a"])), REJECTED, "items is ARRAY<STRING>, the layout needs a"),
     Source(
         "views of lists",
         table(every("items", [1], pa.list_view(pa.int64()))),
@@ -294,15 +294,15 @@ BAD_COLUMNS = [
         "items is LIST_VIEW<ELEMENT: INT64>",
     ),
     Source("lists in a list", table(every("items", [[1]])), REJECTED, "items is ARRAY<ARRAY<INT64>>"),
-    Source("texts for decimals", table(every("discount", "0.5")), REJECTED, "discount is STRING, the layout wants a"),
+    Source("texts for decimals", table(every("discount", "0.5")), REJECTED, "discount is STRING, the layout needs a"),
     Source(
         "BIGNUMERIC for decimals",
         table(every("discount", Decimal("0.5"), pa.decimal256(50, 9))),
         REJECTED,
-        "discount is BIGNUMERIC, the layout wants a number",
+        "discount is BIGNUMERIC, the layout needs a number",
     ),
     *(
-        Source(f"{name} for a key", table(usual(player_id=values)), REJECTED, f"player_id is {name}, a key wants")
+        Source(f"{name} for a key", table(usual(player_id=values)), REJECTED, f"player_id is {name}, a key needs")
         for name, values in (
             ("FLOAT64", [n / 2 for n in range(ROWS)]),
             ("BOOL", [True] * ROWS),
@@ -323,7 +323,7 @@ BAD_ROWS = [
         "every row twice",
         table({k: [*v, *v] for k, v in usual().items()}),
         REJECTED,
-        "Key p0 is in row 1 and again in row 61; 60 keys are there more than once",
+        "Key p0 is in row 1 and again in row 61; 60 keys occur more than once",
     ),
     Source("a key twice", table(one("player_id", 9, "p2")), REJECTED, "Key p2 is in row 3 and again in row 9"),
     Source(
@@ -339,7 +339,7 @@ BAD_ROWS = [
             f"a key with U+{ord(character):04X}",
             table(one("player_id", 9, f"p{character}8")),
             REJECTED,
-            f"Column player_id, row 9 (key p\\u{ord(character):04x}8): it holds a control character",
+            f"Column player_id, row 9 (key p\\u{ord(character):04x}8): it contains a control character",
         )
         for character in "\0\t\n\x1e"
     ),
@@ -347,7 +347,7 @@ BAD_ROWS = [
         "a key with the separator of keys",
         table(one("player_id", 9, "p\x1f8")),
         REJECTED,
-        "Column player_id, row 9 (key p / 8): it holds a control character",
+        "Column player_id, row 9 (key p / 8): it contains a control character",
     ),
     Source("a key too long", table(one("player_id", 9, "k" * 257)), REJECTED, "the key is longer than 256 bytes"),
     Source("a key too long in bytes", table(one("player_id", 9, "ü" * 129)), REJECTED, "longer than 256 bytes"),

@@ -63,9 +63,9 @@ def check_columns(schema: pa.Schema, expected: Expected) -> tuple[Check, tuple[s
     fields = {field.name: field for field in expected.layout.fields}
     problems, usable = [], []
     for column in expected.columns:
-        wants = [f"the layout wants {field_name(fields[column])}"] if column in fields else []
+        wants = [f"the layout needs {field_name(fields[column])}"] if column in fields else []
         if column in expected.key_fields:
-            wants.insert(0, "a key wants texts or whole numbers (STRING or INT64)")
+            wants.insert(0, "a key needs text or whole numbers (STRING or INT64)")
         if column not in schema.names:
             if column in expected.key_fields or not fields[column].is_optional:
                 problems.append(f"column {column} is missing; {' and '.join(wants)}")
@@ -77,7 +77,7 @@ def check_columns(schema: pa.Schema, expected: Expected) -> tuple[Check, tuple[s
             problems.append(f"column {column} is {type_name(kind)}, {' and '.join(wants)}")
             continue
         usable.append(column)
-    words = "; ".join(problems) or "all columns are there, and of the right types"
+    words = "; ".join(problems) or "all columns are present and of the right types"
     return Check("columns", not problems, len(problems), words), tuple(usable)
 
 
@@ -153,7 +153,7 @@ def _key_rules(staging: Staging, expected: Expected) -> list[_Rule]:
         rules.append(_Rule(f"{field}: not empty", f"{text} = ''", name, _constant("a key needs a value")))
         has_control = f"regexp_matches({text}, '[\\x00-\\x1f]')"
         rules.append(
-            _Rule(f"{field}: no control characters", has_control, name, _constant("it holds a control character"))
+            _Rule(f"{field}: no control characters", has_control, name, _constant("it contains a control character"))
         )
     if staging.key_fields:
         too_long = f"strlen({staging.key}) > {MAX_KEY_BYTES}"
@@ -228,12 +228,12 @@ def _judge(staging: Staging, rule: _Rule, count: int, beat: Callable[[], None]) 
     found = staging.query(select(what, where), beat)
     samples = tuple(Sample(int(row) + 1, _shown_key(key), shown(value)) for row, key, value in found)
     column = rule.name.partition(":")[0]
-    place = f"{'the key' if column == 'key' else f'column {column}'}, row {samples[0].row:,}"
+    at = f"{'the key' if column == 'key' else f'column {column}'}, row {samples[0].row:,}"
     if samples[0].key:
-        place += f" (key {samples[0].key})"
+        at += f" (key {samples[0].key})"
     more = f"; {count:,} like it" if count > 1 else ""
     return Check(
-        rule.name, passed=False, count=count, words=f"{place}: {rule.describe(found[0][2])}{more}", samples=samples
+        rule.name, passed=False, count=count, words=f"{at}: {rule.describe(found[0][2])}{more}", samples=samples
     )
 
 
@@ -255,8 +255,8 @@ def _check_duplicates(staging: Staging, block_bits: int, beat: Callable[[], None
             sentences.append(f"key {key} is in row {first + 1:,} and again in row {last + 1:,}")
         else:
             samples.append(Sample(first + 1, key, f"and {other} in row {last + 1:,}"))
-            sentences.append(f"keys {key} and {other} have one fingerprint by chance; leave one of them out")
-    words = sentences[0] + (f"; {shared.count:,} keys are there more than once" if shared.count > 1 else "")
+            sentences.append(f"keys {key} and {other} have the same fingerprint by chance; leave one of them out")
+    words = sentences[0] + (f"; {shared.count:,} keys occur more than once" if shared.count > 1 else "")
     return Check(name, passed=False, count=shared.count, words=words, samples=tuple(samples))
 
 

@@ -44,7 +44,7 @@ def _check_shift(shift: Shift, expected: Expected) -> Check:
     psi = shift.psi
     if psi is None:
         fewest = min(shift.aspect.rows, shift.rows_before)
-        words = f"not judged, because {fewest:,} rows are too few: that takes {distributions.MIN_ROWS}"
+        words = f"not judged: {fewest:,} rows are too few, at least {distributions.MIN_ROWS} are needed"
         return Check(name, passed=True, count=0, words=words, may_be_waived=True)
     index = f"its population stability index against the served table is {psi:.3f}"
     if psi <= expected.max_psi:

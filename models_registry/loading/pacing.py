@@ -73,8 +73,8 @@ class ProcessorShare:
 
     Whether somebody wants the processors, the kernel knows: it counts how often it took one away from a thread that
     would have gone on (`ru_nivcsw`). In the class of those that come last that happens each time another wakes up.
-    Redis, where it is on this machine, wakes up for whatever the load sends it; so only work that sends nothing is
-    judged (`judged`), and what was found there holds on until more such work is done.
+    Sending to a local Redis itself causes context switches, so only phases that send nothing are judged (`judged`);
+    the last verdict applies until the next such phase.
     Where this process is not in that class, as on the command line, nobody asks it to rest.
 
     Attributes:

@@ -143,7 +143,7 @@ def check_not_superseded(load: Load) -> None:
     """Raise Superseded if a newer load of the version is waiting, running or active. One query.
 
     A newer one that was rejected or failed does not count: the older may still bring its table. Dry runs bring none, so
-    they neither take a load's place nor lose their own.
+    they neither replace a load nor are replaced.
     """
     if load.is_dry_run:
         return
@@ -151,4 +151,4 @@ def check_not_superseded(load: Load) -> None:
     ended_badly = [LoadState.REJECTED, LoadState.FAILED]
     fence = newer.exclude(state__in=ended_badly).order_by("-fence").values_list("fence", flat=True).first()
     if fence is not None:
-        raise Superseded(f"Load {fence}, which is newer, took its place.")
+        raise Superseded(f"Load {fence}, which is newer, replaced it.")

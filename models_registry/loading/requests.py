@@ -62,7 +62,7 @@ def load_request(
     """
     if rows_per_second_limit is not None and not 1 <= rows_per_second_limit <= MAX_ROWS_PER_SECOND:
         raise RuleBroken(
-            f"The limit is a whole number of rows a second from 1 to {MAX_ROWS_PER_SECOND:,}.",
+            f"The limit must be a whole number of rows a second from 1 to {MAX_ROWS_PER_SECOND:,}.",
             field="rows_per_second_limit",
         )
     with transaction.atomic():
@@ -90,10 +90,10 @@ def load_request(
 
 
 def load_activate_anyway(*, load: Load, actor: User | None, reason: str) -> Load:
-    """Queue a load that does not mind what a load before it was rejected for; for a studio's admins.
+    """Queue a load that waives the checks an earlier one was rejected for; for a studio's admins.
 
-    It reads the same source anew. Those comparisons with the served table that rejected the first (row count,
-    distributions, coverage) do not stop it; every other check does, and none is ever waived that a single row fails.
+    It reads the same source anew. The comparisons with the served table that rejected the first (row count,
+    distributions, coverage) are waived; every other check still holds, and one that single rows fail is never waived.
 
     Args:
         load: the rejected one.
@@ -114,10 +114,10 @@ def load_activate_anyway(*, load: Load, actor: User | None, reason: str) -> Load
         _check_may_be_waived(load)
         newer = loads.filter(fence__gt=load.fence)
         if newer.filter(state=LoadState.ACTIVE).exists():
-            raise RuleBroken("A newer load has become active since; there is nothing to waive any more.")
+            raise RuleBroken("A newer load has become active since, so there is nothing left to waive.")
         again = newer.filter(waives=load, state__in=RUNNING_STATES).first()
         if again is not None:
-            raise RuleBroken(f"Load {again.fence} does that already.")
+            raise RuleBroken(f"Load {again.fence} already waives these checks.")
         new = _queue_load(version, actor, load.source_kind, load.source_location, waives=load, waive_reason=reason)
         audit.record(
             tenant=model.tenant,
@@ -213,11 +213,11 @@ def table_roll_back(*, version: Version, actor: User | None, reason: str, table:
         if target not in (previous, older):
             raise RuleBroken(f"That is not one of the two tables that “{version.name}” keeps.", field="table")
         if not target.is_whole:
-            raise RuleBroken(f"The earlier table of “{version.name}” is not whole any more.")
+            raise RuleBroken(f"The earlier table of “{version.name}” is no longer complete in Redis.")
         unchanged = rows.filter(pk=version.pk, active_table=active, previous_table=previous, older_table=older)
         kept = {"previous_table": active, "older_table": older if target == previous else previous}
         if not unchanged.update(active_table=target, **kept):
-            raise RuleBroken("Another table became active at this moment; look again.")
+            raise RuleBroken("Another table has just become active. Reload the page and look again.")
         version.active_table, version.previous_table = target, active
         version.older_table = kept["older_table"]
         record_act(

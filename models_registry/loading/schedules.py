@@ -64,10 +64,10 @@ def schedule_set(
     elif kind == ScheduleKind.CRONTAB:
         every_minutes, crontab = None, " ".join(crontab.split())
     else:
-        raise RuleBroken("A schedule goes by an interval or by a crontab.", field="kind")
+        raise RuleBroken("A schedule needs either an interval or a crontab.", field="kind")
     # Only a name that the database lists is looked up: nothing else gets as far as the file system.
     if timezone not in available_timezones():
-        raise RuleBroken(f"“{timezone}” is no time zone; write one such as Europe/Berlin.", field="timezone")
+        raise RuleBroken(f"“{timezone}” is not a time zone. Use one such as Europe/Berlin.", field="timezone")
     values: dict[str, Any] = {"kind": kind, "every_minutes": every_minutes, "crontab": crontab, "timezone": timezone}
     with transaction.atomic():
         model = version.model
@@ -100,7 +100,7 @@ def schedule_remove(*, version: Version, actor: User | None) -> None:
             raise RuleBroken(f"The version “{version.name}” has no schedule.")
         before = _as_json(schedule)
         schedule.delete()
-        summary = f"Took the schedule of “{model.slug}/{version.name}” away."
+        summary = f"Removed the schedule of “{model.slug}/{version.name}”."
         _record(version, actor, audit.Action.SCHEDULE_REMOVE, summary, before=before)
 
 
@@ -156,12 +156,12 @@ def _start(schedule: Schedule, now: datetime) -> Iterator[Load]:
             loads = Load.objects.unscoped().filter(version=version, is_dry_run=False)
             running = loads.filter(state__in=RUNNING_STATES).first()
             if running is not None:
-                note = f"The run due at {due_at:%Y-%m-%d %H:%M} UTC was left out: load {running.fence} was not over."
+                note = f"The run due at {due_at:%Y-%m-%d %H:%M} UTC was skipped: load {running.fence} had not finished."
             else:
                 try:
                     load = load_request(version=version, actor=None, scheduled_for=due_at)
                 except RuleBroken as problem:
-                    note = f"The run due at {due_at:%Y-%m-%d %H:%M} UTC was left out: {problem}"
+                    note = f"The run due at {due_at:%Y-%m-%d %H:%M} UTC was skipped: {problem}"
             changes = {"note": note[:300]} | ({"last_run_at": now} if load else {})
             Schedule.objects.unscoped().filter(pk=schedule.pk).update(**changes)
     except Exception:  # one schedule that cannot be moved on must not keep the others waiting
@@ -220,7 +220,7 @@ def next_cron_run(crontab: str, timezone: str, after: datetime) -> datetime:
         raise RuleBroken(f"The crontab cannot be read: {error}.", field="crontab") from None
     except StopIteration:
         pass
-    raise RuleBroken("The crontab names a time that never comes.", field="crontab")
+    raise RuleBroken("The crontab names a time that never occurs.", field="crontab")
 
 
 def _moment(wall_time: datetime, zone: ZoneInfo) -> datetime:
@@ -256,7 +256,7 @@ def in_words(minutes: int) -> str:
 
 def _check_minutes(minutes: int | None, *, field: str, what: str) -> int:
     if isinstance(minutes, bool) or not isinstance(minutes, int) or not 1 <= minutes <= MAX_MINUTES:
-        raise RuleBroken(f"{what} is a whole number of minutes from 1 to {MAX_MINUTES:,}.", field=field)
+        raise RuleBroken(f"{what} must be a whole number of minutes from 1 to {MAX_MINUTES:,}.", field=field)
     return minutes
 
 

@@ -219,7 +219,7 @@ def _fill(work: Work, staging: Staging, opened: Extract, close: Callable[[], Non
                 pulse.rows_read = rows
                 pulse.beat()
     except InvalidText as problem:
-        sample = Sample(problem.row, "", "bytes that are no text")
+        sample = Sample(problem.row, "", "bytes that are not text")
         work.add_checks(Check(f"{problem.column}: text", passed=False, count=1, words=str(problem), samples=(sample,)))
         raise Rejected(work.report.problem) from None
 

@@ -167,7 +167,7 @@ def test_load_command__of_a_source_that_workers_share__says_how_it_ended(
     put(scene, bigquery, columns(ROWS), "commanded")
     printed = io.StringIO()
     call_command("load", f"{scene.tenant.slug}/{scene.model.slug}/{scene.version.name}", stdout=printed)
-    assert "Workers of the queue “loads” share it, 32 ranges of keys." in printed.getvalue()
+    assert "Workers of the queue “loads” share it in 32 ranges of keys." in printed.getvalue()
     assert f"{ROWS:,} rows are active after" in printed.getvalue()
     assert_served(scene, valkey)
 

@@ -178,13 +178,13 @@ def test_query__of_a_studio_without_datasets__is_refused_before_anything_is_aske
 
 def test_table__missing__is_a_clear_sentence(bigquery: BigQuery) -> None:
     assert problem("bigquery_table", f"{PROJECT}.games.nobody").startswith(
-        f"BigQuery does not find the table “{PROJECT}.games.nobody”"
+        f"BigQuery cannot find the table “{PROJECT}.games.nobody”"
     )
 
 
 def test_query__on_a_missing_table__names_it(bigquery: BigQuery) -> None:
     sentence = problem("bigquery_query", f"SELECT * FROM `{PROJECT}.games.nobody`")
-    assert sentence.startswith("BigQuery does not find something that the query reads")
+    assert sentence.startswith("BigQuery cannot find something that the query reads")
     assert "games.nobody" in sentence
     assert "Job ID" not in sentence
     assert "http" not in sentence
@@ -210,7 +210,7 @@ def test_query__failing_after_it_was_accepted__gives_bigquerys_own_words(bigquer
 def test_table__that_google_denies_the_worker__is_a_clear_sentence(bigquery: BigQuery) -> None:
     bigquery.fronts.denied_datasets = {"games"}
     assert problem("bigquery_table", OFFERS) == (
-        f"BigQuery does not let the worker read the table “{OFFERS}”: Access Denied: Table {PROJECT}:games: "
+        f"BigQuery does not allow the worker to read the table “{OFFERS}”: Access Denied: Table {PROJECT}:games: "
         "User does not have permission to query it."
     )
 
@@ -234,14 +234,14 @@ def test_query__too_large__is_refused_with_figures(
     monkeypatch.setattr(google.QueryJob, "total_bytes_processed", 3 * 2**30)
     settings.BIGQUERY_MAX_BYTES_BILLED = 2**30
     assert problem("bigquery_query", f"SELECT * FROM `{OFFERS}`") == (
-        "The query would read 3.0 GiB, more than the 1.0 GiB that one query may."
+        "The query would read 3.0 GiB, more than the 1.0 GiB that one query may read."
     )
 
 
 def test_rows__that_stop_coming__are_a_clear_sentence(bigquery: BigQuery) -> None:
     bigquery.fronts.read_failure = grpc.StatusCode.PERMISSION_DENIED
     assert problem("bigquery_table", OFFERS) == (
-        f"BigQuery does not let the worker read the table “{OFFERS}”: the front was told to fail."
+        f"BigQuery does not allow the worker to read the table “{OFFERS}”: the front was told to fail."
     )
 
 
@@ -252,7 +252,7 @@ def test_rows__source_closed_while_another_thread_waits__ends_that_wait(bigquery
             waiting = pool.submit(list, extract.batches)
             while not bigquery.fronts.streams:
                 time.sleep(0.01)
-        with pytest.raises(SourceProblem, match="was broken off"):
+        with pytest.raises(SourceProblem, match="was interrupted"):
             waiting.result()
 
 
@@ -261,14 +261,14 @@ def test_bigquery__that_nobody_answers_for__is_a_clear_sentence(settings: Settin
     settings.BIGQUERY_API_ENDPOINT = f"http://127.0.0.1:{free_port()}"
     settings.BIGQUERY_STORAGE_ENDPOINT = f"127.0.0.1:{free_port()}"
     assert problem("bigquery_table", OFFERS) == (
-        f"BigQuery could not be reached to read the table “{OFFERS}”; try again later."
+        f"BigQuery could not be reached to read the table “{OFFERS}”. Try again later."
     )
 
 
 def test_rows__whose_address_nobody_answers_for__are_a_clear_sentence(bigquery: BigQuery, settings: Settings) -> None:
     settings.BIGQUERY_STORAGE_ENDPOINT = f"127.0.0.1:{free_port()}"
     assert problem("bigquery_table", OFFERS) == (
-        f"BigQuery could not be reached to read the table “{OFFERS}”; try again later."
+        f"BigQuery could not be reached to read the table “{OFFERS}”. Try again later."
     )
 
 

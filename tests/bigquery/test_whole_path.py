@@ -188,7 +188,7 @@ def test_load__of_what_will_not_do__says_so_in_a_sentence_and_the_old_table_goes
 
     load = way.load(SourceKind.BIGQUERY_TABLE, f"{PROJECT}.{DATASET}.absent")
     assert load.state == LoadState.FAILED
-    assert load.problem.startswith(f"BigQuery does not find the table “{PROJECT}.{DATASET}.absent”")
+    assert load.problem.startswith(f"BigQuery cannot find the table “{PROJECT}.{DATASET}.absent”")
 
     load = way.load(SourceKind.BIGQUERY_QUERY, f"SELECT player_id, bonus FROM `{GOOD}`")
     assert load.state == LoadState.FAILED

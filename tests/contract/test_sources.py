@@ -157,7 +157,7 @@ def test_source__allowed_a_neighbour__is_refused(place: Place) -> None:
 
 def test_source__that_is_not_there__is_a_clear_sentence(place: Place) -> None:
     with (
-        pytest.raises(SourceProblem, match=r"^(No file matches|BigQuery does not find) .*nothing.*\.$"),
+        pytest.raises(SourceProblem, match=r"^(No file matches|BigQuery cannot find) .*nothing.*\.$"),
         opened(place, place.missing, ["level"]),
     ):
         pass

@@ -155,7 +155,7 @@ def test_file__removed_between_opening_and_reading__is_a_clear_sentence(folder: 
     path = write(folder, "a.parquet", player_id=["p1"], level=[1])
     with open_source("parquet", str(path), Confinement((), (), (str(folder),)), WANTED, labels={}) as extract:
         path.unlink()
-        with pytest.raises(SourceProblem, match=r"is not there \(any more\)"):
+        with pytest.raises(SourceProblem, match=r"does not exist \(any more\)"):
             list(extract.batches)
 
 
@@ -194,7 +194,7 @@ def test_link__put_in_a_files_place_once_it_was_checked__is_not_followed(
 
     monkeypatch.setattr(confinement, "check_local", check_then_replace)
     assert problem(folder, "day=1/*.parquet") == (
-        f"“{path}” was replaced while it was read; load again when it is whole."
+        f"“{path}” was replaced while it was read. Load again when the new file is complete."
     )
 
 
@@ -309,5 +309,5 @@ def test_bucket__that_the_worker_may_not_read__is_a_clear_sentence(cloud: Path) 
 def test_cloud_storage__that_nobody_answers_for__is_a_clear_sentence(settings: Settings) -> None:
     settings.GCS_ENDPOINT = f"http://127.0.0.1:{free_port()}"
     assert cloud_problem("gs://studio-tables/out/*.parquet") == (
-        "Cloud Storage could not be reached to read “gs://studio-tables/out/*.parquet”; try again later."
+        "Cloud Storage could not be reached to read “gs://studio-tables/out/*.parquet”. Try again later."
     )

@@ -359,9 +359,9 @@ def test_load__failed__says_what_to_do(client: Client, offers: Offers, loads: st
 
 def test_load__superseded__says_by_what(client: Client, offers: Offers, loads: str) -> None:
     load = factories.LoadFactory.create(
-        version=offers.b, state=LoadState.SUPERSEDED, problem="Load 9, which is newer, took its place."
+        version=offers.b, state=LoadState.SUPERSEDED, problem="Load 9, which is newer, replaced it."
     )
-    assert "Load 9, which is newer, took its place." in get(client, f"{loads}/{load.pk}").text
+    assert "Load 9, which is newer, replaced it." in get(client, f"{loads}/{load.pk}").text
 
 
 def test_load__of_texts_that_look_like_markup__shows_them_as_text(client: Client, offers: Offers, loads: str) -> None:

@@ -332,9 +332,9 @@ def test_schedule__only_when_somebody_asks__is_taken_away(client: Client, offers
         ({"crontab": "99 5 * * *"}, "The crontab cannot be read", "crontab"),
         ({"crontab": "0 0 31 2 *"}, "The crontab cannot be read", "crontab"),
         ({"timezone": "Mars/Olympus"}, "Choose one of those that are there.", "timezone"),
-        ({"kind": "interval"}, "The interval is a whole number of minutes", "every"),
+        ({"kind": "interval"}, "The interval must be a whole number of minutes", "every"),
         ({"kind": "interval", "every": "0"}, "Write a number from 1 to 100,000.", "every"),
-        ({"kind": "interval", "every": "100000", "unit": "1440"}, "The interval is a whole number", "every"),
+        ({"kind": "interval", "every": "100000", "unit": "1440"}, "The interval must be a whole number", "every"),
         ({"kind": "now and then"}, "Choose one of those that are there.", "kind"),
     ],
 )
@@ -349,8 +349,8 @@ def test_schedule__that_will_not_do__is_refused_next_to_its_field(
 
 def test_schedule__due_run_that_was_left_out__says_why(client: Client, offers: Offers, url: str) -> None:
     post(client, f"{url}/schedule", INTERVAL)
-    Schedule.objects.unscoped().update(note="The run due at 05:30 was left out: load 7 was not over.")
-    assert "load 7 was not over" in get(client, url).text
+    Schedule.objects.unscoped().update(note="The run due at 05:30 was skipped: load 7 had not finished.")
+    assert "load 7 had not finished" in get(client, url).text
 
 
 def test_target__decides_what_is_late(client: Client, offers: Offers, url: str) -> None:
@@ -369,7 +369,7 @@ def test_target__decides_what_is_late(client: Client, offers: Offers, url: str) 
 def test_target__that_will_not_do__is_refused_next_to_its_field(client: Client, offers: Offers, url: str) -> None:
     answer: Page = post(client, f"{url}/freshness", {"amount": "2000", "unit": "1440"})
     assert answer.status == 422
-    assert "The target is a whole number of minutes" in answer.html.partition('id="id_amount_error"')[2][:200]
+    assert "The target must be a whole number of minutes" in answer.html.partition('id="id_amount_error"')[2][:200]
 
 
 # --- Reading without the right to change ------------------------------------------------------------------------------

@@ -230,23 +230,23 @@ def without(name: str) -> Callable[[], dict[str, Any]]:
     return lambda: {k: v for k, v in columns(range(3)).items() if k != name}
 
 
-WANTS_LIST = "the layout wants a list of at most 3 items, each a whole number from 0 to 999"
+WANTS_LIST = "the layout needs a list of at most 3 items, each a whole number from 0 to 999"
 REJECTIONS = {
     "a column is missing": (
         without("offer_id"),
-        {"columns": "column offer_id is missing; the layout wants a whole number from 0 to 4,095"},
+        {"columns": "column offer_id is missing; the layout needs a whole number from 0 to 4,095"},
     ),
     "the key is missing": (
         without("player_id"),
-        {"columns": "column player_id is missing; a key wants texts or whole numbers (STRING or INT64)"},
+        {"columns": "column player_id is missing; a key needs text or whole numbers (STRING or INT64)"},
     ),
     "a timestamp for a number": (
         bad(offer_id=pa.array([1, 2, 3], pa.timestamp("us", "UTC"))),
-        {"columns": "column offer_id is TIMESTAMP, the layout wants a whole number from 0 to 4,095"},
+        {"columns": "column offer_id is TIMESTAMP, the layout needs a whole number from 0 to 4,095"},
     ),
     "a float for a key": (
         bad(player_id=[0.5, 1.5, 2.5]),
-        {"columns": "column player_id is FLOAT64, a key wants texts or whole numbers (STRING or INT64)"},
+        {"columns": "column player_id is FLOAT64, a key needs text or whole numbers (STRING or INT64)"},
     ),
     "numbers for a list": (
         bad(items=[1, 2, 3]),
@@ -310,7 +310,7 @@ REJECTIONS = {
     ),
     "a control character in a key": (
         bad(player_id=["a", "b\n", "c"]),
-        {"player_id: no control characters": "column player_id, row 2 (key b\\u000a): it holds a control character"},
+        {"player_id: no control characters": "column player_id, row 2 (key b\\u000a): it contains a control character"},
     ),
     "a key too long": (
         bad(player_id=["a", "b", "ü" * 129]),
@@ -394,7 +394,7 @@ def test_run_load__two_keys_with_one_fingerprint_in_one_block__rejected(scene: S
     # Bytes 8 to 13 of their digests are equal: found by trying some thirty million names.
     load = scene.load(columns(range(2), player_id=["p4162677", "p13993417"]))
     assert load.state == LoadState.REJECTED
-    assert "one fingerprint by chance" in load.problem
+    assert "same fingerprint by chance" in load.problem
 
 
 def test_run_load__a_value_that_only_exact_arithmetic_refuses__rejected_before_anything_is_written(

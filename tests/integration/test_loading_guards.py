@@ -172,7 +172,7 @@ def test_activate_anyway__a_newer_load_is_active__is_refused(scene: Scene, rejec
 
 def test_activate_anyway__twice__the_second_is_refused(rejected: Load) -> None:
     load_activate_anyway(load=rejected, actor=None, reason="it is fine")
-    with pytest.raises(RuleBroken, match="Load 3 does that already"):
+    with pytest.raises(RuleBroken, match="Load 3 already waives these checks"):
         load_activate_anyway(load=rejected, actor=None, reason="it is fine")
 
 
@@ -250,7 +250,7 @@ def test_distributions__few_rows__are_shown_and_not_judged(scene: Scene) -> None
     load = scene.load(columns(range(100), segment=["new"] * 100))
     assert load.state == LoadState.ACTIVE
     check = next(check for check in load.report["checks"] if check["name"] == "segment: distribution")
-    assert check["words"] == "not judged, because 100 rows are too few: that takes 200"
+    assert check["words"] == "not judged: 100 rows are too few, at least 200 are needed"
 
 
 def test_distributions__rows_that_are_wrong_by_themselves__no_second_complaint(scene: Scene) -> None:

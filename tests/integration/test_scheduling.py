@@ -147,7 +147,7 @@ def test_start_due_loads__the_load_before_is_not_over__says_so_and_goes_on_with_
     running = factories.LoadFactory.create(version=version, state=state)
     assert start_due_loads(DUE) == []
     now = again(schedule)
-    assert now.note == f"The run due at 2026-11-01 12:00 UTC was left out: load {running.fence} was not over."
+    assert now.note == f"The run due at 2026-11-01 12:00 UTC was skipped: load {running.fence} had not finished."
     assert (now.next_run_at, now.last_run_at) == (DUE + timedelta(hours=4), None)
     Load.objects.unscoped().filter(pk=running.pk).update(state=LoadState.FAILED, finished_at=DUE)
     version.last_fence = running.fence
@@ -169,7 +169,7 @@ def test_start_due_loads__too_many_of_the_studio_wait__says_so_and_is_tried_at_i
     waiting = factories.LoadFactory.create(version__model=version.model)
     assert start_due_loads(DUE) == []
     now = again(schedule)
-    assert now.note.startswith("The run due at 2026-11-01 12:00 UTC was left out: 1 loads of this studio wait already")
+    assert now.note.startswith("The run due at 2026-11-01 12:00 UTC was skipped: 1 loads of this studio wait already")
     assert now.next_run_at == DUE + timedelta(hours=4)
     Load.objects.unscoped().filter(pk=waiting.pk).update(state=LoadState.EXTRACTING)
     assert [load.version for load in start_due_loads(DUE + timedelta(hours=4))] == [version]

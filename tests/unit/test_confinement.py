@@ -60,7 +60,7 @@ def test_local__dots_and_empty_parts__are_refused(root: Path, tail: str) -> None
 def test_local__neighbour_that_begins_alike__is_refused(root: Path) -> None:
     neighbour = root.with_name("allowed-not")
     neighbour.mkdir()
-    assert "not below a folder that platform staff allow" in refusal(f"{neighbour}/*.parquet", root)
+    assert "not below a folder that platform staff have allowed" in refusal(f"{neighbour}/*.parquet", root)
 
 
 def test_local__refusal__is_the_same_whether_the_file_exists(root: Path) -> None:
@@ -72,7 +72,7 @@ def test_local__refusal__is_the_same_whether_the_file_exists(root: Path) -> None
 def test_local__symlink_to_a_file_outside__is_refused(root: Path) -> None:
     (root / "innocent.parquet").symlink_to(root.parent / "outside" / "secret.parquet")
     for location in (f"{root}/innocent.parquet", f"{root}/*.parquet", f"{root}/**/*.parquet", str(root)):
-        assert "not below a folder that platform staff allow" in refusal(location, root)
+        assert "not below a folder that platform staff have allowed" in refusal(location, root)
 
 
 def test_local__symlink_to_a_folder_outside__is_refused(root: Path) -> None:
@@ -83,7 +83,7 @@ def test_local__symlink_to_a_folder_outside__is_refused(root: Path) -> None:
         f"{root}/*/secret.parquet",
         f"{root}/**/secret.parquet",
     ):
-        assert "not below a folder that platform staff allow" in refusal(location, root)
+        assert "not below a folder that platform staff have allowed" in refusal(location, root)
 
 
 def test_local__link_inside_the_root__is_followed(root: Path) -> None:
@@ -156,7 +156,7 @@ def test_gs__below_an_allowed_prefix__is_allowed(location: str, prefix: str) -> 
     ],
 )
 def test_gs__not_covered_to_a_path_boundary__is_refused(location: str, prefix: str) -> None:
-    with pytest.raises(SourceProblem, match="no gs:// address that platform staff allow it covers it"):
+    with pytest.raises(SourceProblem, match="it is not below a gs:// address that platform staff have allowed"):
         rules.gs_folder(location, [prefix])
 
 

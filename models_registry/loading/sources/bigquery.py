@@ -98,7 +98,7 @@ def open_query(
         if (rehearsal.total_bytes_processed or 0) > limits.max_bytes_billed:
             raise SourceProblem(
                 f"The query would read {_gigabytes(rehearsal.total_bytes_processed)}, more than the "
-                f"{_gigabytes(limits.max_bytes_billed)} that one query may."
+                f"{_gigabytes(limits.max_bytes_billed)} that one query may read."
             )
         location = rehearsal.location or "US"
         result = _scratch_table(clients, location, limits, tags)

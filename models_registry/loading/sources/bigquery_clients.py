@@ -117,9 +117,9 @@ def _sentence(error: Exception, what: str, missing: str) -> str:
     said = _said(error)
     match error:
         case exceptions.NotFound():
-            return f"BigQuery does not find {missing}: {said}."
+            return f"BigQuery cannot find {missing}: {said}."
         case exceptions.Forbidden():
-            return f"BigQuery does not let the worker read {what}: {said}."
+            return f"BigQuery does not allow the worker to read {what}: {said}."
         case exceptions.Unauthorized():
             return "BigQuery does not accept the worker's Google credentials."
         case exceptions.TooManyRequests():
@@ -127,7 +127,7 @@ def _sentence(error: Exception, what: str, missing: str) -> str:
         case exceptions.ClientError():
             return f"BigQuery refuses {what}: {said}."
     if isinstance(error, _UNREACHABLE):
-        return f"BigQuery could not be reached to read {what}; try again later."
+        return f"BigQuery could not be reached to read {what}. Try again later."
     if isinstance(error, GoogleAuthError):
         return "The worker has no working Google credentials."
     return f"BigQuery failed to read {what}: {said}."

@@ -104,7 +104,7 @@ class SessionRows:
                 else:
                     yield item.select(self.schema.names).cast(self.schema)
         except pa.ArrowException as error:
-            raise SourceProblem(f"BigQuery sent rows of {self._what} that cannot be understood.") from error
+            raise SourceProblem(f"BigQuery sent rows of {self._what} that could not be decoded.") from error
 
     def close(self) -> None:
         """End the reading, from whatever thread, and wait for the streams' threads. The client is closed with it."""
@@ -117,12 +117,12 @@ class SessionRows:
         give_up_at = time.monotonic() + STALL_SECONDS
         while time.monotonic() < give_up_at:
             if self._closed.is_set():
-                raise SourceProblem(f"The reading of {self._what} was broken off.")
+                raise SourceProblem(f"Reading {self._what} was interrupted.")
             try:
                 return self._arrived.get(timeout=WAIT_SECONDS)
             except Empty:
                 continue
-        raise SourceProblem(f"BigQuery sent nothing of {self._what} for {STALL_SECONDS / 60:.0f} minutes.")
+        raise SourceProblem(f"BigQuery sent no rows of {self._what} for {STALL_SECONDS / 60:.0f} minutes.")
 
     def _put(self, item: pa.RecordBatch | Future[None]) -> None:
         while not self._closed.is_set():

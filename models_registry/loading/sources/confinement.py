@@ -58,7 +58,7 @@ def split_glob(path: str, location: str) -> tuple[str, tuple[str, ...]]:
             f"“{shown(location)}” is not a plain path: leave out empty parts, “.”, “..” and backslashes."
         )
     if segments.count("**") > 1:
-        raise SourceProblem(f"“{shown(location)}” holds “**” more than once.")
+        raise SourceProblem(f"“{shown(location)}” contains “**” more than once.")
     literal = 0
     while literal < len(segments) - 1 and not has_wildcard(segments[literal]):
         literal += 1
@@ -93,7 +93,7 @@ def check_local(path: Path, roots: Sequence[str], location: str) -> Path:
         if Path(root).is_absolute() and real.is_relative_to(os.path.realpath(root)):
             return real
     raise SourceProblem(
-        f"This studio may not read “{shown(location)}”: it is not below a folder that platform staff allow it."
+        f"This studio may not read “{shown(location)}”: it is not below a folder that platform staff have allowed it."
     )
 
 
@@ -150,7 +150,8 @@ def gs_folder(location: str, prefixes: Sequence[str]) -> tuple[str, tuple[str, .
         ):
             return folder, pattern
     raise SourceProblem(
-        f"This studio may not read “{shown(location)}”: no gs:// address that platform staff allow it covers it."
+        f"This studio may not read “{shown(location)}”: it is not below a gs:// address that platform staff have "
+        "allowed it."
     )
 
 
@@ -203,7 +204,7 @@ def at_most_max_files(files: Iterator[str], location: str) -> list[str]:
     for file in files:
         found.append(file)
         if len(found) > MAX_FILES:
-            raise SourceProblem(f"“{shown(location)}” matches more than {MAX_FILES:,} files; write fewer, larger ones.")
+            raise SourceProblem(f"“{shown(location)}” matches more than {MAX_FILES:,} files. Write fewer, larger ones.")
     if not found:
         raise SourceProblem(f"No file matches “{shown(location)}”.")
     return found

@@ -183,7 +183,7 @@ def _unreadable(name: str, error: Exception) -> str:
     if isinstance(error, PermissionError):
         return f"The worker is not allowed to read “{shown(name)}”."
     if isinstance(error, FileNotFoundError):
-        return f"“{shown(name)}” is not there (any more)."
+        return f"“{shown(name)}” does not exist (any more)."
     if isinstance(error, OSError) and rules.is_link_on_the_way(error):
         return _replaced(name)
     text = str(error)
@@ -191,12 +191,12 @@ def _unreadable(name: str, error: Exception) -> str:
         if "PERMISSION_DENIED" in text or "UNAUTHENTICATED" in text:
             return f"Cloud Storage does not allow the worker to read “{shown(name)}”."
         if "UNAVAILABLE" in text or "DEADLINE_EXCEEDED" in text or "Could not resolve" in text:
-            return f"Cloud Storage could not be reached to read “{shown(name)}”; try again later."
+            return f"Cloud Storage could not be reached to read “{shown(name)}”. Try again later."
     return f"“{shown(name)}” is not a Parquet file, or it is damaged, encrypted or cut short."
 
 
 def _replaced(name: str) -> str:
-    return f"“{shown(name)}” was replaced while it was read; load again when it is whole."
+    return f"“{shown(name)}” was replaced while it was read. Load again when the new file is complete."
 
 
 def _common_schema(files: _Files, footers: list[_Footer], wanted: Sequence[str]) -> pa.Schema:
