@@ -31,7 +31,8 @@ from serving.http import ALIVE, NO_ANSWER, NOT_FOUND, OVER_CAPACITY, PATH, Reque
 from serving.lane.http11 import Connection
 from serving.lane.server import HttpServer
 from serving.metrics import WorkerFile
-from serving.redis.reader import MOST_AT_ONCE, BlockCache, BlockReader, CachedReader, read_all
+from serving.redis.cache import BlockCache
+from serving.redis.reader import MOST_AT_ONCE, read_all
 from serving.redis.topology import reader_for
 
 logger = logging.getLogger(__name__)
@@ -89,11 +90,7 @@ class Lane:
             deadline_seconds=settings.SERVING_DEADLINE_MS / 1000,
             numbers=numbers,
         )
-        self._cache = BlockCache(options.block_cache_mb * 1024 * 1024)
-        self._has_cache = options.block_cache_mb > 0
-        self._reader: BlockReader = (
-            CachedReader(self._blocks, self._cache, numbers) if self._has_cache else self._blocks
-        )
+        self._cache = BlockCache(self._blocks, options.block_cache_mb * 1024 * 1024, numbers)
         self._file = WorkerFile(options.numbers_directory)
         self._error_logged_at = 0.0
         # Requests that wait for Redis.
@@ -145,7 +142,7 @@ class Lane:
         """Return the answer, or None if it takes a block that is not here."""
         step = begin(request, self._world, time.time(), self._settings)
         while not isinstance(step, Response):
-            block = self._cache.get(step.names[0]) if self._has_cache and len(step.names) == 1 else None
+            block = self._cache.get(step.names[0]) if len(step.names) == 1 else None
             if block is None:
                 self._waiting += 1
                 if not self._lookups:
@@ -154,7 +151,6 @@ class Lane:
                 if len(self._lookups) >= MOST_AT_ONCE:
                     self._read_lookups()
                 return None
-            self._numbers.block_cache_hits += 1
             step = step.resume([block])
         return step
 
@@ -172,7 +168,7 @@ class Lane:
             self._resume(step, connection, [block])
 
         if singles:
-            self._reader.read([step.names[0] for step, _ in singles], put)
+            self._cache.fetch([step.names[0] for step, _ in singles], put)
 
     def _resume(self, step: Lookup | BatchLookup, connection: Connection, blocks: Sequence[Block]) -> None:
         """Go on with a request whose blocks were read."""
@@ -189,7 +185,7 @@ class Lane:
             self._read_on(following, connection)
 
     def _read_on(self, step: Lookup | BatchLookup, connection: Connection) -> None:
-        read_all(self._reader, step.names, partial(self._resume, step, connection))
+        read_all(self._cache, step.names, partial(self._resume, step, connection))
 
     def _end(self, response: Response, connection: Connection) -> None:
         try:

@@ -16,7 +16,7 @@ import logging
 import random
 import ssl
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -36,9 +36,6 @@ LONGEST_BACKOFF_SECONDS = 0.5
 HEARTBEAT_SECONDS = 1.0
 # After a pause of this process itself replies wait in the socket, past their deadline: this long to read them.
 LAST_CHANCE_SECONDS = 0.002
-# What an entry of the cache takes besides its name and block: two objects and a link in the dictionary.
-_ENTRY_BYTES = 220
-
 # More are sent before the turn of the loop ends, so that Redis works meanwhile.
 MOST_AT_ONCE = 128
 
@@ -431,82 +428,3 @@ class NodeReader:
     def _on_lost(self) -> None:
         self._connection = None
         self._lost.set()
-
-
-# --- What a process keeps of tables that never change -----------------------------------------------------------------
-
-
-class BlockCache:
-    """Whole blocks by Redis key, the least recently used dropped first. For one thread.
-
-    A table never changes and its id is never used again, so that an entry can grow old but not wrong.
-
-    Args:
-        capacity_bytes: most memory to take, objects included; 0 keeps nothing.
-    """
-
-    def __init__(self, capacity_bytes: int) -> None:
-        self.size_bytes = 0
-        self._capacity_bytes = capacity_bytes
-        self._blocks: OrderedDict[str, bytes] = OrderedDict()
-
-    def get(self, name: str) -> bytes | None:
-        """Return a block if it is here."""
-        block = self._blocks.get(name)
-        if block is not None:
-            self._blocks.move_to_end(name)
-        return block
-
-    def put(self, name: str, block: bytes) -> None:
-        """Keep a block."""
-        size = len(name) + len(block) + _ENTRY_BYTES
-        if size > self._capacity_bytes or name in self._blocks:
-            return
-        self._blocks[name] = block
-        self.size_bytes += size
-        while self.size_bytes > self._capacity_bytes:
-            self._forget(*self._blocks.popitem(last=False))
-
-    def drop(self, name: str) -> None:
-        """Forget a block, one that turned out to be damaged."""
-        block = self._blocks.pop(name, None)
-        if block is not None:
-            self._forget(name, block)
-
-    def _forget(self, name: str, block: bytes) -> None:
-        self.size_bytes -= len(name) + len(block) + _ENTRY_BYTES
-
-
-class CachedReader:
-    """A reader that looks into a cache first.
-
-    Args:
-        reader: is asked for what the cache has not.
-        cache: what it has.
-        numbers: where hits are counted.
-    """
-
-    def __init__(self, reader: BlockReader, cache: BlockCache, numbers: Numbers) -> None:
-        self._reader = reader
-        self._cache = cache
-        self._numbers = numbers
-
-    def read(self, names: Sequence[str], put: Put) -> None:
-        """See `BlockReader`."""
-        missing: list[int] = []
-        for index, name in enumerate(names):
-            block = self._cache.get(name)
-            if block is None:
-                missing.append(index)
-            else:
-                self._numbers.block_cache_hits += 1
-                put(index, block)
-
-        def arrived(number: int, block: Block) -> None:
-            index = missing[number]
-            if block.__class__ is bytes:
-                self._cache.put(names[index], block)
-            put(index, block)
-
-        if missing:
-            self._reader.read([names[index] for index in missing], arrived)

@@ -1,4 +1,4 @@
-"""The cache of blocks and the reader in front of which it stands."""
+"""The cache of blocks, and how what it has not is read."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 
 from serving.engine import UNAVAILABLE, Block
 from serving.metrics import Numbers
-from serving.redis.reader import BlockCache, CachedReader, Put, read_all
+from serving.redis.cache import BlockCache
+from serving.redis.reader import Put, read_all
 
 
 class Redis:
     """A reader that remembers what it was asked."""
 
-    def __init__(self, blocks: dict[str, Block]) -> None:
-        self.blocks = blocks
+    def __init__(self, blocks: dict[str, Block] | None = None) -> None:
+        self.blocks = blocks or {}
         self.asked: list[str] = []
 
     def read(self, names: Sequence[str], put: Put) -> None:
@@ -25,15 +26,27 @@ class Redis:
             put(index, self.blocks.get(name))
 
 
-def read(reader: CachedReader, *names: str) -> list[Block]:
+class Cache(BlockCache):
+    """One that is given what it keeps."""
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self.redis = Redis()
+        super().__init__(self.redis, capacity_bytes, Numbers())
+
+    def put(self, name: str, block: bytes) -> None:
+        self.redis.blocks[name] = block
+        self.fetch([name], lambda _index, _block: None)
+
+
+def read(cache: BlockCache, *names: str) -> list[Block]:
     given: list[list[Block]] = []
-    read_all(reader, names, given.append)
+    read_all(cache, names, given.append)
     (blocks,) = given
     return blocks
 
 
 def test_cache__over_its_capacity__forgets_the_least_recently_used() -> None:
-    cache = BlockCache(3 * (2 + 100 + 220))
+    cache = Cache(3 * (2 + 100 + 220))
     for name in ("k0", "k1", "k2"):
         cache.put(name, bytes(100))
     assert cache.get("k0") is not None
@@ -42,14 +55,14 @@ def test_cache__over_its_capacity__forgets_the_least_recently_used() -> None:
 
 
 def test_cache__a_block_larger_than_all_of_it__is_not_kept() -> None:
-    cache = BlockCache(1000)
+    cache = Cache(1000)
     cache.put("small", b"x")
     cache.put("large", bytes(2000))
     assert (cache.get("small"), cache.get("large")) == (b"x", None)
 
 
 def test_cache__an_empty_block_is_a_block() -> None:
-    cache = BlockCache(1000)
+    cache = Cache(1000)
     cache.put("empty", b"")
     assert cache.get("empty") == b""
 
@@ -61,7 +74,7 @@ def test_cache__an_empty_block_is_a_block() -> None:
 def test_cache__whatever_is_done_to_it__within_its_capacity_and_right_about_its_size(
     capacity: int, steps: list[tuple[str, str, int]]
 ) -> None:
-    cache = BlockCache(capacity)
+    cache = Cache(capacity)
     for step, name, size in steps:
         if step == "p":
             cache.put(name, bytes(size))
@@ -76,7 +89,7 @@ def test_cache__whatever_is_done_to_it__within_its_capacity_and_right_about_its_
 
 def test_reader__asks_redis_only_for_what_is_not_here_and_keeps_the_order() -> None:
     redis, numbers = Redis({name: name.encode() for name in "abcd"}), Numbers()
-    reader = CachedReader(redis, BlockCache(10_000), numbers)
+    reader = BlockCache(redis, 10_000, numbers)
 
     assert read(reader, "b", "d") == [b"b", b"d"]
     redis.asked.clear()
@@ -90,8 +103,20 @@ def test_reader__asks_redis_only_for_what_is_not_here_and_keeps_the_order() -> N
 
 def test_reader__what_was_missing_or_not_read__is_asked_for_again() -> None:
     redis = Redis({"away": UNAVAILABLE})
-    reader = CachedReader(redis, BlockCache(10_000), Numbers())
+    reader = BlockCache(redis, 10_000, Numbers())
 
     assert read(reader, "away", "lost") == [UNAVAILABLE, None]
     redis.blocks.update(away=b"1", lost=b"2")
     assert read(reader, "away", "lost") == [b"1", b"2"]
+
+
+def test_get_and_fetch__look_once_and_count_once() -> None:
+    redis, numbers = Redis({"a": b"1"}), Numbers()
+    cache = BlockCache(redis, 10_000, numbers)
+    fetched: list[tuple[int, Block]] = []
+    assert cache.get("a") is None
+    cache.fetch(["a"], lambda index, block: fetched.append((index, block)))
+    assert fetched == [(0, b"1")]
+    assert numbers.block_cache_hits == 0
+    assert cache.get("a") == b"1"
+    assert (numbers.block_cache_hits, redis.asked) == (1, ["a"])
