@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from serving.formats.snapshot import parse_private_key, parse_public_keys
 from serving.formats.tokens import parse_master_keys
-from serving.redis.url import Place
+from serving.redis.url import RedisUrl
 
 T = TypeVar("T")
 
@@ -137,13 +137,13 @@ class Environment(BaseSettings):
 
     @field_validator("redis_url")
     @classmethod
-    def _is_a_place(cls, url: str) -> str:
-        Place.parse(url)
+    def _is_a_redis_url(cls, url: str) -> str:
+        RedisUrl.parse(url)
         return url
 
     @field_validator("broker_url")
     @classmethod
-    def _is_no_place_of_ours(cls, url: str | None) -> str | None:
+    def _is_a_broker(cls, url: str | None) -> str | None:
         if url is not None and url.startswith(("redis+sentinel:", "redis+cluster:", "rediss+", "unix:")):
             raise ValueError(
                 "Celery's broker is one Redis (redis://, rediss://, redis+socket:///path) or another that Celery knows"
@@ -153,7 +153,7 @@ class Environment(BaseSettings):
     @field_validator("cache_url")
     @classmethod
     def _is_a_cache(cls, url: str | None) -> str | None:
-        if url is not None and Place.parse(url).kind == "cluster":
+        if url is not None and RedisUrl.parse(url).kind == "cluster":
             raise ValueError("the cache is one Redis (redis://, rediss://), or one behind Sentinel (redis+sentinel://)")
         return url
 
@@ -177,7 +177,7 @@ def errors_of(env: Environment) -> Iterator[Finding]:
                 "RECSITE_SNAPSHOT_PUBLIC_KEYS does not list the public half of RECSITE_SNAPSHOT_PRIVATE_KEY.",
                 "List it under the same id: serving trusts nothing else.",
             )
-    kind = Place.parse(env.redis_url).kind
+    kind = RedisUrl.parse(env.redis_url).kind
     if env.broker_url is None and (kind != "one" or env.redis_url.startswith("unix:")):
         yield Finding(
             "recsite.E002",

@@ -1,4 +1,4 @@
-"""Which headers of a request count, and how they are told apart: each is a place in a list of values."""
+"""Which headers of a request count, each with its index in the list of a request's values."""
 
 from __future__ import annotations
 

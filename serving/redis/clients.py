@@ -14,7 +14,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from serving.redis.patches import Cluster, OfMaster
-from serving.redis.url import Place
+from serving.redis.url import RedisUrl
 
 Client = redis.Redis | RedisCluster
 # How long each Sentinel may take to say which server is the master.
@@ -27,7 +27,7 @@ def connect(url: str, *, timeout_seconds: float, connect_timeout_seconds: float,
     Every command is bounded in time and none is sent twice, but for a redirection of a cluster, which redis-py follows.
 
     Args:
-        url: as above.
+        url: see `serving.redis.url`.
         timeout_seconds: for an answer.
         connect_timeout_seconds: for a connection.
         check_seconds: a connection idle for longer is asked whether it lives before it is used; 0 for never.
@@ -35,19 +35,19 @@ def connect(url: str, *, timeout_seconds: float, connect_timeout_seconds: float,
     Raises:
         ValueError: no such URL.
     """
-    place = Place.parse(url)
+    parsed = RedisUrl.parse(url)
     times: dict[str, Any] = {"socket_timeout": timeout_seconds, "socket_connect_timeout": connect_timeout_seconds}
     options = {**times, "health_check_interval": check_seconds, "retry": Retry(NoBackoff(), 0)}
-    if place.kind == "one":
+    if parsed.kind == "one":
         return redis.Redis.from_url(url, **options)
-    options |= place.server_keywords()
-    if place.kind == "cluster":
-        return Cluster(place.hosts, **options)
+    options |= parsed.server_keywords()
+    if parsed.kind == "cluster":
+        return Cluster(parsed.hosts, **options)
     sentinels: Any = Sentinel  # whose types are missing
     asking: dict[str, Any] = {name: min(seconds, SENTINEL_SECONDS) for name, seconds in times.items()}
-    asking |= {**place.sentinel_keywords(), "retry": Retry(NoBackoff(), 0)}
-    manager = sentinels(place.hosts, sentinel_kwargs=asking)
-    client: redis.Redis = manager.master_for(place.service, redis_class=OfMaster, db=place.database, **options)
+    asking |= {**parsed.sentinel_keywords(), "retry": Retry(NoBackoff(), 0)}
+    manager = sentinels(parsed.hosts, sentinel_kwargs=asking)
+    client: redis.Redis = manager.master_for(parsed.service, redis_class=OfMaster, db=parsed.database, **options)
     return client
 
 
@@ -70,7 +70,7 @@ class TablesConnectionFactory(ConnectionFactory):  # type: ignore[misc]  # untyp
 
     def connect(self, url: str) -> Any:
         """Return a client; of Sentinel and of a cluster there is one in a process, used by all of its threads."""
-        if Place.parse(url).kind == "one":
+        if RedisUrl.parse(url).kind == "one":
             return super().connect(url)
         return _shared(url, self.options["SOCKET_TIMEOUT"], self.options["SOCKET_CONNECT_TIMEOUT"])
 

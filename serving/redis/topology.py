@@ -5,7 +5,7 @@ for a topology: what no connected server can answer is UNAVAILABLE at once, and 
 second, until every block has a server that answers.
 
 In a cluster a read that is told to ask elsewhere (MOVED, or ASK while a slot moves) follows, as long as its time has
-not run out. A slot on its way has each key in exactly one of two places, and the place left says ASK for those that
+not run out. Each key of a slot on its way is at exactly one of two nodes, and the node it leaves says ASK for those that
 are gone, so that nil is never said of a block that exists.
 """
 
@@ -29,7 +29,7 @@ from redis.exceptions import RedisClusterException, RedisError
 from serving.engine import UNAVAILABLE
 from serving.metrics import Numbers
 from serving.redis.reader import Address, BlockReader, NodeReader, Put, tls_context
-from serving.redis.url import Place
+from serving.redis.url import RedisUrl
 
 logger = logging.getLogger(__name__)
 
@@ -71,25 +71,25 @@ def reader_for(url: str, *, deadline_seconds: float, numbers: Numbers) -> Reader
         ValueError: no such URL.
         OSError: a file that it names for TLS cannot be read, or is none.
     """
-    place = Place.parse(url)
-    if place.kind == "cluster":
-        return ClusterReader(place, deadline_seconds=deadline_seconds, numbers=numbers)
-    if place.kind == "sentinel":
-        return SentinelReader(place, deadline_seconds=deadline_seconds, numbers=numbers)
+    parsed = RedisUrl.parse(url)
+    if parsed.kind == "cluster":
+        return ClusterReader(parsed, deadline_seconds=deadline_seconds, numbers=numbers)
+    if parsed.kind == "sentinel":
+        return SentinelReader(parsed, deadline_seconds=deadline_seconds, numbers=numbers)
     return NodeReader(Address.parse(url), deadline_seconds=deadline_seconds, numbers=numbers)
 
 
 class _Addresses:
-    """Makes the addresses of a place's servers, who have login, database and TLS in common."""
+    """Makes the addresses of the servers behind a URL, who have login, database and TLS in common."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._tls = None if place.tls is None else tls_context(place.tls)
+    def __init__(self, url: RedisUrl) -> None:
+        self._url = url
+        self._tls = None if url.tls is None else tls_context(url.tls)
 
     def of(self, host: str, port: int) -> Address:
         """Return the address of one of them."""
-        place, tls = self._place, self._tls
-        return Address(host, port, None, *place.login, place.database, tls, None if tls is None else host)
+        url, tls = self._url, self._tls
+        return Address(host, port, None, *url.login, url.database, tls, None if tls is None else host)
 
 
 # --- Sentinel -------------------------------------------------------------------------------------------------------
@@ -101,14 +101,14 @@ class SentinelReader:
     They are asked every second, not only when the connection is lost: a server that was replaced may live on.
 
     Args:
-        place: where the Sentinels are.
+        url: where the Sentinels are.
         deadline_seconds: how long Redis may take for a read, from when it is asked.
         numbers: see `NodeReader`.
     """
 
-    def __init__(self, place: Place, *, deadline_seconds: float, numbers: Numbers) -> None:
-        self._place = place
-        self._addresses = _Addresses(place)
+    def __init__(self, url: RedisUrl, *, deadline_seconds: float, numbers: Numbers) -> None:
+        self._url = url
+        self._addresses = _Addresses(url)
         self._deadline_seconds = deadline_seconds
         self._numbers = numbers
         self._node: NodeReader | None = None
@@ -143,14 +143,14 @@ class SentinelReader:
     async def _follow(self, loop: asyncio.AbstractEventLoop) -> None:
         sentinels: Any = Sentinel  # whose types are missing
         times = {"socket_timeout": TOPOLOGY_TIMEOUT_SECONDS, "socket_connect_timeout": TOPOLOGY_TIMEOUT_SECONDS}
-        asking = {**times, **self._place.sentinel_keywords(), "retry": Retry(NoBackoff(), 0)}
-        manager = sentinels(self._place.hosts, sentinel_kwargs=asking)
+        asking = {**times, **self._url.sentinel_keywords(), "retry": Retry(NoBackoff(), 0)}
+        manager = sentinels(self._url.hosts, sentinel_kwargs=asking)
         known: tuple[str, int] | None = None
         is_away = False
         try:
             while True:
                 try:
-                    found = await manager.discover_master(self._place.service)
+                    found = await manager.discover_master(self._url.service)
                 except (RedisError, OSError) as error:
                     if not is_away:
                         logger.warning("redis.no_master for=blocks error=%s", type(error).__name__)
@@ -192,14 +192,14 @@ class ClusterReader:
     A read takes its deadline at most, and twice that if it is redirected late.
 
     Args:
-        place: where some nodes are.
+        url: where some nodes are.
         deadline_seconds: how long a node may take.
         numbers: see `NodeReader`.
     """
 
-    def __init__(self, place: Place, *, deadline_seconds: float, numbers: Numbers) -> None:
-        self._place = place
-        self._addresses = _Addresses(place)
+    def __init__(self, url: RedisUrl, *, deadline_seconds: float, numbers: Numbers) -> None:
+        self._url = url
+        self._addresses = _Addresses(url)
         self._deadline_seconds = deadline_seconds
         self._numbers = numbers
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -352,8 +352,8 @@ class ClusterReader:
 
     def _cluster(self) -> RedisCluster:
         return RedisCluster(
-            startup_nodes=[ClusterNode(host, port) for host, port in self._place.hosts],
-            **self._place.server_keywords(),
+            startup_nodes=[ClusterNode(host, port) for host, port in self._url.hosts],
+            **self._url.server_keywords(),
             require_full_coverage=False,
             socket_timeout=TOPOLOGY_TIMEOUT_SECONDS,
             socket_connect_timeout=TOPOLOGY_TIMEOUT_SECONDS,

@@ -35,8 +35,8 @@ class Login(NamedTuple):
     password: str | None = None
 
 
-class Place(NamedTuple):
-    """What a URL says.
+class RedisUrl(NamedTuple):
+    """Where a Redis of any kind is, and how to get in: what its URL says.
 
     Attributes:
         kind: `one`, `sentinel` or `cluster`.
@@ -59,7 +59,7 @@ class Place(NamedTuple):
     tls: Mapping[str, Any] | None = None
 
     @classmethod
-    def parse(cls, url: str) -> Place:
+    def parse(cls, url: str) -> RedisUrl:
         """Read a URL of one of the forms above.
 
         Raises:
@@ -82,7 +82,7 @@ class Place(NamedTuple):
         username, _, password = credentials.partition(":")
         hosts = tuple(_host(text, SENTINEL_PORT if kind == "sentinel" else REDIS_PORT) for text in addresses.split(","))
         path = [unquote(part) for part in parts.path.split("/")[1:] if part]
-        place = cls(
+        parsed = cls(
             kind,
             url,
             hosts,
@@ -93,10 +93,10 @@ class Place(NamedTuple):
         if kind == "cluster":
             if path not in ([], ["0"]):
                 raise ValueError(f"{scheme}:// has no database but 0")
-            return place
+            return parsed
         if not path or len(path) > 2 or (len(path) == 2 and not path[1].isdecimal()):  # service, database
             raise ValueError(f"{scheme}:// is host:port,host:port/service/database")
-        return place._replace(service=path[0], database=int(path[1]) if path[1:] else 0)
+        return parsed._replace(service=path[0], database=int(path[1]) if path[1:] else 0)
 
     def server_keywords(self) -> dict[str, Any]:
         """Return what redis-py's clients take to get into the servers: the login, and TLS."""

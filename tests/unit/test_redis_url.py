@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from recsite.environment import Environment, errors_of
 from serving.formats.encoding import base64url_encode
-from serving.redis.url import Login, Place
+from serving.redis.url import Login, RedisUrl
 
 CLUSTER = "redis+cluster://one:7000,two:7001"
 SENTINEL = "redis+sentinel://one,two:7001/tables"
@@ -26,28 +26,28 @@ def environment(**values: Any) -> Environment:
 
 
 @pytest.mark.parametrize("url", ["redis://localhost:6379/2", "rediss://u:p@localhost/0", "unix:///run/redis.sock"])
-def test_place__one_server__is_left_to_redis_py(url: str) -> None:
-    assert Place.parse(url) == Place("one", url)
+def test_url__one_server__is_left_to_redis_py(url: str) -> None:
+    assert RedisUrl.parse(url) == RedisUrl("one", url)
 
 
-def test_place__sentinel__hosts_service_database_and_login() -> None:
+def test_url__sentinel__hosts_service_database_and_login() -> None:
     url = "redis+sentinel://lane:p%40ss@one:5000,two,[::1]:5001/tables/3"
     hosts = (("one", 5000), ("two", 26_379), ("::1", 5001))
-    assert Place.parse(url) == Place("sentinel", url, hosts, Login("lane", "p@ss"), Login(), "tables", 3)
+    assert RedisUrl.parse(url) == RedisUrl("sentinel", url, hosts, Login("lane", "p@ss"), Login(), "tables", 3)
 
 
-def test_place__cluster__hosts_and_login() -> None:
+def test_url__cluster__hosts_and_login() -> None:
     url = "redis+cluster://:secret@one:7000,two"
-    assert Place.parse(url) == Place("cluster", url, (("one", 7000), ("two", 6379)), Login(None, "secret"))
+    assert RedisUrl.parse(url) == RedisUrl("cluster", url, (("one", 7000), ("two", 6379)), Login(None, "secret"))
 
 
-def test_place__with_tls_and_a_login_at_the_sentinels__as_redis_py_takes_them() -> None:
+def test_url__with_tls_and_a_login_at_the_sentinels__as_redis_py_takes_them() -> None:
     options = "ssl_ca_certs=/etc/ca.pem&ssl_check_hostname=false&sentinel_username=w&sentinel_password=p%26q"
-    place = Place.parse(f"rediss+sentinel://:s@one/tables?{options}")
-    assert (place.login, place.sentinel_login) == (Login(None, "s"), Login("w", "p&q"))
-    assert place.tls_keywords() == {"ssl": True, "ssl_ca_certs": "/etc/ca.pem", "ssl_check_hostname": False}
-    assert Place.parse("rediss+cluster://one").tls_keywords() == {"ssl": True}
-    assert Place.parse(CLUSTER).tls_keywords() == {}
+    parsed = RedisUrl.parse(f"rediss+sentinel://:s@one/tables?{options}")
+    assert (parsed.login, parsed.sentinel_login) == (Login(None, "s"), Login("w", "p&q"))
+    assert parsed.tls_keywords() == {"ssl": True, "ssl_ca_certs": "/etc/ca.pem", "ssl_check_hostname": False}
+    assert RedisUrl.parse("rediss+cluster://one").tls_keywords() == {"ssl": True}
+    assert RedisUrl.parse(CLUSTER).tls_keywords() == {}
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,9 @@ def test_place__with_tls_and_a_login_at_the_sentinels__as_redis_py_takes_them() 
         "redis+cluster://user:hunter2/x@one:7000",
     ],
 )
-def test_place__no_such_form__refused_without_the_password(url: str) -> None:
+def test_url__no_such_form__refused_without_the_password(url: str) -> None:
     with pytest.raises(ValueError) as refused:  # noqa: PT011  # its message is looked at
-        Place.parse(url)
+        RedisUrl.parse(url)
     assert "hunter2" not in str(refused.value)
 
 
