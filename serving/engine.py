@@ -1,4 +1,4 @@
-"""The engine: a request and the world give the block to read; the block gives the answer.
+"""The engine: from a request and the world to the block to read, and from the block to the answer.
 
 Pure: both doors do nothing but bring a request here, read the blocks it asks for, and send what it answers.
 
@@ -60,7 +60,7 @@ from serving.world import Caller, PreparedModel, PreparedTenant, PreparedVersion
 
 MAX_BATCH = 500
 
-# A key as it stands in a query string where it is the same there and in what it says.
+# A key that needs no percent-encoding: the raw text of the query string equals the decoded value.
 _USUAL_KEY = re.compile(rf"[ !-$'-*,-~]{{1,{MAX_KEY_BYTES}}}").fullmatch
 _NO_STORE = head_of(("cache-control", "no-store"))
 _DEFAULT = head_of(("recommendation-source", "default"))
@@ -72,7 +72,7 @@ _BITS = head_of(("content-type", BITS))
 
 
 class Unavailable:
-    """What a door gives in place of a block that it could not read in time."""
+    """What a door returns instead of a block that it could not read in time."""
 
 
 UNAVAILABLE = Unavailable()
@@ -80,7 +80,7 @@ Block = bytes | None | Unavailable
 
 
 class Settings(NamedTuple):
-    """What the engine must be told once."""
+    """The settings of the engine, the same for every request."""
 
     redis_prefix: str
     snapshot_max_age_seconds: float
@@ -130,7 +130,7 @@ def _charge(caller: Caller, tenant: PreparedTenant, cost: int, now: float) -> No
             return
         own.give_back(cost)
     seconds = str(max(1, ceil(wait)))
-    raise Refused(problem(429, "rate_limited", "Over the limit of requests.", ("retry-after", seconds)))
+    raise Refused(problem(429, "rate_limited", "The rate limit is reached.", ("retry-after", seconds)))
 
 
 def _begin_one(request: Request, caller: Caller, tenant: PreparedTenant, settings: Settings) -> Response | Lookup:
@@ -148,7 +148,7 @@ def _begin_one(request: Request, caller: Caller, tenant: PreparedTenant, setting
         model = _model(parameters.get("model"), caller, tenant)
         unknown = parameters.keys() - model.parameters
         if unknown:
-            raise bad_request("unknown_parameter", f"“{min(unknown)}” is no parameter of model {model.slug}.")
+            raise bad_request("unknown_parameter", f"Model {model.slug} has no parameter “{min(unknown)}”.")
         key, unit = _key_and_unit(parameters, caller, model)
     return Lookup(_version(model, unit), key, settings.redis_prefix, request.if_none_match, wants_bits=is_bits).start()
 
@@ -156,7 +156,7 @@ def _begin_one(request: Request, caller: Caller, tenant: PreparedTenant, setting
 def _usual(query: str, caller: Caller) -> tuple[PreparedModel, str] | None:
     """Return the model and the one key of a query string of the usual shape (see `PreparedCredential`), else None.
 
-    What follows in `_begin_one` would find the same for it, in four times the time.
+    A shortcut: the rest of `_begin_one` finds the same, in four times the time.
     """
     claims, credential = caller.claims, caller.credential
     unit = claims.subject
@@ -188,7 +188,7 @@ def _model(slug: str | None, caller: Caller, tenant: PreparedTenant) -> Prepared
     if not mine:
         raise Refused(NO_SUCH_MODEL)
     if len(mine) > 1:
-        raise bad_request("model_required", "This token may ask for several models; say which with “model”.")
+        raise bad_request("model_required", "This token may ask for several models. Name one with “model”.")
     return mine[0]
 
 
@@ -213,7 +213,7 @@ def _key_and_unit(given: Mapping[str, str], caller: Caller, model: PreparedModel
     if unit is None:
         unit = values[model.key_fields.index(model.unit_field)] if model.unit_field else key.decode()
     elif subject is not None:
-        raise bad_request("bad_parameter", "“unit” is for server tokens, ones without sub.")
+        raise bad_request("bad_parameter", "“unit” is for server tokens only, those without “sub”.")
     elif not is_unit(unit):
         raise bad_request("bad_parameter", "“unit” is empty, too long, or holds a control character.")
     return key, unit
@@ -396,7 +396,7 @@ def _begin_batch(
         try:
             unknown = key.keys() - allowed
             if unknown:
-                raise bad_request("unknown_parameter", f"“{min(unknown)}” is no field of model {model.slug}.")
+                raise bad_request("unknown_parameter", f"Model {model.slug} has no field “{min(unknown)}”.")
             row, unit = _key_and_unit({name: str(value) for name, value in key.items()}, caller, model)
             lookup = Lookup(_version(model, unit), row, settings.redis_prefix)
             steps.append(lookup.first() or lookup)
@@ -413,11 +413,11 @@ def _batch_body(request: Request, caller: Caller) -> _BatchBody:
     if (request.content_type or "").partition(";")[0].strip().lower() != JSON:
         raise Refused(NOT_JSON)
     if request.query:
-        raise bad_request("unknown_parameter", "A POST takes no query parameters; give “model” in the body.")
+        raise bad_request("unknown_parameter", "A POST takes no query parameters. Put “model” in the body.")
     try:
         body = _batch_decoder.decode(request.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise bad_request("bad_request", f"The body is not as it should be: {error}.") from None
+        raise bad_request("bad_request", f"The body is invalid: {error}.") from None
     if not 1 <= len(body.keys) <= MAX_BATCH:
         raise bad_request("bad_request", f"“keys” must hold 1 to {MAX_BATCH} keys.")
     return body

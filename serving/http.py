@@ -19,7 +19,7 @@ Source = Literal["table", "default", "fallback", "none"]
 
 
 class Request(msgspec.Struct, gc=False):
-    """What of an HTTP request the engine looks at. Header values are None where the header is absent."""
+    """The parts of an HTTP request that the engine looks at. A header that is absent is None."""
 
     method: str
     query: str
@@ -129,19 +129,21 @@ def problem(status: int, code: str, detail: str, *extra: tuple[str, str]) -> Res
 
 UNAUTHORIZED = problem(401, "unauthorized", "A valid bearer token is required.", ("www-authenticate", "Bearer"))
 NO_SUCH_MODEL = problem(404, "model_not_found", "There is no such model for this token.")
-NOT_FOUND = problem(404, "not_found", f"There is nothing here; ask at {PATH}.")
+NOT_FOUND = problem(404, "not_found", f"There is nothing here. Recommendations are at {PATH}.")
 METHOD_NOT_ALLOWED = problem(405, "method_not_allowed", "Use GET or POST.", ("allow", "GET, POST"))
-OVER_CAPACITY = problem(503, "over_capacity", "Too many requests at once; try again.", ("retry-after", "1"))
+OVER_CAPACITY = problem(503, "over_capacity", "Too many requests at once. Try again.", ("retry-after", "1"))
 TOO_LARGE = problem(413, "body_too_large", f"The body is larger than {MAX_BODY_BYTES:,} bytes.")
 HEADERS_TOO_LARGE = problem(431, "headers_too_large", "The request line and headers are too long.")
 NOT_HTTP = problem(400, "bad_request", "This is not HTTP/1.1.")
 NOT_ENCODED = problem(400, "bad_request", "The address holds a character that must be percent-encoded.")
 BODY_INCOMPLETE = problem(400, "bad_request", "The body did not arrive whole or in time.")
-NOT_READY = problem(503, "not_ready", "This server has no current configuration; try again.", ("retry-after", "5"))
-NO_ANSWER = problem(503, "unavailable", "The recommendation can't be read just now; try again.", ("retry-after", "1"))
-NOT_ACCEPTABLE = problem(406, "not_acceptable", f"This answers {JSON} and {BITS}.")
-BATCH_NOT_ACCEPTABLE = problem(406, "not_acceptable", f"Many keys at once are answered as {JSON} only.")
-SERVER_ONLY = problem(403, "server_token_required", "Many keys at once need a server token, one without sub.")
+NOT_READY = problem(503, "not_ready", "This server has no current configuration. Try again.", ("retry-after", "5"))
+NO_ANSWER = problem(503, "unavailable", "The recommendation can't be read just now. Try again.", ("retry-after", "1"))
+NOT_ACCEPTABLE = problem(406, "not_acceptable", f"Answers are {JSON} or {BITS}.")
+BATCH_NOT_ACCEPTABLE = problem(406, "not_acceptable", f"Answers to several keys are {JSON} only.")
+SERVER_ONLY = problem(
+    403, "server_token_required", "Only a server token, one without “sub”, may ask for several keys at once."
+)
 NOT_JSON = problem(415, "unsupported_media_type", f"Send the keys as {JSON}.")
 
 # /healthz: the process runs. /readyz: it also knows whom to serve (else NOT_READY).
@@ -186,7 +188,7 @@ def parse_query(query: str) -> dict[str, str]:
             except UnicodeError:
                 raise bad_request("bad_parameter", "A parameter is not valid UTF-8.") from None
         if name in parameters:
-            raise bad_request("bad_parameter", f"“{name}” is there twice.")
+            raise bad_request("bad_parameter", f"“{name}” may be given only once.")
         parameters[name] = value
     return parameters
 

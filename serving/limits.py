@@ -65,7 +65,7 @@ class Bucket:
         return (self.rate, self.burst) == (other.rate, other.burst)
 
     def take(self, cost: int, now: float) -> float:
-        """Take `cost` tokens and give 0.0; or, if they are not there, take none and give the seconds until they are."""
+        """Take `cost` tokens and return 0.0; if there are too few, take none and return the seconds to wait."""
         self.asked += cost
         tokens = self._tokens
         elapsed = now - self._at

@@ -232,7 +232,7 @@ class NumbersCollector(Collector):
     """Shows one process's numbers in a prometheus_client registry.
 
     Args:
-        reading: gives them; gauges are set there.
+        reading: returns them, with the gauges set.
     """
 
     def __init__(self, reading: Callable[[], Reading]) -> None:
@@ -274,7 +274,7 @@ def has_written(directory: Path, process_id: int) -> bool:
 
 
 class Workers:
-    """Adds up what worker processes left. Counters never fall: what an ended worker counted is kept.
+    """Adds up what worker processes wrote. Counters never fall: what an ended worker counted is kept.
 
     Args:
         directory: of this lane's workers; nobody else writes there.

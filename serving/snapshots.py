@@ -91,7 +91,7 @@ class SnapshotKeeper:
         return True
 
     def load_files(self) -> int:
-        """Take what earlier processes left in the folder; give how many tenants that made known."""
+        """Take what earlier processes left in the folder; return how many tenants became known by that."""
         paths = sorted(self._directory.glob(f"*{_SUFFIX}"))
         return sum(self._judge(_read(path), f"file:{path.name}") is not None for path in paths)
 
@@ -102,7 +102,7 @@ class SnapshotKeeper:
         for raw_id, raw_revision in revisions.items():
             tenant_id = raw_id.decode("ascii", "replace")
             if not _TENANT_ID.fullmatch(tenant_id) or not raw_revision.isdigit() or len(raw_revision) > 18:
-                self._refuse(f"map:{tenant_id[:64]}", "unreadable", "an entry of the map is not id and revision")
+                self._refuse(f"map:{tenant_id[:64]}", "unreadable", "an entry of the map is not an id with a revision")
                 continue
             known = self._world.tenants.get(tenant_id)
             if known is None or known.revision < int(raw_revision):
@@ -224,7 +224,7 @@ class SnapshotWatch(threading.Thread):
         self._polled_at = time.monotonic()
 
     def poll(self) -> bool:
-        """Look once; give whether Redis answered. Takes a few time-outs at most; raises nothing that Redis causes."""
+        """Look once; return whether Redis answered. Takes a few time-outs at most; raises nothing that Redis causes."""
         try:
             self._fetch()
         except (redis.RedisError, OSError) as error:

@@ -67,7 +67,7 @@ class _AsTheEngineDecides(BaseContentNegotiation):
 
 
 class RecommendationsView(APIView):
-    """Gives the recommendation of the version that the rollout weights give this player."""
+    """Answers with the recommendation of the version that the rollout weights assign to this player."""
 
     content_negotiation_class = _AsTheEngineDecides
 

@@ -35,9 +35,9 @@ from serving.formats.tokens import (
 from serving.http import BITS, JSON, VARY, Exposure, Source, head_of
 from serving.limits import Bucket
 
-# Verified tokens kept: about 1 KB each.
+# The most verified tokens to keep, about 1 KB each.
 MAX_VERIFIED_TOKENS = 65_536
-# What is the same in a query string and in what it says.
+# Characters that need no percent-encoding: the raw text equals the decoded value.
 _PLAIN = re.compile(r"[A-Za-z0-9_.~-]+")
 _SOURCES: tuple[Source, ...] = ("table", "default", "fallback", "none")
 
@@ -47,12 +47,12 @@ class Outdated(ValueError):
 
 
 class PreparedTable:
-    """A table of a version; `id` is "" for what stands in for one where it was never loaded.
+    """A table of a version; of a version that was never loaded, a stand-in whose `id` is "".
 
     Attributes:
-        shift: by how much to shift a key's digest, as an integer of 128 bits, for the number of its block.
-        tag_seeds: what an ETag holds besides its key, as an integer of 48 bits: of a row in JSON and in bits, of the
-            default in JSON and in bits.
+        shift: bits to shift a key's digest, a 128-bit integer, to the right for the number of its block.
+        tag_seeds: 48-bit integers that tell ETags of one key apart: of a row in JSON and in bits, of the default in
+            JSON and in bits.
     """
 
     __slots__ = ("id", "shift", "tag_seeds")
@@ -81,7 +81,7 @@ class Heads(NamedTuple):
 
 
 class PreparedVersion:
-    """A version with everything that does not change from request to request worked out."""
+    """A version, with everything worked out that is the same for every request."""
 
     __slots__ = (
         "active",
@@ -165,7 +165,9 @@ class PreparedModel:
         unknown = {*model.allocation.translate(None, bytes(self.versions)), *model.overrides.values()}
         unknown -= self.versions.keys()
         if unknown:
-            raise published.BadSnapshot(f"{model.slug} gives players version code {min(unknown)}, which it has not")
+            raise published.BadSnapshot(
+                f"{model.slug} gives players version code {min(unknown)}, but has no such version"
+            )
 
 
 @lru_cache(maxsize=1024)
@@ -229,10 +231,10 @@ class PreparedCredential:
             try:
                 self.public_key = algorithm.prepare_key(credential.public_key)
             except (jwt.PyJWTError, ValueError, TypeError) as error:
-                raise published.BadSnapshot(f"the public key of {credential.id} is none: {error}") from None
+                raise published.BadSnapshot(f"the public key of {credential.id} can't be used: {error}") from None
 
     def know(self, models: Mapping[str, PreparedModel]) -> None:
-        """Work out which of its tenant's models the usual query strings mean."""
+        """Work out which of its tenant's models each of the usual query strings means."""
         mine = [model for slug, model in models.items() if self.models is None or slug in self.models]
         by_query: dict[str, PreparedModel] = {}
         by_query_head: dict[str, PreparedModel] = {}
@@ -316,7 +318,7 @@ class World:
         self._verified: OrderedDict[str, Caller] = OrderedDict()
 
     def put(self, snapshot: published.Snapshot) -> None:
-        """Take a tenant's newer snapshot in the place of the one before. All of it is prepared before any of it shows.
+        """Replace a tenant's snapshot by a newer one. All of it is prepared before any of it is used.
 
         Raises:
             Outdated: the one here is newer, or as new.

@@ -108,7 +108,7 @@ def hmac_of(key: bytes) -> HMAC:
 
 
 def check_hs256(token: bytes, header_length: int, key: HMAC) -> Payload:
-    """Check the signature of a token whose header was found to be this service's own; give its payload.
+    """Check the signature of a token whose header was found to be this service's own; return its payload.
 
     Raises:
         BadToken: the signature does not fit, the payload is no JSON object, or a claim is missing or of another type.
@@ -142,7 +142,7 @@ def unverified_kid(token: bytes) -> str:
 
 
 def check_with_pyjwt(token: bytes, public_key: Any, algorithm: str) -> Payload:
-    """Check the signature of a studio-signed token with its credential's one algorithm; give its payload.
+    """Check the signature of a studio-signed token with its credential's one algorithm; return its payload.
 
     Raises:
         BadToken: anything at all is odd about it.

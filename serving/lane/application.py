@@ -49,7 +49,7 @@ class Tls(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What the command gives its workers.
+    """What the command tells its workers.
 
     Attributes:
         block_cache_mb: most memory for blocks in each worker; 0 for none.

@@ -414,7 +414,7 @@ class NodeReader:
         return connection
 
     async def _watch(self, connection: _Connection) -> bool:
-        """Return when the connection is lost; give whether it lasted. Asks it now and then whether it lives."""
+        """Wait until the connection is lost, pinging it now and then; return whether it lasted."""
         has_lasted = False
         while not self._lost.is_set():
             try:

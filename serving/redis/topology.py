@@ -5,8 +5,8 @@ for a topology: what no connected server can answer is UNAVAILABLE at once, and 
 second, until every block has a server that answers.
 
 In a cluster a read that is told to ask elsewhere (MOVED, or ASK while a slot moves) follows, as long as its time has
-not run out. Each key of a slot on its way is at exactly one of two nodes, and the node it leaves says ASK for those that
-are gone, so that nil is never said of a block that exists.
+not run out. Each key of a slot on its way is on exactly one of two nodes, and the node that the slot leaves says ASK
+for those that are gone, so that nil is never said of a block that exists.
 """
 
 from __future__ import annotations

@@ -101,26 +101,26 @@ def run(arguments: list[str]) -> None:
 
 
 def _check(host: str, port: int, metrics_port: int, certificate: Path | None, key: Path | None) -> None:
-    """Find what would make every worker fail, before there is one.
+    """Look for what would make every worker fail, before any starts.
 
     Raises:
         CommandError: says what.
     """
     if (certificate is None) != (key is None):
-        raise CommandError("--tls-cert and --tls-key belong together.")
+        raise CommandError("Use --tls-cert and --tls-key together.")
     if certificate is not None and key is not None:
         try:
             tls_context(Tls(certificate, key))
         except OSError as error:
-            raise CommandError(f"{certificate} and {key} do not serve: {error}.") from None
+            raise CommandError(f"Cannot use {certificate} and {key} as TLS certificate and key: {error}.") from None
     try:
         assemble("lane")
     except ValueError as error:
-        raise CommandError(f"The settings do not do: {error}") from None
+        raise CommandError(f"Invalid settings: {error}") from None
     try:
         reader_for(settings.TABLES_REDIS_URL, deadline_seconds=1, numbers=Numbers())
     except OSError as error:
-        raise CommandError(f"The files that RECSITE_REDIS_URL names for TLS do not serve: {error}.") from None
+        raise CommandError(f"Cannot use the TLS files that RECSITE_REDIS_URL names: {error}.") from None
     for taken in (port, metrics_port):
         # Without this a second lane on the same port would quietly take half of the connections.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -129,7 +129,7 @@ def _check(host: str, port: int, metrics_port: int, certificate: Path | None, ke
             try:
                 probe.bind((host, taken))
             except OSError as error:
-                raise CommandError(f"{_spelled(host)}:{taken} cannot be listened on: {error.strerror}.") from None
+                raise CommandError(f"Cannot listen on {_spelled(host)}:{taken}: {error.strerror}.") from None
 
 
 def _numbers_directory() -> Path:
@@ -144,12 +144,12 @@ def _numbers_directory() -> Path:
         shutil.rmtree(own, ignore_errors=True)
         own.mkdir()
     except OSError as error:
-        raise CommandError(f"{above} cannot be written to: {error.strerror}.") from None
+        raise CommandError(f"Cannot write to {above}: {error.strerror}.") from None
     return own
 
 
 def _connections() -> int:
-    """Raise the limit of open files as far as is allowed; give the connections that leaves room for."""
+    """Raise the limit of open files as far as is allowed, and return how many connections that leaves room for."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_CONNECTIONS + OTHER_FILES
     if hard != resource.RLIM_INFINITY:
@@ -174,9 +174,9 @@ def _bounded(text: str, least: int, most: int) -> int:
     try:
         number = int(text)
     except ValueError:
-        raise ArgumentTypeError(f"{text!r} is no number") from None
+        raise ArgumentTypeError(f"{text!r} is not a number") from None
     if not least <= number <= most:
-        raise ArgumentTypeError(f"{number} is not within {least} … {most}")
+        raise ArgumentTypeError(f"must be {least:,} to {most:,}, not {number}")
     return number
 
 
