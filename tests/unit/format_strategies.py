@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
+from typing import Any, assert_never
 
 from hypothesis import strategies as st
 
-from serving.formats.layouts import MAX_INTEGER, Bool, DecimalNumber, Enum, Field, Layout, List, String, Uint
+from serving.formats.layouts import MAX_INTEGER, Bool, DecimalNumber, Enum, Field, Kind, Layout, List, String, Uint
 
 names = st.text(st.characters(min_codepoint=32, exclude_categories=["Cs"]), min_size=1, max_size=8)
 
@@ -45,20 +45,26 @@ def layouts(draw: st.DrawFn, *, max_fields: int = 7) -> Layout:
     return Layout([Field(f"f{number}", kind, draw(st.booleans())) for number, kind in enumerate(chosen)])
 
 
-def values_of(kind: Any) -> st.SearchStrategy[Any]:
+def values_of(kind: Kind) -> st.SearchStrategy[Any]:
     """Values that a kind holds."""
-    if isinstance(kind, Bool):
-        return st.booleans()
-    if isinstance(kind, Uint):
-        return st.integers(kind.min, kind.max)
-    if isinstance(kind, Enum):
-        return st.sampled_from(kind.values)
-    if isinstance(kind, DecimalNumber):
-        return st.integers(0, kind.steps).map(lambda code: kind.min + code * kind.step)
-    if isinstance(kind, String):
-        texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=kind.max_bytes)
-        return texts.filter(lambda text: len(text.encode()) <= kind.max_bytes)
-    return st.lists(values_of(kind.item), max_size=kind.max_items)
+    match kind:
+        case Bool():
+            return st.booleans()
+        case Uint():
+            return st.integers(kind.min, kind.max)
+        case Enum():
+            return st.sampled_from(kind.values)
+        case DecimalNumber():
+            low, step = kind.min, kind.step
+            return st.integers(0, kind.steps).map(lambda code: low + code * step)
+        case String():
+            longest = kind.max_bytes
+            texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=longest)
+            return texts.filter(lambda text: len(text.encode()) <= longest)
+        case List():
+            return st.lists(values_of(kind.item), max_size=kind.max_items)
+        case other:
+            assert_never(other)
 
 
 def records_of(layout: Layout) -> st.SearchStrategy[dict[str, Any]]:
