@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from decimal import Decimal
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 import pytest
@@ -17,7 +17,19 @@ from serving.formats import keys
 from serving.formats.blocks import DamagedBlock, encode_block, find_payload
 from serving.formats.encoding import base64url_decode, base64url_encode
 from serving.formats.keys import BadKey
-from serving.formats.layouts import BadLayout, BadValue, Bool, DamagedPayload, DecimalNumber, Enum, Layout, List, Uint
+from serving.formats.layouts import (
+    BadLayout,
+    BadValue,
+    Bool,
+    DamagedPayload,
+    DecimalNumber,
+    Enum,
+    Kind,
+    Layout,
+    List,
+    String,
+    Uint,
+)
 from serving.formats.snapshot import FORMAT, BadSnapshot, Snapshot, Tenant, open_snapshot, sign_snapshot
 from tests.unit.format_strategies import layouts, records_of
 
@@ -72,25 +84,29 @@ def test_block_name__block_in_lower_case_hex_and_no_braces() -> None:
 # --- Payload bits -----------------------------------------------------------------------------------------------------
 
 
-def bits_of(kind: Any, value: Any) -> str:
+def bits_of(kind: Kind, value: Any) -> str:
     """Spell a value's bits out, as DESIGN's table has them, in text."""
 
     def spelled(code: int, highest: int) -> str:
         width = highest.bit_length()
         return f"{code:0{width}b}" if width else ""
 
-    if isinstance(kind, Bool):
-        return "1" if value else "0"
-    if isinstance(kind, Uint):
-        return spelled(value - kind.min, kind.max - kind.min)
-    if isinstance(kind, Enum):
-        return spelled(kind.values.index(value), len(kind.values) - 1)
-    if isinstance(kind, DecimalNumber):
-        return spelled(int((value - kind.min) / kind.step), int((kind.max - kind.min) / kind.step))
-    if isinstance(kind, List):
-        return spelled(len(value), kind.max_items) + "".join(bits_of(kind.item, item) for item in value)
-    raw = value.encode()
-    return spelled(len(raw), kind.max_bytes) + "".join(f"{byte:08b}" for byte in raw)
+    match kind:
+        case Bool():
+            return "1" if value else "0"
+        case Uint():
+            return spelled(value - kind.min, kind.max - kind.min)
+        case Enum():
+            return spelled(kind.values.index(value), len(kind.values) - 1)
+        case DecimalNumber():
+            return spelled(int((value - kind.min) / kind.step), int((kind.max - kind.min) / kind.step))
+        case String():
+            raw = value.encode()
+            return spelled(len(raw), kind.max_bytes) + "".join(f"{byte:08b}" for byte in raw)
+        case List():
+            return spelled(len(value), kind.max_items) + "".join(bits_of(kind.item, item) for item in value)
+        case other:
+            assert_never(other)
 
 
 @st.composite

@@ -203,8 +203,13 @@ def _as_row(field: Mapping[str, Any]) -> dict[str, Any]:
     row = dict(field)
     for parameter in TYPES_BY_NAME[field["type"]].parameters:
         value = field[parameter.name]
-        if parameter.input is Input.TEXTS:
-            row[parameter.name] = "\n".join(value)
-        elif parameter.input is Input.ITEM:
-            row = {**_as_row(value), **row, parameter.name: value["type"]}
+        match parameter.input:
+            case Input.WHOLE | Input.NUMBER:
+                pass
+            case Input.TEXTS:
+                row[parameter.name] = "\n".join(value)
+            case Input.ITEM:
+                row = {**_as_row(value), **row, parameter.name: value["type"]}
+            case other:
+                assert_never(other)
     return row
