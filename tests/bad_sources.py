@@ -411,7 +411,7 @@ BAD_ROWS = [
     Source("a list too long", table(one("items", 9, [1, 2, 3, 4])), REJECTED, "row 9 (key p8): the list has 4 items"),
     Source("a huge list", table(one("items", 9, [1] * 100_000)), REJECTED, "the list has 100000 items, more than 3"),
     Source(
-        "a null in a list", table(one("items", 9, [1, None])), REJECTED, "row 9 (key p8): None is not a whole number"
+        "a null in a list", table(one("items", 9, [1, None])), REJECTED, "row 9 (key p8): a list cannot contain nulls"
     ),
     Source("an item above", table(one("items", 9, [1, 1000])), REJECTED, "row 9 (key p8): 1000 is not within 0 … 999"),
     Source(

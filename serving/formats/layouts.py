@@ -162,7 +162,7 @@ class Uint(Scalar, frozen=True, tag="uint"):
 
     def check(self) -> None:
         if not -MAX_INTEGER <= self.min <= self.max <= MAX_INTEGER or self.max - self.min > MAX_INTEGER:
-            raise BadLayout("min and max must be in order and within ±(2^53 − 1)")
+            raise BadLayout("min must not be above max, and both must be within ±(2^53 − 1)")
 
     def to_code(self, value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool):
@@ -237,9 +237,9 @@ class DecimalNumber(Scalar, frozen=True, tag="decimal"):
 
     def check(self) -> None:
         if not all(x.is_finite() for x in (self.min, self.max, self.step)) or self.step <= 0 or self.max < self.min:
-            raise BadLayout("min and max must be in order and step above zero")
+            raise BadLayout("min must not be above max, and step must be above zero")
         if self.places > 12 or any(abs(x) * 10**self.places > self._most for x in (self.min, self.max)):
-            raise BadLayout("values need more than 15 digits, or more than 12 after the point")
+            raise BadLayout("values may have at most 15 digits, and at most 12 after the point")
         if (self.max - self.min) % self.step:
             raise BadLayout("max − min must be a whole number of steps")
 
@@ -340,6 +340,8 @@ class List(FieldKind, frozen=True, tag="list"):
             raise BadValue(f"the list has {len(value)} items, more than {self.max_items}")
         bits.put(len(value), self.count_bits)
         for item in value:
+            if item is None:
+                raise BadValue("a list cannot contain nulls")
             self.item.write(bits, item)
 
     def read(self, bits: BitReader) -> list[Any]:
@@ -395,7 +397,7 @@ class Layout:
             BadLayout: it is no such list; the message names the field.
         """
         if not isinstance(raw, list | tuple) or not raw:
-            raise BadLayout("a layout is a list of at least one field")
+            raise BadLayout("a layout is a list of one or more fields")
         fields: list[Field] = []
         for number, item in enumerate(raw, start=1):
             if not isinstance(item, Mapping):
@@ -406,14 +408,14 @@ class Layout:
             if not isinstance(name, str) or not 0 < len(name) <= 128 or min(name) < " ":
                 raise BadLayout(f"field {number} needs a name of 1 to 128 characters")
             if any(f.name == name for f in fields):
-                raise BadLayout(f"field {name!r} is there twice")
+                raise BadLayout(f"two fields are named “{name}”")
             if not isinstance(is_optional, bool):
-                raise BadLayout(f"field {name!r}: optional must be true or false")
+                raise BadLayout(f"field “{name}”: optional must be true or false")
             try:
                 kind = msgspec.convert(parameters, Kind)
                 kind.check()
             except (msgspec.ValidationError, BadLayout, ArithmeticError) as error:
-                raise BadLayout(f"field {name!r}: {error}") from None
+                raise BadLayout(f"field “{name}”: {error}") from None
             fields.append(Field(name, kind, is_optional))
         return cls(fields)
 

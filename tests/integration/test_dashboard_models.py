@@ -237,12 +237,12 @@ def test_new_model__several_key_fields__by_commas_or_spaces(teammate: User, stud
         ({"max_client_age_seconds": "0"}, "Write a number from 1 to 86,400."),
         ({"field-0-max": ""}, "Enter the largest value."),
         ({"field-1-step": ""}, "Enter the step."),
-        ({"field-1-step": "0.3"}, "The layout will not do: field 'discount'"),
+        ({"field-1-step": "0.3"}, "The layout will not do: field “discount”"),
         ({"field-2-values": ""}, "Enter at least one text."),
         ({"field-4-max_items": ""}, "Enter the largest number of items."),
         ({"field-4-item": ""}, "Choose what the list holds."),
         ({"field-5-max_bytes": ""}, "Enter the largest number of bytes."),
-        ({"field-5-name": "offer_id"}, "The layout will not do: field 'offer_id' is there twice."),
+        ({"field-5-name": "offer_id"}, "The layout will not do: two fields are named “offer_id”."),
         ({"field-TOTAL_FORMS": "x"}, "below needs another look"),
     ],
 )
@@ -265,7 +265,7 @@ def test_new_model__several_mistakes__are_said_at_once(teammate: User, studio: T
     assert answer.status == 422
     assert "“of fers” will not do as a short name" in answer.text
     assert "“model” has another meaning in requests" in answer.text
-    assert "The layout will not do: field 'discount'" in answer.text
+    assert "The layout will not do: field “discount”" in answer.text
 
 
 def test_new_version__several_mistakes__are_said_at_once(teammate: User, studio: Tenant) -> None:

@@ -294,7 +294,7 @@ REJECTIONS = {
     ),
     "a null item": (
         bad(items=[[], [None], []]),
-        {"items: values": "column items, row 2 (key p1): None is not a whole number"},
+        {"items: values": "column items, row 2 (key p1): a list cannot contain nulls"},
     ),
     "a text too long": (
         bad(title=["a" * 21, None, ""]),

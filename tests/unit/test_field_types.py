@@ -122,7 +122,7 @@ def test_parameters__of_one_name__are_of_one_input() -> None:
 
 @every_type
 def test_type__bad_parameters__are_refused(name: str) -> None:
-    with pytest.raises(BadLayout, match="field 'f'"):
+    with pytest.raises(BadLayout, match="field “f”"):
         Layout.parse([{"name": "f", "type": name, **EXAMPLES[name].parameters, **EXAMPLES[name].bad_parameters}])
 
 
