@@ -90,7 +90,7 @@ TEMPLATES: list[dict[str, Any]] = [
     },
 ]
 
-# --- The admin (what it shows is in the apps' admin modules) ----------------------------------------------------------
+# --- The admin (what it shows is in recsite/staff) ----------------------------------------------------------
 
 UNFOLD: dict[str, Any] = {
     "SITE_TITLE": "recsite admin",

@@ -1,4 +1,4 @@
-"""Reads about loads that pages and the admin share: how far one is, and which ones there are."""
+"""Reads about loads that the surfaces share: how far one is, and which ones there are."""
 
 from __future__ import annotations
 

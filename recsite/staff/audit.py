@@ -7,10 +7,11 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 from django.utils.html import format_html
+from django.utils.http import urlencode
 from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 
-from recsite.staff.pages import ReadOnlyAdmin, StudioFilter
+from recsite.staff.pages import ReadOnlyAdmin, StudioFilter, instant
 from tenants.audit import words_of
 from tenants.figures import age
 from tenants.models import AuditEntry
@@ -43,18 +44,15 @@ class AuditAdmin(ReadOnlyAdmin):
     search_fields = ("summary", "subject", "actor_name", "reason")
     search_help_text = "Search what, who and why"
     date_hierarchy = "at"
-    fields = ("summary", "studio", "who", "when_exactly", "action_label", "subject", "reason")
+    fields = ("summary", "studio", "who", "exactly", "action_label", "subject", "reason")
     change_form_outer_after_template = "staff/_before_after.html"
+
+    exactly = instant("at", "When")
 
     @display(description="Who", ordering="actor_name")
     def who(self, entry: Any) -> str:
         """Return the name they had then."""
         return str(entry.actor_name)
-
-    @display(description="When")
-    def when_exactly(self, entry: Any) -> str:
-        """Return the instant."""
-        return f"{entry.at:%Y-%m-%d %H:%M:%S} UTC, {age(entry.at)}"
 
     @display(description="When", ordering="at")
     def when(self, entry: Any) -> str:
@@ -65,6 +63,11 @@ class AuditAdmin(ReadOnlyAdmin):
     def action_label(self, entry: Any) -> str:
         """Return it in words."""
         return words_of(entry.action)
+
+    def dashboard_url(self, row: Any) -> str:
+        """Return the address of what the trail has about the same thing."""
+        url = super().dashboard_url(row)
+        return url and f"{url}?{urlencode({'about': row.subject})}"
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Show each value before and after, side by side."""

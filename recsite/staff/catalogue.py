@@ -23,7 +23,7 @@ from recsite.staff.columns import (
     newest_load,
     newest_weights,
 )
-from recsite.staff.pages import Label, ReadOnlyAdmin, StudioFilter, link_to, list_link
+from recsite.staff.pages import Label, ReadOnlyAdmin, StudioFilter, instant, link_to, list_link
 from tenants.figures import age, megabytes, number, percent, plain_json
 
 DATA_COLOURS = {"fresh": "success", "stale": "warning", "missing": "danger", "none": "default"}
@@ -45,8 +45,8 @@ class RecommendationModelAdmin(ReadOnlyAdmin):
     fieldsets = (
         (None, {"fields": ("name", "studio", "short_name", "keys", "unit")}),
         ("What it serves", {"fields": ("weights", "rows", "data_age", "versions_", "loads", "layouts_")}),
-        ("What it answers", {"fields": ("default", "max_client_age_seconds")}),
-        ("When a load is rejected", {"fields": ("max_row_count_change", "min_coverage", "max_psi")}),
+        ("What it answers", {"fields": ("default", "kept_for")}),
+        ("When a load is rejected", {"fields": ("rows_differ", "keys_missing", "values_differ")}),
     )
 
     def get_queryset(self, request: HttpRequest) -> Any:
@@ -116,6 +116,26 @@ class RecommendationModelAdmin(ReadOnlyAdmin):
     def default(self, model: Any) -> str:
         """Return what a key without a row is answered."""
         return _json(model.default_answer) if model.default_answer is not None else "none: “204 No Content”"
+
+    @display(description="Clients keep an answer for")
+    def kept_for(self, model: Any) -> str:
+        """Say how long."""
+        return f"{number(model.max_client_age_seconds)} s"
+
+    @display(description="Rows")
+    def rows_differ(self, model: Any) -> str:
+        """Say by how much their number may differ."""
+        return f"their number differs by more than {percent(round(10_000 * model.max_row_count_change))}"
+
+    @display(description="Keys")
+    def keys_missing(self, model: Any) -> str:
+        """Say how many must still be there."""
+        return f"less than {percent(round(10_000 * model.min_coverage))} of those served are still there"
+
+    @display(description="Values")
+    def values_differ(self, model: Any) -> str:
+        """Say how differently they may be spread."""
+        return f"a field's population stability index is above {model.max_psi:g}"
 
     @display(description="Versions")
     def versions_(self, model: Any) -> str:
@@ -220,9 +240,11 @@ class VersionAdmin(ReadOnlyAdmin):
     search_fields = ("name", "model__slug", "model__name", "model__tenant__name", "model__tenant__slug")
     ordering = ("model__tenant__name", "model__slug", "code")
     fieldsets = (
-        (None, {"fields": ("name", "studio", "model_link", "code", "layout", "source_link", "created_at")}),
-        ("What it serves", {"fields": ("weight", "data_age", "freshness_minutes", "rows", "size", "last_load")}),
+        (None, {"fields": ("name", "studio", "model_link", "code", "layout", "source_link", "created")}),
+        ("What it serves", {"fields": ("weight", "data_age", "target", "rows", "size", "last_load")}),
     )
+
+    created = instant("created_at", "Made")
 
     def get_queryset(self, request: HttpRequest) -> Any:
         """Bring the table, the source, the newest load and the weights along."""
@@ -262,6 +284,12 @@ class VersionAdmin(ReadOnlyAdmin):
         when = data_at(version.active_table)
         return Label("stale" if is_late(version, timezone.now()) else "fresh", age(when).removesuffix(" ago"))
 
+    @display(description="Late after")
+    def target(self, version: Any) -> str:
+        """Say how old its data may become."""
+        minutes = version.freshness_minutes
+        return f"{number(minutes)} min" if minutes else "a day; it has no target of its own"
+
     @display(description="Rows", ordering="active_table__row_count")
     def rows(self, version: Any) -> str:
         """Return its active table's rows."""
@@ -288,10 +316,13 @@ class VersionAdmin(ReadOnlyAdmin):
 class ScheduleAdmin(VersionRowAdmin):
     """Schedules."""
 
-    list_display = ("version_link", "studio", "model_", "when", "is_enabled", "next_run_at", "last_run_at", "note")
+    list_display = ("version_link", "studio", "model_", "when", "is_enabled", "next_run", "last_run", "note")
     list_filter = (StudioFilter, ModelFilter, ("kind", ChoicesDropdownFilter))
     ordering = ("next_run_at",)
-    fields = ("version_link", "when", "timezone", "is_enabled", "next_run_at", "last_run_at", "note")
+    fields = ("version_link", "when", "timezone", "is_enabled", "next_run", "last_run", "note")
+
+    next_run = instant("next_run_at", "Next run")
+    last_run = instant("last_run_at", "Last run")
 
     @display(description="When")
     def when(self, schedule: Any) -> str:

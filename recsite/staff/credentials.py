@@ -13,7 +13,7 @@ from unfold.decorators import display
 
 from models_registry.catalogue.access import narrowed_slugs
 from recsite.staff.pages import Label, ReadOnlyAdmin, StudioFilter
-from tenants.figures import age
+from tenants.figures import age, number
 from tenants.models import AutomationToken, Credential, CredentialKind
 
 
@@ -59,7 +59,7 @@ class CredentialAdmin(ReadOnlyAdmin):
     def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         """Show what this kind of credential has."""
         proof = ("secret_shown",) if obj.kind == CredentialKind.SECRET else ("issuer", "public_key")
-        asks = ("may_ask_for", "requests_per_second", "burst")
+        asks = ("may_ask_for", "limit")
         return ("name", "studio", "client_id", "state_sentence", "kind_label", *proof, *asks, "last_used", "made")
 
     @display(description="State", label={"active": "success", "overlap": "warning", "revoked": "danger"})
@@ -95,6 +95,11 @@ class CredentialAdmin(ReadOnlyAdmin):
         """Return the models."""
         slugs = getattr(credential, "narrowed_slugs", None)
         return ", ".join(narrowed_slugs([credential.pk])[credential.pk] if slugs is None else slugs) or "all models"
+
+    @display(description="Limit")
+    def limit(self, credential: Any) -> str:
+        """Return its rate and burst."""
+        return f"{number(credential.requests_per_second)} requests a second, {number(credential.burst)} at once"
 
     @display(description="Last used", ordering="last_used_at")
     def last_used(self, credential: Any) -> str:

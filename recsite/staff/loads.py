@@ -11,7 +11,7 @@ from unfold.decorators import display
 from models_registry.loading.progress import progress_of
 from models_registry.models import Load, LoadRange, Table, TableState
 from recsite.staff.columns import LOAD_COLOURS, ModelFilter, VersionRowAdmin
-from recsite.staff.pages import Label, ReadOnlyAdmin, StudioFilter, link_to
+from recsite.staff.pages import Label, ReadOnlyAdmin, StudioFilter, instant, link_to
 from tenants.figures import age, duration, megabytes, number
 
 
@@ -27,16 +27,26 @@ class LoadAdmin(VersionRowAdmin):
     date_hierarchy = "created_at"
     ordering = ("-created_at", "-pk")
     fieldsets = (
-        (None, {"fields": ("label", "studio", "model_", "version_link", "asked", "is_dry_run")}),
-        ("What came of it", {"fields": ("state_label", "problem", "rows", "speed", "took", "attempts")}),
-        ("What it read", {"fields": ("source_kind", "source_location", "source_snapshot_at")}),
-        ("Times", {"fields": ("created_at", "started_at", "finished_at")}),
+        (None, {"fields": ("label", "studio", "model_", "version_link", "asked")}),
+        ("What came of it", {"fields": ("state_label", "problem_", "rows", "speed", "took", "attempts")}),
+        ("What it read", {"fields": ("source_kind", "source_location", "as_of")}),
+        ("Times", {"fields": ("queued", "began", "ended")}),
     )
+
+    as_of = instant("source_snapshot_at", "As of")
+    queued = instant("created_at", "Asked for")
+    began = instant("started_at", "Began")
+    ended = instant("finished_at", "Ended")
 
     @display(description="Load", ordering="fence")
     def label(self, load: Any) -> str:
         """Return its number."""
-        return f"Load {load.fence}"
+        return f"Load {load.fence}{', a dry run' if load.is_dry_run else ''}"
+
+    @display(description="Problem")
+    def problem_(self, load: Any) -> str:
+        """Say why it ended."""
+        return load.problem or "–"
 
     @display(description="State", ordering="state", label=LOAD_COLOURS)
     def state_label(self, load: Any) -> Label:
@@ -71,12 +81,14 @@ class LoadRangeAdmin(ReadOnlyAdmin):
 
     studio_path, model_path = "load__version__model__tenant", "load__version__model"
     dashboard_page, dashboard_paths = "load", ("load__pk",)
-    list_display = ("part", "load_link", "studio", "state", "attempts", "rows", "heartbeat_at")
+    list_display = ("part", "load_link", "studio", "state", "attempts", "rows", "heard")
     list_filter = (StudioFilter, ModelFilter, ("state", ChoicesDropdownFilter))
     list_select_related = ("load__version__model__tenant",)
     search_fields = ("load__version__name", "load__version__model__slug", "load__version__model__tenant__name")
     ordering = ("-load", "first_partition")
-    fields = ("part", "load_link", "state", "attempts", "rows", "size", "heartbeat_at")
+    fields = ("part", "load_link", "state", "attempts", "rows", "size", "heard")
+
+    heard = instant("heartbeat_at", "Last heard of")
 
     @display(description="Partitions", ordering="first_partition")
     def part(self, part: Any) -> str:
@@ -114,8 +126,11 @@ class TableAdmin(VersionRowAdmin):
     date_hierarchy = "created_at"
     fields = (
         *("table_id", "studio", "model_", "version_link", "load_link", "role", "rows", "size", "row_bytes", "blocks"),
-        *("activated_at", "created_at"),
+        *("activated", "created"),
     )
+
+    activated = instant("activated_at", "Activated")
+    created = instant("created_at", "Begun")
 
     @display(description="Load", ordering="load__fence")
     def load_link(self, table: Any) -> str:

@@ -37,6 +37,8 @@ _MENU: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("Models", "category", "models_registry_recommendationmodel_changelist"),
             ("Versions", "layers", "models_registry_version_changelist"),
             ("Loads", "download", "models_registry_load_changelist"),
+            ("Load ranges", "splitscreen", "models_registry_loadrange_changelist"),
+            ("Schedules", "event_repeat", "models_registry_schedule_changelist"),
             ("Weights history", "balance", "models_registry_rolloutrevision_changelist"),
             ("Testers", "science", "models_registry_override_changelist"),
             ("Tables", "table_rows", "models_registry_table_changelist"),

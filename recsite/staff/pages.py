@@ -244,6 +244,17 @@ class ReadOnlyAdmin(StaffAdmin):
     actions: Sequence[str] | None = None
 
 
+def instant(field: str, description: str) -> Any:
+    """Return a column that shows an instant of a row to the second, in UTC."""
+
+    @display(description=description, ordering=field)
+    def show(_: Any, row: Any) -> str:
+        at = getattr(row, field)
+        return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at else "–"
+
+    return show
+
+
 def follow(row: Any, path: str) -> Any:
     """Return what a path of Django's (`version__model`) leads to from a row."""
     return reduce(getattr, path.split("__"), row)

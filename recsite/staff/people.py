@@ -13,7 +13,7 @@ from unfold.contrib.filters.admin import BooleanRadioFilter, ChoicesDropdownFilt
 from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
-from recsite.staff.pages import Label, ServiceForm, StaffAdmin, StudioFilter, acting
+from recsite.staff.pages import Label, ServiceForm, StaffAdmin, StudioFilter, acting, instant
 from tenants import audit
 from tenants.figures import age
 from tenants.models import Membership, Tenant, User
@@ -34,14 +34,17 @@ class PersonAdmin(UserAdmin, StaffAdmin):  # type: ignore[misc,type-arg]  # two 
     list_filter = (("is_active", BooleanRadioFilter), ("is_staff", BooleanRadioFilter))
     search_fields = ("username", "first_name", "last_name", "email")
     filter_horizontal = ()
-    readonly_fields = ("last_login", "date_joined", "made_for")
+    readonly_fields = ("last_sign_in", "since", "made_for")
     actions_detail = ("change_password",)
     fieldsets = (
         (None, {"fields": ("username",)}),
         ("Person", {"fields": ("first_name", "last_name", "email", "made_for")}),
         ("May sign in", {"fields": ("is_active", "is_staff", "is_superuser")}),
-        ("Times", {"fields": ("last_login", "date_joined")}),
+        ("Times", {"fields": ("last_sign_in", "since")}),
     )
+
+    last_sign_in = instant("last_login", "Last signed in")
+    since = instant("date_joined", "Made")
 
     def get_queryset(self, request: HttpRequest) -> Any:
         """Bring the roles along."""

@@ -12,7 +12,7 @@ from unfold.decorators import display
 from models_registry.catalogue.selectors import name_of, weights_by_code
 from models_registry.models import Override, RolloutRevision, Version
 from recsite.staff.columns import ModelFilter
-from recsite.staff.pages import ReadOnlyAdmin, StudioFilter
+from recsite.staff.pages import ReadOnlyAdmin, StudioFilter, instant
 from tenants.figures import age, percent
 
 
@@ -27,7 +27,9 @@ class RolloutRevisionAdmin(ReadOnlyAdmin):
     search_fields = ("model__slug", "model__tenant__name", "actor_name", "reason")
     date_hierarchy = "created_at"
     ordering = ("-created_at", "-number")
-    fields = ("model", "number", "phase", "weights", "moved", "restored", "actor_name", "reason", "created_at", "salt")
+    fields = ("model", "number", "phase", "weights", "moved", "restored", "actor_name", "reason", "saved", "salt")
+
+    saved = instant("created_at", "Saved")
 
     def get_queryset(self, request: HttpRequest) -> Any:
         """Leave the maps behind; bring names along."""

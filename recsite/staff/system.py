@@ -25,7 +25,7 @@ from kombu.exceptions import OperationalError as BrokerDown
 from unfold.contrib.filters.admin import BooleanRadioFilter
 from unfold.decorators import display
 
-from recsite.staff.pages import Label, ReadOnlyAdmin, acting
+from recsite.staff.pages import Label, ReadOnlyAdmin, acting, instant
 from tenants import audit
 from tenants.figures import age, number
 
@@ -122,7 +122,9 @@ class FailedSignInAdmin(ReadOnlyAdmin):
     list_display = ("username", "state", "failures_since_start", "ip_address", "when", "user_agent")
     search_fields = ("username", "ip_address")
     date_hierarchy = "attempt_time"
-    fields = ("username", "state", "failures_since_start", "ip_address", "attempt_time", "user_agent", "path_info")
+    fields = ("username", "state", "failures_since_start", "ip_address", "last_try", "user_agent", "path_info")
+
+    last_try = instant("attempt_time", "Last try")
 
     @display(description="State", label={"locked": "danger", "open": "default"})
     def state(self, attempt: Any) -> Label:
@@ -158,7 +160,10 @@ class SignInAdmin(ReadOnlyAdmin):
     list_display = ("username", "when", "ip_address", "user_agent")
     search_fields = ("username", "ip_address")
     date_hierarchy = "attempt_time"
-    fields = ("username", "attempt_time", "logout_time", "ip_address", "user_agent", "path_info")
+    fields = ("username", "signed_in", "signed_out", "ip_address", "user_agent", "path_info")
+
+    signed_in = instant("attempt_time", "Signed in")
+    signed_out = instant("logout_time", "Signed out")
 
     @display(description="Signed in", ordering="attempt_time")
     def when(self, entry: Any) -> str:

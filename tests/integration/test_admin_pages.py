@@ -372,6 +372,29 @@ def test_page_of_a_studios_row__shows_it_and_leads_to_the_dashboard(
     assert str(rows["tenant"]) in dashboard.content.decode()
 
 
+def test_page_of_a_table__names_it_by_its_id_and_says_when_in_utc(
+    rows: dict[str, Model], staff: User, client: Client
+) -> None:
+    client.force_login(staff)
+    table = rows["table"]
+    page = client.get(change_url(table)).content.decode()
+    header = page.partition("chevron_right")[2].partition("Open in the dashboard")[0]
+    assert re.search(rf">\s*{table.table_id}\s*<", header)  # type: ignore[attr-defined]  # a Table
+    assert f"{table.created_at:%Y-%m-%d %H:%M:%S} UTC" in page  # type: ignore[attr-defined]  # a Table
+
+
+def test_page_of_an_audit_entry__leads_to_what_the_trail_has_about_the_same_thing(staff: User, client: Client) -> None:
+    entry = factories.AuditEntryFactory.create(subject="model offers", summary="Here it is.")
+    factories.AuditEntryFactory.create(tenant=entry.tenant, subject="model other", summary="Not this.")
+    client.force_login(staff)
+    page = client.get(change_url(entry)).content.decode()
+    found = re.search(r'href="(/studios/[^"]+about=[^"]+)"', page)
+    assert found
+    trail = client.get(found[1]).content.decode()
+    assert "Here it is." in trail
+    assert "Not this." not in trail
+
+
 @pytest.mark.parametrize("table", sorted(STUDIOS_OWN))
 def test_page_of_a_studios_row__offers_no_change_and_takes_none(
     table: str, rows: dict[str, Model], staff: User, client: Client
