@@ -169,7 +169,7 @@ def _digest(prefix: str, key: Sequence[str]) -> bytes:
 
 
 def write_parquet(path: Path, example: Example, version: str, players: int = DEFAULT_PLAYERS) -> int:
-    """Write a version's rows as one Parquet file; give how many. Takes about a second for 300,000 rows."""
+    """Write a version's rows as one Parquet file; return how many. Takes about a second for 300,000 rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
     rows = 0
@@ -240,8 +240,14 @@ def _type(field: Mapping[str, Any]) -> pa.DataType:
         case "decimal":
             # BigQuery's NUMERIC with as many places as the field shows.
             return pa.decimal128(18, max(2, -int(Decimal(field["step"]).as_tuple().exponent)))
-        case kind:
-            return {"bool": pa.bool_(), "uint": pa.int64(), "enum": pa.string()}[kind]
+        case "bool":
+            return pa.bool_()
+        case "uint":
+            return pa.int64()
+        case "enum":
+            return pa.string()
+        case other:
+            raise NotImplementedError(f"the examples have no field of type {other}")
 
 
 # --- Command line -----------------------------------------------------------------------------------------------------
@@ -253,7 +259,7 @@ def parquet_path(directory: Path, example: Example, version: str) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; give the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
         description="Example recommendations, computed from studio, model, version and key."
     )

@@ -223,7 +223,7 @@ def sample_rows(layout: Layout) -> int:
 def measure(
     layout: Layout, sample: pa.Table, kept: Sequence[Mapping[str, Any]]
 ) -> tuple[list[Shift], list[dict[str, Any]]]:
-    """Count every field that there is a column of; give the shifts, and what is kept for the next load.
+    """Count every field that has a column; return the shifts, and what is kept for the next load.
 
     Args:
         layout: the fields.

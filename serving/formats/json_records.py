@@ -1,6 +1,6 @@
 """Payload bits as JSON, without the record in between: what most answers are made of.
 
-`JsonRecords(layout).text(payload)` gives exactly what `msgspec.json.encode(layout.unpack(payload))` gives, and refuses
+`JsonRecords(layout).text(payload)` is exactly `msgspec.json.encode(layout.unpack(payload))`, and refuses
 what `unpack` refuses.
 
 A layout never changes, so a function is written for it once, when it is first needed, with its shifts and masks as
@@ -28,13 +28,13 @@ _BEYOND = 'raise DamagedPayload("a number beyond its maximum")'
 
 
 class JsonRecords:
-    """Gives the records of one layout.
+    """The records of one layout as JSON.
 
     Args:
         layout: of the payloads.
 
     Attributes:
-        text: gives the record of a payload as a JSON object. The payload must be of the layout's width, if it has one.
+        text: returns a payload's record as a JSON object. The payload must be of the layout's width, if it has one.
             Raises DamagedPayload where no record of this layout packs to these bytes.
     """
 

@@ -331,7 +331,7 @@ class List(FieldKind, frozen=True, tag="list"):
 
     @property
     def max_bits(self) -> int:
-        return self.count_bits + self.max_items * self.item.bits
+        return self.count_bits + self.max_items * self.item.max_bits
 
     def write(self, bits: BitWriter, value: Any) -> None:
         if not isinstance(value, list | tuple):
@@ -391,7 +391,7 @@ class Layout:
 
     @classmethod
     def parse(cls, raw: Any) -> Self:
-        """Read a layout from what JSON gives: a list of `{"name", "type", …parameters, "optional"?}`.
+        """Read a layout from parsed JSON: a list of `{"name", "type", …parameters, "optional"?}`.
 
         Raises:
             BadLayout: it is no such list; the message names the field.

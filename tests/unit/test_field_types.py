@@ -12,6 +12,7 @@ import duckdb
 import msgspec
 import pyarrow as pa
 import pytest
+from hypothesis import find
 
 from models_registry.loading.distributions import measure
 from models_registry.loading.field_types import (
@@ -28,6 +29,7 @@ from recsite.api.operations.catalogue import LayoutField, LayoutItem
 from recsite.dashboard.forms.layouts import LayoutEditor, LayoutFieldForm
 from serving.formats.json_records import JsonRecords
 from serving.formats.layouts import BadLayout, BadValue, FieldKind, Kind, Layout, Scalar, ScalarKind
+from tests.unit import format_strategies
 
 ROOT = Path(__file__).parents[2]
 CLASSES: dict[str, type[FieldKind]] = {one.__struct_config__.tag: one for one in get_args(Kind)}
@@ -235,6 +237,13 @@ def test_parameters__the_style_sheet__shows_the_inputs_that_a_type_takes() -> No
         assert f".layout-field:has([data-type] {taken}" in css
         if any(parameter in one.parameters for one in SCALAR_TYPES):
             assert f':has([data-type] option[data-takes~="item"]:checked):has([data-item] {taken}' in css
+
+
+@every_type
+def test_type__the_property_tests__draw_it(name: str) -> None:
+    find(format_strategies.kinds, lambda kind: isinstance(kind, CLASSES[name]))
+    if issubclass(CLASSES[name], Scalar):
+        find(format_strategies.scalars, lambda kind: isinstance(kind, CLASSES[name]))
 
 
 @every_type

@@ -340,7 +340,7 @@ def _rows(tenant: Tenant) -> QuerySet[RecommendationModel]:
 
 
 def _add_layouts(tenant: Tenant, models: list[Any]) -> None:
-    """Give each model its newest layout. One query."""
+    """Set each model's newest layout. One query."""
     layouts = Layout.objects.for_tenant(tenant).in_bulk([model.newest_layout_id for model in models])
     for model in models:
         model.newest_layout = layouts.get(model.newest_layout_id)
