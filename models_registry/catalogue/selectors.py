@@ -32,11 +32,6 @@ from tenants.paging import Page, page_of
 
 # Without a target: tables are written every few hours; data a day old was missed several times.
 STALE_AFTER = timedelta(hours=24)
-# Of versions, by code, and again from the start. Each holds 4.5:1 under white text. The same as in static/recsite.css.
-VERSION_COLOURS = (
-    *("#4163dd", "#b35b01", "#028048", "#c63895", "#047e89", "#884cd4"),
-    *("#d32f2d", "#71751a", "#607187", "#8c5d47", "#0277b0", "#8e5192"),
-)
 
 
 def with_model_count(studios: QuerySet[Tenant]) -> QuerySet[Tenant]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from django.db import transaction
 from django.db.models import Max
 
-from models_registry.catalogue.selectors import model_summary, weights_by_code
+from models_registry.catalogue.selectors import model_summary, name_of, weights_by_code
+from models_registry.catalogue.units import units_word
 from models_registry.models import BASIS_POINTS, RecommendationModel, RolloutRevision, Version, new_salt
 from models_registry.rollouts.allocation import (
     HISTORY,
@@ -21,6 +22,7 @@ from models_registry.rollouts.allocation import (
 )
 from models_registry.rollouts.cautions import caution_sentence, cautions
 from tenants import audit
+from tenants.figures import percent
 from tenants.models import User
 from tenants.rules import ChangedMeanwhile, RuleBroken, check_reason
 from tenants.services import lock_tenant
@@ -98,25 +100,26 @@ def weights_without(weights_bp: Mapping[int, int], code: int) -> dict[int, int]:
     others = {other: bp for other, bp in weights_bp.items() if other != code and bp}
     held = sum(others.values())
     if not held:
-        raise RuleBroken("This version has all players: give another one a weight first.", field="version")
+        raise RuleBroken("This version has all of the weight. Give another version some first.", field="version")
     shares = {other: divmod(bp * BASIS_POINTS, held) for other, bp in others.items()}
     left = BASIS_POINTS - sum(whole for whole, _ in shares.values())
     by_loss = sorted(shares, key=lambda other: (-shares[other][1], -others[other], other))
     return {other: shares[other][0] + (other in by_loss[:left]) for other in sorted(others)}
 
 
-def effect_sentence(effect: Effect, names: Mapping[int, str]) -> str:
-    """Return an effect in words, such as “10.0 % of players change version: 10.0 % from A to C”, with a full stop.
+def effect_sentence(effect: Effect, names: Mapping[int, str], units: str) -> str:
+    """Return an effect in words, such as “10 % of players change version: 10 % from A to C”, with a full stop.
 
     Args:
         effect: what a change does.
         names: version names by code.
+        units: `units_word` of the model.
     """
     if not effect.moved_bp:
-        return "No player changes version."
-    parts = [f"{_percent(f.bp)} from {_name(names, f.from_code)} to {_name(names, f.to_code)}" for f in effect.flows]
+        return f"No {units} change version."
+    parts = [f"{percent(f.bp)} from {name_of(f.from_code, names)} to {name_of(f.to_code, names)}" for f in effect.flows]
     about = "About " if effect.is_new_phase else ""
-    return f"{about}{_percent(effect.moved_bp)} of players change version: {', '.join(parts)}."
+    return f"{about}{percent(effect.moved_bp)} of {units} change version: {', '.join(parts)}."
 
 
 # --- Writes ---------------------------------------------------------------------------------------------------------
@@ -177,7 +180,7 @@ def rollout_switch_off(
         _check_unmoved(current, based_on)
         weights = weights_by_code(current.weights_bp)
         if version.model_id != model.pk or not weights.get(version.code):
-            raise RuleBroken(f"The version “{version.name}” has no players to take away.", field="version")
+            raise RuleBroken(f"“{version.name}” has no weight to take away.", field="version")
         wanted = weights_without(weights, version.code)
         revision = _save(current, actor, reason, allocation=_next_allocation(current, wanted))
         _record(
@@ -281,7 +284,7 @@ def _check_weights(model: RecommendationModel, weights_bp: Mapping[int, int]) ->
         raise RuleBroken("A weight is given to a version that this model does not have.", field="weights_bp")
     total = sum(wanted.values())
     if total != BASIS_POINTS:
-        raise RuleBroken(f"The weights sum to {total / 100:.2f} %; they must sum to 100 %.", field="weights_bp")
+        raise RuleBroken(f"The weights sum to {percent(total)}. They must sum to 100 %.", field="weights_bp")
     return dict(sorted(wanted.items()))
 
 
@@ -342,7 +345,7 @@ def _record(
         actor=actor,
         action=action,
         subject=f"model {model.slug}",
-        summary=f"{summary}: {_percent(revision.moved_bp)} of players change version.",
+        summary=f"{summary}: {percent(revision.moved_bp)} of {units_word(model)} change version.",
         reason=revision.reason,
         before={"revision": current.number, "phase": current.phase, "weights_bp": current.weights_bp},
         after={"revision": revision.number, "phase": revision.phase, "weights_bp": revision.weights_bp},
@@ -352,12 +355,3 @@ def _record(
 
 def _as_json(weights_bp: Mapping[int, int]) -> dict[str, int]:
     return {str(code): bp for code, bp in sorted(weights_bp.items())}
-
-
-def _percent(bp: int) -> str:
-    """Return basis points as a person reads them: 10.0 %, 0.05 %."""
-    return f"{bp / 100:.1f} %" if bp % 10 == 0 else f"{bp / 100:.2f} %"
-
-
-def _name(names: Mapping[int, str], code: int) -> str:
-    return names.get(code, f"version {code}")

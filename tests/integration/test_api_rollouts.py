@@ -48,8 +48,11 @@ def test_weights__changed__move_as_few_as_can_be(studio: Tenant, offers: Recomme
         "moved_bp": 1000,
         "flows": [{"from_version": "A", "to_version": "C", "moved_bp": 1000}],
         "is_new_phase": False,
-        "sentence": "10.0 % of players change version: 10.0 % from A to C.",
+        "sentence": "10 % of keys change version: 10 % from A to C.",
     }
+    RecommendationModel.objects.for_tenant(studio).update(unit_field=offers.key_fields[0])
+    back = api.post("models/offers/rollout/preview", {"weights_bp": {"A": 6000, "B": 3000, "C": 1000}})
+    assert back.body["sentence"] == "10 % of players change version: 10 % from C to A."
     assert {**saved, "created_at": None} == {
         "number": 3,
         "phase": 1,
@@ -229,7 +232,7 @@ def test_new_phase__effect__is_said_before(offers: RecommendationModel, api: Api
     effect = api.get("models/offers/rollout/new-phase/effect").body
 
     assert (effect["is_new_phase"], effect["moved_bp"]) == (True, 5000)
-    assert effect["sentence"].startswith("About 50.0 %")
+    assert effect["sentence"].startswith("About 50 %")
 
 
 def test_history__newest_first_and_paged(offers: RecommendationModel, api: ApiClient) -> None:

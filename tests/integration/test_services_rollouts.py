@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from models_registry.catalogue.selectors import weights_by_code
+from models_registry.catalogue.units import units_word
 from models_registry.models import RecommendationModel, RolloutRevision, Version
 from models_registry.rollouts.allocation import Flow, weights_of
 from models_registry.rollouts.services import (
@@ -51,7 +52,7 @@ def test_rollout_reweight__the_example_of_the_design__is_what_the_preview_said(
     wanted = {0: 5000, 1: 3000, 2: 2000}
     effect = rollout_preview(model=model, weights_bp=wanted)
     assert effect == Effect(1000, (Flow(0, 2, 1000),))
-    assert effect_sentence(effect, NAMES) == "10.0 % of players change version: 10.0 % from A to C."
+    assert effect_sentence(effect, NAMES, "players") == "10 % of players change version: 10 % from A to C."
     before = allocation(model)
     revision = rollout_reweight(model=model, weights_bp=wanted, actor=owner, reason="C does well")
     assert (revision.number, revision.phase, revision.moved_bp) == (2, 1, 1000)
@@ -188,21 +189,31 @@ def test_rollout_new_phase__a_reweight_after_it__does_not_look_at_the_phase_befo
 @pytest.mark.parametrize(
     ("effect", "sentence"),
     [
-        (Effect(0, ()), "No player changes version."),
+        (Effect(0, ()), "No players change version."),
         (Effect(5, (Flow(0, 1, 5),)), "0.05 % of players change version: 0.05 % from A to B."),
         (
             Effect(350, (Flow(0, 1, 300), Flow(2, 9, 50))),
-            "3.5 % of players change version: 3.0 % from A to B, 0.5 % from C to version 9.",
+            "3.5 % of players change version: 3 % from A to B, 0.5 % from C to version 9.",
         ),
-        (Effect(10_000, (Flow(0, 1, 10_000),)), "100.0 % of players change version: 100.0 % from A to B."),
+        (Effect(10_000, (Flow(0, 1, 10_000),)), "100 % of players change version: 100 % from A to B."),
         (
             Effect(2400, (Flow(0, 1, 2400),), is_new_phase=True),
-            "About 24.0 % of players change version: 24.0 % from A to B.",
+            "About 24 % of players change version: 24 % from A to B.",
         ),
     ],
 )
 def test_effect_sentence__each_kind__reads_as_people_speak(effect: Effect, sentence: str) -> None:
-    assert effect_sentence(effect, NAMES) == sentence
+    assert effect_sentence(effect, NAMES, "players") == sentence
+
+
+def test_effect__of_a_model_that_buckets_by_the_whole_key__speaks_of_keys(model: RecommendationModel) -> None:
+    model.unit_field = ""
+    model.save()
+    effect = rollout_preview(model=model, weights_bp={0: 5000, 1: 3000, 2: 2000})
+    assert effect_sentence(effect, NAMES, units_word(model)) == "10 % of keys change version: 10 % from A to C."
+    reweight(model, 5000, 3000, 2000)
+    summary = AuditEntry.objects.for_tenant(model.tenant).get().summary
+    assert summary == f"Changed the weights of “{model.slug}”: 10 % of keys change version."
 
 
 def test_current_rollout__many_revisions__is_one_query(

@@ -21,7 +21,7 @@ ENTRY = {
     "actor": "mara",
     "action": "rollout.reweight",
     "subject": "model offers",
-    "summary": "Changed the weights of “offers”: 10.0 % of players change version.",
+    "summary": "Changed the weights of “offers”: 10 % of players change version.",
     "reason": "2026-11-a does well",
     "before": {"revision": 3, "phase": 1, "weights_bp": {"0": 9000, "1": 1000}},
     "after": {"revision": 4, "phase": 1, "weights_bp": {"0": 8000, "1": 2000}},

@@ -11,6 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from models_registry.catalogue.selectors import model_summary, name_of
+from models_registry.catalogue.units import units_word
 from models_registry.models import BASIS_POINTS, RecommendationModel, RolloutRevision, Version
 from models_registry.rollouts.cautions import Caution, caution_sentence, cautions
 from models_registry.rollouts.services import (
@@ -52,7 +53,7 @@ EFFECT = {
     "moved_bp": 1000,
     "flows": [{"from_version": "2026-10-c", "to_version": "2026-11-a", "moved_bp": 1000}],
     "is_new_phase": False,
-    "sentence": "10.0 % of players change version: 10.0 % from 2026-10-c to 2026-11-a.",
+    "sentence": "10 % of players change version: 10 % from 2026-10-c to 2026-11-a.",
 }
 PREVIEW = {
     **EFFECT,
@@ -209,7 +210,7 @@ class RolloutPreview(StudioView):
         given = read_body(request, Weights)
         summary = model_summary(find_model(self.tenant, model))
         weights_bp = weights_from_names(given["weights_bp"], summary.names)
-        answer = effect_of(rollout_preview(model=summary.model, weights_bp=weights_bp), summary.names)
+        answer = effect_of(rollout_preview(model=summary.model, weights_bp=weights_bp), summary.names, summary.model)
         found = {**answer, "cautions": cautions(summary.versions, weights_bp)}
         return Response(PreviewAnswer(found, context={"model": summary.model}).data)
 
@@ -223,14 +224,14 @@ class NewPhaseEffect(StudioView):
         "rollouts_new_phase_effect",
         need=needs(Scope.READ),
         answer=EffectAnswer,
-        answer_example={**EFFECT, "moved_bp": 3200, "is_new_phase": True, "sentence": "About 32.0 % of players …"},
+        answer_example={**EFFECT, "moved_bp": 3200, "is_new_phase": True, "sentence": "About 32 % of players …"},
     )
     def get(self, request: Request, model: str) -> Response:
         """Estimate what a new phase with the present weights would do. Changes nothing."""
         row = find_model(self.tenant, model)
         if current_rollout(row) is None:
             raise not_found(f"The model “{model}” has no version yet.")
-        return Response(EffectAnswer(effect_of(rollout_new_phase_preview(model=row), names_of(row))).data)
+        return Response(EffectAnswer(effect_of(rollout_new_phase_preview(model=row), names_of(row), row)).data)
 
 
 class RevisionList(StudioView):
@@ -284,7 +285,7 @@ class RevisionEffect(StudioView):
         if not _revisions(row).filter(number=int(number)).exists():
             raise not_found(f"The model has no revision {number}.")
         effect = rollout_go_back_preview(model=row, number=int(number))
-        return Response(EffectAnswer(effect_of(effect, names_of(row))).data)
+        return Response(EffectAnswer(effect_of(effect, names_of(row), row)).data)
 
 
 def names_of(model: RecommendationModel) -> dict[int, str]:
@@ -305,7 +306,7 @@ def weights_from_names(weights_bp: Mapping[str, int], names: Mapping[int, str]) 
     return {codes[name]: bp for name, bp in weights_bp.items()}
 
 
-def effect_of(effect: Effect, names: Mapping[int, str]) -> dict[str, Any]:
+def effect_of(effect: Effect, names: Mapping[int, str], model: RecommendationModel) -> dict[str, Any]:
     """Return what a change would do, by version name."""
     flows = [
         {
@@ -319,7 +320,7 @@ def effect_of(effect: Effect, names: Mapping[int, str]) -> dict[str, Any]:
         "moved_bp": effect.moved_bp,
         "flows": flows,
         "is_new_phase": effect.is_new_phase,
-        "sentence": effect_sentence(effect, names),
+        "sentence": effect_sentence(effect, names, units_word(model)),
     }
 
 

@@ -12,6 +12,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 
 from models_registry.catalogue.selectors import ModelSummary, VersionState, history_of, model_summary, weights_by_code
+from models_registry.catalogue.units import units_word
 from models_registry.models import RecommendationModel, RolloutRevision
 from models_registry.rollouts.cautions import cautions, fewer_rows, fullest_of
 from models_registry.rollouts.services import (
@@ -120,7 +121,7 @@ def history(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
         "tab": "rollout",
         "summary": summary,
         "model": model,
-        "who": who(model),
+        "who": units_word(model),
         "lines": page.rows,
         "older": page.next_cursor,
     }
@@ -250,7 +251,7 @@ def _proposal_context(summary: ModelSummary, form: WeightsForm, proposal: Propos
         "form": form,
         "proposal": proposal,
         "names": summary.names,
-        "who": who(summary.model),
+        "who": units_word(summary.model),
     }
 
 
@@ -265,14 +266,9 @@ def _ask(
         "form": form,
         "back": reverse("rollout", args=[summary.model.tenant.slug, summary.model.slug]),
         "names": summary.names,
-        "who": who(summary.model),
+        "who": units_word(summary.model),
     }
     return render(request, template, {**shared, **context}, status=422 if form.errors else 200)
-
-
-def who(model: RecommendationModel) -> str:
-    """Return what the units of a model are called."""
-    return "players" if model.unit_field else "keys"
 
 
 def _reason_form(request: StudioRequest, summary: ModelSummary) -> ReasonForm:
@@ -299,7 +295,7 @@ def _say_saved(request: StudioRequest, before: ModelSummary, revision: RolloutRe
             revision.number,
             about,
             percent(revision.moved_bp),
-            who(before.model),
+            units_word(before.model),
         ),
     )
 

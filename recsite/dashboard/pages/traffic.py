@@ -8,6 +8,7 @@ from django.http import HttpResponse
 from django.shortcuts import render
 
 from models_registry.catalogue.selectors import model_summary, models_of
+from models_registry.catalogue.units import units_word
 from models_registry.models import RecommendationModel
 from models_registry.traffic import propagation
 from models_registry.traffic.over_time import DAY, PERIODS, Period, Reading, read
@@ -15,7 +16,6 @@ from recsite.dashboard.charts.pictures import model_charts, table_rows
 from recsite.dashboard.gate import StudioRequest, studio_page
 from recsite.dashboard.local_time import zone_of
 from recsite.dashboard.model_gate import model_page
-from recsite.dashboard.pages.rollouts import who
 
 
 @studio_page()
@@ -55,7 +55,7 @@ def model_traffic(request: StudioRequest, model: RecommendationModel) -> HttpRes
         "tab": "traffic",
         "summary": summary,
         "model": model,
-        "who": who(model),
+        "who": units_word(model),
         "charts": model_charts(reading, found, zone),
         "rows": table_rows(found, zone),
         "has_traffic": bool(found.answers),

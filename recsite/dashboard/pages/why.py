@@ -6,12 +6,12 @@ from django.http import HttpResponse
 from django.shortcuts import render
 
 from models_registry.catalogue.selectors import data_at, model_summary
+from models_registry.catalogue.units import units_word
 from models_registry.models import RecommendationModel, Table
 from models_registry.rollouts.explaining import Explanation, explain
 from recsite.dashboard.forms.testers import WhyForm
 from recsite.dashboard.gate import StudioRequest
 from recsite.dashboard.model_gate import model_page
-from recsite.dashboard.pages.rollouts import who
 from tenants.rules import RuleBroken
 
 
@@ -36,7 +36,7 @@ def why(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
         "form": form,
         "found": found,
         "data_at": data_at(table) if table else None,
-        "who": who(model),
+        "who": units_word(model),
     }
     return render(request, "dashboard/why.html", context, status=422 if form.errors else 200)
 

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 from django import template
 
-from models_registry.catalogue.selectors import VERSION_COLOURS, ModelState, name_of
+from models_registry.catalogue.selectors import ModelState, name_of
 from models_registry.models import BASIS_POINTS
 from models_registry.rollouts.allocation import Flow
 from tenants.figures import percent
 
 register = template.Library()
+
+# How many colours static/recsite.css has for versions, `.v0` on; the codes take them in turn.
+COLOURS = 12
 
 # How wide a bar is at least where there is room, and on a phone, and what a letter takes: decides which label fits.
 WIDE_PX, NARROW_PX, LETTER_PX, PADDING_PX = 640, 300, 8.5, 22
@@ -58,7 +61,7 @@ class Segment:
 @register.filter
 def colour(code: int) -> str:
     """Return the class that carries a version's colour."""
-    return f"v{code % len(VERSION_COLOURS)}"
+    return f"v{code % COLOURS}"
 
 
 @register.filter
