@@ -76,7 +76,7 @@ def automation_token_issue(
     with transaction.atomic():
         lock_tenant(tenant)
         if public_id and AutomationToken.objects.unscoped().filter(public_id=token.public_id).exists():
-            raise AlreadyMade(f"The automation token “{token.name}” was made already.")
+            raise AlreadyMade(f"The automation token “{token.name}” already exists.")
         token.save(force_insert=True)
         after = {"scopes": token.scopes, "expires_at": expires_at.isoformat() if expires_at else None}
         _record(token, actor, audit.Action.AUTOMATION_TOKEN_ISSUE, "Issued", after=after)
@@ -124,7 +124,7 @@ def _record(
 def _check_scopes(scopes: Collection[str]) -> list[str]:
     """Return the scopes in the order in which `Scope` lists them."""
     if isinstance(scopes, str) or not scopes or not set(scopes) <= set(Scope.values):
-        raise RuleBroken("Choose one or more of the things a token may do.", field="scopes")
+        raise RuleBroken("Choose at least one thing that the token may do.", field="scopes")
     return [scope for scope in Scope.values if scope in scopes]
 
 
@@ -132,9 +132,9 @@ def _check_expiry(expires_at: datetime | None) -> datetime | None:
     if expires_at is None:
         return None
     if timezone.is_naive(expires_at):
-        raise RuleBroken("The hour needs a time zone.", field="expires_at")
+        raise RuleBroken("The time needs a time zone.", field="expires_at")
     if expires_at <= timezone.now():
-        raise RuleBroken("This hour has passed already.", field="expires_at")
+        raise RuleBroken("This time has already passed.", field="expires_at")
     return expires_at
 
 

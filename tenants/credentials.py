@@ -209,15 +209,15 @@ def credential_rotate(
         RuleBroken: it has no secret, is revoked, or the hour is naive or too far away.
     """
     if timezone.is_naive(previous_until):
-        raise RuleBroken("The hour needs a time zone.", field="previous_until")
+        raise RuleBroken("The time needs a time zone.", field="previous_until")
     now = timezone.now()
     if previous_until > now + LONGEST_OVERLAP:
-        raise RuleBroken("The old secret may live on for at most 30 days.", field="previous_until")
+        raise RuleBroken("The old secret can keep working for at most 30 days.", field="previous_until")
     secret = _new_secret()
     with transaction.atomic():
         _lock(credential)
         if credential.kind != CredentialKind.SECRET:
-            raise RuleBroken("This credential is a public key; register the new key as another credential.")
+            raise RuleBroken("This credential is a public key. Register the new key as another credential.")
         if based_on not in (None, credential.generation):
             raise ChangedMeanwhile("It has been given a new secret meanwhile. Nothing was changed; look at it again.")
         is_overlapping = previous_until > now
@@ -278,7 +278,7 @@ def _create(
     with transaction.atomic():
         lock_tenant(credential.tenant)
         if public_id and Credential.objects.unscoped().filter(client_id=credential.client_id).exists():
-            raise AlreadyMade(f"The credential “{credential.name}” was made already.")
+            raise AlreadyMade(f"The credential “{credential.name}” already exists.")
         credential.save(force_insert=True)
         if allowed_models is not None:
             allowed_models.save(credential)
@@ -343,13 +343,13 @@ def _check_public_key(pem: str, algorithm: str) -> str:
     """Return the key as PEM in its plain form; RuleBroken unless it is one of that algorithm."""
     if "PRIVATE KEY" in pem:
         raise RuleBroken(
-            "This is a private key. Register the public one, and replace this key: it has left your hands.",
+            "This is a private key. Register the public key instead, and make a new pair: this one has leaked.",
             field="public_key",
         )
     try:
         key = load_pem_public_key(pem.strip().encode())
     except (ValueError, UnsupportedAlgorithm):
-        raise RuleBroken("This is no public key in PEM form.", field="public_key") from None
+        raise RuleBroken("This is not a public key in PEM format.", field="public_key") from None
     fits = (
         (algorithm == Algorithm.EDDSA and isinstance(key, Ed25519PublicKey))
         or (
@@ -496,9 +496,9 @@ def mint_token(
     longest = int(settings.TOKEN_LIFETIME.total_seconds())
     seconds = longest if expires_in_seconds is None else expires_in_seconds
     if isinstance(seconds, bool) or not isinstance(seconds, int) or not 1 <= seconds <= longest:
-        raise RuleBroken(f"expires_in is a whole number of seconds from 1 to {longest}.", field="expires_in")
+        raise RuleBroken(f"expires_in must be a whole number of seconds from 1 to {longest}.", field="expires_in")
     if credential.kind != CredentialKind.SECRET:
-        raise RuleBroken("This credential's tokens are signed by the studio itself.")
+        raise RuleBroken("The studio signs this credential's tokens itself.")
     generation = credential.generation if generation is None else generation
     if generation != credential.generation:
         if credential.previous_until is None or generation != credential.generation - 1:
@@ -508,11 +508,11 @@ def mint_token(
     token["tenant"] = credential.tenant.slug
     if subject is not None:
         if not tokens.is_unit(subject):
-            raise RuleBroken("sub is a text of 1 to 256 bytes without control characters.", field="sub")
+            raise RuleBroken("sub must be 1 to 256 bytes of text without control characters.", field="sub")
         token["sub"] = subject
     if models is not None:
         token["models"] = models
     text = str(token)
     if len(text) > tokens.MAX_TOKEN_BYTES:
-        raise UnknownModel("A token cannot name so many models; leave models out for all of them.", field="models")
+        raise UnknownModel("A token cannot name so many models. Leave models out to allow all of them.", field="models")
     return text, seconds

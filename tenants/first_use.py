@@ -40,19 +40,19 @@ def check_new_staff(username: str, email: str = "") -> User:
     try:
         User.username_validator(user.username)
     except ValidationError:
-        raise RuleBroken("A user name has letters, digits and @ . + - _ only.", field="username") from None
+        raise RuleBroken("A user name can have only letters, digits and @ . + - _", field="username") from None
     if len(user.username) > 150:
-        raise RuleBroken("A user name has at most 150 characters.", field="username")
+        raise RuleBroken("A user name can have at most 150 characters.", field="username")
     if User.objects.filter(username__iexact=user.username).exists():
         raise RuleBroken(
-            f"There is an account “{user.username}” already, and it is not platform staff. Choose another name.",
+            f"The account “{user.username}” already exists and is not platform staff. Choose another name.",
             field="username",
         )
     if user.email:
         try:
             validate_email(user.email)
         except ValidationError:
-            raise RuleBroken(f"“{user.email}” will not do as an e-mail address.", field="email") from None
+            raise RuleBroken(f"“{user.email}” is not a valid e-mail address.", field="email") from None
     return user
 
 

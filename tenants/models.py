@@ -193,7 +193,7 @@ class Scope(models.TextChoices):
 
     READ = "read", "Read everything in the studio"
     LOADS_RUN = "loads:run", "Start loads, and go back to a version's earlier table"
-    LOADS_WAIVE = "loads:waive", "Let a load through that differs too much from what is served"
+    LOADS_WAIVE = "loads:waive", "Waive the checks that compare a load with what is served"
     VERSIONS_WRITE = "versions:write", "Make versions, change their sources, schedules and freshness targets"
     MODELS_WRITE = "models:write", "Make and change models, their layouts and default answers"
     ROLLOUTS_WRITE = "rollouts:write", "Change weights, go back, begin phases, set testers' versions"

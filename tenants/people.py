@@ -58,7 +58,7 @@ def member_add(*, tenant: Tenant, who: str, role: str, actor: User | None, is_by
         raise RuleBroken("Choose one of the roles.", field="role")
     who = who.strip()
     if not who:
-        raise RuleBroken("Say whom: a user name or an e-mail address.", field="who")
+        raise RuleBroken("Enter a user name or an e-mail address.", field="who")
     with transaction.atomic():
         lock_tenant(tenant)
         user = _find(tenant, who, actor)
@@ -86,7 +86,7 @@ def _find(tenant: Tenant, who: str, actor: User | None) -> User | None:
     found = list(known[:3])
     exact = [user for user in found if user.username == who]
     if len(found) > 1 and not exact:
-        raise RuleBroken("Several accounts have this address; say the user name.", field="who")
+        raise RuleBroken("Several accounts have this address. Enter the user name.", field="who")
     user = next(iter(exact or found), None)
     if user is not None and not user.is_active:
         raise RuleBroken("This account is switched off. Platform staff can switch it on again.", field="who")
@@ -105,14 +105,12 @@ def _check_address(email: str) -> None:
         validate_email(email)
         User(username=email.lower(), email=email.lower()).clean_fields(exclude={"password"})
     except ValidationError:
-        raise RuleBroken(f"“{email}” will not do as an e-mail address.", field="who") from None
+        raise RuleBroken(f"“{email}” is not a valid e-mail address.", field="who") from None
 
 
 def _make_account(tenant: Tenant, email: str, actor: User | None) -> User:
     if "@" not in email:
-        raise RuleBroken(
-            f"Nobody has the user name “{email}”. To make an account, give an e-mail address.", field="who"
-        )
+        raise RuleBroken(f"No account has the user name “{email}”. To make one, enter an e-mail address.", field="who")
     _check_address(email)
     user = User(username=email.lower(), email=email.lower(), made_for=tenant)
     user.set_unusable_password()
@@ -165,7 +163,7 @@ def password_link(*, tenant: Tenant, user: User, actor: User | None) -> Password
         lock_tenant(tenant)
         user.refresh_from_db(from_queryset=User.objects.select_for_update())
         if not may_link(user, tenant, actor):
-            raise RuleBroken("This account is not the studio's own: platform staff can give it a new password.")
+            raise RuleBroken("This account does not belong to the studio. Ask platform staff for a new password.")
         if not user.has_usable_password():
             user.set_unusable_password()  # another one, which ends the links before
             user.save(update_fields=["password"])

@@ -54,7 +54,7 @@ def unstorable(value: Any) -> str | None:
         part, depth = waiting.pop()
         if isinstance(part, Mapping | list | tuple):
             if depth == MAX_DEPTH:
-                return "too many lists or objects in each other"
+                return "too many lists or objects inside each other"
             below = [*part.keys(), *part.values()] if isinstance(part, Mapping) else part
             waiting += [(item, depth + 1) for item in below]
         elif problem := _unstorable_scalar(part):
@@ -65,9 +65,9 @@ def unstorable(value: Any) -> str | None:
 def _unstorable_scalar(value: Any) -> str | None:
     match value:
         case str() if "\0" in value:
-            return "a character that cannot be kept: NUL, U+0000"
+            return "the NUL character (U+0000)"
         case str() if any("\ud800" <= character <= "\udfff" for character in value):
-            return "half a character: a surrogate, U+D800 to U+DFFF"
+            return "half a character (a surrogate, U+D800 to U+DFFF)"
         case float() if not math.isfinite(value):
             return "a number that is not finite"
         case int() if abs(value) > MAX_INTEGER:
@@ -81,10 +81,10 @@ def check_slug(slug: str) -> str:
         validate_slug(slug)
     except ValidationError:
         raise RuleBroken(
-            f"“{slug}” will not do as a short name: use letters, digits, hyphens and underscores.", field="slug"
+            f"“{slug}” is not a valid short name. Use letters, digits, hyphens and underscores.", field="slug"
         ) from None
     if len(slug) > 50:
-        raise RuleBroken("A short name has at most 50 characters.", field="slug")
+        raise RuleBroken("A short name can have at most 50 characters.", field="slug")
     return slug
 
 
@@ -94,7 +94,7 @@ def check_text(text: str, *, field: str, what: str, max_length: int, is_required
     if is_required and not cleaned:
         raise RuleBroken(f"{what} is missing.", field=field)
     if len(cleaned) > max_length:
-        raise RuleBroken(f"{what} has at most {max_length} characters.", field=field)
+        raise RuleBroken(f"{what} can have at most {max_length} characters.", field=field)
     if any(character < " " for character in cleaned):
         raise RuleBroken(f"{what} must be plain text on one line.", field=field)
     return cleaned
@@ -109,5 +109,5 @@ def check_reason(reason: str, *, is_required: bool = False) -> str:
 def check_limit(value: int, *, field: str, what: str) -> int:
     """Return a rate limit; RuleBroken unless it is a whole number from 1 to 1,000,000."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000_000:
-        raise RuleBroken(f"{what} is a whole number from 1 to 1,000,000.", field=field)
+        raise RuleBroken(f"{what} must be a whole number from 1 to 1,000,000.", field=field)
     return value

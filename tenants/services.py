@@ -33,8 +33,8 @@ class NobodyToAdd(RuleBroken):
 
     def __init__(self, who: str) -> None:
         super().__init__(
-            f"“{who}” is nobody whom this studio can add by itself. Platform staff can add people who have an account; "
-            "somebody new is added by an e-mail address that has none.",
+            f"This studio cannot add “{who}” itself. Ask platform staff to add people who already have an account; "
+            "for somebody new, enter an e-mail address that has none.",
             field="who",
         )
 
@@ -49,7 +49,7 @@ def lock_tenant(tenant: Tenant) -> None:
     """
     tenant.refresh_from_db(from_queryset=Tenant.objects.select_for_update())
     if tenant.ended_at is not None:
-        raise RuleBroken(f"The studio “{tenant.name}” has ended; nothing in it can be changed.")
+        raise RuleBroken(f"The studio “{tenant.name}” has ended. Nothing in it can be changed.")
 
 
 def tenant_create(
@@ -86,7 +86,7 @@ def tenant_create(
             )
             announce_after_commit(tenant.pk)
     except IntegrityError:
-        raise RuleBroken(f"There is a studio “{slug}” already.", field="slug") from None
+        raise RuleBroken(f"The studio “{slug}” already exists.", field="slug") from None
     return tenant
 
 
@@ -197,11 +197,11 @@ class RoleGiven:
     @property
     def note(self) -> str:
         """What platform staff must do now, in words; empty where there is nothing."""
-        return f"{RELEASED} Hand over a new link from the studio's members." if self.is_released else ""
+        return f"{RELEASED} Give them a new link from the studio's members page." if self.is_released else ""
 
 
 # Said to platform staff: nobody else gives such an account more.
-RELEASED = "A studio made this account and may know its password: that, its links and its sessions have ended."
+RELEASED = "A studio made this account and may know its password. Its password, links and sessions have been ended."
 
 
 def member_set(*, tenant: Tenant, user: User, role: str, actor: User | None, is_by_token: bool = False) -> RoleGiven:
@@ -293,7 +293,7 @@ def member_remove(*, tenant: Tenant, user: User, actor: User | None, is_by_token
         lock_tenant(tenant)
         membership = Membership.objects.for_tenant(tenant).filter(user=user).first()
         if membership is None:
-            raise RuleBroken(f"{user.get_username()} is no member of this studio.", field="user")
+            raise RuleBroken(f"{user.get_username()} is not a member of this studio.", field="user")
         role = membership.role
         _check_token_may(role, is_by_token=is_by_token)
         _keep_an_admin(membership, leaving=role == Role.STUDIO_ADMIN)
@@ -311,12 +311,12 @@ def member_remove(*, tenant: Tenant, user: User, actor: User | None, is_by_token
 def _check_token_may(*roles: str, is_by_token: bool) -> None:
     """Refuse what would let whoever holds a token get every right in the studio, or shut out those who have them."""
     if is_by_token and Role.STUDIO_ADMIN in roles:
-        raise PersonNeeded("Only a person gives, changes or takes the role studio admin; sign in to the dashboard.")
+        raise PersonNeeded("Only a person can give, change or remove the role studio admin. Sign in to the dashboard.")
 
 
 def _keep_an_admin(membership: Membership, *, leaving: bool) -> None:
     if leaving and not admins_who_can_sign_in(membership.tenant).exclude(pk=membership.pk).exists():
-        raise LastAdmin("The studio needs at least one studio admin: give somebody else that role first.", field="role")
+        raise LastAdmin("The studio needs at least one studio admin. Give somebody else that role first.", field="role")
 
 
 def admins_who_can_sign_in(tenant: Tenant) -> Any:
@@ -349,7 +349,7 @@ def _check_datasets(datasets: Sequence[str]) -> list[str]:
     for entry in cleaned:
         project, _, dataset = entry.rpartition(".")
         if not project or not dataset or any(c.isspace() or c in "`*/" for c in entry):
-            raise RuleBroken(f"“{entry}” is no dataset: write project.dataset.", field="allowed_datasets")
+            raise RuleBroken(f"“{entry}” is not a dataset. Enter it as project.dataset.", field="allowed_datasets")
     return _unique(cleaned)
 
 
@@ -361,7 +361,7 @@ def _check_gs_prefixes(prefixes: Sequence[str]) -> list[str]:
         is_closed = entry.endswith("/") and ".." not in folder.split("/")
         if not entry.startswith("gs://") or not bucket or not is_closed or any(c in "*?[" for c in entry):
             raise RuleBroken(
-                f"“{entry}” is no folder of a bucket: write gs://bucket/folder/ with the last slash.",
+                f"“{entry}” is not a folder of a bucket. Enter it as gs://bucket/folder/, with the last slash.",
                 field="allowed_gs_prefixes",
             )
     return _unique(cleaned)
@@ -373,14 +373,14 @@ def _check_local_roots(roots: Sequence[str]) -> list[str]:
         path = PurePosixPath(entry)
         if not path.is_absolute() or path == PurePosixPath("/") or ".." in path.parts:
             raise RuleBroken(
-                f"“{entry}” is no folder: write its whole path, not / itself.", field="allowed_local_roots"
+                f"“{entry}” is not a folder. Enter its full path, other than / itself.", field="allowed_local_roots"
             )
     return _unique(str(PurePosixPath(entry)) for entry in cleaned)
 
 
 def _texts(entries: Sequence[str], field: str) -> list[str]:
     if isinstance(entries, str) or not all(isinstance(entry, str) for entry in entries):
-        raise RuleBroken("This is a list of texts.", field=field)
+        raise RuleBroken("This must be a list of texts.", field=field)
     return list(entries)
 
 

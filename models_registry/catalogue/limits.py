@@ -9,6 +9,7 @@ import msgspec
 
 from models_registry.models import Layout, Load, LoadState, Override, RecommendationModel, Version
 from serving.formats.keys import SLOTS
+from tenants.figures import megabytes
 from tenants.models import Tenant
 from tenants.rules import LimitReached
 
@@ -32,11 +33,12 @@ def check_load_may_wait(version: Version, *, is_dry_run: bool) -> None:
     same = waiting.filter(version=version, is_dry_run=True).first() if is_dry_run else None
     if same is not None:
         raise LimitReached(
-            f"Load {same.fence}, a dry run of “{version.name}”, waits already; ask for another once it has begun."
+            f"Load {same.fence}, a dry run of “{version.name}”, is already queued. Try again when it has started."
         )
     if waiting.count() >= MAX_WAITING_LOADS:
         raise LimitReached(
-            f"{MAX_WAITING_LOADS} loads of this studio wait already, and more may not; ask again once some have begun."
+            f"{MAX_WAITING_LOADS} loads are already queued, the most a studio may have. "
+            "Try again when some have started."
         )
 
 
@@ -44,7 +46,7 @@ def check_tester_may_be_added(model: RecommendationModel) -> None:
     """Refuse a tester where the model has as many as it may. One query."""
     if Override.objects.for_tenant(model.tenant).filter(model=model).count() >= MAX_TESTERS:
         raise LimitReached(
-            f"The model “{model.slug}” has {MAX_TESTERS:,} testers, and more it may not have; take one away first.",
+            f"“{model.slug}” already has the maximum of {MAX_TESTERS:,} testers. Remove one first.",
             field="unit",
         )
 
@@ -54,8 +56,8 @@ def check_published_size(tenant: Tenant, *, field: str) -> None:
     size_bytes = publishable_bytes(tenant)
     if size_bytes > MAX_PUBLISHED_BYTES:
         raise LimitReached(
-            f"Layouts, defaults, versions and testers of this studio would take {size_bytes / 1e6:.2f} MB together; "
-            f"they may take {MAX_PUBLISHED_BYTES / 1e6:.0f} MB. Most of it usually are the values of enum fields.",
+            f"The layouts, default answers, versions and testers of this studio would take {megabytes(size_bytes)}. "
+            f"The limit is {megabytes(MAX_PUBLISHED_BYTES)}. Values of enum fields usually take the most.",
             field=field,
         )
 

@@ -24,7 +24,7 @@ def check_version_name(name: str) -> str:
     """Return the name: 1 to 60 letters, digits, dots, hyphens and underscores, so that it fits a path and a command."""
     if not _VERSION_NAME.fullmatch(name):
         raise RuleBroken(
-            "A version's name is 1 to 60 letters, digits, dots, hyphens and underscores, such as 2026-11-a.",
+            "A version's name can have 1 to 60 letters, digits, dots, hyphens and underscores, such as 2026-11-a.",
             field="name",
         )
     return name
@@ -36,7 +36,7 @@ def check_layout(fields: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     try:
         Layout.parse(raw)
     except BadLayout as error:
-        raise RuleBroken(f"The layout will not do: {error}.", field="layout") from None
+        raise RuleBroken(f"Invalid layout: {error}.", field="layout") from None
     _check_storable(raw, "The layout", field="layout")
     return raw
 
@@ -55,7 +55,7 @@ def check_default(default: dict[str, Any] | None, layouts: Iterable[Sequence[Map
 def as_dict(default: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return a default answer as JSON keeps it."""
     if default is not None and not isinstance(default, Mapping):
-        raise RuleBroken("The default answer is an object with the layout's fields.", field="default_answer")
+        raise RuleBroken("The default answer must be an object with the layout's fields.", field="default_answer")
     _check_storable(default, "The default answer", field="default_answer")
     return None if default is None else dict(default)
 
@@ -63,26 +63,26 @@ def as_dict(default: Mapping[str, Any] | None) -> dict[str, Any] | None:
 def _check_storable(value: Any, what: str, *, field: str) -> None:
     problem = unstorable(value)
     if problem:
-        raise RuleBroken(f"{what} holds {problem}.", field=field)
+        raise RuleBroken(f"{what} contains {problem}.", field=field)
 
 
 def check_key_fields(key_fields: Sequence[str]) -> list[str]:
     """Return the key fields: 1 to 8 different names that can be query parameters and mean nothing else there."""
     names = [] if isinstance(key_fields, str) else list(key_fields)
     if not 1 <= len(names) <= MAX_KEY_FIELDS:
-        raise RuleBroken(f"A model has 1 to {MAX_KEY_FIELDS} key fields.", field="key_fields")
+        raise RuleBroken(f"A model needs 1 to {MAX_KEY_FIELDS} key fields.", field="key_fields")
     for name in names:
         if not isinstance(name, str) or not _KEY_FIELD.fullmatch(name):
             raise RuleBroken(
-                f"“{name}” will not do as a key field: use letters, digits and underscores, at most 64.",
+                f"“{name}” is not a valid key field. Use up to 64 letters, digits and underscores.",
                 field="key_fields",
             )
         if name in RESERVED_KEY_FIELDS:
             raise RuleBroken(
-                f"“{name}” has another meaning in requests; name the key field otherwise.", field="key_fields"
+                f"“{name}” has another meaning in requests. Choose another name for the key field.", field="key_fields"
             )
     if len(set(names)) != len(names):
-        raise RuleBroken("Each key field is there once.", field="key_fields")
+        raise RuleBroken("A key field is listed twice.", field="key_fields")
     return names
 
 
@@ -99,18 +99,18 @@ def check_load_limit(field: str, value: float) -> float:
     """Return a limit of what a load may differ by; RuleBroken if it is none. `field` is a model's."""
     number = float(value)
     if field == "max_row_count_change" and not 0 < number <= 1000:
-        raise RuleBroken("The allowed change of the row count is above 0 %.", field=field)
+        raise RuleBroken("The allowed change in row count must be above 0 %.", field=field)
     if field == "max_psi" and not 0 < number <= 1000:
-        raise RuleBroken("The allowed population stability index is above 0.", field=field)
+        raise RuleBroken("The allowed population stability index must be above 0.", field=field)
     if field == "min_coverage" and not 0 <= number <= 1:
-        raise RuleBroken("The share of keys that must be there is from 0 % to 100 %.", field=field)
+        raise RuleBroken("The required share of keys must be from 0 % to 100 %.", field=field)
     return number
 
 
 def check_client_age(seconds: int) -> int:
     """Return how long a client may keep an answer: 1 … 86,400 s."""
     if isinstance(seconds, bool) or not isinstance(seconds, int) or not 1 <= seconds <= 86_400:
-        raise RuleBroken("Clients may keep an answer for 1 to 86,400 whole seconds.", field="max_client_age_seconds")
+        raise RuleBroken("Clients can keep an answer for 1 to 86,400 whole seconds.", field="max_client_age_seconds")
     return seconds
 
 
@@ -121,11 +121,13 @@ def check_source(tenant: Tenant, kind: str, location: str) -> str:
     """
     location = location.strip()
     if kind not in SourceKind.values:
-        raise RuleBroken("Choose one of the kinds of source.", field="source_kind")
+        raise RuleBroken("Choose one of the listed kinds of source.", field="source_kind")
     if not location:
-        raise RuleBroken("The source's location is missing.", field="source_location")
+        raise RuleBroken("Enter the source's location.", field="source_location")
     if "\0" in location:
-        raise RuleBroken("The source's location holds a character that cannot be kept.", field="source_location")
+        raise RuleBroken(
+            "The source's location contains the NUL character (U+0000). Remove it.", field="source_location"
+        )
     if kind == SourceKind.PARQUET:
         _check_parquet_source(tenant, location)
     elif not tenant.allowed_datasets:
@@ -133,7 +135,7 @@ def check_source(tenant: Tenant, kind: str, location: str) -> str:
     elif kind == SourceKind.BIGQUERY_TABLE:
         table = _BIGQUERY_TABLE.fullmatch(location)
         if table is None:
-            raise RuleBroken(f"“{location}” is no table: write project.dataset.table.", field="source_location")
+            raise RuleBroken(f"“{location}” is not a table. Write project.dataset.table.", field="source_location")
         dataset = f"{table[1]}.{table[2]}"
         if dataset not in tenant.allowed_datasets:
             raise _not_allowed(f"the dataset {dataset}")
@@ -143,9 +145,9 @@ def check_source(tenant: Tenant, kind: str, location: str) -> str:
 def _check_parquet_source(tenant: Tenant, location: str) -> None:
     is_in_bucket = location.startswith("gs://")
     if not is_in_bucket and (not location.startswith("/") or "://" in location):
-        raise RuleBroken("Write the whole path of the Parquet files, or gs://bucket/….", field="source_location")
+        raise RuleBroken("Enter the full path of the Parquet files, or gs://bucket/….", field="source_location")
     if ".." in PurePosixPath(location).parts:
-        raise RuleBroken("The path may not hold “..”.", field="source_location")
+        raise RuleBroken("The path must not contain “..”.", field="source_location")
     if is_in_bucket:
         if not tenant.allowed_gs_prefixes:
             raise _not_allowed("any bucket")
@@ -160,5 +162,6 @@ def _check_parquet_source(tenant: Tenant, location: str) -> None:
 
 def _not_allowed(what: str) -> RuleBroken:
     return RuleBroken(
-        f"This studio may not read {what}. Platform staff can allow it on the studio's page.", field="source_location"
+        f"This studio may not read {what}. Ask platform staff to allow it.",
+        field="source_location",
     )

@@ -85,7 +85,7 @@ def model_create(  # noqa: PLR0913 - what a model is
     with transaction.atomic():
         lock_tenant(tenant)
         if RecommendationModel.objects.for_tenant(tenant).filter(slug=slug).exists():
-            raise RuleBroken(f"The studio has a model “{slug}” already.", field="slug")
+            raise RuleBroken(f"This studio already has a model “{slug}”.", field="slug")
         model.save(force_insert=True)
         Layout.objects.create(model=model, revision=0, fields=fields)
         check_published_size(tenant, field="layout")
@@ -159,9 +159,9 @@ def layout_add(*, model: RecommendationModel, fields: Sequence[Mapping[str, Any]
         lock_model(model)
         newest = newest_layout(model)
         if newest.fields == checked:
-            raise RuleBroken("This is the newest layout already.", field="fields")
+            raise RuleBroken("This is already the newest layout.", field="fields")
         if newest.revision >= MAX_CODE:
-            raise RuleBroken(f"The model “{model.slug}” has used all of its 256 layout revisions.", field="fields")
+            raise RuleBroken(f"“{model.slug}” has used all 256 layout revisions. Make a new model.", field="fields")
         layout = Layout.objects.create(model=model, revision=newest.revision + 1, fields=checked)
         check_published_size(model.tenant, field="layout")
         summary = f"Added layout {layout.revision} to “{model.slug}”."
@@ -234,11 +234,11 @@ def version_create(
         lock_model(model)
         layout = layout or newest_layout(model)
         if layout.model_id != model.pk:
-            raise RuleBroken("The layout is another model's.", field="layout")
+            raise RuleBroken("This layout belongs to another model.", field="layout")
         check_default(model.default_answer, [layout.fields])
         location = check_source(model.tenant, source_kind, source_location)
         if Version.objects.for_tenant(model.tenant).filter(model=model, name=name).exists():
-            raise RuleBroken(f"The model has a version “{name}” already.", field="name")
+            raise RuleBroken(f"This model already has a version “{name}”.", field="name")
         version = Version.objects.create(model=model, name=name, code=_free_code(model), layout=layout)
         Source.objects.create(version=version, kind=source_kind, location=location)
         check_published_size(model.tenant, field="name")
@@ -311,7 +311,7 @@ def _free_code(model: RecommendationModel) -> int:
         used.update(int(code) for code in weights)
     free = next((code for code in range(MAX_CODE + 1) if code not in used), None)
     if free is None:
-        raise RuleBroken(f"The model “{model.slug}” has used all of its 256 version codes; make a new model.")
+        raise RuleBroken(f"“{model.slug}” has used all 256 version codes. Make a new model.")
     return free
 
 

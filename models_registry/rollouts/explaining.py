@@ -91,7 +91,7 @@ def explain(*, model: RecommendationModel, key: Mapping[str, str], unit: str = "
     content, is_published = _content(model)
     published = next((found for found in content.models if found.slug == model.slug), None)
     if published is None:
-        raise RuleBroken(f"The model “{model.slug}” has no version yet, so nobody gets anything.")
+        raise RuleBroken(f"The model “{model.slug}” has no version yet, so nobody gets a recommendation.")
     unit = _unit(published, key, unit)
     own_slot = slot(published.salt, unit)
     code = published.overrides.get(unit)
@@ -139,7 +139,7 @@ def _unit(model: snapshot.Model, key: Mapping[str, str], given: str) -> str:
         if not unit:
             raise RuleBroken(f"Fill in {field}: it decides the version.", field=field)
         if not is_unit(unit):
-            raise RuleBroken("This is too long, or holds a character that no player id can hold.", field=field)
+            raise RuleBroken("This is too long, or contains a character that a player id cannot have.", field=field)
         return unit
     missing = [field for field in model.key_fields if not key.get(field)]
     if missing:

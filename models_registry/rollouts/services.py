@@ -155,7 +155,7 @@ def rollout_reweight(
         _check_unmoved(current, based_on)
         wanted = _check_weights(model, weights_bp)
         if wanted == weights_by_code(current.weights_bp):
-            raise RuleBroken("These are the weights it has already.", field="weights_bp")
+            raise RuleBroken("These are already the current weights.", field="weights_bp")
         if not despite_cautions:
             _check_cautions(model, wanted)
         revision = _save(current, actor, reason, allocation=_next_allocation(current, wanted))
@@ -208,7 +208,7 @@ def rollout_go_back(
         _check_unmoved(current, based_on)
         target = _revision_or_refuse(model, number)
         if (target.salt, bytes(target.allocation)) == (current.salt, bytes(current.allocation)):
-            raise RuleBroken(f"This is what revision {number} was.", field="number")
+            raise RuleBroken(f"The current weights are already those of revision {number}.", field="number")
         _check_weights(model, weights_by_code(target.weights_bp))
         revision = _save(current, actor, reason, allocation=bytes(target.allocation), restores=target)
         words = f"Went back to revision {number} of “{model.slug}”"
@@ -277,11 +277,11 @@ def _check_weights(model: RecommendationModel, weights_bp: Mapping[int, int]) ->
     """Return the weights above zero by code; RuleBroken unless they are whole, sum to 10,000 and name versions."""
     for bp in weights_bp.values():
         if isinstance(bp, bool) or not isinstance(bp, int) or not 0 <= bp <= BASIS_POINTS:
-            raise RuleBroken("Each weight is from 0 to 100 %, in steps of 0.01 %.", field="weights_bp")
+            raise RuleBroken("Each weight must be from 0 to 100 %, in steps of 0.01 %.", field="weights_bp")
     known = set(Version.objects.for_tenant(model.tenant).filter(model=model).values_list("code", flat=True))
     wanted = {code: bp for code, bp in weights_bp.items() if bp}
     if not known.issuperset(wanted):
-        raise RuleBroken("A weight is given to a version that this model does not have.", field="weights_bp")
+        raise RuleBroken("A weight names a version that this model does not have.", field="weights_bp")
     total = sum(wanted.values())
     if total != BASIS_POINTS:
         raise RuleBroken(f"The weights sum to {percent(total)}. They must sum to 100 %.", field="weights_bp")

@@ -29,7 +29,7 @@ def override_set(
     note = check_text(note, field="note", what="The note", max_length=200, is_required=False)
     _check_unit(unit)
     if version.model_id != model.pk:
-        raise RuleBroken("The version is another model's.", field="version")
+        raise RuleBroken("This version belongs to another model.", field="version")
     with transaction.atomic():
         lock_model(model)
         rows = Override.objects.for_tenant(model.tenant).select_related("version")
@@ -64,18 +64,18 @@ def override_remove(*, model: RecommendationModel, unit: str, actor: User | None
         rows = Override.objects.for_tenant(model.tenant).select_related("version")
         override = rows.filter(model=model, unit=unit).first()
         if override is None:
-            raise RuleBroken("There is no override for this unit.", field="unit")
+            raise RuleBroken(f"“{unit}” is not a tester of this model.", field="unit")
         before = {"unit": unit, "version": override.version.name}
         override.delete()
         record_act(
             model,
             actor,
             audit.Action.OVERRIDE_REMOVE,
-            f"Took a tester's version of “{model.slug}” away.",
+            f"Removed a tester of “{model.slug}”.",
             before=before,
         )
 
 
 def _check_unit(unit: str) -> None:
     if not is_unit(unit):
-        raise RuleBroken("A unit is a text of 1 to 256 bytes without control characters.", field="unit")
+        raise RuleBroken("A unit must be 1 to 256 bytes of text without control characters.", field="unit")

@@ -44,7 +44,7 @@
       const wrong = rows.filter((row, index) => Number.isNaN(weights[index])).map((row) => row.name);
       rest = `${wrong.join(", ")}: type 0 to 100, in steps of 0.01`;
     } else if (total < WHOLE) {
-      rest = `${percent(WHOLE - total)} is left to give`;
+      rest = `${percent(WHOLE - total)} is missing`;
     } else if (total > WHOLE) {
       rest = `${percent(total - WHOLE)} too much`;
     }

@@ -19,7 +19,7 @@ def test_new_version__loaded_with_its_progress__can_be_given_players(tabs: Tabs,
     page = tabs.open(f"{offers.model_path}/new-version", offers.sessions["product_manager"])
     page.get_by_label("Name").fill("c")
     page.get_by_label("Which rows").fill(str(location))
-    page.get_by_label("Load it at once").uncheck()
+    page.get_by_label("Load it now").uncheck()
     page.get_by_role("button", name="Add the version").click()
     expect(said(page)).to_contain_text("Made the version c.")
 
@@ -155,6 +155,6 @@ def test_schedule_and_freshness__set_in_the_browser__show_on_the_version(tabs: T
     dialog.get_by_role("button", name="Save the target").click()
     expect(card).to_contain_text("90 minutes")
     page.get_by_role("link", name="Change the schedule").click()
-    dialog.get_by_label("Only when somebody asks").check()
+    dialog.get_by_label("Only on request").check()
     dialog.get_by_role("button", name="Save the schedule").click()
     expect(card).to_contain_text("None: it is loaded when somebody asks.")

@@ -119,7 +119,7 @@ def test_weights__refused_for_a_caution__say_so_and_show_the_box_to_tick(
     page = tabs.open(f"{studio.model_path}/new-version", studio.sessions["product_manager"], refusals=(422,))
     page.get_by_label("Name").fill("d")
     page.get_by_label("Which rows").fill(str(studio.folder / "d.parquet"))
-    page.get_by_label("Load it at once").uncheck()
+    page.get_by_label("Load it now").uncheck()
     page.get_by_role("button", name="Add the version").click()
     expect(said(page)).to_contain_text("Made the version d.")
 
@@ -140,7 +140,7 @@ def test_weights__refused_for_a_caution__say_so_and_show_the_box_to_tick(
 
 @pytest.mark.parametrize(
     ("typed", "words"),
-    [("33.333", "A weight goes in steps of 0.01 %."), ("", "Type a number; 0 for no players.")],
+    [("33.333", "A weight has steps of 0.01 %."), ("", "Enter a number; 0 for no players.")],
 )
 def test_weight__that_will_not_do__has_no_green_sum_and_is_named(
     tabs: Tabs, studio: Studio, typed: str, words: str

@@ -80,10 +80,10 @@ def test_new_studio__save_and_add_another__stays_in_the_admin(signed_in: Client)
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("slug", "taken", "There is a studio “taken” already."),
-        ("allowed_gs_prefixes", "gs://bucket/folder", "is no folder of a bucket"),
-        ("allowed_datasets", "ok.ok\nbad", "“bad” is no dataset"),
-        ("requests_per_second", "0", "The limit per second is a whole number"),
+        ("slug", "taken", "The studio “taken” already exists."),
+        ("allowed_gs_prefixes", "gs://bucket/folder", "is not a folder of a bucket"),
+        ("allowed_datasets", "ok.ok\nbad", "“bad” is not a dataset"),
+        ("requests_per_second", "0", "The limit per second must be a whole number"),
         ("name", "", "This field is required."),
     ],
 )
@@ -155,7 +155,7 @@ def test_membership__of_the_last_admin__stays(signed_in: Client, studio: Tenant,
     membership = Membership.objects.for_tenant(studio).get(user=owner)
     url = reverse("admin:tenants_membership_delete", args=[membership.pk])
     response = signed_in.post(url, {"post": "yes"})
-    assert said(response) == ["The studio needs at least one studio admin: give somebody else that role first."]
+    assert said(response) == ["The studio needs at least one studio admin. Give somebody else that role first."]
     change = reverse("admin:tenants_membership_change", args=[membership.pk])
     assert "needs at least one studio admin" in errors_of(signed_in.post(change, {"role": Role.VIEWER}))["role"][0]
     assert Membership.objects.for_tenant(studio).filter(user=owner, role=Role.STUDIO_ADMIN).exists()
@@ -168,7 +168,7 @@ def test_membership__of_an_account_that_another_studio_made__ends_its_password_a
     add = reverse("admin:tenants_membership_add")
     response = signed_in.post(add, {"tenant": studio.pk, "user": person.pk, "role": Role.VIEWER})
     assert response.status_code == 302
-    assert any("Hand over a new link" in message for message in said(response))
+    assert any("Give them a new link" in message for message in said(response))
     person.refresh_from_db()
     assert (person.made_for, person.has_usable_password()) == (None, False)
     assert actions(None) == ["user.release"]

@@ -107,7 +107,7 @@ def test_dry_run__asked_for_again_while_it_waits__is_a_limit_and_its_key_may_be_
     again = api.post(path, body, key="later")
 
     assert (again.status, again.code) == (409, "limit_reached")
-    assert again.body["detail"] == "Load 1, a dry run of “v1”, waits already; ask for another once it has begun."
+    assert again.body["detail"] == "Load 1, a dry run of “v1”, is already queued. Try again when it has started."
     Load.objects.for_tenant(studio).update(state=LoadState.EXTRACTING)
     assert api.post(path, body, key="later").status == 201
 

@@ -223,7 +223,7 @@ def test_member__whom_another_studio_made__is_added_by_staff_and_needs_a_new_lin
 
     added = staff.put("members/mara", {"role": "viewer"})
 
-    assert "Hand over a new link" in added.body["note"]
+    assert "Give them a new link" in added.body["note"]
     person.refresh_from_db()
     assert (person.made_for, person.has_usable_password()) == (None, False)
     assert staff.put("members/mara", {"role": "product_manager"}).body["note"] == ""

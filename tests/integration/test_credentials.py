@@ -246,7 +246,7 @@ def test_credential_rotate__a_public_key__is_refused(studio: Tenant) -> None:
     )
     with pytest.raises(RuleBroken, match="public key"):
         credential_rotate(credential=credential, actor=None, previous_until=timezone.now())
-    with pytest.raises(RuleBroken, match="signed by the studio"):
+    with pytest.raises(RuleBroken, match="The studio signs"):
         mint_token(credential=credential)
 
 

@@ -151,7 +151,7 @@ def test_trail__a_value_that_will_not_do__is_said_next_to_it(viewer: Client, stu
     factories.AuditEntryFactory.create(tenant=studio)
     answer = get(viewer, f"{url}?since=yesterday&kind=magic")
     assert answer.status == 422
-    assert "Write a day, such as 2026-11-23." in answer.text
+    assert "Enter a date, such as 2026-11-23." in answer.text
     assert "Made the model “offers”." in answer.text
 
 

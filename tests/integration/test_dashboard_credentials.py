@@ -99,11 +99,11 @@ def test_issue__all_models_chosen__leaves_ticks_below_out(admin: Client, studio:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"name": ""}, "This is needed."),
-        ({"burst": "0"}, "Write a number from 1 to 1,000,000."),
-        ({"requests_per_second": "x"}, "Write a whole number."),
-        ({"reach": "chosen"}, "Tick at least one model, or choose all of them."),
-        ({"reach": "chosen", "allowed_models": ["foreign"]}, "Choose of those that are there."),
+        ({"name": ""}, "This field is required."),
+        ({"burst": "0"}, "Enter a number from 1 to 1,000,000."),
+        ({"requests_per_second": "x"}, "Enter a whole number."),
+        ({"reach": "chosen"}, "Tick at least one model, or choose all models."),
+        ({"reach": "chosen", "allowed_models": ["foreign"]}, "Choose one of the listed options."),
     ],
 )
 def test_issue__a_value_will_not_do__is_said_and_nothing_is_made(
@@ -177,9 +177,9 @@ def test_register_key__of_each_algorithm__says_what_its_tokens_look_like(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"public_key": "nonsense"}, "This is no public key in PEM form."),
+        ({"public_key": "nonsense"}, "This is not a public key in PEM format."),
         ({"public_key": pem(KEYS["RS256"])}, "The key does not fit the algorithm"),
-        ({"issuer": ""}, "This is needed."),
+        ({"issuer": ""}, "This field is required."),
         (
             {"public_key": KEYS["EdDSA"].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()},
             "This is a private key.",
@@ -237,7 +237,7 @@ def test_rotate__a_chosen_hour__is_by_the_clock_of_who_chooses(admin: Client, st
     credential = factories.CredentialFactory.create(tenant=studio)
     rotate = f"{url}/credentials/{credential.client_id}/rotate"
     admin.cookies["recsite_zone"] = "Asia/Kolkata"
-    assert "The hour, by your clock (Asia/Kolkata)" in get(admin, rotate).text
+    assert "Time, by your clock (Asia/Kolkata)" in get(admin, rotate).text
     tomorrow = (timezone.now() + timedelta(days=1)).replace(hour=12, minute=0, second=0, microsecond=0)
     until = f"{tomorrow:%Y-%m-%d}T17:30"
     assert secret_of(post(admin, rotate, {"overlap": "chosen", "until": until, "generation": "1"}))
@@ -258,7 +258,8 @@ def test_rotate__the_answer_reloaded__does_not_make_another_secret(admin: Client
 
 
 @pytest.mark.parametrize(
-    ("days", "said"), [(None, "Say until when."), (-1, "This hour has passed already."), (31, "at most 30 days.")]
+    ("days", "said"),
+    [(None, "Choose a date and time."), (-1, "This time has already passed."), (31, "at most 30 days.")],
 )
 def test_rotate__an_hour_that_will_not_do__is_refused(
     days: int | None, said: str, admin: Client, studio: Tenant, url: str

@@ -291,7 +291,7 @@ def test_load__too_few_rows__is_activated_anyway_by_an_admin(scene: Scene) -> No
     assert "row count : 100 rows, 66.7 % fewer than the 300 now active" in asked.text
     missing = post(admin, f"{page_of(load)}/activate-anyway", {"reason": ""})
     assert missing.status == 422
-    assert "This is needed." in missing.html.partition('id="id_reason_error"')[2][:200]
+    assert "This field is required." in missing.html.partition('id="id_reason_error"')[2][:200]
 
     answer = post(admin, f"{page_of(load)}/activate-anyway", {"reason": "we closed two countries"})
     new = Load.objects.unscoped().get(waives=load)

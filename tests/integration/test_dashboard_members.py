@@ -116,12 +116,12 @@ def test_add__an_address_without_an_account__makes_one_whose_link_is_shown_once(
 @pytest.mark.parametrize(
     ("who", "said"),
     [
-        ("", "This is needed."),
-        ("nobody", "“nobody” is nobody whom this studio can add by itself. Platform staff can add people"),
-        ("a b@studio.example", "will not do as an e-mail address."),
-        ("x@", "will not do as an e-mail address."),
+        ("", "This field is required."),
+        ("nobody", "This studio cannot add “nobody” itself. Ask platform staff to add people"),
+        ("a b@studio.example", "is not a valid e-mail address."),
+        ("x@", "is not a valid e-mail address."),
         ("switched-off", "This account is switched off."),
-        ("shared@studio.example", "Several accounts have this address; say the user name."),
+        ("shared@studio.example", "Several accounts have this address. Enter the user name."),
     ],
 )
 def test_add__who_will_not_do__is_said_and_nobody_is_added(
@@ -162,8 +162,8 @@ def test_add__somebody_who_is_not_the_studios__is_refused_as_if_they_were_nobody
     addresses = {refusal(f"{who}.example") for who in ("stranger@other", "boss@platform", "shared@other")}
     odd = {refusal(who) for who in ("odd@", "even@")}
     assert len(names) == len(addresses) == len(odd) == 1
-    assert "“WHO” is nobody whom this studio can add by itself. Platform staff can add people" in names.pop()
-    assert "“WHO” is nobody whom this studio can add by itself. Platform staff can add people" in addresses.pop()
+    assert "This studio cannot add “WHO” itself. Ask platform staff to add people" in names.pop()
+    assert "This studio cannot add “WHO” itself. Ask platform staff to add people" in addresses.pop()
     assert not Membership.objects.unscoped().filter(user__username="boss").exists()
 
 
@@ -174,7 +174,7 @@ def test_add__somebody_of_another_studio_by_platform_staff__gives_the_role(who: 
     staff = signed_in(factories.UserFactory.create(is_staff=True))
     assert add(staff, url, who).location == f"{url}/members"
     assert role_of(person, studio) == Role.PRODUCT_MANAGER
-    assert "Nobody has the user name “nobody”." in add(staff, url, "nobody").text
+    assert "No account has the user name “nobody”." in add(staff, url, "nobody").text
 
 
 def test_add__somebody_removed_before__gives_the_role_again(
@@ -197,7 +197,7 @@ def test_add__the_same_form_twice__makes_one_account_and_says_so(
     monkeypatch.setattr("tenants.people._find", lambda tenant, who, actor: None)
     at_once = add(admin, url, "new@studio.example")
     assert at_once.status == 422
-    assert "“new@studio.example” is nobody whom this studio can add by itself." in at_once.text
+    assert "This studio cannot add “new@studio.example” itself." in at_once.text
     assert User.objects.filter(username="new@studio.example").count() == 1
 
 
@@ -215,7 +215,7 @@ def test_account_of_another_studio__can_be_taken_by_platform_staff_alone(
     staff = factories.UserFactory.create(is_staff=True)
     member_set(tenant=studio, user=person, role=Role.VIEWER, actor=staff)
     assert role_of(person, studio) == Role.VIEWER
-    with pytest.raises(RuleBroken, match="not the studio's own"):
+    with pytest.raises(RuleBroken, match="does not belong to the studio"):
         password_link(tenant=other, user=person, actor=owner)
 
 
@@ -373,7 +373,7 @@ def test_account_of_a_studio__given_a_role_elsewhere__opens_nothing_to_those_who
     borealis = factories.TenantFactory.create()
     staff = factories.UserFactory.create(is_staff=True)
     given = member_set(tenant=borealis, user=person, role=Role.STUDIO_ADMIN, actor=staff)
-    assert "Hand over a new link" in given.note
+    assert "Give them a new link" in given.note
     assert "This link does not work any more" in get(Client(), link).text
     assert get(theirs, f"{url}/models").location.startswith("/sign-in")
     sign_in = {"username": person.username, "password": NEW_PASSWORD}
@@ -444,7 +444,7 @@ def test_own_password__changed__ends_other_sessions_and_keeps_this_one(teammate:
     ("change", "said"),
     [
         ({"old_password": "wrong"}, "This is not your password now."),
-        ({"new_password2": "another one entirely"}, "The two are not the same."),
+        ({"new_password2": "another one entirely"}, "The passwords differ."),
         ({"new_password1": "password12", "new_password2": "password12"}, "This password is too common."),
     ],
 )

@@ -224,25 +224,25 @@ def test_new_model__several_key_fields__by_commas_or_spaces(teammate: User, stud
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"slug": ""}, "This is needed."),
-        ({"slug": "of fers"}, "will not do as a short name"),
-        ({"key_fields": "player-id", "unit_field": ""}, "“player-id” will not do as a key field"),
+        ({"slug": ""}, "This field is required."),
+        ({"slug": "of fers"}, "is not a valid short name"),
+        ({"key_fields": "player-id", "unit_field": ""}, "“player-id” is not a valid key field"),
         ({"unit_field": "country"}, "The unit field must be one of the key fields"),
         ({"default_answer": "{offer"}, "This is not JSON (line 1, column 2)."),
-        ({"default_answer": "[1]"}, "Write an object"),
+        ({"default_answer": "[1]"}, "Enter an object"),
         ({"default_answer": '{"offer_id": 5000}'}, "The default answer does not fit the layout: offer_id"),
-        ({"slug": "a" * 51}, "This has 51 characters; at most 50 fit."),
-        ({"slug": "a\0b"}, "This holds a character that cannot be kept"),
-        ({"max_client_age_seconds": "86401"}, "Write a number from 1 to 86,400."),
-        ({"max_client_age_seconds": "0"}, "Write a number from 1 to 86,400."),
+        ({"slug": "a" * 51}, "This has 51 characters. The maximum is 50."),
+        ({"slug": "a\0b"}, "This contains a character that cannot be stored"),
+        ({"max_client_age_seconds": "86401"}, "Enter a number from 1 to 86,400."),
+        ({"max_client_age_seconds": "0"}, "Enter a number from 1 to 86,400."),
         ({"field-0-max": ""}, "Enter the largest value."),
         ({"field-1-step": ""}, "Enter the step."),
-        ({"field-1-step": "0.3"}, "The layout will not do: field “discount”"),
+        ({"field-1-step": "0.3"}, "Invalid layout: field “discount”"),
         ({"field-2-values": ""}, "Enter at least one text."),
         ({"field-4-max_items": ""}, "Enter the largest number of items."),
         ({"field-4-item": ""}, "Choose what the list holds."),
         ({"field-5-max_bytes": ""}, "Enter the largest number of bytes."),
-        ({"field-5-name": "offer_id"}, "The layout will not do: two fields are named “offer_id”."),
+        ({"field-5-name": "offer_id"}, "Invalid layout: two fields are named “offer_id”."),
         ({"field-TOTAL_FORMS": "x"}, "below needs another look"),
     ],
 )
@@ -263,9 +263,9 @@ def test_new_model__several_mistakes__are_said_at_once(teammate: User, studio: T
     wrong = {"slug": "of fers", "key_fields": "model", "unit_field": "", "field-1-step": "0.3"}
     answer = post(signed_in(teammate), f"/studios/{studio.slug}/new-model", NEW_MODEL | wrong)
     assert answer.status == 422
-    assert "“of fers” will not do as a short name" in answer.text
+    assert "“of fers” is not a valid short name" in answer.text
     assert "“model” has another meaning in requests" in answer.text
-    assert "The layout will not do: field “discount”" in answer.text
+    assert "Invalid layout: field “discount”" in answer.text
 
 
 def test_new_version__several_mistakes__are_said_at_once(teammate: User, studio: Tenant) -> None:
@@ -273,14 +273,14 @@ def test_new_version__several_mistakes__are_said_at_once(teammate: User, studio:
     wrong = {"name": "2026 a", "source_location": "/etc/passwd"}
     answer = post(signed_in(teammate), f"{offers.url}/new-version", NEW_VERSION | wrong)
     assert answer.status == 422
-    assert "A version's name is 1 to 60 letters" in answer.text
+    assert "A version's name can have 1 to 60 letters" in answer.text
     assert "This studio may not read /etc/passwd." in answer.text
 
 
 def test_new_model__slug_taken__is_said_next_to_it(teammate: User, studio: Tenant) -> None:
     make_offers(studio)
     answer = post(signed_in(teammate), f"/studios/{studio.slug}/new-model", NEW_MODEL)
-    assert "The studio has a model “offers” already." in answer.html.partition('id="id_slug_error"')[2][:200]
+    assert "This studio already has a model “offers”." in answer.html.partition('id="id_slug_error"')[2][:200]
 
 
 def test_layout_editor__without_scripts__adds_removes_and_moves_rows(teammate: User, studio: Tenant) -> None:
@@ -361,11 +361,11 @@ def test_settings__default_answer__is_set_and_taken_away(teammate: User, studio:
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        (r'{"title": "\u0000"}', "The default answer holds a character that cannot be kept: NUL, U+0000."),
-        (r'{"ti\u0000tle": "x"}', "The default answer holds a character that cannot be kept: NUL, U+0000."),
+        (r'{"title": "\u0000"}', "The default answer contains the NUL character (U+0000)."),
+        (r'{"ti\u0000tle": "x"}', "The default answer contains the NUL character (U+0000)."),
         (
             '{"title": ' + "[" * 500 + "]" * 500 + "}",
-            "The default answer holds too many lists or objects in each other.",
+            "The default answer contains too many lists or objects inside each other.",
         ),
         ("[" * 5000, "This is not JSON."),
         ('{"title": ' * 5000, "This is not JSON."),
@@ -394,7 +394,7 @@ def test_settings__layout__becomes_the_next_revision(teammate: User, studio: Ten
         row(0, "offer_id", "uint", min="0", max="4095"), row(1, "discount", "decimal", min="0", max="1", step="0.01")
     )
     unchanged = post(client, url, {"part": "layout", **same})
-    assert "This is the newest layout already." in unchanged.text
+    assert "This is already the newest layout." in unchanged.text
     saved = post(client, url, {"part": "layout", **same, "field-0-max": "9999"})
     assert saved.location == url
     assert "Saved as layout 1." in get(client, url).text
@@ -413,7 +413,7 @@ def test_settings__list_of_enums__comes_back_as_it_was(teammate: User, studio: T
     assert '<option value="list" selected ' in html
     assert '<option value="enum" selected ' in html
     form = layout(row(0, "x", "list", max_items="3", item="enum", values="a\nb"))
-    assert "This is the newest layout already." in post(client, url, {"part": "layout", **form}).text
+    assert "This is already the newest layout." in post(client, url, {"part": "layout", **form}).text
 
 
 def test_settings__part_that_does_not_exist__is_a_404(teammate: User, studio: Tenant) -> None:
@@ -474,7 +474,7 @@ def test_new_version__the_same_form_twice__made_one_and_leads_to_it(teammate: Us
     assert Load.objects.for_tenant(studio).filter(state=LoadState.QUEUED).count() == 1
     # Another source under that name is another version.
     other = post(client, f"{offers.url}/new-version", form | {"source_location": "/srv/tables/others.parquet"})
-    assert "The model has a version “2026-12-a” already." in other.text
+    assert "This model already has a version “2026-12-a”." in other.text
     Version.objects.for_tenant(studio).update(created_at=timezone.now() - timedelta(hours=1))
     assert post(client, f"{offers.url}/new-version", form).status == 422
 
@@ -482,11 +482,11 @@ def test_new_version__the_same_form_twice__made_one_and_leads_to_it(teammate: Us
 @pytest.mark.parametrize(
     ("change", "words", "field"),
     [
-        ({"name": "2026 a"}, "A version's name is 1 to 60 letters", "name"),
-        ({"name": "2026-11-a"}, "The model has a version “2026-11-a” already.", "name"),
+        ({"name": "2026 a"}, "A version's name can have 1 to 60 letters", "name"),
+        ({"name": "2026-11-a"}, "This model already has a version “2026-11-a”.", "name"),
         ({"source_location": "/etc/*.parquet"}, "This studio may not read /etc/*.parquet.", "source_location"),
-        ({"source_kind": "floppy"}, "Choose one of those that are there.", "source_kind"),
-        ({"source_location": ""}, "This is needed.", "source_location"),
+        ({"source_kind": "floppy"}, "Choose one of the listed options.", "source_kind"),
+        ({"source_location": ""}, "This field is required.", "source_location"),
     ],
 )
 def test_new_version__that_will_not_do__is_refused_next_to_its_field(

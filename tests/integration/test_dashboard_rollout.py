@@ -168,10 +168,10 @@ def test_effect__while_typing__is_a_fragment_with_the_same_words(client: Client,
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        (weights(50, 30, 10), "The weights sum to 90 %, and must sum to 100 %: 10 % is left to give."),
-        (weights(70, 30, "10.5"), "The weights sum to 110.5 %, and must sum to 100 %: that is 10.5 % too much."),
+        (weights(50, 30, 10), "The weights sum to 90 % and must sum to 100 %: 10 % is missing."),
+        (weights(70, 30, "10.5"), "The weights sum to 110.5 % and must sum to 100 %: 10.5 % too much."),
         (weights(60, 30, 10), "These are the weights there are now: nobody changes version."),
-        (weights("sixty", 30, 10), "2026-11-a: Type a number, such as 33.33."),
+        (weights("sixty", 30, 10), "2026-11-a: Enter a number, such as 33.33."),
     ],
 )
 def test_effect__nothing_to_save__says_why(client: Client, offers: Offers, typed: dict[str, Any], words: str) -> None:
@@ -181,12 +181,12 @@ def test_effect__nothing_to_save__says_why(client: Client, offers: Offers, typed
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        ("sixty", "Type a number, such as 33.33."),
-        ("", "Type a number; 0 for no players."),
-        ("-1", "A weight is from 0 to 100 %."),
-        ("100.01", "A weight is from 0 to 100 %."),
-        ("59.999", "A weight goes in steps of 0.01 %."),
-        ("NaN", "Type a number, such as 33.33."),
+        ("sixty", "Enter a number, such as 33.33."),
+        ("", "Enter a number; 0 for no players."),
+        ("-1", "A weight must be from 0 to 100 %."),
+        ("100.01", "A weight must be from 0 to 100 %."),
+        ("59.999", "A weight has steps of 0.01 %."),
+        ("NaN", "Enter a number, such as 33.33."),
         ("1e400", "A weight"),
     ],
 )
@@ -267,7 +267,7 @@ def test_save__the_weights_there_are__changes_nothing(client: Client, offers: Of
 def test_save__version_that_was_left_out__is_refused(client: Client, offers: Offers) -> None:
     answer = post(client, f"{offers.url}/weights", {"weight-0": "70", "weight-1": "30", "step": "save"})
     assert answer.status == 422
-    assert "Type a number; 0 for no players." in answer.text
+    assert "Enter a number; 0 for no players." in answer.text
 
 
 def test_weights__get__leads_to_the_page(client: Client, offers: Offers) -> None:
@@ -364,7 +364,7 @@ def test_go_back__somebody_saved_meanwhile__is_refused(client: Client, offers: O
 def test_go_back__to_what_is_served__is_refused_and_reason_stays(client: Client, offers: Offers) -> None:
     answer = post(client, f"{offers.url}/history/1", {"reason": "why not"})
     assert answer.status == 422
-    assert "This is what revision 1 was." in answer.text
+    assert "The current weights are already those of revision 1." in answer.text
     assert "why not</textarea>" in answer.html
 
 
@@ -435,10 +435,10 @@ def test_switch_off__says_who_takes_over_and_does_it(client: Client, offers: Off
 def test_switch_off__last_version_with_players__is_refused(client: Client, offers: Offers) -> None:
     rollout_reweight(model=offers.model, weights_bp={0: 10_000}, actor=None, reason="")
     url = f"{offers.url}/versions/2026-11-a/switch-off"
-    assert "give another one a weight first" in get(client, url).text
+    assert "Give another version some first" in get(client, url).text
     assert post(client, url).status == 422
     without = f"{offers.url}/versions/2026-11-b/switch-off"
-    assert "has no players to take away" in get(client, without).text
+    assert "has no weight to take away" in get(client, without).text
     assert post(client, without).status == 422
     assert newest(offers.model).number == 2
 

@@ -63,10 +63,10 @@ def test_tester__added_again__gets_the_other_version(client: Client, offers: Off
 @pytest.mark.parametrize(
     ("change", "words", "field"),
     [
-        ({"unit": ""}, "This is needed.", "unit"),
-        ({"unit": "p\x01"}, "A unit is a text of 1 to 256 bytes without control characters.", "unit"),
-        ({"unit": "ü" * 200}, "A unit is a text of 1 to 256 bytes without control characters.", "unit"),
-        ({"version": "no-such"}, "Choose one of those that are there.", "version"),
+        ({"unit": ""}, "This field is required.", "unit"),
+        ({"unit": "p\x01"}, "A unit must be 1 to 256 bytes of text without control characters.", "unit"),
+        ({"unit": "ü" * 200}, "A unit must be 1 to 256 bytes of text without control characters.", "unit"),
+        ({"version": "no-such"}, "Choose one of the listed options.", "version"),
     ],
 )
 def test_tester__that_will_not_do__is_refused_next_to_its_field(
@@ -83,7 +83,7 @@ def test_tester__that_will_not_do__is_refused_next_to_its_field(
 def test_tester__removed_twice__is_no_error(client: Client, offers: Offers) -> None:
     answer = post(client, f"{offers.url}/testers/remove", {"unit": "nobody"})
     assert answer.location == f"{offers.url}/testers"
-    assert "There is no override for this unit." in get(client, answer.location).text
+    assert "“nobody” is not a tester of this model." in get(client, answer.location).text
 
 
 # --- Why --------------------------------------------------------------------------------------------------------------
@@ -217,9 +217,9 @@ def test_why__player_and_placement__version_is_known_without_the_placement(
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ("player_id=", "This is needed."),
-        ("player_id=p%01", "holds a character"),
-        ("player_id=" + "x" * 300, "at most 256 fit"),
+        ("player_id=", "This field is required."),
+        ("player_id=p%01", "contains a character"),
+        ("player_id=" + "x" * 300, "The maximum is 256."),
         ("player_id=" + "%C3%BC" * 200, "too long"),
     ],
 )
@@ -236,4 +236,4 @@ def test_why__model_without_versions__says_so(client: Client, studio: Tenant, va
     factories.ModelFactory.create(tenant=studio, slug="empty")
     answer = get(client, f"/studios/{studio.slug}/models/empty/why?player_id=p1")
     assert answer.status == 422
-    assert "has no version yet, so nobody gets anything." in answer.text
+    assert "has no version yet, so nobody gets a recommendation." in answer.text

@@ -331,11 +331,11 @@ def test_schedule__only_when_somebody_asks__is_taken_away(client: Client, offers
         ({"crontab": "every day"}, "A crontab has five fields", "crontab"),
         ({"crontab": "99 5 * * *"}, "The crontab cannot be read", "crontab"),
         ({"crontab": "0 0 31 2 *"}, "The crontab cannot be read", "crontab"),
-        ({"timezone": "Mars/Olympus"}, "Choose one of those that are there.", "timezone"),
+        ({"timezone": "Mars/Olympus"}, "Choose one of the listed options.", "timezone"),
         ({"kind": "interval"}, "The interval must be a whole number of minutes", "every"),
-        ({"kind": "interval", "every": "0"}, "Write a number from 1 to 100,000.", "every"),
+        ({"kind": "interval", "every": "0"}, "Enter a number from 1 to 100,000.", "every"),
         ({"kind": "interval", "every": "100000", "unit": "1440"}, "The interval must be a whole number", "every"),
-        ({"kind": "now and then"}, "Choose one of those that are there.", "kind"),
+        ({"kind": "now and then"}, "Choose one of the listed options.", "kind"),
     ],
 )
 def test_schedule__that_will_not_do__is_refused_next_to_its_field(

@@ -64,7 +64,7 @@ def test_first_studio__run_again__changes_nothing_and_says_so() -> None:
     run(studio_name="Aurora", username="mara")
     before = (User.objects.get().password, AuditEntry.objects.unscoped().count())
     said = run(studio_name="Other", username="other")
-    assert "Nothing to do: there is platform staff (mara) and a studio (Aurora) already." in said
+    assert "Nothing to do: platform staff (mara) and a studio (Aurora) already exist." in said
     assert (User.objects.get().password, AuditEntry.objects.unscoped().count()) == before
     assert Tenant.objects.count() == 1
 
@@ -75,10 +75,10 @@ def test_first_studio__run_again__changes_nothing_and_says_so() -> None:
 def test_first_studio__one_of_them_there__makes_the_other(there: str) -> None:
     if there == "staff":
         factories.UserFactory.create(username="boss", is_staff=True)
-        assert "Platform staff is there already: boss." in run(studio_name="Aurora")
+        assert "Platform staff already exists: boss." in run(studio_name="Aurora")
     else:
         factories.TenantFactory.create(name="Lark")
-        assert "A studio is there already: Lark" in run()
+        assert "A studio already exists: Lark" in run()
     assert User.objects.filter(is_staff=True).count() == 1
     assert Tenant.objects.count() == 1
 
@@ -88,13 +88,13 @@ def test_first_studio__one_of_them_there__makes_the_other(there: str) -> None:
     ("options", "secret", "said"),
     [
         ({}, PASSWORD, "--studio-name is missing."),
-        ({"studio_name": "A"}, "", f"There is no password: set {PASSWORD_VARIABLE}."),
+        ({"studio_name": "A"}, "", f"No password was given: set {PASSWORD_VARIABLE}."),
         ({"studio_name": "A"}, "short", "This password is too short."),
-        ({"studio_name": "A", "username": "a b"}, PASSWORD, "A user name has letters, digits"),
-        ({"studio_name": "A", "username": "Taken"}, PASSWORD, "There is an account “Taken” already"),
-        ({"studio_name": "A", "email": "x"}, PASSWORD, "“x” will not do as an e-mail address."),
-        ({"studio_name": "A", "studio": "a b"}, PASSWORD, "will not do as a short name"),
-        ({"studio_name": "A", "source": ["gs://b"]}, PASSWORD, "is no folder of a bucket"),
+        ({"studio_name": "A", "username": "a b"}, PASSWORD, "A user name can have only letters, digits"),
+        ({"studio_name": "A", "username": "Taken"}, PASSWORD, "The account “Taken” already exists"),
+        ({"studio_name": "A", "email": "x"}, PASSWORD, "“x” is not a valid e-mail address."),
+        ({"studio_name": "A", "studio": "a b"}, PASSWORD, "is not a valid short name"),
+        ({"studio_name": "A", "source": ["gs://b"]}, PASSWORD, "is not a folder of a bucket"),
     ],
 )
 def test_first_studio__a_value_will_not_do__is_said_and_nothing_is_made(
@@ -152,13 +152,13 @@ def test_first_studio__typed__asks_until_it_is_right_and_shows_no_password(tmp_p
         said = ""
         for prompt, answer in [
             ("User name [admin]: ", ""),
-            ("E-mail (may be left empty): ", "mara@studio"),
-            ("E-mail (may be left empty): ", "mara@studio.example"),
-            ("Password (is not shown): ", "short"),
-            ("Password (is not shown): ", PASSWORD),
-            ("The same once more: ", "another one entirely"),
-            ("Password (is not shown): ", PASSWORD),
-            ("The same once more: ", PASSWORD),
+            ("E-mail (optional): ", "mara@studio"),
+            ("E-mail (optional): ", "mara@studio.example"),
+            ("Password (not shown): ", "short"),
+            ("Password (not shown): ", PASSWORD),
+            ("Password again: ", "another one entirely"),
+            ("Password (not shown): ", PASSWORD),
+            ("Password again: ", PASSWORD),
             ("Name: ", "Aurora Games"),
             ("Short name, in addresses and tokens [aurora-games]: ", ""),
             ("Places: ", "gs://bucket"),
@@ -171,7 +171,7 @@ def test_first_studio__typed__asks_until_it_is_right_and_shows_no_password(tmp_p
     os.close(terminal)
     assert "The database is empty. Making its tables" in said
     assert "This password is too short." in said
-    assert "The two are not the same." in said
+    assert "The passwords differ." in said
     assert "Made the studio “Aurora Games” (aurora-games)" in said
     assert PASSWORD not in said
 
@@ -189,7 +189,7 @@ def read_until(terminal: int, end: str) -> str:
 @pytest.mark.django_db
 def test_first_studio__nobody_to_ask_or_an_older_database__says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO())
-    with pytest.raises(CommandError, match=r"Nobody can be asked here\. Use --no-input"):
+    with pytest.raises(CommandError, match=r"This is not an interactive terminal\. Use --no-input"):
         call_command("first_studio")
     MigrationRecorder.Migration.objects.filter(app="tenants").latest("id").delete()
     with pytest.raises(CommandError, match=r"Run this first: python manage\.py migrate"):

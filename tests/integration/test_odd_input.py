@@ -83,7 +83,9 @@ def test_audit__first_and_last_of_all_days__leave_nothing_out(
 
 def test_tester_removed__a_text_that_is_no_unit__is_said(client: Client, offers: Offers) -> None:
     assert post(client, f"{offers.url}/testers/remove", {"unit": "a\0"}).status == 302
-    assert "A unit is a text of 1 to 256 bytes without control characters." in get(client, f"{offers.url}/testers").text
+    assert (
+        "A unit must be 1 to 256 bytes of text without control characters." in get(client, f"{offers.url}/testers").text
+    )
 
 
 def test_addresses__that_name_something_by_a_text__are_known() -> None:

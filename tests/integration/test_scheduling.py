@@ -169,7 +169,7 @@ def test_start_due_loads__too_many_of_the_studio_wait__says_so_and_is_tried_at_i
     waiting = factories.LoadFactory.create(version__model=version.model)
     assert start_due_loads(DUE) == []
     now = again(schedule)
-    assert now.note.startswith("The run due at 2026-11-01 12:00 UTC was skipped: 1 loads of this studio wait already")
+    assert now.note.startswith("The run due at 2026-11-01 12:00 UTC was skipped: 1 loads are already queued")
     assert now.next_run_at == DUE + timedelta(hours=4)
     Load.objects.unscoped().filter(pk=waiting.pk).update(state=LoadState.EXTRACTING)
     assert [load.version for load in start_due_loads(DUE + timedelta(hours=4))] == [version]

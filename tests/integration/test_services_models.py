@@ -321,7 +321,7 @@ def test_source_set__nothing_of_that_kind_allowed__says_who_can_allow_it(
         allowed_gs_prefixes=nothing,
         allowed_local_roots=nothing,
     )
-    with pytest.raises(RuleBroken, match="Platform staff can allow it"):
+    with pytest.raises(RuleBroken, match="Ask platform staff to allow it"):
         source_set(version=version, kind=kind, location=location, actor=None)
 
 
@@ -382,7 +382,7 @@ def test_layouts__more_than_serving_may_be_given__are_refused_and_nothing_is_kep
     model.default_answer = None
     model.save()
     layout_add(model=model, fields=enum_of(1_500_000), actor=None)
-    with pytest.raises(LimitReached, match=r"would take 2\.\d+ MB together; they may take 2 MB") as refused:
+    with pytest.raises(LimitReached, match=r"would take 2\.\d MB\. The limit is 2\.0 MB") as refused:
         layout_add(model=model, fields=enum_of(600_000, "other"), actor=None)
     assert refused.value.field == "layout"
     with pytest.raises(LimitReached):
@@ -419,7 +419,7 @@ def test_testers__as_many_as_a_model_may_have__the_next_is_refused(
     monkeypatch.setattr(limits, "MAX_TESTERS", 2)
     for unit in ("a", "b"):
         override_set(model=model, unit=unit, version=version, actor=None)
-    with pytest.raises(LimitReached, match="has 2 testers") as refused:
+    with pytest.raises(LimitReached, match="already has the maximum of 2 testers") as refused:
         override_set(model=model, unit="c", version=version, actor=None)
     assert refused.value.field == "unit"
     override_set(model=model, unit="b", version=version, actor=None, note="the same tester")
@@ -430,7 +430,7 @@ def test_testers__as_many_as_a_model_may_have__the_next_is_refused(
 def test_dry_run__while_one_of_the_version_waits__is_refused_and_names_it(model: RecommendationModel) -> None:
     version, other = new_version(model), new_version(model, "b")
     waiting = load_request(version=version, actor=None, dry_run=True)
-    with pytest.raises(LimitReached, match=f"Load {waiting.fence}, a dry run of “a”, waits already"):
+    with pytest.raises(LimitReached, match=f"Load {waiting.fence}, a dry run of “a”, is already queued"):
         load_request(version=version, actor=None, dry_run=True)
     load_request(version=other, actor=None, dry_run=True)
     load_request(version=version, actor=None)
@@ -466,7 +466,7 @@ def test_loads__as_many_wait_as_may__the_next_of_this_studio_is_refused(model: R
     Version.objects.unscoped().update(last_fence=MAX_WAITING_LOADS)
     load_request(version=version, actor=None)
     for is_dry_run in (False, True):
-        with pytest.raises(LimitReached, match="50 loads of this studio wait already"):
+        with pytest.raises(LimitReached, match="50 loads are already queued"):
             load_request(version=version, actor=None, dry_run=is_dry_run)
     load_request(version=new_version(new_model(TenantFactory.create(allowed_local_roots=["/srv"]))), actor=None)
 

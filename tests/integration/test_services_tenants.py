@@ -178,7 +178,7 @@ def test_member_set__a_member_of_before__comes_back_to_this_studio_only(studio: 
 
 
 def test_member_remove__a_stranger__is_refused(studio: Tenant, owner: User, stranger: User) -> None:
-    with pytest.raises(RuleBroken, match="no member"):
+    with pytest.raises(RuleBroken, match="not a member"):
         member_remove(tenant=studio, user=stranger, actor=owner)
 
 

@@ -102,7 +102,7 @@ class Overrides(StudioView):
         unit = read_query(request, OverrideUnit)["unit"]
         row = find_model(self.tenant, model)
         if not _rows(row).filter(unit=unit).exists():
-            raise not_found("There is no override for this unit.")
+            raise not_found(f"“{unit}” is not a tester of this model.")
         override_remove(model=row, unit=unit, actor=self.actor)
         return Response(status=204)
 

@@ -29,14 +29,14 @@ class CredentialForm(DashboardForm):
     )
     allowed_models = forms.MultipleChoiceField(label="Models", required=False, widget=forms.CheckboxSelectMultiple)
     requests_per_second = forms.IntegerField(
-        label="Requests a second, at most", initial=10_000, min_value=1, max_value=1_000_000
+        label="Requests per second, at most", initial=10_000, min_value=1, max_value=1_000_000
     )
     burst = forms.IntegerField(
         label="Requests at once, at most",
         initial=20_000,
         min_value=1,
         max_value=1_000_000,
-        help_text="How many may come in a moment before the limit a second holds.",
+        help_text="How many may arrive at once before the limit per second applies.",
     )
 
     def __init__(self, models: Sequence[RecommendationModel], *args: Any, **kwargs: Any) -> None:
@@ -52,7 +52,7 @@ class CredentialForm(DashboardForm):
         """Refuse a choice of no model: it would read as all of them."""
         cleaned = super().clean() or self.cleaned_data
         if cleaned.get("reach") == CHOSEN and not cleaned.get("allowed_models") and "allowed_models" not in self.errors:
-            self.add_error("allowed_models", "Tick at least one model, or choose all of them.")
+            self.add_error("allowed_models", "Tick at least one model, or choose all models.")
         return cleaned
 
     @property
@@ -98,7 +98,7 @@ class KeyForm(NewCredentialForm):
                 "placeholder": "-----BEGIN PUBLIC KEY-----\n…\n-----END PUBLIC KEY-----",
             }
         ),
-        help_text="In PEM form. Never the private one: that stays with your backend.",
+        help_text="In PEM format. Never the private key: it stays with your backend.",
     )
     issuer = forms.CharField(
         label="Issuer",
@@ -116,17 +116,17 @@ class RotateForm(DashboardForm):
         "86400": "in 24 hours",
         "3600": "in 1 hour",
         "604800": "in 7 days",
-        CHOSEN: "at an hour that I choose",
+        CHOSEN: "at a time that I choose",
         "0": "now: it has leaked",
     }
 
     overlap = forms.ChoiceField(
         label="The old secret ends",
         choices=list(OVERLAPS.items()),
-        help_text="Until then both work, so that every server can be given the new one in peace.",
+        help_text="Until then both work, so that you have time to give every server the new one.",
     )
     until = forms.DateTimeField(
-        label="The hour",
+        label="Time",
         required=False,
         widget=forms.DateTimeInput({"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"),
         help_text="At most 30 days from now.",
@@ -136,7 +136,7 @@ class RotateForm(DashboardForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fields["until"].label = f"The hour, by your clock ({timezone.get_current_timezone_name()})"
+        self.fields["until"].label = f"Time, by your clock ({timezone.get_current_timezone_name()})"
 
     def clean(self) -> dict[str, Any]:
         """Want the hour where it was to be chosen."""
@@ -144,9 +144,9 @@ class RotateForm(DashboardForm):
         if cleaned.get("overlap") == CHOSEN and "until" not in self.errors:
             until = cleaned.get("until")
             if until is None:
-                self.add_error("until", "Say until when.")
+                self.add_error("until", "Choose a date and time.")
             elif until <= timezone.now():
-                self.add_error("until", "This hour has passed already.")
+                self.add_error("until", "This time has already passed.")
         return cleaned
 
     @property

@@ -14,33 +14,30 @@ from tenants.rules import RuleBroken
 
 # Django's words for what is wrong, by field class and code, in those of whoever fills the form in.
 _WORDS: tuple[tuple[type[forms.Field], dict[str, str]], ...] = (
-    (forms.Field, {"required": "This is needed."}),
     (
         forms.CharField,
         {
-            "max_length": "This has %(show_value)d characters; at most %(limit_value)d fit.",
-            "null_characters_not_allowed": "This holds a character that cannot be kept: type it anew.",
+            "max_length": "This has %(show_value)d characters. The maximum is %(limit_value)d.",
+            "null_characters_not_allowed": "This contains a character that cannot be stored. Type it again.",
         },
     ),
-    (forms.IntegerField, {"invalid": "Write a whole number."}),
     (
         forms.DecimalField,
         {
-            "invalid": "Write a number.",
             "max_digits": "This number has too many digits.",
-            "max_decimal_places": "At most %(max)s digits may follow the point.",
+            "max_decimal_places": "Use at most %(max)s decimal places.",
             "max_whole_digits": "This number is too large.",
         },
     ),
-    (forms.DateField, {"invalid": "Write a day, such as 2026-11-23."}),
-    (forms.DateTimeField, {"invalid": "Choose a day and a time."}),
-    (forms.ChoiceField, {"required": "Choose one.", "invalid_choice": "Choose one of those that are there."}),
+    (forms.DateField, {"invalid": "Enter a date, such as 2026-11-23."}),
+    (forms.DateTimeField, {"invalid": "Choose a date and time."}),
+    (forms.ChoiceField, {"required": "Choose one.", "invalid_choice": "Choose one of the listed options."}),
     (
         forms.MultipleChoiceField,
         {
             "required": "Tick at least one.",
-            "invalid_choice": "Choose of those that are there.",
-            "invalid_list": "Choose of those that are there.",
+            "invalid_choice": "Choose one of the listed options.",
+            "invalid_list": "Choose one of the listed options.",
         },
     ),
 )
@@ -53,9 +50,9 @@ def _words_for(field: forms.Field) -> dict[str, str]:
             words |= more
     least, most = getattr(field, "min_value", None), getattr(field, "max_value", None)
     if least is not None and most is not None:
-        words["min_value"] = words["max_value"] = f"Write a number from {least:,} to {most:,}."
+        words["min_value"] = words["max_value"] = f"Enter a number from {least:,} to {most:,}."
     elif least is not None:
-        words["min_value"] = f"Write a number of {least:,} or more."
+        words["min_value"] = f"Enter {least:,} or more."
     return words
 
 

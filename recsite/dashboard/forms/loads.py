@@ -18,7 +18,7 @@ class LoadForm(DashboardForm):
     """How fast a load may go."""
 
     rows_per_second_limit = forms.IntegerField(
-        label="Rows a second, at most",
+        label="Rows per second, at most",
         min_value=1,
         max_value=MAX_ROWS_PER_SECOND,
         required=False,

@@ -50,7 +50,7 @@ class RecordField(forms.CharField):
             where = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
             raise forms.ValidationError(f"This is not JSON{where}.") from None
         if not isinstance(record, dict):
-            raise forms.ValidationError('Write an object, such as {"offer_id": 1}.')
+            raise forms.ValidationError('Enter an object, such as {"offer_id": 1}.')
         return record
 
 
@@ -68,8 +68,8 @@ def _default_field() -> RecordField:
     return RecordField(
         label="Default answer",
         required=False,
-        help_text="What a player gets who has no row, and everybody if the data can’t be read: JSON with the fields of "
-        "the layout. Without one they get no recommendation.",
+        help_text="What players without a row get, and everybody if the data can’t be read: JSON with the fields of "
+        "the layout. Without it they get no recommendation.",
     )
 
 
@@ -131,15 +131,15 @@ class ModelSettingsForm(DashboardForm):
         help_text="Compared with the rows that are served; 30 is usual. The checks that stop a load can be waived.",
     )
     min_coverage = forms.DecimalField(
-        label="A load is stopped if it has less than this many percent of the players that are served",
+        label="A load is stopped if it has less than this many percent of the keys that are served",
         min_value=0,
         max_value=100,
         max_digits=4,
         decimal_places=1,
-        help_text="50 is usual; 0 turns it off. It finds keys that are suddenly written in another way.",
+        help_text="50 is usual; 0 turns it off. It catches keys that are suddenly written differently.",
     )
     max_psi = forms.DecimalField(
-        label="A load is stopped if a field’s values are spread too differently",
+        label="A load is stopped if the values of a field have shifted too much",
         min_value=Decimal("0.01"),
         max_value=1000,
         max_digits=6,
@@ -201,7 +201,7 @@ class VersionForm(SourceForm):
         widget=forms.TextInput({**_NAME_LOOKS, "placeholder": "2026-11-a"}),
         help_text="Answers carry it. Letters, digits, dots, hyphens and underscores.",
     )
-    load_now = forms.BooleanField(label="Load it at once", required=False, initial=True)
+    load_now = forms.BooleanField(label="Load it now", required=False, initial=True)
 
     def clean_name(self) -> str:
         """Hold it to the service's rule."""

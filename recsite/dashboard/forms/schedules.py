@@ -39,7 +39,7 @@ class ScheduleForm(DashboardForm):
         required=False,
         widget=forms.RadioSelect,
         choices=[
-            ("", "Only when somebody asks"),
+            ("", "Only on request"),
             (ScheduleKind.INTERVAL, "Every so often"),
             (ScheduleKind.CRONTAB, "At times of the day, by a crontab"),
         ],
@@ -56,7 +56,7 @@ class ScheduleForm(DashboardForm):
     )
     timezone = forms.ChoiceField(label="Time zone", required=False, initial="UTC")
     is_enabled = forms.BooleanField(
-        label="Switched on", required=False, initial=True, help_text="Switched off it stays here for later."
+        label="Switched on", required=False, initial=True, help_text="Switched off, it is kept for later."
     )
 
     def __init__(self, schedule: Schedule | None, *args: Any, **kwargs: Any) -> None:
@@ -87,7 +87,7 @@ class ScheduleForm(DashboardForm):
 class FreshnessForm(DashboardForm):
     """How old a version's data may become before it counts as late."""
 
-    amount = _amount("At most", help_text="Leave it empty for no target of its own: data counts as late after a day.")
+    amount = _amount("At most", help_text="Leave it empty for the usual target: data is late after a day.")
     unit = _unit("Unit")
 
     def __init__(self, version: Version, *args: Any, **kwargs: Any) -> None:

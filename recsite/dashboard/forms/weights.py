@@ -19,12 +19,12 @@ class PercentField(forms.DecimalField):
     """Percent to 0.01, with a decimal point or comma; its value is in basis points."""
 
     default_error_messages = {  # noqa: RUF012 - as Django declares it
-        "invalid": "Type a number, such as 33.33.",
-        "required": "Type a number; 0 for no players.",
+        "invalid": "Enter a number, such as 33.33.",
+        "required": "Enter a number; 0 for no players.",
         # Django fills these three in with %, so that a percent sign is written twice.
-        "min_value": "A weight is from 0 to 100 %%.",
-        "max_value": "A weight is from 0 to 100 %%.",
-        "max_decimal_places": "A weight goes in steps of 0.01 %%.",
+        "min_value": "A weight must be from 0 to 100 %%.",
+        "max_value": "A weight must be from 0 to 100 %%.",
+        "max_decimal_places": "A weight has steps of 0.01 %%.",
     }
 
     def __init__(self, **kwargs: Any) -> None:
@@ -100,5 +100,5 @@ class WeightsForm(DashboardForm):
             total = sum(self.weights_bp.values())
             if total != BASIS_POINTS:
                 apart = percent(abs(BASIS_POINTS - total))
-                rest = f"{apart} is left to give" if total < BASIS_POINTS else f"that is {apart} too much"
-                self.add_error(None, f"The weights sum to {percent(total)}, and must sum to 100 %: {rest}.")
+                rest = "is missing" if total < BASIS_POINTS else "too much"
+                self.add_error(None, f"The weights sum to {percent(total)} and must sum to 100 %: {apart} {rest}.")

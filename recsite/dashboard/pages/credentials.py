@@ -174,7 +174,7 @@ def credential_rotate_page(request: StudioRequest, client_id: str) -> HttpRespon
                 form.refuse(error, {"previous_until": "until"})
             else:
                 return _secret_page(request, issued, is_new=False)
-    problem = "This credential is a public key: register the new key as another one." if summary.is_key else ""
+    problem = "This credential is a public key. Register the new key as another credential." if summary.is_key else ""
     return _ask(request, "dashboard/credential_rotate.html", summary, form, problem)
 
 

@@ -38,7 +38,7 @@ class OwnPasswordForm(InPlainWords, PasswordChangeForm):
     error_messages = {  # noqa: RUF012 - as Django declares it
         **PasswordChangeForm.error_messages,
         "password_incorrect": "This is not your password now.",
-        "password_mismatch": "The two are not the same.",
+        "password_mismatch": "The passwords differ.",
     }
 
 
@@ -49,7 +49,7 @@ class NewPasswordForm(InPlainWords, SetPasswordForm):  # type: ignore[type-arg] 
         super().__init__(*args, **kwargs)
         _reword(self)
 
-    error_messages = {"password_mismatch": "The two are not the same."}  # noqa: RUF012 - as Django declares it
+    error_messages = {"password_mismatch": "The passwords differ."}  # noqa: RUF012 - as Django declares it
 
 
 class OwnPasswordPage(PasswordChangeView):

@@ -199,7 +199,7 @@ def switch_off(request: StudioRequest, model: RecommendationModel, version: str)
     if after is not None and state.weight_bp:
         found, problem = _try(rollout_preview, model=model, weights_bp=after)
     elif after is not None:
-        problem = f"“{version}” has no players to take away."
+        problem = f"“{version}” has no weight to take away."
     context = {
         "state": state,
         "effect": found,

@@ -44,13 +44,13 @@ class Command(BaseCommand):
         parser.add_argument(
             "--players", type=int, help="players of the larger studio, at the first start (default: 300,000)"
         )
-        parser.add_argument("--reset", action="store_true", help="remove the demo's data first")
+        parser.add_argument("--reset", action="store_true", help="delete the demo's data first")
         parser.add_argument(
             "--patience",
             type=float,
             default=PATIENCE_SECONDS,
             metavar="SECONDS",
-            help="give up on a part that does nothing for so long (default: %(default).0f)",
+            help="give up on a part that does nothing for this long (default: %(default).0f)",
         )
 
     @override

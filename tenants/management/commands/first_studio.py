@@ -40,23 +40,23 @@ class Command(BaseCommand):
 
     help = (
         "Make the first account of platform staff and the first studio. Asks for what it needs; with --no-input it "
-        f"takes options, and the password from {PASSWORD_VARIABLE}. Where both exist it changes nothing."
+        f"takes options, and the password from {PASSWORD_VARIABLE}. If both exist, it changes nothing."
     )
     # A check may want the database, which this command is the one to prepare.
     requires_system_checks = ()
 
     @override
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--username", help="whom platform staff signs in as (default: admin)")
-        parser.add_argument("--email", help="their e-mail address; may be left out")
+        parser.add_argument("--username", help="user name of the account (default: admin)")
+        parser.add_argument("--email", help="e-mail address of the account (optional)")
         parser.add_argument("--studio-name", help="what the studio is called")
         parser.add_argument("--studio", help="its short name in addresses and tokens (default: made from the name)")
         parser.add_argument(
             "--source",
             action="append",
-            help="where its tables may be read: project.dataset, gs://bucket/folder/ or /a/folder; may be repeated",
+            help="where it may read tables: project.dataset, gs://bucket/folder/ or /a/folder; can be repeated",
         )
-        parser.add_argument("--no-input", action="store_true", help="ask nothing")
+        parser.add_argument("--no-input", action="store_true", help="never prompt")
 
     @override
     def handle(self, *args: Any, **options: Any) -> None:
@@ -65,11 +65,11 @@ class Command(BaseCommand):
         self._prepare_database()
         there = beginning()
         if there.staff is not None and there.studio is not None:
-            self._say(f"Nothing to do: there is platform staff ({there.staff}) and a studio ({there.studio}) already.")
+            self._say(f"Nothing to do: platform staff ({there.staff}) and a studio ({there.studio}) already exist.")
             self._say_next(there.staff, there.studio)
             return
         if self.asks and not sys.stdin.isatty():
-            raise CommandError("Nobody can be asked here. Use --no-input with options; --help lists them.")
+            raise CommandError("This is not an interactive terminal. Use --no-input with options; --help lists them.")
         try:
             staff, studio = self._make(there)
         except RuleBroken as error:
@@ -90,7 +90,7 @@ class Command(BaseCommand):
         except DatabaseError as error:
             raise CommandError(f"The database does not answer: {error}. Is RECSITE_DATABASE_URL right?") from None
         if missing and executor.loader.applied_migrations:
-            raise CommandError("The database is of an older release. Run this first: python manage.py migrate")
+            raise CommandError("The database is from an older release. Run this first: python manage.py migrate")
         if missing:
             self._say("The database is empty. Making its tables …")
             call_command("migrate", verbosity=0, interactive=False)
@@ -109,26 +109,24 @@ class Command(BaseCommand):
         if person:
             self._say(f"Made platform staff “{staff}”.")
         else:
-            self._say(f"Platform staff is there already: {staff}.")
+            self._say(f"Platform staff already exists: {staff}.")
         if place:
-            read = ", ".join(place["places"]) or "nowhere yet; allow it places in the admin before the first load"
+            read = ", ".join(place["places"]) or "nothing yet; allow sources in the admin before the first load"
             self._say(f"Made the studio “{studio}” ({studio.slug}), with {staff} as its admin. It may read: {read}.")
         else:
-            self._say(f"A studio is there already: {studio} ({studio.slug}).")
+            self._say(f"A studio already exists: {studio} ({studio.slug}).")
         return staff, studio
 
     def _person(self) -> dict[str, Any]:
         if self.asks:
             self._say("The first account, with every right:")
         username = self._ask("username", "  User name", "admin", lambda text: check_new_staff(text).username)
-        email = self._ask(
-            "email", "  E-mail (may be left empty)", "", lambda text: check_new_staff(username, text).email
-        )
+        email = self._ask("email", "  E-mail (optional)", "", lambda text: check_new_staff(username, text).email)
         account = check_new_staff(username, email)
         password = os.environ.get(PASSWORD_VARIABLE, "")
         if password or not self.asks:
             if not password:
-                raise CommandError(f"There is no password: set {PASSWORD_VARIABLE}.")
+                raise CommandError(f"No password was given: set {PASSWORD_VARIABLE}.")
             check_password(password, account)
         else:
             password = self._ask_password(account)
@@ -146,8 +144,8 @@ class Command(BaseCommand):
         slug = self._ask("studio", "  Short name, in addresses and tokens", slugify(name)[:50], check_slug)
         given = self.options["source"]
         if given is None and self.asks:
-            self._say("  Where may its tables be read? project.dataset, gs://bucket/folder/ or /a/folder;")
-            self._say("  several with spaces between; empty: nowhere yet.")
+            self._say("  Where may it read tables? project.dataset, gs://bucket/folder/ or /a/folder;")
+            self._say("  separate several with spaces; leave it empty for none yet.")
             places: list[str] = self._until_right("  Places", "", lambda text: _places(text.split()))
         else:
             places = _places(given or [])
@@ -172,15 +170,15 @@ class Command(BaseCommand):
 
     def _ask_password(self, account: User) -> str:
         while True:
-            password = getpass.getpass("  Password (is not shown): ")
+            password = getpass.getpass("  Password (not shown): ")
             try:
                 check_password(password, account)
             except RuleBroken as error:
                 self._say(f"    {error}")
                 continue
-            if getpass.getpass("  The same once more: ") == password:
+            if getpass.getpass("  Password again: ") == password:
                 return password
-            self._say("    The two are not the same.")
+            self._say("    The passwords differ.")
 
     # --- Saying ------------------------------------------------------------------------------------------------------
 
@@ -190,7 +188,7 @@ class Command(BaseCommand):
     def _say_next(self, staff: User, studio: Tenant) -> None:
         self._say(
             f"\nNext:\n"
-            f"  1. Start the processes, if they do not run yet: docs/production.md lists them.\n"
+            f"  1. Start the processes if they are not running yet; docs/production.md lists them.\n"
             f"  2. Open {dashboard_address()}{reverse('models', args=[studio.slug])} and sign in as {staff}.\n"
             f"  The page leads from there to a first answer: a model, a version, its load, a credential, a request."
         )
