@@ -36,7 +36,8 @@ from recsite.demo.data import BURST, REQUESTS_PER_SECOND, make_people, make_stud
 from serving.formats.encoding import base64url_decode
 from serving.formats.keys import digest, locate, slot
 from serving.formats.tokens import derive_key, header_segment, parse_master_keys
-from tenants.credentials import credential_issue, credential_register_key, mint_token
+from tenants.callers import mint_token
+from tenants.credentials import credential_issue, credential_register_key
 from tenants.models import Algorithm, Credential
 
 STUDIO, MODEL = "aurora", "offers"

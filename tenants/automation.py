@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from serving.formats.encoding import base64url_encode
 from tenants import audit
-from tenants.credentials import NotAuthenticated
+from tenants.callers import NotAuthenticated
 from tenants.models import AutomationToken, Scope, Tenant, User, new_public_id
 from tenants.rules import AlreadyMade, RuleBroken, check_reason, check_text
 from tenants.services import lock_tenant

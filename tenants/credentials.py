@@ -1,30 +1,22 @@
-"""Credentials: issuing, rotating and revoking them, authenticating a caller, and minting its tokens."""
+"""Credentials of a studio: issuing, registering, changing, rotating and revoking them."""
 
 from __future__ import annotations
 
 import hashlib
-import hmac
-import logging
 import secrets
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, NewType, Protocol, assert_never
+from typing import Any, Protocol, assert_never
 
-import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
-from django.conf import settings
-from django.db import OperationalError, transaction
-from django.db.models import Q
+from django.db import transaction
 from django.utils import timezone
-from rest_framework_simplejwt.backends import TokenBackend
-from rest_framework_simplejwt.settings import api_settings
-from rest_framework_simplejwt.tokens import Token
 
-from serving.formats import tokens
 from serving.formats.encoding import base64url_encode
 from tenants import audit
 from tenants.models import Algorithm, Credential, CredentialKind, Tenant, User, new_public_id
@@ -32,25 +24,8 @@ from tenants.rules import AlreadyMade, ChangedMeanwhile, RuleBroken, check_limit
 from tenants.services import apply_changes, lock_tenant
 from tenants.signals import announce_after_commit
 
-log = logging.getLogger(__name__)
-
 SECRET_PREFIX = "rsk_"  # noqa: S105 - what all secrets begin with
-MAX_SECRET_LENGTH = 200
 LONGEST_OVERLAP = timedelta(days=30)
-LAST_USED_EVERY = timedelta(minutes=1)
-_NO_HASH = hashlib.sha256(b"").hexdigest()
-
-
-class NotAuthenticated(Exception):
-    """No such client, a wrong secret, a revoked credential, an ended studio: one answer for all of them."""
-
-
-class UnknownModel(RuleBroken):
-    """A token asked for a model that the credential may not ask for, or that does not exist."""
-
-
-# Short names of models that a credential may ask for: whoever knows models makes them, after a look.
-AskableModels = NewType("AskableModels", list[str])
 
 
 class AllowedModels(Protocol):
@@ -76,17 +51,6 @@ class IssuedCredential:
     secret: str = field(repr=False)
 
 
-@dataclass(frozen=True)
-class Authenticated:
-    """A caller that proved itself, and the generation of the secret it used."""
-
-    credential: Credential
-    generation: int
-
-
-# --- Writes ---------------------------------------------------------------------------------------------------------
-
-
 def credential_issue(
     *,
     tenant: Tenant,
@@ -108,7 +72,7 @@ def credential_issue(
         tenant=tenant,
         kind=CredentialKind.SECRET,
         algorithm=Algorithm.HS256,
-        secret_hash=_hash(secret),
+        secret_hash=secret_hash(secret),
         secret_hint=_hint(secret),
     )
     _create(credential, name, actor, allowed_models, requests_per_second, burst, public_id)
@@ -224,7 +188,7 @@ def credential_rotate(
         before = {"generation": credential.generation, "secret": credential.secret_hint}
         credential.previous_secret_hash = credential.secret_hash if is_overlapping else ""
         credential.previous_until = previous_until if is_overlapping else None
-        credential.secret_hash = _hash(secret)
+        credential.secret_hash = secret_hash(secret)
         credential.secret_hint = _hint(secret)
         credential.generation += 1
         credential.save(
@@ -350,22 +314,28 @@ def _check_public_key(pem: str, algorithm: str) -> str:
         key = load_pem_public_key(pem.strip().encode())
     except (ValueError, UnsupportedAlgorithm):
         raise RuleBroken("This is not a public key in PEM format.", field="public_key") from None
-    fits = (
-        (algorithm == Algorithm.EDDSA and isinstance(key, Ed25519PublicKey))
-        or (
-            algorithm == Algorithm.ES256
-            and isinstance(key, EllipticCurvePublicKey)
-            and key.curve.name == SECP256R1.name
-        )
-        or (algorithm == Algorithm.RS256 and isinstance(key, RSAPublicKey) and _is_usual_rsa(key))
-    )
-    if not fits:
+    if algorithm not in Algorithm.values or not _fits(key, Algorithm(algorithm)):
         raise RuleBroken(
             "The key does not fit the algorithm: EdDSA takes an Ed25519 key, ES256 a P-256 key, RS256 an RSA key of "
             "2,048 to 4,096 bits with the exponent 65,537.",
             field="algorithm",
         )
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def _fits(key: PublicKeyTypes, algorithm: Algorithm) -> bool:
+    """Tell whether tokens of that algorithm are signed with the private half of such a key."""
+    match algorithm:
+        case Algorithm.EDDSA:
+            return isinstance(key, Ed25519PublicKey)
+        case Algorithm.ES256:
+            return isinstance(key, EllipticCurvePublicKey) and key.curve.name == SECP256R1.name
+        case Algorithm.RS256:
+            return isinstance(key, RSAPublicKey) and _is_usual_rsa(key)
+        case Algorithm.HS256:
+            return False
+        case _ as never:
+            assert_never(never)
 
 
 def _is_usual_rsa(key: RSAPublicKey) -> bool:
@@ -380,139 +350,11 @@ def _new_secret() -> str:
     return SECRET_PREFIX + base64url_encode(secrets.token_bytes(32))
 
 
-def _hash(secret: str) -> str:
+def secret_hash(secret: str) -> str:
+    """Return what is kept of a secret: it is 256 random bits, so that a slow hash would add nothing."""
     return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
 
 
 def _hint(secret: str) -> str:
     """Return what lets a person tell two secrets apart: 24 of 256 bits."""
     return f"{SECRET_PREFIX}…{secret[-4:]}"
-
-
-# --- Authenticating and minting --------------------------------------------------------------------------------------
-
-
-def credential_authenticate(client_id: str, client_secret: str, *, now: datetime | None = None) -> Authenticated:
-    """Return the credential that a client id and a secret prove. One query, and one write a minute for `last_used_at`.
-
-    A client id that does not exist costs what a wrong secret costs, and all secrets are compared in constant time.
-
-    Raises:
-        NotAuthenticated: for whatever reason; the caller is told no more.
-    """
-    now = now or timezone.now()
-    credential = None
-    if tokens.KID.fullmatch(client_id):
-        found = Credential.objects.unscoped().filter(client_id=client_id, kind=CredentialKind.SECRET)
-        credential = found.select_related("tenant").first()
-    given = _hash(client_secret[: MAX_SECRET_LENGTH + 1])
-    is_current = hmac.compare_digest(given, credential.secret_hash if credential else _NO_HASH)
-    is_previous = hmac.compare_digest(given, (credential.previous_secret_hash if credential else "") or _NO_HASH)
-    if credential is None or not client_secret or credential.revoked_at or credential.tenant.ended_at:
-        raise NotAuthenticated
-    is_overlapping = credential.previous_until is not None and now < credential.previous_until
-    if is_current:
-        generation = credential.generation
-    elif is_previous and is_overlapping:
-        generation = credential.generation - 1
-    else:
-        raise NotAuthenticated
-    _note_use(credential, now)
-    return Authenticated(credential, generation)
-
-
-def _note_use(credential: Credential, now: datetime) -> None:
-    """Record the use, at most once a minute however many processes see it; that it fails must not refuse a caller."""
-    before = now - LAST_USED_EVERY
-    if credential.last_used_at is not None and credential.last_used_at > before:
-        return
-    stale = Q(last_used_at=None) | Q(last_used_at__lte=before)
-    try:
-        Credential.objects.unscoped().filter(stale, pk=credential.pk).update(last_used_at=now)
-    except OperationalError as error:
-        log.warning("credential.use_not_recorded credential=%s problem=%s", credential.client_id, error)
-
-
-class _CallerTokenBackend(TokenBackend):
-    """simplejwt's backend with the header that names a credential's key, and that key."""
-
-    def __init__(self, credential_id: str, generation: int) -> None:
-        master_key_id, master_key = next(iter(tokens.parse_master_keys(settings.TOKEN_MASTER_KEYS).items()))
-        key = tokens.derive_key(master_key, master_key_id, credential_id, generation)
-        super().__init__(
-            algorithm=Algorithm.HS256.value,
-            signing_key=key,  # type: ignore[arg-type]  # annotated as text, handed to PyJWT, which takes bytes
-            audience=settings.TOKEN_AUDIENCE,
-            issuer=settings.TOKEN_ISSUER,
-        )
-        self.headers = tokens.header_parameters(credential_id, generation, master_key_id)
-
-    def encode(self, payload: dict[str, Any]) -> str:
-        claims = {**payload, "aud": self.audience, "iss": self.issuer}
-        return jwt.encode(claims, self.prepared_signing_key, algorithm=self.algorithm, headers=self.headers)
-
-
-class CallerToken(Token):
-    """simplejwt's token, minted for one credential: no type and no id, which nothing here reads."""
-
-    token_type = "access"  # noqa: S105 - a kind of token
-
-    def __init__(self, credential_id: str, generation: int, lifetime: timedelta) -> None:
-        self.lifetime = lifetime
-        self._backend = _CallerTokenBackend(credential_id, generation)
-        super().__init__()
-        del self.payload[api_settings.TOKEN_TYPE_CLAIM]
-
-    def set_jti(self) -> None:
-        """Leave it out: a token is not looked up anywhere."""
-
-    def get_token_backend(self) -> TokenBackend:
-        """Return the backend with this credential's key."""
-        return self._backend
-
-
-def mint_token(
-    *,
-    credential: Credential,
-    subject: str | None = None,
-    models: AskableModels | None = None,
-    expires_in_seconds: int | None = None,
-    generation: int | None = None,
-) -> tuple[str, int]:
-    """Return a token signed with the credential's derived key, and for how many seconds it is good.
-
-    Args:
-        credential: one with a secret.
-        subject: the player it is for; None for a server token.
-        models: what it is narrowed to; None for all of the credential's.
-        expires_in_seconds: 1 … 900; None for 900.
-        generation: of the secret that the caller used; None for the current one. A token of the previous one ends
-            with it.
-
-    Raises:
-        RuleBroken: a value will not do.
-        UnknownModel: they are more than a token holds.
-    """
-    longest = int(settings.TOKEN_LIFETIME.total_seconds())
-    seconds = longest if expires_in_seconds is None else expires_in_seconds
-    if isinstance(seconds, bool) or not isinstance(seconds, int) or not 1 <= seconds <= longest:
-        raise RuleBroken(f"expires_in must be a whole number of seconds from 1 to {longest}.", field="expires_in")
-    if credential.kind != CredentialKind.SECRET:
-        raise RuleBroken("The studio signs this credential's tokens itself.")
-    generation = credential.generation if generation is None else generation
-    if generation != credential.generation:
-        if credential.previous_until is None or generation != credential.generation - 1:
-            raise RuleBroken("This secret has been replaced.")
-        seconds = max(1, min(seconds, int((credential.previous_until - timezone.now()).total_seconds())))
-    token = CallerToken(credential.client_id, generation, timedelta(seconds=seconds))
-    token["tenant"] = credential.tenant.slug
-    if subject is not None:
-        if not tokens.is_unit(subject):
-            raise RuleBroken("sub must be 1 to 256 bytes of text without control characters.", field="sub")
-        token["sub"] = subject
-    if models is not None:
-        token["models"] = models
-    text = str(token)
-    if len(text) > tokens.MAX_TOKEN_BYTES:
-        raise UnknownModel("A token cannot name so many models. Leave models out to allow all of them.", field="models")
-    return text, seconds

@@ -119,7 +119,7 @@ class TenantOwnedQuerySet(models.QuerySet[M]):
         return super().bulk_update(*args, **kwargs)
 
     def bulk_create(self, objs: Iterable[M], *args: Any, **kwargs: Any) -> list[M]:
-        """See Django. Inserting is free; what may overwrite a row that is there needs a scope."""
+        """Insert rows, which is free; what may overwrite a row that is there needs a scope."""
         if args or kwargs.get("update_conflicts"):
             self._require_scope()
         return super().bulk_create(objs, *args, **kwargs)
@@ -130,7 +130,7 @@ class TenantOwnedQuerySet(models.QuerySet[M]):
         return super().explain(*args, **kwargs)
 
     def raw(self, *args: Any, **kwargs: Any) -> models.query.RawQuerySet[Any]:
-        """See Django. Raw SQL is not narrowed by `for_tenant`, so only `unscoped()` may run it.
+        """Run raw SQL, which `for_tenant` does not narrow: only on `unscoped()`.
 
         Raises:
             UnscopedQuery: the query is not `unscoped()`.
@@ -142,7 +142,7 @@ class TenantOwnedQuerySet(models.QuerySet[M]):
     # --- Everything that makes one query of several -------------------------------------------------------------------
 
     def resolve_expression(self, *args: Any, **kwargs: Any) -> Any:
-        """See Django: this query becomes part of another, as in `filter(version__in=…)`."""
+        """Become part of another query, as in `filter(version__in=…)`."""
         self._require_scope()
         return super().resolve_expression(*args, **kwargs)
 
@@ -189,11 +189,11 @@ class TenantOwned(models.Model):
         abstract = True
 
     def validate_unique(self, exclude: Iterable[str] | None = None) -> None:
-        """See Django. Uniqueness can span studios (a client id), so these queries are let through."""
+        """Let the queries through: uniqueness can span studios (a client id)."""
         with _validating():
             super().validate_unique(set(exclude or ()))
 
     def validate_constraints(self, exclude: Iterable[str] | None = None) -> None:
-        """See Django; as `validate_unique`."""
+        """Let the queries through, as `validate_unique`."""
         with _validating():
             super().validate_constraints(set(exclude or ()))

@@ -10,7 +10,7 @@ from typing import Any
 from django.db.models import QuerySet
 
 from models_registry.models import RecommendationModel
-from tenants.credentials import AskableModels, UnknownModel
+from tenants.callers import AskableModels, UnknownModel
 from tenants.models import Credential, Tenant
 from tenants.rules import RuleBroken
 

@@ -21,7 +21,7 @@ from recsite.api.problems import CSRF_FAILED, NO_STUDIO, NOT_ALLOWED, PERSON_REQ
 from recsite.api.problems import not_found as nothing_here
 from tenants import access
 from tenants.automation import automation_token_authenticate
-from tenants.credentials import NotAuthenticated as WrongToken
+from tenants.callers import NotAuthenticated as WrongToken
 from tenants.models import AutomationToken, Role, Scope, Tenant, User
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from models_registry.catalogue.access import askable
 from recsite.api.problems import problem_answer
 from recsite.api.studio_view import ApiView
 from serving.formats.tokens import KID
-from tenants.credentials import NotAuthenticated, UnknownModel, credential_authenticate, mint_token
+from tenants.callers import NotAuthenticated, UnknownModel, credential_authenticate, mint_token
 from tenants.rules import RuleBroken
 
 log = logging.getLogger(__name__)

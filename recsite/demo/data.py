@@ -18,7 +18,8 @@ from models_registry.catalogue.services import model_create, source_set, version
 from models_registry.models import BASIS_POINTS, RecommendationModel, SourceKind, Version
 from models_registry.rollouts.services import rollout_reweight
 from recsite.demo.demo_file import DemoCredential, DemoFile, Person
-from tenants.credentials import NotAuthenticated, credential_authenticate, credential_issue, credential_rotate
+from tenants.callers import NotAuthenticated, credential_authenticate
+from tenants.credentials import credential_issue, credential_rotate
 from tenants.models import Credential, Membership, Role, Tenant, User
 from tenants.services import member_set, tenant_create, tenant_update
 

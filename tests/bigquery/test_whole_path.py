@@ -21,7 +21,8 @@ from models_registry.loading.requests import load_request
 from models_registry.models import Load, LoadState, SourceKind, Version
 from models_registry.publishing import publish_tenant
 from recsite.embedded import EmbeddedValkey
-from tenants.credentials import credential_issue, mint_token
+from tenants.callers import mint_token
+from tenants.credentials import credential_issue
 from tenants.models import Tenant
 from tenants.services import tenant_create, tenant_update
 from tests.bigquery.emulator import PROJECT, BigQuery

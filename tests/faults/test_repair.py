@@ -19,7 +19,8 @@ from models_registry.models import Load, LoadState, Table, Version
 from models_registry.publishing import publish_tenant, republish_all
 from recsite.embedded import EmbeddedValkey
 from serving.formats.keys import block_name, canonical_key, digest, locate
-from tenants.credentials import credential_issue, mint_token
+from tenants.callers import mint_token
+from tenants.credentials import credential_issue
 from tests.celery_worker import celery_beat, celery_worker, point_celery_at
 from tests.doors.raw_http import RawResponse
 from tests.lane_process import LaneProcess, eventually, start_lane

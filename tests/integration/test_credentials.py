@@ -15,16 +15,13 @@ from django.utils import timezone
 from models_registry.catalogue.access import NarrowedTo, askable, narrowed_to
 from serving.formats import tokens
 from serving.formats.encoding import base64url_decode
+from tenants.callers import NotAuthenticated, UnknownModel, credential_authenticate, mint_token
 from tenants.credentials import (
-    NotAuthenticated,
-    UnknownModel,
-    credential_authenticate,
     credential_issue,
     credential_register_key,
     credential_revoke,
     credential_rotate,
     credential_update,
-    mint_token,
 )
 from tenants.models import AuditEntry, Credential, Tenant, User
 from tenants.rules import RuleBroken

@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from models_registry.catalogue.access import narrowed_to
 from tenants.automation import automation_token_authenticate
-from tenants.credentials import NotAuthenticated, credential_authenticate
+from tenants.callers import NotAuthenticated, credential_authenticate
 from tenants.models import Algorithm, AuditEntry, AutomationToken, Credential, CredentialKind, Tenant, User
 from tests import factories
 from tests.integration.dashboard_scene import Page, field_value, get, make_offers, post, signed_in
