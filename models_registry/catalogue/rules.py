@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, assert_never
 
 from models_registry.models import SourceKind
 from serving.formats.layouts import BadLayout, BadValue, Layout
@@ -128,18 +128,31 @@ def check_source(tenant: Tenant, kind: str, location: str) -> str:
         raise RuleBroken(
             "The source's location contains the NUL character (U+0000). Remove it.", field="source_location"
         )
-    if kind == SourceKind.PARQUET:
-        _check_parquet_source(tenant, location)
-    elif not tenant.allowed_datasets:
-        raise _not_allowed("any BigQuery dataset")
-    elif kind == SourceKind.BIGQUERY_TABLE:
-        table = _BIGQUERY_TABLE.fullmatch(location)
-        if table is None:
-            raise RuleBroken(f"“{location}” is not a table. Write project.dataset.table.", field="source_location")
-        dataset = f"{table[1]}.{table[2]}"
-        if dataset not in tenant.allowed_datasets:
-            raise _not_allowed(f"the dataset {dataset}")
+    match SourceKind(kind):
+        case SourceKind.PARQUET:
+            _check_parquet_source(tenant, location)
+        case SourceKind.BIGQUERY_TABLE:
+            _check_some_dataset(tenant)
+            _check_bigquery_table(tenant, location)
+        case SourceKind.BIGQUERY_QUERY:
+            _check_some_dataset(tenant)
+        case _ as never:
+            assert_never(never)
     return location
+
+
+def _check_some_dataset(tenant: Tenant) -> None:
+    if not tenant.allowed_datasets:
+        raise _not_allowed("any BigQuery dataset")
+
+
+def _check_bigquery_table(tenant: Tenant, location: str) -> None:
+    table = _BIGQUERY_TABLE.fullmatch(location)
+    if table is None:
+        raise RuleBroken(f"“{location}” is not a table. Write project.dataset.table.", field="source_location")
+    dataset = f"{table[1]}.{table[2]}"
+    if dataset not in tenant.allowed_datasets:
+        raise _not_allowed(f"the dataset {dataset}")
 
 
 def _check_parquet_source(tenant: Tenant, location: str) -> None:

@@ -1,7 +1,7 @@
 """Writes on models, layouts, versions and sources.
 
 Each owns its transaction, leaves an audit entry in it, and tells serving after commit. Studio by studio they run one
-after another (`lock_tenant`), so that numbers and codes are taken without gaps in the rules.
+after another (`lock_tenant`): two writes to one studio never interleave, and fences and codes are unique.
 """
 
 from __future__ import annotations

@@ -63,8 +63,8 @@ def rollout_preview(*, model: RecommendationModel, weights_bp: Mapping[int, int]
         RuleBroken: as `rollout_reweight`, but the present weights are fine and move nothing.
     """
     current = _current_or_refuse(model)
-    wanted = _check_weights(model, weights_bp)
-    return _effect(current, current.salt, _next_allocation(current, wanted))
+    weights = _check_weights(model, weights_bp)
+    return _effect(current, current.salt, _next_allocation(current, weights))
 
 
 def rollout_go_back_preview(*, model: RecommendationModel, number: int) -> Effect:
@@ -98,10 +98,10 @@ def weights_without(weights_bp: Mapping[int, int], code: int) -> dict[int, int]:
         RuleBroken: no other version has a weight, so that nobody could take it over.
     """
     others = {other: bp for other, bp in weights_bp.items() if other != code and bp}
-    held = sum(others.values())
-    if not held:
+    others_bp = sum(others.values())
+    if not others_bp:
         raise RuleBroken("This version has all of the weight. Give another version some first.", field="version")
-    shares = {other: divmod(bp * BASIS_POINTS, held) for other, bp in others.items()}
+    shares = {other: divmod(bp * BASIS_POINTS, others_bp) for other, bp in others.items()}
     left = BASIS_POINTS - sum(whole for whole, _ in shares.values())
     by_loss = sorted(shares, key=lambda other: (-shares[other][1], -others[other], other))
     return {other: shares[other][0] + (other in by_loss[:left]) for other in sorted(others)}
@@ -153,12 +153,12 @@ def rollout_reweight(
     with transaction.atomic():
         current = _lock_current(model)
         _check_unmoved(current, based_on)
-        wanted = _check_weights(model, weights_bp)
-        if wanted == weights_by_code(current.weights_bp):
+        weights = _check_weights(model, weights_bp)
+        if weights == weights_by_code(current.weights_bp):
             raise RuleBroken("These are already the current weights.", field="weights_bp")
         if not despite_cautions:
-            _check_cautions(model, wanted)
-        revision = _save(current, actor, reason, allocation=_next_allocation(current, wanted))
+            _check_cautions(model, weights)
+        revision = _save(current, actor, reason, allocation=_next_allocation(current, weights))
         _record(current, revision, actor, audit.Action.ROLLOUT_REWEIGHT, f"Changed the weights of “{model.slug}”")
     return revision
 
@@ -178,11 +178,11 @@ def rollout_switch_off(
     with transaction.atomic():
         current = _lock_current(model)
         _check_unmoved(current, based_on)
-        weights = weights_by_code(current.weights_bp)
-        if version.model_id != model.pk or not weights.get(version.code):
+        present = weights_by_code(current.weights_bp)
+        if version.model_id != model.pk or not present.get(version.code):
             raise RuleBroken(f"“{version.name}” has no weight to take away.", field="version")
-        wanted = weights_without(weights, version.code)
-        revision = _save(current, actor, reason, allocation=_next_allocation(current, wanted))
+        weights = weights_without(present, version.code)
+        revision = _save(current, actor, reason, allocation=_next_allocation(current, weights))
         _record(
             current,
             revision,
@@ -234,11 +234,11 @@ def rollout_new_phase(
     with transaction.atomic():
         current = _lock_current(model)
         _check_unmoved(current, based_on)
-        wanted = weights_by_code(current.weights_bp) if weights_bp is None else _check_weights(model, weights_bp)
+        weights = weights_by_code(current.weights_bp) if weights_bp is None else _check_weights(model, weights_bp)
         phases = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model)
         phase = (phases.aggregate(newest=Max("phase"))["newest"] or 0) + 1
         salt = new_salt()
-        allocation = first_allocation(wanted, salt, current.number + 1)
+        allocation = first_allocation(weights, salt, current.number + 1)
         revision = _save(current, actor, reason, allocation=allocation, phase=phase, salt=salt)
         _record(current, revision, actor, audit.Action.ROLLOUT_NEW_PHASE, f"Began phase {phase} of “{model.slug}”")
     return revision
@@ -279,28 +279,28 @@ def _check_weights(model: RecommendationModel, weights_bp: Mapping[int, int]) ->
         if isinstance(bp, bool) or not isinstance(bp, int) or not 0 <= bp <= BASIS_POINTS:
             raise RuleBroken("Each weight must be from 0 to 100 %, in steps of 0.01 %.", field="weights_bp")
     known = set(Version.objects.for_tenant(model.tenant).filter(model=model).values_list("code", flat=True))
-    wanted = {code: bp for code, bp in weights_bp.items() if bp}
-    if not known.issuperset(wanted):
+    weights = {code: bp for code, bp in weights_bp.items() if bp}
+    if not known.issuperset(weights):
         raise RuleBroken("A weight names a version that this model does not have.", field="weights_bp")
-    total = sum(wanted.values())
+    total = sum(weights.values())
     if total != BASIS_POINTS:
         raise RuleBroken(f"The weights sum to {percent(total)}. They must sum to 100 %.", field="weights_bp")
-    return dict(sorted(wanted.items()))
+    return dict(sorted(weights.items()))
 
 
-def _check_cautions(model: RecommendationModel, wanted: Mapping[int, int]) -> None:
-    found = cautions(model_summary(model).versions, wanted)
+def _check_cautions(model: RecommendationModel, weights: Mapping[int, int]) -> None:
+    found = cautions(model_summary(model).versions, weights)
     if found:
         words = " ".join(caution_sentence(caution, model) for caution in found)
         raise CautionsUnseen(f"{words} Nothing was saved.", field="despite_cautions")
 
 
-def _next_allocation(current: RolloutRevision, wanted: Mapping[int, int]) -> bytes:
+def _next_allocation(current: RolloutRevision, weights: Mapping[int, int]) -> bytes:
     """Return the map that the next revision would have with these weights."""
     phase = RolloutRevision.objects.unscoped().filter(model_id=current.model_id, phase=current.phase)
     before = phase.filter(number__lt=current.number).order_by("-number").values_list("allocation", flat=True)
     history = [bytes(allocation) for allocation in before[:HISTORY]][::-1]
-    return reallocate(bytes(current.allocation), wanted, current.salt, current.number + 1, history)
+    return reallocate(bytes(current.allocation), weights, current.salt, current.number + 1, history)
 
 
 def _effect(current: RolloutRevision, salt: str, allocation: bytes) -> Effect:

@@ -27,6 +27,9 @@ class CredentialState(Enum):
     REVOKED = "Revoked"
 
 
+LOOKS = {CredentialState.WORKS: "ok", CredentialState.TWO_SECRETS: "warn", CredentialState.REVOKED: "plain"}
+
+
 @dataclass(frozen=True)
 class Revoking:
     """What revoking would do, judged by what the credential was used for.
@@ -70,7 +73,7 @@ class CredentialSummary:
     @property
     def looks(self) -> str:
         """The colour of its pill."""
-        return {CredentialState.WORKS: "ok", CredentialState.TWO_SECRETS: "warn"}.get(self.state, "plain")
+        return LOOKS[self.state]
 
     @property
     def old_secret_ends(self) -> datetime | None:

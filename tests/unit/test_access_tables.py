@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from recsite.dashboard.credential_states import LOOKS, CredentialState
 from tenants.access import ROLE_FOR, ROLE_WORDS, reaches
 from tenants.models import Role, Scope
 
@@ -18,3 +19,7 @@ def test_roles__each__has_words_and_a_rank() -> None:
 
 def test_scopes__each__goes_with_a_role() -> None:
     assert set(ROLE_FOR) == set(Scope)
+
+
+def test_looks_of_credentials__every_state_has_one() -> None:
+    assert set(LOOKS) == set(CredentialState)

@@ -69,7 +69,7 @@ class NewCredentialForm(CredentialForm, OnceForm):
 
     @property
     def values(self) -> dict[str, Any]:
-        """See `CredentialForm`."""
+        """What the services take, with the id that makes the form work once."""
         values = super().values
         del values["once"]
         return {**values, "public_id": self.public_id}
@@ -139,7 +139,7 @@ class RotateForm(DashboardForm):
         self.fields["until"].label = f"Time, by your clock ({timezone.get_current_timezone_name()})"
 
     def clean(self) -> dict[str, Any]:
-        """Want the hour where it was to be chosen."""
+        """Refuse a chosen end without a time, or with one that has passed."""
         cleaned = super().clean() or self.cleaned_data
         if cleaned.get("overlap") == CHOSEN and "until" not in self.errors:
             until = cleaned.get("until")
