@@ -165,7 +165,7 @@ class HistoryLine:
         revision: the row, its 10,000 slots left out.
         changes: the versions whose weight changed, by code; at the first revision, all that have one.
         is_newest: it is what is served now.
-        is_new_phase: everybody was assigned anew.
+        is_new_phase: everybody was reassigned.
     """
 
     revision: RolloutRevision

@@ -157,4 +157,4 @@ def test_schedule_and_freshness__set_in_the_browser__show_on_the_version(tabs: T
     page.get_by_role("link", name="Change the schedule").click()
     dialog.get_by_label("Only on request").check()
     dialog.get_by_role("button", name="Save the schedule").click()
-    expect(card).to_contain_text("None: it is loaded when somebody asks.")
+    expect(card).to_contain_text("None: it is loaded on request.")

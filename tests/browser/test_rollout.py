@@ -130,7 +130,7 @@ def test_weights__refused_for_a_caution__say_so_and_show_the_box_to_tick(
     expect(page.locator("#effect")).to_contain_text("d was never loaded")
     page.get_by_role("button", name="Save weights").click()
 
-    expect(page.get_by_role("alert")).to_contain_text("Nothing was saved: something speaks against these weights.")
+    expect(page.get_by_role("alert")).to_contain_text("Nothing was saved: there are warnings about these weights.")
     expect(page.get_by_label("Go on anyway")).to_be_focused()
     expect(page.get_by_label("Go on anyway")).to_be_in_viewport()
     page.get_by_label("Go on anyway").check()

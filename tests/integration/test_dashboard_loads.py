@@ -57,7 +57,7 @@ def page_of(load: Load) -> str:
 
 
 def test_loads__none__says_what_one_is(client: Client, loads: str) -> None:
-    assert "Nothing was loaded yet" in get(client, loads).text
+    assert "Nothing has been loaded yet" in get(client, loads).text
 
 
 def test_loads__each__says_what_came_of_it(client: Client, offers: Offers, loads: str) -> None:
@@ -213,8 +213,8 @@ def test_progress__current_address_of_another_site__is_not_followed(client: Clie
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"state": LoadState.QUEUED}, "Either every worker is busy, or none runs."),
-        ({"state": LoadState.CHECKING, "heartbeat": True}, "No worker has said anything about this load"),
+        ({"state": LoadState.QUEUED}, "Either every worker is busy or none is running."),
+        ({"state": LoadState.CHECKING, "heartbeat": True}, "No worker has reported on this load"),
     ],
     ids=["waiting", "silent"],
 )
@@ -249,14 +249,14 @@ def test_load__active__tells_what_it_made(scene: Scene) -> None:
 def test_load__whose_table_was_replaced__says_so(scene: Scene) -> None:
     first = scene.load(columns(range(300)))
     scene.load(columns(range(300)))
-    assert "another one has taken its place since" in get(person(scene, Role.VIEWER), page_of(first)).text
+    assert "has since been replaced" in get(person(scene, Role.VIEWER), page_of(first)).text
 
 
 def test_load__rejected_for_its_rows__is_explained(scene: Scene) -> None:
     scene.load(columns(range(300)))
     load = scene.load(columns(range(300), offer_id=[5_000] * 7 + [1] * 293))
     answer = get(person(scene, Role.STUDIO_ADMIN), page_of(load))
-    assert "Players notice nothing: the table from before goes on being served." in answer.text
+    assert "Players notice nothing: the previous table is still served." in answer.text
     assert "✕ offer_id: values" in answer.text
     assert "Row Key Value 1 p0 5000 2 p1 5000" in answer.text
     assert "5 of 7 are shown." in answer.text

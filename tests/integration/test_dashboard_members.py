@@ -58,7 +58,7 @@ def test_members__says_who_is_who_and_what_each_may(
     shown = get(admin, f"{url}/members").text
     assert f"{owner.username} You Studio admin everything, also credentials" in shown
     assert f"Mara Lindt {teammate.username} · mara@studio.example Product manager changes weights" in shown
-    assert "The only studio admin: give somebody else that role first." in shown
+    assert "The only studio admin. Give somebody else that role first." in shown
 
 
 def test_members__many__take_few_queries(admin: Client, studio: Tenant, url: str) -> None:

@@ -99,7 +99,7 @@ def test_models__no_lane_runs__says_so_and_nothing_is_called_serving(
 ) -> None:
     make_offers(studio)
     client, url = signed_in(teammate), f"/studios/{studio.slug}/models"
-    said = "No lane is running just now, so games get no answer."
+    said = "No lane is running, so games get no answer."
     text = get(client, url).text
     assert said in text
     assert "2026-11-c 10 % Loaded" in text
@@ -174,10 +174,10 @@ def test_first_steps__only_a_version_without_weight_is_loaded__asks_for_its_weig
     give_table(second)
     client, url = signed_in(teammate), f"/studios/{studio.slug}/models"
     answer = get(client, url)
-    assert "v2 of pets is loaded but has no players" in answer.text
+    assert "v2 of pets is loaded but has no weight" in answer.text
     assert f'<a href="{url}/pets">Give it a weight</a>' in answer.html
     give_table(first)
-    assert "has no players" not in get(client, url).text
+    assert "has no weight" not in get(client, url).text
 
 
 # --- A new model ------------------------------------------------------------------------------------------------------
@@ -461,7 +461,7 @@ def test_new_version__second_one__has_no_players(teammate: User, studio: Tenant)
     offers, client = make_offers(studio), signed_in(teammate)
     post(client, f"{offers.url}/new-version", NEW_VERSION)
     answer = get(client, offers.url)
-    assert "It has no players yet: give it a weight." in answer.text
+    assert "It has no weight yet. Give it one." in answer.text
     assert field_value(answer.html, "weight-3") == "0.00"
     assert not Load.objects.for_tenant(studio).filter(state=LoadState.QUEUED).exists()
 
@@ -505,7 +505,7 @@ def test_new_version__says_what_the_studio_may_read(teammate: User, studio: Tena
     assert "gs://studio-tables/out/" in get(client, f"{offers.url}/new-version").text
     Tenant.objects.update(allowed_datasets=[], allowed_gs_prefixes=[], allowed_local_roots=[])
     answer = get(client, f"{offers.url}/new-version")
-    assert "may not read anything yet. Platform staff can allow it" in answer.text
+    assert "may not read anything yet. Ask platform staff to allow" in answer.text
     assert "/admin/" not in answer.html
     staff = signed_in(factories.UserFactory.create(is_staff=True))
     for page in ("new-version", "versions/2026-11-b/source"):

@@ -170,7 +170,7 @@ def test_effect__while_typing__is_a_fragment_with_the_same_words(client: Client,
     [
         (weights(50, 30, 10), "The weights sum to 90 % and must sum to 100 %: 10 % is missing."),
         (weights(70, 30, "10.5"), "The weights sum to 110.5 % and must sum to 100 %: 10.5 % too much."),
-        (weights(60, 30, 10), "These are the weights there are now: nobody changes version."),
+        (weights(60, 30, 10), "These are the current weights. Nobody changes version."),
         (weights("sixty", 30, 10), "2026-11-a: Enter a number, such as 33.33."),
     ],
 )
@@ -407,14 +407,14 @@ def test_history__name_of_a_version_that_is_gone__is_its_code(client: Client, of
 
 def test_new_phase__explains_and_assigns_anew(client: Client, offers: Offers) -> None:
     asked = get(client, f"{offers.url}/new-phase")
-    assert "assigns everybody anew, at random" in asked.text
+    assert "reassigns everybody at random" in asked.text
     assert "About 54 % of players change version." in asked.text
     assert newest(offers.model).phase == 1
     form = {"reason": "new season", "based_on": field_value(asked.html, "based_on")}
     assert post(client, f"{offers.url}/new-phase", form).location == offers.url
     revision = newest(offers.model)
     assert (revision.phase, weights_by_code(revision.weights_bp)) == (2, {0: 6000, 1: 3000, 2: 1000})
-    assert "started phase 2: everybody was assigned anew" in get(client, offers.url).text
+    assert "started phase 2: everybody was reassigned" in get(client, offers.url).text
 
 
 def test_switch_off__says_who_takes_over_and_does_it(client: Client, offers: Offers) -> None:
@@ -504,7 +504,7 @@ def test_live__some_lanes_have_an_older_one__asks_again(client: Client, offers: 
 
 
 def test_live__published_before_the_change__says_that_it_is_not_given_on(client: Client, offers: Offers) -> None:
-    assert "not given to the lanes yet" in get(client, f"{offers.url}/live").text
+    assert "not sent to the lanes yet" in get(client, f"{offers.url}/live").text
 
 
 def test_live__change_of_long_ago__is_not_asked_for_again(client: Client, offers: Offers) -> None:
@@ -520,7 +520,7 @@ def test_live__redis_away__says_so_and_the_page_works(
 ) -> None:
     publish_tenant(offers.model.tenant_id)
     settings.TABLES_REDIS_URL = f"redis://127.0.0.1:{unused_port}/0"
-    assert "the lanes can't be asked just now" in get(client, offers.url).text
+    assert "the lanes can't be reached just now" in get(client, offers.url).text
 
 
 @pytest.fixture

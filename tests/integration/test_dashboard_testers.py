@@ -185,7 +185,7 @@ def test_why__serving_cannot_be_asked__the_database_says_which_version(
     answer = get(client, f"{offers.url}/why?player_id={player}")
     assert answer.status == 200
     assert f"{player} gets 2026-11-b" in answer.text
-    assert "Serving can't be asked just now; this is what the database says." in answer.text
+    assert "Serving can't be reached just now; this is what the database says." in answer.text
     assert "Not looked up" in answer.text
 
 

@@ -52,7 +52,7 @@ def test_version__loaded__says_what_it_serves(client: Client, url: str) -> None:
     assert "Rows 1,000" in text
     assert "Weight 30 % of players" in text
     assert "Parquet files /srv/tables/offers.parquet" in text
-    assert "None: it is loaded when somebody asks." in text
+    assert "None: it is loaded on request." in text
     assert "a day (no target of its own) · in time" in text
 
 
@@ -321,7 +321,7 @@ def test_schedule__only_when_somebody_asks__is_taken_away(client: Client, offers
     post(client, f"{url}/schedule", INTERVAL)
     assert post(client, f"{url}/schedule", {"kind": ""}).location == url
     assert not Schedule.objects.for_tenant(offers.model.tenant).exists()
-    assert "2026-11-b is loaded only when somebody asks." in get(client, url).text
+    assert "2026-11-b is loaded only on request." in get(client, url).text
     assert post(client, f"{url}/schedule", {"kind": ""}).location == url
 
 

@@ -216,7 +216,7 @@ def version_new(request: StudioRequest, model: RecommendationModel) -> HttpRespo
                 else:
                     said += " Its load is queued."
             if summary.versions:
-                said += " It has no players yet: give it a weight."
+                said += " It has no weight yet. Give it one."
             messages.success(request, said)
             return redirect("version", model.tenant.slug, model.slug, version.name)
     tenant = model.tenant

@@ -21,7 +21,7 @@ def version_schedule(request: StudioRequest, version: Version) -> HttpResponse:
     held = getattr(version, "schedule", None)
     form = ScheduleForm(held, request.POST) if request.method == "POST" else ScheduleForm(held)
     if request.method == "POST" and form.is_valid():
-        said = f"{version.name} is loaded only when somebody asks."
+        said = f"{version.name} is loaded only on request."
         try:
             if form.values["kind"]:
                 schedule = schedule_set(version=version, actor=request.user, **form.values)
