@@ -88,4 +88,4 @@ def day(moment: datetime) -> str:
 def share(fraction: float) -> str:
     """Return a share (0 … 1) in percent with one place, two below one percent: “3.8 %”."""
     in_percent = 100 * fraction
-    return f"{in_percent:.1f} %" if in_percent >= 1 or not in_percent else f"{in_percent:.2f} %"
+    return f"{in_percent:,.1f} %" if in_percent >= 1 or not in_percent else f"{in_percent:.2f} %"

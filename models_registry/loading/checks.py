@@ -18,6 +18,7 @@ from models_registry.loading.report import Check, Sample
 from models_registry.loading.staging import Staging, select
 from serving.formats.keys import MAX_KEY_BYTES, SEPARATOR, block_bits_for
 from serving.formats.layouts import BadValue, Field, Layout, List
+from tenants.figures import percent, share
 
 MAX_SAMPLES = 5
 
@@ -131,11 +132,11 @@ def check_row_count(rows: int, expected: Expected) -> Check:
     if not expected.active_rows:
         return Check("row count", passed=True, count=0, words="no table is active yet", may_be_waived=True)
     change = (rows - expected.active_rows) / expected.active_rows
-    much = f"{abs(change):,.1%}".replace("%", " %")
-    words = f"{rows:,} rows, {much} {'more' if change >= 0 else 'fewer'} than the {expected.active_rows:,} now active"
+    much = f"{share(abs(change))} {'more' if change >= 0 else 'fewer'}"
+    words = f"{rows:,} rows, {much} than the {expected.active_rows:,} now active"
     passed = abs(change) <= expected.max_row_count_change
     if not passed:
-        limit = f"{expected.max_row_count_change:.0%}".replace("%", " %")
+        limit = percent(round(10_000 * expected.max_row_count_change))
         words += f"; a change of more than {limit} is refused"
     is_waived = not passed and "row count" in expected.waived
     return Check("row count", passed, 0, words, may_be_waived=True, is_waived=is_waived)

@@ -15,6 +15,7 @@ from models_registry.loading.distributions import Shift
 from models_registry.loading.report import Check, Distribution, Report, ReportedDifference
 from models_registry.loading.staging import Staging
 from models_registry.models import Table
+from tenants.figures import percent, share
 
 # A load that is to be activated is compared with the served table by about so many keys: enough to tell shares to
 # ± 0.2 percentage points, and done in a tenth of a second. A dry run, whose purpose it is, compares every row.
@@ -101,12 +102,8 @@ def check_coverage(difference: Difference, expected: Expected) -> Check:
     """Hold the share of the served keys that are still there against what the model wants."""
     name, coverage = "coverage", difference.coverage
     passed = coverage >= expected.min_coverage
-    words = f"{_percent(coverage)} of the keys that are served are in the source"
+    words = f"{share(coverage)} of the keys that are served are in the source"
     if not passed:
-        words = f"only {words}, and less than {_percent(expected.min_coverage)} is refused"
+        words = f"only {words}, and less than {percent(round(10_000 * expected.min_coverage))} is refused"
     is_waived = not passed and name in expected.waived
     return Check(name, passed, 0, words, may_be_waived=True, is_waived=is_waived)
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}".replace("%", " %")

@@ -29,6 +29,7 @@ from models_registry.loading.columns import MAX_SHOWN, shown
 from models_registry.loading.field_types import field_type, scalar_type
 from models_registry.loading.report import Bin, FieldSpread
 from serving.formats.layouts import Field, Kind, Layout, List, Scalar, ScalarKind, String
+from tenants.figures import share
 
 # About 0.1 percentage points of a share, and an index of 0.0001, are chance in a sample of this size.
 SAMPLE_ROWS = 2**18
@@ -162,7 +163,7 @@ class Shift:
     def moved_most(self) -> str:
         """Say which bin's share moved most."""
         label, now, before = max(self._shares(), key=lambda found: abs(found[1] - (found[2] or 0)))
-        return f"“{label}” {_percent(before or 0)} → {_percent(now)}"
+        return f"“{label}” {share(before or 0)} → {share(now)}"
 
     def as_field(self) -> FieldSpread:
         """Return what a report shows."""
@@ -330,7 +331,3 @@ def _label(value: Any, *, is_whole: bool) -> str:
     if isinstance(value, str):
         return shown(value) if value else "(empty)"
     return f"{value:.0f}" if is_whole else f"{value:g}"
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}".replace("%", " %")

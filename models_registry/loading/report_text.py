@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from models_registry.loading.report import Report, ReportedDifference
+from tenants.figures import share
 
 BAR_WIDTH = 20
 MAX_BINS = 12
@@ -40,9 +41,9 @@ def _distributions(report: Report) -> Iterator[str]:
         shown = field.bins[:MAX_BINS]
         width = max((len(bin_.label) for bin_ in shown), default=0)
         for bin_ in shown:
-            before = "" if bin_.share_before is None else f"{_percent(bin_.share_before)} → "
+            before = "" if bin_.share_before is None else f"{share(bin_.share_before):>7} → "
             bar = "█" * round(BAR_WIDTH * bin_.share)
-            yield f"    {bin_.label:<{width}}  {before}{_percent(bin_.share)} {bar}".rstrip()
+            yield f"    {bin_.label:<{width}}  {before}{share(bin_.share):>7} {bar}".rstrip()
         if len(field.bins) > MAX_BINS:
             yield f"    and {len(field.bins) - MAX_BINS} more"
 
@@ -50,7 +51,7 @@ def _distributions(report: Report) -> Iterator[str]:
 def _difference(difference: ReportedDifference) -> Iterator[str]:
     about = ""
     if difference.is_estimate:
-        about = f" (estimated from {_percent(difference.share_compared).strip()} of the keys)"
+        about = f" (estimated from {share(difference.share_compared)} of the keys)"
     yield ""
     yield f"Difference from the served table{about}"
     counts = {
@@ -63,7 +64,3 @@ def _difference(difference: ReportedDifference) -> Iterator[str]:
         keys = difference.samples.get(what, ())
         example = f"   for example {', '.join(keys)}" if keys else ""
         yield f"  {what:<9} {count:>14,}{example}"
-
-
-def _percent(share: float) -> str:
-    return f"{share:6.1%}".replace("%", " %")
