@@ -260,7 +260,7 @@ def test_save__somebody_else_saved_meanwhile__shows_the_effect_on_theirs(
 def test_save__the_weights_there_are__changes_nothing(client: Client, offers: Offers) -> None:
     answer = post(client, f"{offers.url}/weights", weights(60, 30, 10, step="save"))
     assert answer.status == 200
-    assert "nobody changes version" in answer.text
+    assert "Nobody changes version" in answer.text
     assert newest(offers.model).number == 1
 
 
