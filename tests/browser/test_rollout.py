@@ -140,7 +140,7 @@ def test_weights__refused_for_a_caution__say_so_and_show_the_box_to_tick(
 
 @pytest.mark.parametrize(
     ("typed", "words"),
-    [("33.333", "A weight has steps of 0.01 %."), ("", "Enter a number; 0 for no players.")],
+    [("33.333", "A weight must be a multiple of 0.01 %."), ("", "Enter a number; 0 for none.")],
 )
 def test_weight__that_will_not_do__has_no_green_sum_and_is_named(
     tabs: Tabs, studio: Studio, typed: str, words: str

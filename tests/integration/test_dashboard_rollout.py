@@ -182,10 +182,10 @@ def test_effect__nothing_to_save__says_why(client: Client, offers: Offers, typed
     ("typed", "words"),
     [
         ("sixty", "Enter a number, such as 33.33."),
-        ("", "Enter a number; 0 for no players."),
+        ("", "Enter a number; 0 for none."),
         ("-1", "A weight must be from 0 to 100 %."),
         ("100.01", "A weight must be from 0 to 100 %."),
-        ("59.999", "A weight has steps of 0.01 %."),
+        ("59.999", "A weight must be a multiple of 0.01 %."),
         ("NaN", "Enter a number, such as 33.33."),
         ("1e400", "A weight"),
     ],
@@ -267,7 +267,7 @@ def test_save__the_weights_there_are__changes_nothing(client: Client, offers: Of
 def test_save__version_that_was_left_out__is_refused(client: Client, offers: Offers) -> None:
     answer = post(client, f"{offers.url}/weights", {"weight-0": "70", "weight-1": "30", "step": "save"})
     assert answer.status == 422
-    assert "Enter a number; 0 for no players." in answer.text
+    assert "Enter a number; 0 for none." in answer.text
 
 
 def test_weights__get__leads_to_the_page(client: Client, offers: Offers) -> None:

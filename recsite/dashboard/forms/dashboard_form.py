@@ -12,7 +12,7 @@ from typing_extensions import override
 from tenants.models import new_public_id
 from tenants.rules import RuleBroken
 
-# Django's words for what is wrong, by field class and code, in those of whoever fills the form in.
+# What is wrong, in the words of whoever fills the form in, by field class and Django's code.
 _WORDS: tuple[tuple[type[forms.Field], dict[str, str]], ...] = (
     (
         forms.CharField,
@@ -44,6 +44,7 @@ _WORDS: tuple[tuple[type[forms.Field], dict[str, str]], ...] = (
 
 
 def _words_for(field: forms.Field) -> dict[str, str]:
+    """Return the words for what can be wrong with a field, by Django's codes; those of its `own_words` win."""
     words: dict[str, str] = {}
     for kind, more in _WORDS:
         if isinstance(field, kind):
@@ -53,22 +54,16 @@ def _words_for(field: forms.Field) -> dict[str, str]:
         words["min_value"] = words["max_value"] = f"Enter a number from {least:,} to {most:,}."
     elif least is not None:
         words["min_value"] = f"Enter {least:,} or more."
-    return words
+    return words | getattr(field, "own_words", {})
 
 
 class InPlainWords(forms.Form):
-    """A form that says what is wrong in words for people; a field's own words stay."""
+    """A form that says what is wrong in words for people."""
 
     @override
     def full_clean(self) -> None:
         for field in self.fields.values():
-            of_django: dict[str, Any] = {}
-            for kind in reversed(type(field).__mro__):
-                if kind.__module__ == forms.Field.__module__:
-                    of_django |= kind.__dict__.get("default_error_messages", {})
-            for code, words in _words_for(field).items():
-                if field.error_messages.get(code) == of_django.get(code):
-                    field.error_messages[code] = words
+            field.error_messages |= _words_for(field)
         super().full_clean()
 
 

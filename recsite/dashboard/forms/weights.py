@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 from django.forms.boundfield import BoundField
@@ -18,19 +18,17 @@ from tenants.figures import percent
 class PercentField(forms.DecimalField):
     """Percent to 0.01, with a decimal point or comma; its value is in basis points."""
 
-    default_error_messages = {  # noqa: RUF012 - as Django declares it
+    own_words: ClassVar = {
         "invalid": "Enter a number, such as 33.33.",
-        "required": "Enter a number; 0 for no players.",
+        "required": "Enter a number; 0 for none.",
         # Django fills these three in with %, so that a percent sign is written twice.
         "min_value": "A weight must be from 0 to 100 %%.",
         "max_value": "A weight must be from 0 to 100 %%.",
-        "max_decimal_places": "A weight has steps of 0.01 %%.",
+        "max_decimal_places": "A weight must be a multiple of 0.01 %%.",
     }
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(
-            min_value=0, max_value=100, decimal_places=2, error_messages=self.default_error_messages, **kwargs
-        )
+        super().__init__(min_value=0, max_value=100, decimal_places=2, **kwargs)
 
     def to_python(self, value: Any) -> Any:
         """Return the number; a comma counts as a point."""
