@@ -12,7 +12,7 @@ from django.utils.html import format_html, format_html_join
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, RadioFilter
 from unfold.decorators import display
 
-from models_registry.catalogue.selectors import STALE_AFTER, data_at, is_late, weights_by_code
+from models_registry.catalogue.selectors import STALE_AFTER, data_at, is_late, name_of, weights_by_code
 from models_registry.loading.schedules import words
 from models_registry.models import Layout, Load, LoadState, RecommendationModel, Schedule, Source, Version
 from recsite.staff.columns import (
@@ -72,9 +72,7 @@ class RecommendationModelAdmin(ReadOnlyAdmin):
         shares = sorted(weights.items(), key=lambda item: -item[1])
         if not shares:
             return "no version yet"
-        return format_html_join(
-            " · ", "<b>{}</b> {}", ((names.get(code, f"version {code}"), percent(bp)) for code, bp in shares)
-        )
+        return format_html_join(" · ", "<b>{}</b> {}", ((name_of(code, names), percent(bp)) for code, bp in shares))
 
     @display(description="Short name")
     def short_name(self, model: Any) -> str:
