@@ -17,12 +17,12 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from serving import engine
 from serving.engine import UNAVAILABLE, Block
 from serving.formats import snapshot as published
-from serving.formats.blocks import encode_block
-from serving.formats.keys import block_bits_for, block_name, canonical_key, digest, locate
+from serving.formats.keys import block_bits_for
 from serving.formats.layouts import Layout
 from serving.formats.tokens import derive_key, header_parameters
 from serving.http import JSON, Request, Response
 from serving.world import World
+from tests.table_blocks import table_blocks
 
 NOW = 1_800_000_000
 PREFIX = "test"
@@ -67,14 +67,9 @@ class Store:
         block_bits: int | None = None,
     ) -> published.Table:
         """Write a table, rows by key (a text or a tuple of them), and give what a snapshot says of it."""
-        packer = Layout.parse(layout)
         bits = block_bits_for(len(rows)) if block_bits is None else block_bits
-        blocks: dict[int, list[tuple[bytes, bytes]]] = {number: [] for number in range(1 << bits)}
-        for key, record in rows.items():
-            number, fingerprint = locate(digest(canonical_key((key,) if isinstance(key, str) else key)), bits)
-            blocks[number].append((fingerprint, packer.pack(record)))
-        for number, content in blocks.items():
-            self.blocks[block_name(PREFIX, table_id, number)] = encode_block(content, packer.payload_width)
+        by_key = {(key,) if isinstance(key, str) else key: record for key, record in rows.items()}
+        self.blocks |= table_blocks(PREFIX, table_id, by_key, Layout.parse(layout), bits)
         return published.Table(table_id, bits, len(rows), NOW)
 
     def lose(self, table_id: str) -> None:

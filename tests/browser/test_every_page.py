@@ -7,16 +7,17 @@ The pages are enumerated from the URLconf. One with something new in its address
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
-from django.urls import URLPattern, URLResolver, get_resolver, reverse
+from django.urls import reverse
 from playwright.sync_api import Page, expect
 
 from tests.browser.site import MODEL, Site, Studio
 from tests.browser.tabs import NARROW, WIDE, Tabs, is_wider_than_its_window
+from tests.routes import routes
 
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 SERIOUS = ("serious", "critical")
@@ -65,17 +66,9 @@ def values_of(studio: Studio, made: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def routes(resolver: URLResolver, prefix: str = "") -> Iterator[tuple[str, str, list[str]]]:
-    """Yield the name, the path and what stands in it of every address."""
-    for entry in resolver.url_patterns:
-        path = f"{prefix}{entry.pattern}"
-        if isinstance(entry, URLResolver):
-            yield from routes(entry, path)
-        elif isinstance(entry, URLPattern):
-            yield entry.name or path, path, list(entry.pattern.converters)
-
-
-OF_STUDIOS = {name: wanted for name, path, wanted in routes(get_resolver()) if path.startswith("studios/<")}
+OF_STUDIOS = {
+    route.name or path: list(route.pattern.converters) for path, route in routes() if path.startswith("studios/<")
+}
 PAGES = sorted(OF_STUDIOS.keys() - NO_PAGES - ONLY_POST)
 
 
@@ -189,7 +182,7 @@ NO_PAGES_OUTSIDE = {
 
 def test_addresses__outside_of_studios__are_known() -> None:
     elsewhere = ("studios/<", "admin/", "api/v1/")
-    known = {name for name, path, _ in routes(get_resolver()) if not path.startswith(elsewhere)}
+    known = {route.name or path for path, route in routes() if not path.startswith(elsewhere)}
     assert known == OUTSIDE.keys() | NO_PAGES_OUTSIDE.keys()
 
 

@@ -14,11 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from django.conf import settings
 
 from serving.formats import snapshot as published
-from serving.formats.blocks import encode_block
-from serving.formats.keys import block_bits_for, block_name, canonical_key, digest, locate
+from serving.formats.keys import block_bits_for, block_name, digest
 from serving.formats.layouts import Layout
 from serving.formats.tokens import derive_key, header_parameters, parse_master_keys
 from serving.redis.clients import Client
+from tests.table_blocks import table_blocks
 
 PLAYERS = 400
 OFFER_LAYOUT: list[dict[str, Any]] = [
@@ -95,14 +95,9 @@ class Scene:
         self.publish()
 
     def _write(self, table_id: str, layout: Layout, rows: dict[tuple[str, ...], dict[str, Any]]) -> None:
-        bits = block_bits_for(len(rows))
-        blocks: dict[int, list[tuple[bytes, bytes]]] = {number: [] for number in range(1 << bits)}
-        for key, record in rows.items():
-            number, fingerprint = locate(digest(canonical_key(key)), bits)
-            blocks[number].append((fingerprint, layout.pack(record)))
-        for number, content in blocks.items():
-            name = block_name(settings.REDIS_PREFIX, table_id, number)
-            self.client.set(name, encode_block(content, layout.payload_width))
+        blocks = table_blocks(settings.REDIS_PREFIX, table_id, rows, layout, block_bits_for(len(rows)))
+        for name, block in blocks.items():
+            self.client.set(name, block)
 
     # --- Snapshots --------------------------------------------------------------------------------------------------
 

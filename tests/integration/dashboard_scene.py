@@ -15,11 +15,10 @@ from django.utils import timezone
 
 from models_registry.models import LoadState, RecommendationModel, RolloutRevision, Table, Version
 from models_registry.publishing import publish_tenant
-from serving.formats.blocks import encode_block
-from serving.formats.keys import block_name, canonical_key, digest, locate
 from serving.formats.layouts import Layout
 from tenants.models import Tenant, User
 from tests import factories
+from tests.table_blocks import table_blocks
 
 
 class Offers(NamedTuple):
@@ -63,9 +62,8 @@ def put_rows(valkey: redis.Redis, version: Version, rows: Sequence[tuple[list[st
     table = version.active_table
     assert table is not None
     layout = Layout.parse(version.layout.fields)
-    packed = [(locate(digest(canonical_key(key)), 0)[1], layout.pack(record)) for key, record in rows]
-    name = block_name(settings.REDIS_PREFIX, table.table_id, 0)
-    valkey.set(name, encode_block(packed, layout.payload_width))
+    by_key = {tuple(key): record for key, record in rows}
+    valkey.mset(table_blocks(settings.REDIS_PREFIX, table.table_id, by_key, layout, 0))
     assert publish_tenant(version.model.tenant_id)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from axes.models import AccessAttempt, AccessLog
 from django.contrib import admin
 from django.db.models import Model
 from django.test import Client
-from django.urls import URLPattern, URLResolver, reverse
+from django.urls import reverse
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 from pytest_django.fixtures import DjangoAssertNumQueries
 
@@ -19,6 +18,7 @@ from models_registry.models import LoadState, Version
 from recsite.staff.pages import change_url
 from tenants.models import User
 from tests import factories
+from tests.routes import routes
 
 pytestmark = pytest.mark.django_db
 
@@ -48,21 +48,9 @@ OWN_PAGES = {
 FOR_EVERYBODY = {"login", "logout"}
 
 
-def routes() -> Iterator[tuple[str, list[str]]]:
-    """Yield every named route of the admin with the arguments it wants."""
-
-    def walk(patterns: list[Any]) -> Iterator[tuple[str, list[str]]]:
-        for pattern in patterns:
-            if isinstance(pattern, URLResolver):
-                yield from walk(pattern.url_patterns)
-            elif isinstance(pattern, URLPattern) and pattern.name:
-                yield pattern.name, list(pattern.pattern.regex.groupindex)
-
-    yield from walk(admin.site.urls[0])
-
-
-ROUTES = sorted({name for name, _ in routes()})
-ARGUMENTS = dict(routes())
+# Every named route of the admin with the arguments it wants.
+ARGUMENTS = {route.name: list(route.pattern.regex.groupindex) for _, route in routes(admin.site.urls[0]) if route.name}
+ROUTES = sorted(ARGUMENTS)
 
 
 @pytest.fixture

@@ -6,11 +6,9 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from django.urls import get_resolver
-
 from recsite.api.described.document import document
 from recsite.api.described.reference import METHODS
-from tests.integration.test_dashboard_strangers import studio_routes
+from tests.routes import studio_routes
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 
@@ -25,7 +23,7 @@ def table() -> list[tuple[list[str], list[str]]]:
 def test_dashboard__each_address__is_in_the_table_with_operations() -> None:
     pages = Counter(page for pages, _ in table() for page in pages)
 
-    assert pages == Counter(studio_routes(get_resolver()))
+    assert pages == Counter(studio_routes())
     assert all(operations for _, operations in table())
 
 

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 import pytest
-from django.urls import URLPattern, URLResolver, get_resolver
+from django.urls import URLPattern
 from django.utils import timezone
 from rest_framework.views import APIView
 
@@ -35,6 +35,7 @@ from tests.factories import (
     TenantFactory,
 )
 from tests.integration.api_client import ALL_SCOPES, Answered, ApiClient, token_client
+from tests.routes import routes
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey", "celery_queue")]
 
@@ -150,19 +151,14 @@ MISSING = {
 }
 
 
-def routes(patterns: list[Any] | None = None, prefix: str = "") -> Iterator[tuple[str, URLPattern]]:
+def api_routes() -> Iterator[tuple[str, URLPattern]]:
     """Yield every route below /api/ with its path as Django has it."""
-    for pattern in patterns if patterns is not None else get_resolver().url_patterns:
-        path = prefix + str(pattern.pattern)
-        if isinstance(pattern, URLResolver):
-            yield from routes(pattern.url_patterns, path)
-        elif path.lstrip("^").startswith("api/"):
-            yield path, pattern
+    return ((path, route) for path, route in routes() if path.lstrip("^").startswith("api/"))
 
 
 def operations() -> Iterator[tuple[str, str, type[StudioView]]]:
     """Yield the name, method and view of every operation of a studio."""
-    for path, route in routes():
+    for path, route in api_routes():
         view: type[APIView] = getattr(route.callback, "view_class", APIView)
         if issubclass(view, StudioView):
             assert route.name, path
@@ -178,7 +174,7 @@ def test_operations__every_one__is_known_here() -> None:
 def test_routes__every_one_that_is_no_studios__has_a_reason() -> None:
     of_studios = {name for name, _, _ in operations()}
 
-    assert {route.name for _, route in routes()} - of_studios == set(NO_STUDIO)
+    assert {route.name for _, route in api_routes()} - of_studios == set(NO_STUDIO)
 
 
 def test_operations__every_one__says_what_it_needs() -> None:

@@ -5,13 +5,12 @@ The addresses are enumerated from the URLconf: one that `CASES` does not know fa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
 import redis
 from django.test import Client
-from django.urls import URLPattern, URLResolver, get_resolver, reverse
+from django.urls import reverse
 
 from models_registry.models import (
     Load,
@@ -26,6 +25,7 @@ from models_registry.models import (
 from tenants.models import AutomationToken, Credential, Membership, Role, Tenant, User
 from tests import factories
 from tests.integration.dashboard_scene import Offers, get, give_table, make_offers, page, signed_in
+from tests.routes import studio_routes
 
 pytestmark = pytest.mark.django_db
 
@@ -123,15 +123,6 @@ ALL = [(name, case) for name, cases in CASES.items() for case in cases]
 IDS = [f"{name}-{case.method}" for name, case in ALL]
 
 
-def studio_routes(resolver: URLResolver, prefix: str = "") -> Iterator[str]:
-    for entry in resolver.url_patterns:
-        path = f"{prefix}{entry.pattern}"
-        if isinstance(entry, URLResolver):
-            yield from studio_routes(entry, path)
-        elif isinstance(entry, URLPattern) and path.startswith("studios/<"):
-            yield entry.name or path
-
-
 def address(name: str, case: Case, studio: str, model: str = "offers") -> str:
     kwargs: dict[str, Any] = {"studio": studio, **({"model": model} if case.of_model else {}), **(case.more or {})}
     if case.of_load:
@@ -183,7 +174,7 @@ def offers(studio: Tenant) -> Offers:
 
 
 def test_routes__each_has_its_cases() -> None:
-    assert sorted(studio_routes(get_resolver())) == sorted(CASES)
+    assert sorted(studio_routes()) == sorted(CASES)
 
 
 @pytest.mark.parametrize(("name", "case"), ALL, ids=IDS)

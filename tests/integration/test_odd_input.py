@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from django.db import connection
 from django.test import Client
-from django.urls import URLPattern, URLResolver, get_resolver, reverse
+from django.urls import reverse
 from django.urls.converters import StringConverter
 
 from models_registry.rollouts.testers import override_set
 from tenants.models import Tenant, User
 from tests import factories
 from tests.integration.dashboard_scene import Offers, get, make_offers, post, signed_in
+from tests.routes import routes
 
 pytestmark = pytest.mark.django_db
 
@@ -31,19 +32,16 @@ def client(owner: User) -> Client:
     return signed_in(owner)
 
 
-def named_by_texts(resolver: URLResolver) -> Iterator[tuple[str, set[str], set[str]]]:
+def named_by_texts() -> Iterator[tuple[str, set[str], set[str]]]:
     """Yield the studio's addresses that name something by any text: the name, all arguments, and those texts."""
-    for pattern in resolver.url_patterns:
-        if isinstance(pattern, URLResolver):
-            yield from named_by_texts(pattern)
-        elif isinstance(pattern, URLPattern) and pattern.name and str(pattern.pattern).startswith("studios/"):
-            converters = pattern.pattern.converters
-            texts = {name for name, converter in converters.items() if type(converter) is StringConverter}
-            if texts:
-                yield pattern.name, set(converters), texts
+    for path, route in routes():
+        converters = route.pattern.converters
+        texts = {name for name, converter in converters.items() if type(converter) is StringConverter}
+        if texts and route.name and path.startswith("studios/"):
+            yield route.name, set(converters), texts
 
 
-ADDRESSES = list(named_by_texts(get_resolver()))
+ADDRESSES = list(named_by_texts())
 
 
 def test_history__before_a_number_of_many_digits__is_the_newest_page(client: Client, offers: Offers) -> None:

@@ -11,7 +11,7 @@ import redis
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
-from django.urls import URLPattern, URLResolver, get_resolver, reverse
+from django.urls import reverse
 from django.utils import timezone
 
 from models_registry.models import (
@@ -34,6 +34,7 @@ from models_registry.traffic import collecting
 from tenants.models import AutomationToken, Credential, Membership, Role, Tenant, User
 from tests import factories
 from tests.integration.dashboard_scene import signed_in
+from tests.routes import routes
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -93,20 +94,11 @@ def urls(tenant: Tenant) -> Iterator[tuple[str, str]]:
         "token": AutomationToken.objects.for_tenant(tenant).earliest("pk").public_id,
         "uidb64": "MQ",
     }
-    for pattern, prefix in patterns(get_resolver(), ""):
-        path = f"{prefix}{pattern.pattern}"
+    for path, pattern in routes():
         if pattern.name and path.partition("/")[0] not in OTHERS:
             wanted = {parameter: values[parameter] for parameter in pattern.pattern.regex.groupindex}
             for query in QUERIES.get(pattern.name, ("",)):
                 yield pattern.name, f"{reverse(pattern.name, kwargs=wanted)}{query}"
-
-
-def patterns(resolver: URLResolver, prefix: str) -> Iterator[tuple[URLPattern, str]]:
-    for entry in resolver.url_patterns:
-        if isinstance(entry, URLResolver):
-            yield from patterns(entry, f"{prefix}{entry.pattern}")
-        else:
-            yield entry, prefix
 
 
 # --- Data -------------------------------------------------------------------------------------------------------------
