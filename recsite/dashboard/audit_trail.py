@@ -29,18 +29,19 @@ _LABELS = {
     "allowed_local_roots": "May read folders",
     "allowed_models": "May ask for",
     "burst": "Requests at once",
-    "default_answer": "Default",
+    "default_answer": "Default answer",
     "expires_at": "Ends",
     "fence": "Load",
     "generation": "Secret number",
-    "location": "Where",
-    "max_client_age_seconds": "A phone may keep an answer for (s)",
+    "max_client_age_seconds": "Phones keep an answer for (s)",
+    "max_psi": "Distribution may shift by (PSI)",
     "max_row_count_change": "Row count may change by",
+    "min_coverage": "Least share of keys",
     "next_run_at": "Next run",
     "previous_until": "Old secret ends",
     "requests_per_second": "Requests a second",
     "scopes": "May",
-    "unit": "Player",
+    "unit": "Tester",
 }
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
 _WEIGHTS = "weights_bp"

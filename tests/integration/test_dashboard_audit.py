@@ -136,7 +136,7 @@ def test_trail__from_a_day_on__has_dates_and_days_by_the_clock_of_who_looks(
     assert f"ago, 5 Mar {at.year}" in answer.text
     assert "Days are by your clock (Asia/Kolkata)." in answer.text
     assert f'title="5 Mar {at.year}, 01:30:00 Asia/Kolkata"' in answer.html
-    assert "Say a day before the year 3000." in get(viewer, f"{url}?until=9999-12-31").text
+    assert "Enter a date before the year 3000." in get(viewer, f"{url}?until=9999-12-31").text
 
 
 def test_trail__narrowed_to_nothing__says_so_and_keeps_what_was_asked(viewer: Client, studio: Tenant, url: str) -> None:

@@ -27,8 +27,8 @@ COLUMNS = ("at", "who", "action", "subject", "summary", "reason", "before", "aft
 def _day_field(label: str) -> forms.DateField:
     # The first and the last days that there are have no instant in every time zone.
     bounds = (
-        MinValueValidator(date(2000, 1, 1), "Say a day from the year 2000 on."),
-        MaxValueValidator(date(2999, 12, 31), "Say a day before the year 3000."),
+        MinValueValidator(date(2000, 1, 1), "Enter a date from 2000 on."),
+        MaxValueValidator(date(2999, 12, 31), "Enter a date before the year 3000."),
     )
     widget = forms.DateInput({"type": "date"}, format="%Y-%m-%d")
     return forms.DateField(label=label, required=False, widget=widget, validators=bounds)
