@@ -14,8 +14,8 @@ from rest_framework.response import Response
 from recsite.api.authentication import ADMIN_IN_PERSON, needs
 from recsite.api.bodies import Answer, Body, Choice, Moment, Reason, Text, read_body, read_query
 from recsite.api.idempotency import idempotent
+from recsite.api.operations.lookups import one_of
 from recsite.api.paging import PageQuery, page_of
-from recsite.api.problems import not_found
 from recsite.api.schema import operation, page_answer
 from recsite.api.studio_view import StudioView, created, page
 from tenants.automation import automation_token_issue, automation_token_revoke
@@ -166,7 +166,4 @@ def _rows(view: StudioView) -> QuerySet[AutomationToken]:
 
 
 def _find(view: StudioView, token: str) -> AutomationToken:
-    found = _rows(view).filter(public_id=token).first()
-    if found is None:
-        raise not_found("There is no such automation token.")
-    return found
+    return one_of(_rows(view).filter(public_id=token), "There is no such automation token.")

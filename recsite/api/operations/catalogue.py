@@ -18,9 +18,9 @@ from models_registry.models import Layout, RecommendationModel
 from recsite.api.authentication import needs
 from recsite.api.bodies import Answer, Body, Change, Choice, Number, Text, Whole, YesNo, read_body, read_query
 from recsite.api.idempotency import idempotent
-from recsite.api.operations.lookups import find_model
+from recsite.api.operations.lookups import find_model, one_of
 from recsite.api.paging import PageQuery, page_of
-from recsite.api.problems import fields_named, not_found
+from recsite.api.problems import fields_named
 from recsite.api.schema import operation, page_answer
 from recsite.api.studio_view import StudioView, created, page
 from serving.formats.layouts import MAX_PAYLOAD_BYTES
@@ -327,10 +327,8 @@ class LayoutDetail(StudioView):
     )
     def get(self, request: Request, model: str, revision: str) -> Response:
         """Read a layout."""
-        found = _layouts(find_model(self.tenant, model)).filter(revision=int(revision)).first()
-        if found is None:
-            raise not_found(f"The model has no layout {revision}.")
-        return Response(LayoutAnswer(found).data)
+        rows = _layouts(find_model(self.tenant, model)).filter(revision=int(revision))
+        return Response(LayoutAnswer(one_of(rows, f"The model has no layout {revision}.")).data)
 
 
 def _rows(tenant: Tenant) -> QuerySet[RecommendationModel]:
@@ -348,9 +346,7 @@ def _add_layouts(tenant: Tenant, models: list[Any]) -> None:
 
 def _read(tenant: Tenant, slug: str) -> RecommendationModel:
     """Return a model with its newest layout. Two queries."""
-    found = _rows(tenant).filter(slug=slug).first()
-    if found is None:
-        raise not_found(f"There is no model “{slug}”.")
+    found = one_of(_rows(tenant).filter(slug=slug), f"There is no model “{slug}”.")
     _add_layouts(tenant, [found])
     return found
 

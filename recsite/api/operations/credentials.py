@@ -18,8 +18,8 @@ from models_registry.traffic.reading import requests_of_each
 from recsite.api.authentication import needs
 from recsite.api.bodies import Answer, Body, Change, Choice, Moment, Reason, Text, Whole, read_body, read_query
 from recsite.api.idempotency import idempotent
+from recsite.api.operations.lookups import one_of
 from recsite.api.paging import PageQuery, page_of
-from recsite.api.problems import not_found
 from recsite.api.schema import operation, page_answer
 from recsite.api.studio_view import StudioView, created, page
 from tenants.credentials import (
@@ -343,10 +343,7 @@ def _rows(view: StudioView) -> QuerySet[Credential]:
 
 
 def _find(view: StudioView, client_id: str) -> Credential:
-    found = _rows(view).filter(client_id=client_id).first()
-    if found is None:
-        raise not_found("There is no such credential.")
-    return found
+    return one_of(_rows(view).filter(client_id=client_id), "There is no such credential.")
 
 
 def _models(view: StudioView, slugs: Sequence[str]) -> NarrowedTo:

@@ -15,9 +15,8 @@ from models_registry.models import RUNNING_STATES, Load, LoadState, SourceKind
 from recsite.api.authentication import needs
 from recsite.api.bodies import Answer, Body, Moment, Text, Whole, YesNo, read_body, read_query
 from recsite.api.idempotency import idempotent
-from recsite.api.operations.lookups import find_version
+from recsite.api.operations.lookups import find_version, one_of
 from recsite.api.paging import PageQuery, page_of
-from recsite.api.problems import not_found
 from recsite.api.schema import operation, page_answer
 from recsite.api.studio_view import StudioView, created, page
 from tenants.models import Scope, Tenant
@@ -304,7 +303,5 @@ def _find(tenant: Tenant, model: str, version: str, fence: str) -> Load:
     """Return a load with its report. One query."""
     rows: QuerySet[Load] = Load.objects.for_tenant(tenant).select_related("version__model__tenant", "waives")
     rows = rows.defer("waives__report")
-    found = rows.filter(version__model__slug=model, version__name=version, fence=int(fence)).first()
-    if found is None:
-        raise not_found(f"There is no load {fence} of “{model}/{version}”.")
-    return found
+    rows = rows.filter(version__model__slug=model, version__name=version, fence=int(fence))
+    return one_of(rows, f"There is no load {fence} of “{model}/{version}”.")

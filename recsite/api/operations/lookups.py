@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from django.db.models import QuerySet
+from typing import TypeVar
+
+from django.db.models import Model, QuerySet
 
 from models_registry.models import RecommendationModel, Version
 from recsite.api.problems import not_found
 from tenants.models import Tenant
 from tenants.rules import RuleBroken
+
+Row = TypeVar("Row", bound=Model)
+
+
+def one_of(rows: QuerySet[Row], otherwise: str) -> Row:
+    """Return the first of some rows. One query.
+
+    Raises:
+        Problem: there is none: a 404 that says so.
+    """
+    found = rows.first()
+    if found is None:
+        raise not_found(otherwise)
+    return found
 
 
 def find_model(tenant: Tenant, slug: str) -> RecommendationModel:
@@ -16,10 +32,8 @@ def find_model(tenant: Tenant, slug: str) -> RecommendationModel:
     Raises:
         Problem: a 404.
     """
-    found = RecommendationModel.objects.for_tenant(tenant).select_related("tenant").filter(slug=slug).first()
-    if found is None:
-        raise not_found(f"There is no model “{slug}”.")
-    return found
+    rows = RecommendationModel.objects.for_tenant(tenant).select_related("tenant").filter(slug=slug)
+    return one_of(rows, f"There is no model “{slug}”.")
 
 
 def find_version(tenant: Tenant, model: str, name: str) -> Version:
@@ -28,11 +42,9 @@ def find_version(tenant: Tenant, model: str, name: str) -> Version:
     Raises:
         Problem: a 404.
     """
-    rows = Version.objects.for_tenant(tenant).filter(model__slug=model, name=name)
-    found = with_tables(rows).select_related("model__tenant", "layout", "source", "schedule").first()
-    if found is None:
-        raise not_found(f"There is no version “{name}” of a model “{model}”.")
-    return found
+    rows: QuerySet[Version] = Version.objects.for_tenant(tenant).filter(model__slug=model, name=name)
+    rows = with_tables(rows).select_related("model__tenant", "layout", "source", "schedule")
+    return one_of(rows, f"There is no version “{name}” of a model “{model}”.")
 
 
 def with_tables(versions: QuerySet[Version]) -> QuerySet[Version]:

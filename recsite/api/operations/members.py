@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from django.db.models import QuerySet
 from django.urls import reverse
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -12,6 +13,7 @@ from rest_framework.response import Response
 from recsite.api.authentication import ADMIN_IN_PERSON, needs
 from recsite.api.bodies import Answer, Body, Choice, Nothing, Text, read_body, read_query
 from recsite.api.idempotency import idempotent
+from recsite.api.operations.lookups import one_of
 from recsite.api.paging import PageQuery, page_of
 from recsite.api.problems import not_found
 from recsite.api.schema import operation, page_answer
@@ -183,7 +185,7 @@ class MemberDetail(StudioView):
         given = read_body(request, MemberRole)
         user = User.objects.filter(username=username, is_active=True).first()
         if user is None:
-            raise _nobody(username) if is_platform_staff(self.actor) else not_found(str(NobodyToAdd(username)))
+            raise not_found(_nobody(username) if is_platform_staff(self.actor) else str(NobodyToAdd(username)))
         try:
             made = member_set(
                 tenant=self.tenant,
@@ -234,12 +236,9 @@ class MemberLink(StudioView):
 
 
 def _find(view: StudioView, username: str) -> Membership:
-    rows: Any = Membership.objects.for_tenant(view.tenant).select_related("user")
-    found: Membership | None = rows.filter(user__username=username).first()
-    if found is None:
-        raise _nobody(username)
-    return found
+    rows: QuerySet[Membership] = Membership.objects.for_tenant(view.tenant).select_related("user")
+    return one_of(rows.filter(user__username=username), _nobody(username))
 
 
-def _nobody(username: str) -> Exception:
-    return not_found(f"There is no “{username}” here.")
+def _nobody(username: str) -> str:
+    return f"There is no “{username}” here."
