@@ -28,7 +28,7 @@ from django.utils import timezone  # noqa: E402
 from models_registry.catalogue.services import model_create, model_update, version_create  # noqa: E402
 from models_registry.loading.requests import load_request  # noqa: E402
 from models_registry.loading.running import run_load  # noqa: E402
-from models_registry.models import Load, RecommendationModel, TrafficSource, TrafficSpan, Version  # noqa: E402
+from models_registry.models import Load, RecommendationModel, TrafficPosition, TrafficSource, TrafficSpan, Version  # noqa: E402
 from models_registry.rollouts.services import rollout_reweight  # noqa: E402
 from models_registry.rollouts.testers import override_set  # noqa: E402
 from tenants.automation import automation_token_issue  # noqa: E402
@@ -134,6 +134,8 @@ def add_history(slug: str) -> Json:
                     TrafficFactory.create(
                         version=version, span=span, starts_at=starts_at, source=source, answers=answers
                     )
+    # What charts show as known: counted up to now.
+    TrafficPosition.objects.update_or_create(pk=1)
     return {"load": rejected.pk, "table": kept.table_id}
 
 

@@ -305,6 +305,14 @@ def test_rollout_page__has_the_last_day_beside_the_weights(offers: Offers, clien
     answer = get(client, offers.url)
     assert "answers per minute by version, 24 hours" in answer.html
     assert "900 answers" in answer.text
+    assert "Lately " in answer.text
+
+
+def test_rollout_page__nothing_collected__says_no_rate(offers: Offers, client: Client, valkey: redis.Redis) -> None:
+    lately(offers.a, 900)
+    text = get(client, offers.url).text
+    assert "Lately" not in text
+    assert "Times in UTC" in text
 
 
 @pytest.mark.parametrize("path", ["", "/traffic", "/traffic?period=month"])
