@@ -8,7 +8,6 @@ from django.http import HttpResponse
 from django.shortcuts import redirect, render
 
 from models_registry.catalogue.selectors import model_summary
-from models_registry.catalogue.units import units_word
 from models_registry.models import Override, RecommendationModel
 from models_registry.rollouts.testers import override_remove, override_set
 from recsite.dashboard.forms.testers import TesterForm
@@ -46,7 +45,6 @@ def testers(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
         "model": model,
         "form": form,
         "testers": list(Override.objects.for_tenant(model.tenant).filter(model=model).select_related("version")),
-        "who": units_word(model),
     }
     return render(request, "dashboard/testers.html", context, status=422 if form.errors else 200)
 

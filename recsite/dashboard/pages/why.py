@@ -6,7 +6,6 @@ from django.http import HttpResponse
 from django.shortcuts import render
 
 from models_registry.catalogue.selectors import data_at, model_summary
-from models_registry.catalogue.units import units_word
 from models_registry.models import RecommendationModel, Table
 from models_registry.rollouts.explaining import Explanation, explain
 from recsite.dashboard.forms.testers import WhyForm
@@ -36,7 +35,6 @@ def why(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
         "form": form,
         "found": found,
         "data_at": data_at(table) if table else None,
-        "who": units_word(model),
     }
     return render(request, "dashboard/why.html", context, status=422 if form.errors else 200)
 
