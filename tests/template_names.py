@@ -116,9 +116,9 @@ def _template(name: Any) -> Template | None:
 
 
 def is_ours(template: Template) -> bool:
-    """Tell whether a template is one of this project's: Django's and Unfold's ask for much that need not be there."""
+    """Tell whether a template is this project's: Django's and Unfold's, copies too, ask for much that is not there."""
     file = Path(template.origin.name)
-    return file.is_relative_to(OURS) and file.relative_to(OURS).parts[0] not in ("admin", "staff")
+    return file.is_relative_to(OURS) and not file.is_relative_to(OURS / "unfold")
 
 
 # --- While pages are rendered -----------------------------------------------------------------------------------------
