@@ -208,7 +208,8 @@ class Connection(asyncio.Protocol):
         if self._asking is not HEAD:
             return
         self._asking = BODY
-        self._stop_the_clock()
+        if self._late is not None:  # hardly ever, and a call costs every request
+            self._stop_the_clock()
         found = self._found
         length = found[CONTENT_LENGTH]
         if length is not None and int(length) > MAX_BODY_BYTES:
@@ -234,7 +235,8 @@ class Connection(asyncio.Protocol):
         target, found, parser = self._target, self._found, self._parser
         self._found = [*NONE]
         self._taken = 0
-        self._stop_the_clock()
+        if self._late is not None:
+            self._stop_the_clock()
         method = parser.get_method().decode()
         if found[UPGRADE] is not None and parser.should_upgrade() and method != "CONNECT":
             self._asking = SKIPPED
