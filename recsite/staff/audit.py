@@ -11,7 +11,7 @@ from django.utils.http import urlencode
 from unfold.contrib.filters.admin import DropdownFilter
 from unfold.decorators import display
 
-from recsite.staff.pages import ReadOnlyAdmin, StudioFilter, instant
+from recsite.staff.pages import ReadOnlyAdmin, StudioFilter, column, instant
 from tenants.audit import words_of
 from tenants.figures import age
 from tenants.models import AuditEntry
@@ -48,16 +48,12 @@ class AuditAdmin(ReadOnlyAdmin):
     change_form_outer_after_template = "staff/_before_after.html"
 
     exactly = instant("at", "When")
-
-    @display(description="Who", ordering="actor_name")
-    def who(self, entry: Any) -> str:
-        """Return the name they had then."""
-        return str(entry.actor_name)
-
-    @display(description="When", ordering="at")
-    def when(self, entry: Any) -> str:
-        """Say how long ago, with the instant behind it."""
-        return format_html('<span title="{}">{}</span>', f"{entry.at:%Y-%m-%d %H:%M:%S} UTC", age(entry.at))
+    who = column("Who", lambda entry: str(entry.actor_name), "actor_name")
+    when = column(
+        "When",
+        lambda entry: format_html('<span title="{}">{}</span>', f"{entry.at:%Y-%m-%d %H:%M:%S} UTC", age(entry.at)),
+        "at",
+    )
 
     @display(description="Action", label=True, ordering="action")
     def action_label(self, entry: Any) -> str:

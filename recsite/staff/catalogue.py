@@ -23,7 +23,7 @@ from recsite.staff.columns import (
     newest_load,
     newest_weights,
 )
-from recsite.staff.pages import Label, ReadOnlyAdmin, StudioFilter, instant, link_to, list_link
+from recsite.staff.pages import Label, ReadOnlyAdmin, StudioFilter, column, instant, link_to, list_link
 from tenants.figures import age, megabytes, number, percent, plain_json
 
 DATA_COLOURS = {"fresh": "success", "stale": "warning", "missing": "danger", "none": "default"}
@@ -74,20 +74,9 @@ class RecommendationModelAdmin(ReadOnlyAdmin):
             return "no version yet"
         return format_html_join(" · ", "<b>{}</b> {}", ((name_of(code, names), percent(bp)) for code, bp in shares))
 
-    @display(description="Short name")
-    def short_name(self, model: Any) -> str:
-        """Return what requests call it."""
-        return str(model.slug)
-
-    @display(description="Keyed by")
-    def keys(self, model: Any) -> str:
-        """Return the key fields."""
-        return ", ".join(model.key_fields)
-
-    @display(description="Who is bucketed")
-    def unit(self, model: Any) -> str:
-        """Return the unit field."""
-        return model.unit_field or "the whole key"
+    short_name = column("Short name", lambda model: str(model.slug))
+    keys = column("Keyed by", lambda model: ", ".join(model.key_fields))
+    unit = column("Who is bucketed", lambda model: model.unit_field or "the whole key")
 
     @display(description="Rows")
     def rows(self, model: Any) -> str:
@@ -110,45 +99,21 @@ class RecommendationModelAdmin(ReadOnlyAdmin):
             "stale" if any(is_late(version, now) for version in served) else "fresh", age(oldest).removesuffix(" ago")
         )
 
-    @display(description="Default answer")
-    def default(self, model: Any) -> str:
-        """Return what a key without a row is answered."""
-        return _json(model.default_answer) if model.default_answer is not None else "none: “204 No Content”"
-
-    @display(description="Clients keep an answer for")
-    def kept_for(self, model: Any) -> str:
-        """Say how long."""
-        return f"{number(model.max_client_age_seconds)} s"
-
-    @display(description="Rows")
-    def rows_differ(self, model: Any) -> str:
-        """Say by how much their number may differ."""
-        return f"their number differs by more than {percent(round(10_000 * model.max_row_count_change))}"
-
-    @display(description="Keys")
-    def keys_missing(self, model: Any) -> str:
-        """Say how many must still be there."""
-        return f"less than {percent(round(10_000 * model.min_coverage))} of those served are still there"
-
-    @display(description="Values")
-    def values_differ(self, model: Any) -> str:
-        """Say how differently they may be spread."""
-        return f"a field's population stability index is above {model.max_psi:g}"
-
-    @display(description="Versions")
-    def versions_(self, model: Any) -> str:
-        """Count them, with the way there."""
-        return list_link(Version, number(len(model.versions.all())), model=model.pk)
-
-    @display(description="Loads")
-    def loads(self, model: Any) -> str:
-        """Lead to its loads."""
-        return list_link(Load, "See its loads", model=model.pk)
-
-    @display(description="Layouts")
-    def layouts_(self, model: Any) -> str:
-        """Lead to its layouts."""
-        return list_link(Layout, "See its layouts", model=model.pk)
+    default = column(
+        "Default answer",
+        lambda model: _json(model.default_answer) if model.default_answer is not None else "none: “204 No Content”",
+    )
+    kept_for = column("Clients keep an answer for", lambda model: f"{number(model.max_client_age_seconds)} s")
+    rows_differ = column(
+        "Rows", lambda model: f"their number differs by more than {percent(round(10_000 * model.max_row_count_change))}"
+    )
+    keys_missing = column(
+        "Keys", lambda model: f"less than {percent(round(10_000 * model.min_coverage))} of those served are still there"
+    )
+    values_differ = column("Values", lambda model: f"a field's population stability index is above {model.max_psi:g}")
+    versions_ = column("Versions", lambda model: list_link(Version, number(len(model.versions.all())), model=model.pk))
+    loads = column("Loads", lambda model: list_link(Load, "See its loads", model=model.pk))
+    layouts_ = column("Layouts", lambda model: list_link(Layout, "See its layouts", model=model.pk))
 
     def audit_subject(self, obj: Any) -> str:
         """Return what the audit trail calls it."""
@@ -172,25 +137,10 @@ class LayoutAdmin(ReadOnlyAdmin):
     ordering = ("model__tenant__name", "model__slug", "-revision")
     fields = ("model", "studio", "revision", "made", "content")
 
-    @display(description="Layout", ordering="revision")
-    def revision_label(self, layout: Any) -> str:
-        """Return its number."""
-        return f"Layout {layout.revision}"
-
-    @display(description="Fields")
-    def names(self, layout: Any) -> str:
-        """Return its fields' names."""
-        return ", ".join(field["name"] for field in layout.fields)
-
-    @display(description="Fields")
-    def content(self, layout: Any) -> str:
-        """Return its fields, one a line."""
-        return _json(layout.fields)
-
-    @display(description="Made", ordering="created_at")
-    def made(self, layout: Any) -> str:
-        """Say how long ago."""
-        return age(layout.created_at)
+    revision_label = column("Layout", lambda layout: f"Layout {layout.revision}", "revision")
+    names = column("Fields", lambda layout: ", ".join(field["name"] for field in layout.fields))
+    content = column("Fields", lambda layout: _json(layout.fields))
+    made = column("Made", lambda layout: age(layout.created_at), "created_at")
 
     def audit_subject(self, obj: Any) -> str:
         """Return what the audit trail calls its model."""
@@ -258,10 +208,7 @@ class VersionAdmin(ReadOnlyAdmin):
             )
         )
 
-    @display(description="Model")
-    def model_link(self, version: Any) -> str:
-        """Lead to the model."""
-        return link_to(version.model)
+    model_link = column("Model", lambda version: link_to(version.model))
 
     @display(description="Source")
     def source_link(self, version: Any) -> str:
@@ -269,10 +216,7 @@ class VersionAdmin(ReadOnlyAdmin):
         source = getattr(version, "source", None)
         return link_to(source, f"{source.get_kind_display()}: {source.location}") if source else "none yet"
 
-    @display(description="Weight")
-    def weight(self, version: Any) -> str:
-        """Return its share of the players."""
-        return percent(weights_by_code(version.weights_bp or {}).get(version.code, 0))
+    weight = column("Weight", lambda version: percent(weights_by_code(version.weights_bp or {}).get(version.code, 0)))
 
     @display(description="Data age", label=DATA_COLOURS)
     def data_age(self, version: Any) -> Label:
@@ -288,15 +232,16 @@ class VersionAdmin(ReadOnlyAdmin):
         minutes = version.freshness_minutes
         return f"{number(minutes)} min" if minutes else "a day; it has no target of its own"
 
-    @display(description="Rows", ordering="active_table__row_count")
-    def rows(self, version: Any) -> str:
-        """Return its active table's rows."""
-        return number(version.active_table.row_count if version.active_table else None)
-
-    @display(description="Size", ordering="active_table__size_bytes")
-    def size(self, version: Any) -> str:
-        """Return its active table's size in Redis."""
-        return megabytes(version.active_table.size_bytes if version.active_table else None)
+    rows = column(
+        "Rows",
+        lambda version: number(version.active_table.row_count if version.active_table else None),
+        "active_table__row_count",
+    )
+    size = column(
+        "Size",
+        lambda version: megabytes(version.active_table.size_bytes if version.active_table else None),
+        "active_table__size_bytes",
+    )
 
     @display(description="Last load", ordering="load_at", label={**LOAD_COLOURS, "never": "default"})
     def last_load(self, version: Any) -> Label:
@@ -321,11 +266,7 @@ class ScheduleAdmin(VersionRowAdmin):
 
     next_run = instant("next_run_at", "Next run")
     last_run = instant("last_run_at", "Last run")
-
-    @display(description="When")
-    def when(self, schedule: Any) -> str:
-        """Say when it runs."""
-        return words(schedule)
+    when = column("When", words)
 
 
 @admin.register(Source)
@@ -338,7 +279,8 @@ class SourceAdmin(VersionRowAdmin):
     ordering = ("version__model__tenant__name", "version__model__slug", "version__code")
     fields = ("version_link", "kind", "location")
 
-    @display(description="Where", ordering="location")
-    def location_(self, source: Any) -> str:
-        """Return the location, cut where it is long."""
-        return source.location if len(source.location) <= 90 else f"{source.location[:90]}…"
+    location_ = column(
+        "Where",
+        lambda source: source.location if len(source.location) <= 90 else f"{source.location[:90]}…",
+        "location",
+    )

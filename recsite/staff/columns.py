@@ -9,10 +9,9 @@ from django.db.models import F, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest
 from unfold.contrib.filters.admin import DropdownFilter
-from unfold.decorators import display
 
 from models_registry.models import Load, LoadState, RecommendationModel, RolloutRevision
-from recsite.staff.pages import ReadOnlyAdmin, link_to
+from recsite.staff.pages import ReadOnlyAdmin, column, link_to
 from tenants.rules import whole_number
 
 LOAD_COLOURS = {
@@ -80,15 +79,8 @@ class VersionRowAdmin(ReadOnlyAdmin):
     list_select_related: Any = ("version__model__tenant",)
     search_fields: Any = ("version__name", "version__model__slug", "version__model__tenant__name")
 
-    @display(description="Model", ordering="version__model__slug")
-    def model_(self, row: Any) -> str:
-        """Return its model."""
-        return str(row.version.model)
-
-    @display(description="Version", ordering="version__name")
-    def version_link(self, row: Any) -> str:
-        """Lead to its version."""
-        return link_to(row.version)
+    model_ = column("Model", lambda row: str(row.version.model), "version__model__slug")
+    version_link = column("Version", lambda row: link_to(row.version), "version__name")
 
     def audit_subject(self, obj: Any) -> str:
         """Return what the audit trail calls its version."""

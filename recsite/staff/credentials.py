@@ -12,7 +12,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter, RadioFilter
 from unfold.decorators import display
 
 from models_registry.catalogue.access import narrowed_slugs
-from recsite.staff.pages import Label, ReadOnlyAdmin, StudioFilter
+from recsite.staff.pages import Label, ReadOnlyAdmin, StudioFilter, column
 from tenants.figures import age, number
 from tenants.models import AutomationToken, Credential, CredentialKind
 
@@ -80,15 +80,14 @@ class CredentialAdmin(ReadOnlyAdmin):
             return f"Active; the secret before this one still works and ends {age(credential.previous_until)}"
         return "Active"
 
-    @display(description="Proof", ordering="kind")
-    def kind_label(self, credential: Any) -> str:
-        """Say how it proves itself."""
-        return "Secret" if credential.kind == CredentialKind.SECRET else f"Key ({credential.algorithm})"
-
-    @display(description="Secret")
-    def secret_shown(self, credential: Any) -> str:
-        """Return what tells two secrets apart."""
-        return f"{credential.secret_hint} (number {credential.generation}; it was shown once)"
+    kind_label = column(
+        "Proof",
+        lambda credential: "Secret" if credential.kind == CredentialKind.SECRET else f"Key ({credential.algorithm})",
+        "kind",
+    )
+    secret_shown = column(
+        "Secret", lambda credential: f"{credential.secret_hint} (number {credential.generation}; it was shown once)"
+    )
 
     @display(description="May ask for")
     def may_ask_for(self, credential: Any) -> str:
@@ -96,10 +95,12 @@ class CredentialAdmin(ReadOnlyAdmin):
         slugs = getattr(credential, "narrowed_slugs", None)
         return ", ".join(narrowed_slugs([credential.pk])[credential.pk] if slugs is None else slugs) or "all models"
 
-    @display(description="Limit")
-    def limit(self, credential: Any) -> str:
-        """Return its rate and burst."""
-        return f"{number(credential.requests_per_second)} requests a second, {number(credential.burst)} at once"
+    limit = column(
+        "Limit",
+        lambda credential: (
+            f"{number(credential.requests_per_second)} requests a second, {number(credential.burst)} at once"
+        ),
+    )
 
     @display(description="Last used", ordering="last_used_at")
     def last_used(self, credential: Any) -> str:
@@ -108,10 +109,11 @@ class CredentialAdmin(ReadOnlyAdmin):
             return "–"
         return age(credential.last_used_at)
 
-    @display(description="Made", ordering="created_at")
-    def made(self, credential: Any) -> str:
-        """Say how long ago, and by whom."""
-        return f"{age(credential.created_at)} by {credential.created_by or 'the system'}"
+    made = column(
+        "Made",
+        lambda credential: f"{age(credential.created_at)} by {credential.created_by or 'the system'}",
+        "created_at",
+    )
 
     def audit_subject(self, obj: Any) -> str:
         """Return what the audit trail calls it."""
@@ -139,25 +141,10 @@ class AutomationTokenAdmin(ReadOnlyAdmin):
             return Label("expired", f"Expired {age(token.expires_at)}")
         return Label("active", "Active")
 
-    @display(description="May do")
-    def may_do(self, token: Any) -> str:
-        """Return its scopes."""
-        return ", ".join(token.scopes)
-
-    @display(description="Expires")
-    def expires(self, token: Any) -> str:
-        """Say when."""
-        return age(token.expires_at)
-
-    @display(description="Last used", ordering="last_used_at")
-    def last_used(self, token: Any) -> str:
-        """Say how long ago."""
-        return age(token.last_used_at)
-
-    @display(description="Made", ordering="created_at")
-    def made(self, token: Any) -> str:
-        """Say how long ago, and by whom."""
-        return f"{age(token.created_at)} by {token.created_by or 'the system'}"
+    may_do = column("May do", lambda token: ", ".join(token.scopes))
+    expires = column("Expires", lambda token: age(token.expires_at))
+    last_used = column("Last used", lambda token: age(token.last_used_at), "last_used_at")
+    made = column("Made", lambda token: f"{age(token.created_at)} by {token.created_by or 'the system'}", "created_at")
 
     def audit_subject(self, obj: Any) -> str:
         """Return what the audit trail calls it."""

@@ -11,7 +11,7 @@ from unfold.decorators import display
 from models_registry.loading.progress import progress_of
 from models_registry.models import Load, LoadRange, Table, TableState
 from recsite.staff.columns import LOAD_COLOURS, ModelFilter, VersionRowAdmin
-from recsite.staff.pages import Label, ReadOnlyAdmin, StudioFilter, instant, link_to
+from recsite.staff.pages import Label, ReadOnlyAdmin, StudioFilter, column, instant, link_to
 from tenants.figures import age, duration, megabytes, number
 
 
@@ -37,26 +37,17 @@ class LoadAdmin(VersionRowAdmin):
     queued = instant("created_at", "Asked for")
     began = instant("started_at", "Began")
     ended = instant("finished_at", "Ended")
-
-    @display(description="Load", ordering="fence")
-    def label(self, load: Any) -> str:
-        """Return its number."""
-        return f"Load {load.fence}{', a dry run' if load.is_dry_run else ''}"
-
-    @display(description="Problem")
-    def problem_(self, load: Any) -> str:
-        """Say why it ended."""
-        return load.problem or "–"
+    label = column("Load", lambda load: f"Load {load.fence}{', a dry run' if load.is_dry_run else ''}", "fence")
+    problem_ = column("Problem", lambda load: load.problem or "–")
 
     @display(description="State", ordering="state", label=LOAD_COLOURS)
     def state_label(self, load: Any) -> Label:
         """Say how it stands."""
         return Label(load.state, load.get_state_display())
 
-    @display(description="Rows", ordering="rows_read")
-    def rows(self, load: Any) -> str:
-        """Return the rows written, or read so far."""
-        return number(load.rows_written or load.rows_read) if load.rows_read else "–"
+    rows = column(
+        "Rows", lambda load: number(load.rows_written or load.rows_read) if load.rows_read else "–", "rows_read"
+    )
 
     @display(description="Speed")
     def speed(self, load: Any) -> str:
@@ -64,15 +55,10 @@ class LoadAdmin(VersionRowAdmin):
         rate = progress_of(load).rows_per_second
         return f"{number(rate)} rows/s" if rate else "–"
 
-    @display(description="Took")
-    def took(self, load: Any) -> str:
-        """Return how long it ran."""
-        return duration(progress_of(load).elapsed)
-
-    @display(description="Asked for", ordering="created_at")
-    def asked(self, load: Any) -> str:
-        """Say when, and by whom."""
-        return f"{age(load.created_at)} by {load.requested_by_name or 'the system'}"
+    took = column("Took", lambda load: duration(progress_of(load).elapsed))
+    asked = column(
+        "Asked for", lambda load: f"{age(load.created_at)} by {load.requested_by_name or 'the system'}", "created_at"
+    )
 
 
 @admin.register(LoadRange)
@@ -89,26 +75,10 @@ class LoadRangeAdmin(ReadOnlyAdmin):
     fields = ("part", "load_link", "state", "attempts", "rows", "size", "heard")
 
     heard = instant("heartbeat_at", "Last heard of")
-
-    @display(description="Partitions", ordering="first_partition")
-    def part(self, part: Any) -> str:
-        """Say which of the 1,024 partitions it is."""
-        return f"{part.first_partition} to {part.end_partition - 1}"
-
-    @display(description="Load", ordering="load")
-    def load_link(self, part: Any) -> str:
-        """Lead to its load."""
-        return link_to(part.load)
-
-    @display(description="Rows", ordering="rows_written")
-    def rows(self, part: Any) -> str:
-        """Return the rows written so far."""
-        return number(part.rows_written)
-
-    @display(description="Size", ordering="size_bytes")
-    def size(self, part: Any) -> str:
-        """Return its bytes in Redis."""
-        return megabytes(part.size_bytes)
+    part = column("Partitions", lambda part: f"{part.first_partition} to {part.end_partition - 1}", "first_partition")
+    load_link = column("Load", lambda part: link_to(part.load), "load")
+    rows = column("Rows", lambda part: number(part.rows_written), "rows_written")
+    size = column("Size", lambda part: megabytes(part.size_bytes), "size_bytes")
 
     def audit_subject(self, obj: Any) -> str:
         """Return what the audit trail calls its version."""
@@ -131,11 +101,7 @@ class TableAdmin(VersionRowAdmin):
 
     activated = instant("activated_at", "Activated")
     created = instant("created_at", "Begun")
-
-    @display(description="Load", ordering="load__fence")
-    def load_link(self, table: Any) -> str:
-        """Lead to the load that made it."""
-        return link_to(table.load, f"Load {table.load.fence}")
+    load_link = column("Load", lambda table: link_to(table.load, f"Load {table.load.fence}"), "load__fence")
 
     @display(
         description="State",
@@ -161,27 +127,10 @@ class TableAdmin(VersionRowAdmin):
             return Label("previous", "Kept: can be activated")
         return Label(table.state, table.get_state_display())
 
-    @display(description="Rows", ordering="row_count")
-    def rows(self, table: Any) -> str:
-        """Count them."""
-        return number(table.row_count)
-
-    @display(description="Size", ordering="size_bytes")
-    def size(self, table: Any) -> str:
-        """Return its bytes in Redis."""
-        return megabytes(table.size_bytes)
-
-    @display(description="Bytes a row")
-    def row_bytes(self, table: Any) -> str:
-        """Return what a row takes in Redis."""
-        return f"{table.size_bytes / table.row_count:.1f}" if table.row_count else "–"
-
-    @display(description="Blocks")
-    def blocks(self, table: Any) -> str:
-        """Count its Redis keys."""
-        return number(1 << table.block_bits)
-
-    @display(description="Made", ordering="created_at")
-    def made(self, table: Any) -> str:
-        """Say how long ago."""
-        return age(table.created_at)
+    rows = column("Rows", lambda table: number(table.row_count), "row_count")
+    size = column("Size", lambda table: megabytes(table.size_bytes), "size_bytes")
+    row_bytes = column(
+        "Bytes a row", lambda table: f"{table.size_bytes / table.row_count:.1f}" if table.row_count else "–"
+    )
+    blocks = column("Blocks", lambda table: number(1 << table.block_bits))
+    made = column("Made", lambda table: age(table.created_at), "created_at")

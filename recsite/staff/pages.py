@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any, ClassVar
 
@@ -244,15 +244,24 @@ class ReadOnlyAdmin(StaffAdmin):
     actions: Sequence[str] | None = None
 
 
+def column(description: str, show: Callable[[Any], Any], ordering: str | None = None) -> Any:
+    """Return a column of a list, which is a line of a row's page too: what `show` makes of a row."""
+
+    @display(description=description, ordering=ordering)
+    def shown(_: Any, row: Any) -> Any:
+        return show(row)
+
+    return shown
+
+
 def instant(field: str, description: str) -> Any:
     """Return a column that shows an instant of a row to the second, in UTC."""
 
-    @display(description=description, ordering=field)
-    def show(_: Any, row: Any) -> str:
+    def words(row: Any) -> str:
         at = getattr(row, field)
         return f"{at:%Y-%m-%d %H:%M:%S} UTC" if at else "–"
 
-    return show
+    return column(description, words, field)
 
 
 def follow(row: Any, path: str) -> Any:

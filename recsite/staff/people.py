@@ -13,7 +13,7 @@ from unfold.contrib.filters.admin import BooleanRadioFilter, ChoicesDropdownFilt
 from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
-from recsite.staff.pages import Label, ServiceForm, StaffAdmin, StudioFilter, acting, instant
+from recsite.staff.pages import Label, ServiceForm, StaffAdmin, StudioFilter, acting, column, instant
 from tenants import audit
 from tenants.figures import age
 from tenants.models import Membership, Tenant, User
@@ -65,20 +65,12 @@ class PersonAdmin(UserAdmin, StaffAdmin):  # type: ignore[misc,type-arg]  # two 
         """Lead to Django's own page for it."""
         return HttpResponseRedirect(reverse("admin:auth_user_password_change", args=[object_id]))
 
-    @display(description="Name", ordering="first_name")
-    def full_name(self, person: Any) -> str:
-        """Return first and last name."""
-        return person.get_full_name() or "–"
-
-    @display(description="Studios")
-    def studios(self, person: Any) -> str:
-        """Return the roles held."""
-        return ", ".join(f"{m.tenant} ({m.get_role_display()})" for m in person.memberships.all()) or "–"
-
-    @display(description="Last signed in", ordering="last_login")
-    def signed_in(self, person: Any) -> str:
-        """Say how long ago."""
-        return age(person.last_login)
+    full_name = column("Name", lambda person: person.get_full_name() or "–", "first_name")
+    studios = column(
+        "Studios",
+        lambda person: ", ".join(f"{m.tenant} ({m.get_role_display()})" for m in person.memberships.all()) or "–",
+    )
+    signed_in = column("Last signed in", lambda person: age(person.last_login), "last_login")
 
     def audit_subject(self, obj: Any) -> str:
         """Return what the audit trail calls an account."""
@@ -171,10 +163,9 @@ class MembershipAdmin(StaffAdmin):
         """Return the studio by the name it has elsewhere."""
         return ("studio", "user", "role") if obj else ("tenant", "user", "role")
 
-    @display(description="Person", ordering="user__username")
-    def person(self, membership: Any) -> str:
-        """Return who it is."""
-        return str(membership.user.get_full_name() or membership.user.username)
+    person = column(
+        "Person", lambda membership: str(membership.user.get_full_name() or membership.user.username), "user__username"
+    )
 
     @display(
         description="Role",
@@ -185,10 +176,7 @@ class MembershipAdmin(StaffAdmin):
         """Return the role."""
         return Label(membership.role, membership.get_role_display())
 
-    @display(description="Since", ordering="created_at")
-    def since(self, membership: Any) -> str:
-        """Say how long ago it was given."""
-        return age(membership.created_at)
+    since = column("Since", lambda membership: age(membership.created_at), "created_at")
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: Any) -> None:
         """Say what is left to do; the form has written."""

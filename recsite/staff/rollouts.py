@@ -12,7 +12,7 @@ from unfold.decorators import display
 from models_registry.catalogue.selectors import name_of, weights_by_code
 from models_registry.models import Override, RolloutRevision, Version
 from recsite.staff.columns import ModelFilter
-from recsite.staff.pages import ReadOnlyAdmin, StudioFilter, instant
+from recsite.staff.pages import ReadOnlyAdmin, StudioFilter, column, instant
 from tenants.figures import age, percent
 
 
@@ -37,10 +37,7 @@ class RolloutRevisionAdmin(ReadOnlyAdmin):
         rows = super().get_queryset(request).defer("allocation", "restores__allocation")
         return rows.select_related("model__tenant", "restores").prefetch_related(versions)
 
-    @display(description="Revision", ordering="number")
-    def label(self, revision: Any) -> str:
-        """Return its number and phase."""
-        return f"Revision {revision.number}, phase {revision.phase}"
+    label = column("Revision", lambda revision: f"Revision {revision.number}, phase {revision.phase}", "number")
 
     @display(description="Weights")
     def weights(self, revision: Any) -> str:
@@ -49,20 +46,11 @@ class RolloutRevisionAdmin(ReadOnlyAdmin):
         shares = sorted(weights_by_code(revision.weights_bp).items(), key=lambda item: (-item[1], item[0]))
         return " · ".join(f"{name_of(code, names)} {percent(bp)}" for code, bp in shares if bp)
 
-    @display(description="Players moved", ordering="moved_bp")
-    def moved(self, revision: Any) -> str:
-        """Return the share of units that got another version."""
-        return percent(revision.moved_bp)
-
-    @display(description="Goes back to")
-    def restored(self, revision: Any) -> str:
-        """Return the revision that it restored."""
-        return f"Revision {revision.restores.number}" if revision.restores else "–"
-
-    @display(description="When", ordering="created_at")
-    def when(self, revision: Any) -> str:
-        """Say how long ago."""
-        return age(revision.created_at)
+    moved = column("Players moved", lambda revision: percent(revision.moved_bp), "moved_bp")
+    restored = column(
+        "Goes back to", lambda revision: f"Revision {revision.restores.number}" if revision.restores else "–"
+    )
+    when = column("When", lambda revision: age(revision.created_at), "created_at")
 
     def audit_subject(self, obj: Any) -> str:
         """Return what the audit trail calls its model."""
@@ -81,10 +69,7 @@ class TesterAdmin(ReadOnlyAdmin):
     search_fields = ("unit", "note", "version__name", "model__slug", "model__tenant__name")
     fields = ("unit", "version", "model", "studio", "note", "made")
 
-    @display(description="Set", ordering="created_at")
-    def made(self, override: Any) -> str:
-        """Say how long ago."""
-        return age(override.created_at)
+    made = column("Set", lambda override: age(override.created_at), "created_at")
 
     def audit_subject(self, obj: Any) -> str:
         """Return what the audit trail calls its model."""

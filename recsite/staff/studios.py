@@ -17,7 +17,7 @@ from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from models_registry.catalogue.selectors import with_model_count
-from recsite.staff.pages import Label, ServiceForm, StaffAdmin, acting, change_url, show_refusal
+from recsite.staff.pages import Label, ServiceForm, StaffAdmin, acting, change_url, column, show_refusal
 from tenants.figures import age, number
 from tenants.models import Tenant
 from tenants.rules import RuleBroken
@@ -159,35 +159,19 @@ class StudioAdmin(StaffAdmin):
         """Nothing in a studio that has ended changes."""
         return super().has_change_permission(request, obj) and getattr(obj, "ended_at", None) is None
 
-    @display(description="Short name", ordering="slug")
-    def short_name(self, studio: Any) -> str:
-        """Return what tokens call it."""
-        return str(studio.slug)
+    short_name = column("Short name", lambda studio: str(studio.slug), "slug")
 
     @display(description="State", label={"live": "success", "ended": "danger"}, ordering="ended_at")
     def state(self, studio: Any) -> Label:
         """Say whether it goes on."""
         return Label("ended", f"Ended {age(studio.ended_at)}") if studio.ended_at else Label("live", "Live")
 
-    @display(description="Models", ordering="model_count")
-    def models_(self, studio: Any) -> str:
-        """Count them."""
-        return number(studio.model_count)
-
-    @display(description="Credentials", ordering="credential_count")
-    def credentials_(self, studio: Any) -> str:
-        """Count them."""
-        return number(studio.credential_count)
-
-    @display(description="Members", ordering="member_count")
-    def members_(self, studio: Any) -> str:
-        """Count them."""
-        return number(studio.member_count)
-
-    @display(description="Published to serving", ordering="snapshot_published_at")
-    def published(self, studio: Any) -> str:
-        """Say when serving was last told of it."""
-        return age(studio.snapshot_published_at)
+    models_ = column("Models", lambda studio: number(studio.model_count), "model_count")
+    credentials_ = column("Credentials", lambda studio: number(studio.credential_count), "credential_count")
+    members_ = column("Members", lambda studio: number(studio.member_count), "member_count")
+    published = column(
+        "Published to serving", lambda studio: age(studio.snapshot_published_at), "snapshot_published_at"
+    )
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> Any:
         """Leave the button out that would only be refused: one that has ended cannot be ended again."""

@@ -25,7 +25,7 @@ from kombu.exceptions import OperationalError as BrokerDown
 from unfold.contrib.filters.admin import BooleanRadioFilter
 from unfold.decorators import display
 
-from recsite.staff.pages import Label, ReadOnlyAdmin, acting, instant
+from recsite.staff.pages import Label, ReadOnlyAdmin, acting, column, instant
 from tenants import audit
 from tenants.figures import age, number
 
@@ -54,20 +54,9 @@ class RepeatedTaskAdmin(ReadOnlyAdmin):
         """Say whether beat runs it."""
         return Label("on", "On") if task.enabled else Label("off", "Off")
 
-    @display(description="When")
-    def every(self, task: Any) -> str:
-        """Return its schedule."""
-        return str(task.interval or task.crontab or task.clocked or task.solar or "–")
-
-    @display(description="Last run", ordering="last_run_at")
-    def last_run(self, task: Any) -> str:
-        """Say how long ago beat last sent it."""
-        return age(task.last_run_at)
-
-    @display(description="Runs", ordering="total_run_count")
-    def runs(self, task: Any) -> str:
-        """Count them."""
-        return number(task.total_run_count)
+    every = column("When", lambda task: str(task.interval or task.crontab or task.clocked or task.solar or "–"))
+    last_run = column("Last run", lambda task: age(task.last_run_at), "last_run_at")
+    runs = column("Runs", lambda task: number(task.total_run_count), "total_run_count")
 
     @admin.action(description="Switch on", permissions=["act"])
     def switch_on(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
@@ -132,10 +121,7 @@ class FailedSignInAdmin(ReadOnlyAdmin):
         is_locked = attempt.failures_since_start >= settings.AXES_FAILURE_LIMIT
         return Label("locked", "Locked out") if is_locked else Label("open", "May try again")
 
-    @display(description="Last try", ordering="attempt_time")
-    def when(self, attempt: Any) -> str:
-        """Say how long ago."""
-        return age(attempt.attempt_time)
+    when = column("Last try", lambda attempt: age(attempt.attempt_time), "attempt_time")
 
     @admin.action(description="Unlock", permissions=["act"])
     def unlock(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
@@ -164,8 +150,4 @@ class SignInAdmin(ReadOnlyAdmin):
 
     signed_in = instant("attempt_time", "Signed in")
     signed_out = instant("logout_time", "Signed out")
-
-    @display(description="Signed in", ordering="attempt_time")
-    def when(self, entry: Any) -> str:
-        """Say how long ago."""
-        return age(entry.attempt_time)
+    when = column("Signed in", lambda entry: age(entry.attempt_time), "attempt_time")
