@@ -34,7 +34,7 @@ demo-reset: $(VENV)/.base ## the same, with the data of earlier starts removed f
 test: $(VENV)/.dev $(BQEMULATOR)/.installed ## run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
-test-fast: $(VENV)/.dev ## run those of the tests that start no processes, in two minutes
+test-fast: $(VENV)/.dev ## run most tests of units and pages, in two minutes
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" tests/unit tests/integration $(ARGS)
 
 check: $(VENV)/.dev ## lint, types, import contracts, migrations, OpenAPI, deploy check

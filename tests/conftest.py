@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
     from tests.bigquery.emulator import BigQuery
 
-# Their tests start real processes.
-SLOW_FOLDERS = {"api", "browser", "faults", "doors", "bigquery", "demo"}
+# Folders and files whose tests start real processes, or are those that take longest without.
+SLOW = {"api", "browser", "faults", "doors", "bigquery", "demo", "test_pasted_commands.py"}
+SLOW |= {"test_admin_pages.py", "test_bad_sources.py", "test_packing_blocks.py"}
 # Files that share what takes long to start run in one process.
 UNITS = {"tests/browser/": "browser", "tests/bigquery/": "bigquery", "tests/contract/test_sources": "bigquery"}
 # How long an example takes says more about this machine than about the code.
@@ -120,9 +121,9 @@ def _unit(nodeid: str) -> str:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Mark by folder: tests that start real processes are slow. They come first, so that the end is of small pieces."""
+    """Mark by folder and file what is slow. That comes first, so that the end of a run is of small pieces."""
     for item in items:
-        if SLOW_FOLDERS & set(Path(item.path).parts):
+        if SLOW & set(Path(item.path).parts):
             item.add_marker(pytest.mark.slow)
     yield
     slow = {_unit(item.nodeid) for item in items if item.get_closest_marker("slow")}

@@ -135,6 +135,7 @@ def environment_of(tmp_path: Path) -> dict[str, str]:
 COMMAND = [sys.executable, "manage.py", "first_studio"]
 
 
+@pytest.mark.slow
 def test_first_studio__typed__asks_until_it_is_right_and_shows_no_password(tmp_path: Path) -> None:
     terminal, theirs = pty.openpty()
     with subprocess.Popen(
@@ -196,6 +197,7 @@ def test_first_studio__nobody_to_ask_or_an_older_database__says_what_to_do(monke
         call_command("first_studio")
 
 
+@pytest.mark.slow
 def test_first_studio__no_database__says_so_without_a_traceback(tmp_path: Path) -> None:
     variables = environment_of(tmp_path) | {"RECSITE_DATABASE_URL": "postgres://x:y@127.0.0.1:1/recsite"}
     ended = subprocess.run(
@@ -206,6 +208,7 @@ def test_first_studio__no_database__says_so_without_a_traceback(tmp_path: Path) 
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_command_line__no_settings__says_which_and_where_they_are_told_without_a_traceback(tmp_path: Path) -> None:
     variables = {name: value for name, value in os.environ.items() if not name.startswith("RECSITE_")}
     ended = subprocess.run(

@@ -54,6 +54,7 @@ def test_check_formats__the_public_file__everything_agrees() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_check_formats__as_a_process_without_settings__everything_agrees(tmp_path: Path) -> None:
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("RECSITE_", "DJANGO_"))}
     ended = subprocess.run(
