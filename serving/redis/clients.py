@@ -42,7 +42,8 @@ def connect(url: str, *, timeout_seconds: float, connect_timeout_seconds: float,
         return redis.Redis.from_url(url, **options)
     options |= parsed.server_keywords()
     if parsed.kind == "cluster":
-        return Cluster(parsed.hosts, **options)
+        # One slot that nobody owns must not take the others away.
+        return Cluster(parsed.hosts, require_full_coverage=False, **options)
     sentinels: Any = Sentinel  # whose types are missing
     asking: dict[str, Any] = {name: min(seconds, SENTINEL_SECONDS) for name, seconds in times.items()}
     asking |= {**parsed.sentinel_keywords(), "retry": Retry(NoBackoff(), 0)}

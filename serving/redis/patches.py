@@ -16,6 +16,9 @@
 5. The Sentinels are asked for the master only when a connection is made (`SentinelManagedConnection.connect_to`). A
    master that was replaced may live on, cut off from the Sentinels alone, and then takes what others never see. Here
    they are asked once a second, and connections to another server than the one they name are let go.
+6. A slot that nobody owned when the nodes were asked is nobody's for ever: a command for it fails before it is sent
+   (`NodesManager.get_node_from_slot`), and only a node's answer makes the client ask again. Here the nodes are asked
+   again, at most once a second.
 """
 
 from __future__ import annotations
@@ -31,12 +34,12 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.exceptions import RedisClusterException, SlotNotCoveredError
 from redis.sentinel import SentinelConnectionPool
 
-# How often the Sentinels are asked whether the master is another one.
+# How often the Sentinels are asked whether the master is another one, and a cluster's nodes for a slot's new owner.
 FOLLOW_SECONDS = 1.0
 
 
 class Cluster(RedisCluster):
-    """redis-py's client of a cluster, with what is said above under 1 to 4.
+    """redis-py's client of a cluster, with what is said above under 1 to 4 and 6.
 
     Args:
         hosts: some nodes.
@@ -48,6 +51,7 @@ class Cluster(RedisCluster):
         self._hosts = hosts
         self._options = options
         self._is_made = False
+        self._looked_at = 0.0
         # Making it sends commands, which come by here again.
         self._making = threading.RLock()
         self._is_being_made = False
@@ -112,6 +116,8 @@ class Cluster(RedisCluster):
             yield
         except RedisClusterException as error:
             if self._is_made:
+                if isinstance(error, SlotNotCoveredError):
+                    self._look_again()
                 nodes = self.nodes_manager  # (3)
                 nodes.startup_nodes = {**{node.name: node for node in self._first_nodes()}, **nodes.startup_nodes}
             raise redis.ConnectionError(str(error)) from error  # (2)
@@ -126,6 +132,14 @@ class Cluster(RedisCluster):
             self._is_made = True
         finally:
             self._is_being_made = False
+
+    def _look_again(self) -> None:
+        """Ask the nodes who owns which slot by now (6); that they are away changes nothing."""
+        now = time.monotonic()
+        if now - self._looked_at >= FOLLOW_SECONDS:
+            self._looked_at = now
+            with suppress(RedisClusterException, redis.RedisError, OSError):
+                self.nodes_manager.initialize()
 
     def _first_nodes(self) -> list[ClusterNode]:
         return [ClusterNode(host, port) for host, port in self._hosts]

@@ -21,6 +21,7 @@ from redis.sentinel import Sentinel
 
 from recsite.embedded import EmbeddedValkey, free_port
 from serving.redis import patches
+from serving.redis.clients import by_holder, connect
 from serving.redis.patches import Cluster, OfMaster
 from tests.lane_process import eventually
 from tests.redis_parts import ask, cluster_node, cluster_port, identity
@@ -114,6 +115,15 @@ def test_cluster__pipeline_with_a_slot_that_nobody_owns__a_connection_error(node
     client.close()
 
 
+def test_connect__a_slot_that_nobody_owns__the_others_are_served(node: EmbeddedValkey) -> None:
+    client = connect(f"redis+cluster://127.0.0.1:{node.port}", timeout_seconds=2, connect_timeout_seconds=2)
+    assert client.get("another") is None
+    assert [*by_holder(client, ["another", uncovered()])] == [f"127.0.0.1:{node.port}", ""]
+    with pytest.raises(redis.ConnectionError):
+        client.get(uncovered())
+    client.close()
+
+
 # --- 3: the addresses of the URL --------------------------------------------------------------------------------------
 
 
@@ -197,3 +207,41 @@ def test_redis_py__another_master_is_named__goes_on_with_the_old_one(masters: li
 def test_of_master__another_master_is_named__follows_within_a_second(masters: list[EmbeddedValkey]) -> None:
     asked = who_is_asked_after_another_is_named(masters, OfMaster)
     assert asked == [masters[0].port, masters[1].port, masters[1].port]
+
+
+# --- 6: a slot that gets an owner -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gap(tmp_path: Path) -> Iterator[EmbeddedValkey]:
+    """Run a cluster of one node, which owns every slot but the last."""
+    with cluster_node(tmp_path / "node") as running:
+        ask(running, "CLUSTER", "ADDSLOTSRANGE", 0, 16_382)
+        eventually(lambda: b"cluster_state:ok" in ask(running, "CLUSTER", "INFO"))
+        yield running
+
+
+def does_get(client: Any, key: str) -> bool:
+    try:
+        return bool(client.pipeline().get(key).execute() == [None])
+    except (redis.RedisError, RedisClusterException):
+        return False
+
+
+def test_redis_py__slot_gets_an_owner__never_asks_it(gap: EmbeddedValkey) -> None:
+    client = redis_py((("127.0.0.1", gap.port),))
+    assert not does_get(client, uncovered())
+    ask(gap, "CLUSTER", "ADDSLOTS", 16_383)
+    time.sleep(2 * patches.FOLLOW_SECONDS)
+    assert [does_get(client, uncovered()) for _ in range(3)] == [False] * 3
+    with pytest.raises(RedisClusterException):
+        client.get(uncovered())
+    client.close()
+
+
+def test_cluster__slot_gets_an_owner__asks_it_within_a_second(gap: EmbeddedValkey) -> None:
+    client = patched((("127.0.0.1", gap.port),))
+    assert not does_get(client, uncovered())
+    ask(gap, "CLUSTER", "ADDSLOTS", 16_383)
+    eventually(lambda: does_get(client, uncovered()), seconds=3 * patches.FOLLOW_SECONDS)
+    client.close()

@@ -268,6 +268,29 @@ def test_cluster__one_shard_is_gone__a_new_lane_starts_and_both_doors_serve_the_
             assert kinds[0] == kinds[1]
 
 
+def test_cluster__one_slot_is_nobodys__both_doors_serve_the_others_and_it_again_once_it_is_owned(
+    tmp_path: Path,
+) -> None:
+    slot = key_slot(blocks("tab-a")[0].encode())
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(cluster_node(tmp_path / f"node{number}")) for number in range(3)]
+        cluster = ClusterOfThree(nodes, [])
+        cluster.start()
+        scene = Scene(stack.enter_context(client_of(cluster.url)))
+        scene.write_all()
+        owner = next(node for node in nodes if ask(node, "CLUSTER", "COUNTKEYSINSLOT", slot))
+        for node in nodes:
+            ask(node, "CLUSTER", "DELSLOTS", slot)
+        with start_doors(cluster.url, tmp_path, deadline_ms=200, variables=ELSEWHERE) as doors:
+            loads = [Load(port, scene) for port in (doors.lane_port, doors.drf_port)]
+            eventually(lambda: loads[0].ask(1) in ("right", "fallback"))
+            kinds = [[load.ask(number) for number in range(PLAYERS)] for load in loads]
+            assert set(kinds[0]) == {"right", "fallback"}
+            assert kinds[0] == kinds[1]
+            ask(owner, "CLUSTER", "ADDSLOTS", slot)
+            eventually(lambda: {load.ask(number) for load in loads for number in range(PLAYERS)} == {"right"})
+
+
 def test_cluster__asked_to_fail_over__answers_from_the_promoted_replica(
     cluster: ClusterOfThree, tmp_path: Path
 ) -> None:
