@@ -86,6 +86,14 @@ TEMPLATES: list[dict[str, Any]] = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
             ],
+            # Nearly every template uses these, so none loads them.
+            "builtins": [
+                "django.templatetags.static",
+                "recsite.templatetags.words",
+                "recsite.dashboard.templatetags.dashboard",
+                "recsite.dashboard.templatetags.loads",
+                "recsite.dashboard.templatetags.versions",
+            ],
         },
     },
 ]

@@ -73,7 +73,7 @@ def test_unknown_names__attribute_in_a_condition__is_noted() -> None:
 
 def test_unknown_names__attribute_whose_row_does_not_exist__is_noted() -> None:
     assert noted("dashboard/chart_legend.html", totals=[Total()], has_gaps=False) == {
-        "dashboard/chart_legend.html, line 4: `total.name` is not there"
+        "dashboard/chart_legend.html, line 3: `total.name` is not there"
     }
 
 

@@ -1,13 +1,16 @@
-"""Loads on pages: the looks of their states."""
+"""Loads and schedules on pages: the looks of their states, and what they are in words."""
 
 from __future__ import annotations
 
 from django import template
 
 from models_registry.loading.report import StageName
+from models_registry.loading.schedules import in_words, words
 from models_registry.models import RUNNING_STATES, Load, LoadState
 
 register = template.Library()
+register.filter("schedule_words", words)
+register.filter("minutes_words", in_words)
 
 # Both name everything there is; a test says so.
 LOOKS = {
