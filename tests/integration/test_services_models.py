@@ -503,7 +503,7 @@ def test_table_roll_back__earlier_table_being_dropped__is_refused(model: Recomme
     assert version.previous_table is not None
     version.previous_table.state = TableState.DROPPING
     version.previous_table.save()
-    with pytest.raises(RuleBroken, match="not whole"):
+    with pytest.raises(RuleBroken, match="no longer complete"):
         table_roll_back(version=version, actor=None, reason="")
 
 
@@ -533,7 +533,7 @@ def test_table_roll_back__redis_lost_part_of_it__is_refused(model: Recommendatio
     version = version_with_two_tables(model)
     assert version.previous_table is not None
     Table.objects.unscoped().filter(pk=version.previous_table.pk).update(lost_at=timezone.now())
-    with pytest.raises(RuleBroken, match="not whole"):
+    with pytest.raises(RuleBroken, match="no longer complete"):
         table_roll_back(version=version, actor=None, reason="")
 
 
