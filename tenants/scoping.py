@@ -13,13 +13,13 @@ model validation are let through here by name.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 from django.db import models
-from typing_extensions import override
 
 if TYPE_CHECKING:
     from tenants.models import Tenant
@@ -72,62 +72,13 @@ class TenantOwnedQuerySet(models.QuerySet[M]):
         ):
             raise UnscopedQuery(f"{self.model.__name__}: say for_tenant(…) or unscoped()")
 
-    # --- Everything that reads or writes rows ------------------------------------------------------------------------
-
-    def _fetch_all(self) -> None:
-        self._require_scope()
-        super()._fetch_all()
-
-    @override
-    def iterator(self, chunk_size: int | None = None) -> Iterator[M]:
-        self._require_scope()
-        return super().iterator(chunk_size)
-
-    @override
-    def aiterator(self, chunk_size: int = 2000) -> AsyncIterator[M]:
-        self._require_scope()
-        return super().aiterator(chunk_size)
-
-    @override
-    def count(self) -> int:
-        self._require_scope()
-        return super().count()
-
-    @override
-    def exists(self) -> bool:
-        self._require_scope()
-        return super().exists()
-
-    @override
-    def aggregate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        self._require_scope()
-        return super().aggregate(*args, **kwargs)
-
-    @override
-    def update(self, **kwargs: Any) -> int:
-        self._require_scope()
-        return super().update(**kwargs)
-
-    @override
-    def delete(self) -> tuple[int, dict[str, int]]:
-        self._require_scope()
-        return super().delete()
-
-    @override
-    def bulk_update(self, *args: Any, **kwargs: Any) -> int:
-        self._require_scope()
-        return super().bulk_update(*args, **kwargs)
+    # --- What reads or writes rows: besides these, those that `_GUARDED` names --------------------------------------
 
     def bulk_create(self, objs: Iterable[M], *args: Any, **kwargs: Any) -> list[M]:
         """Insert rows, which is free; what may overwrite a row that is there needs a scope."""
         if args or kwargs.get("update_conflicts"):
             self._require_scope()
         return super().bulk_create(objs, *args, **kwargs)
-
-    @override
-    def explain(self, *args: Any, **kwargs: Any) -> str:
-        self._require_scope()
-        return super().explain(*args, **kwargs)
 
     def raw(self, *args: Any, **kwargs: Any) -> models.query.RawQuerySet[Any]:
         """Run raw SQL, which `for_tenant` does not narrow: only on `unscoped()`.
@@ -167,6 +118,27 @@ class TenantOwnedQuerySet(models.QuerySet[M]):
             if isinstance(query, TenantOwnedQuerySet):
                 query._require_scope()  # noqa: SLF001 - as above
 
+
+# Everything else that reads or writes rows.
+_GUARDED = [
+    *("_fetch_all", "iterator", "aiterator", "count", "exists", "aggregate", "explain"),
+    *("update", "bulk_update", "delete"),
+]
+
+
+def _guarded(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a queryset's method as Django has it, with Django's marks on it, behind the demand for a scope."""
+
+    @wraps(plain)
+    def method(self: TenantOwnedQuerySet[Any], *args: Any, **kwargs: Any) -> Any:
+        self._require_scope()
+        return plain(self, *args, **kwargs)
+
+    return method
+
+
+for _name in _GUARDED:
+    setattr(TenantOwnedQuerySet, _name, _guarded(getattr(models.QuerySet, _name)))
 
 TenantOwnedManager = models.Manager.from_queryset(TenantOwnedQuerySet)
 
