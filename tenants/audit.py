@@ -122,27 +122,21 @@ def name_of(actor: User | None) -> str:
 
 
 def record(
-    *,
     tenant: Tenant | None,
     actor: User | None,
     action: Action,
     subject: str,
     summary: str,
+    *,
     reason: str = "",
     before: dict[str, Any] | None = None,
     after: dict[str, Any] | None = None,
 ) -> AuditEntry:
     """Write one entry. Nothing secret may be in any argument.
 
-    Args:
-        tenant: whose trail it belongs to; None for the platform's own.
-        actor: who did it; None for the system.
-        action: what was done.
-        subject: what it was done to, such as `credential Android client`.
-        summary: one sentence a person understands; cut at 500 characters.
-        reason: why, in the actor's words.
-        before: what the changed values were, as JSON holds them.
-        after: what they became.
+    Without a tenant it is in the platform's own trail, without an actor the system's deed. The subject is what it was
+    done to (`credential cr_…`), the summary a sentence for people, cut at 500 characters, the reason the actor's own
+    words. `before` and `after` are the changed values as JSON holds them.
 
     Raises:
         NotInTransaction: no transaction is open, so that the change could be kept and its entry lost.

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import secrets
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from django.db import OperationalError, transaction
-from django.db.models import Q
+from django.db import transaction
 from django.utils import timezone
 
-from serving.formats.encoding import base64url_encode
 from tenants import audit
-from tenants.callers import NotAuthenticated
+from tenants.callers import NotAuthenticated, note_use
+from tenants.credentials import new_secret, secret_hash, secret_hint
 from tenants.models import AutomationToken, Scope, Tenant, User, new_public_id
 from tenants.rules import AlreadyMade, RuleBroken, check_reason, check_text
 from tenants.services import lock_tenant
 
-log = logging.getLogger(__name__)
-
 TOKEN_PREFIX = "rsa_"  # noqa: S105 - what all automation tokens begin with
 TOKEN_LENGTH = len(TOKEN_PREFIX) + 43
-LAST_USED_EVERY = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
@@ -48,28 +41,20 @@ def automation_token_issue(
     expires_at: datetime | None = None,
     public_id: str | None = None,
 ) -> IssuedToken:
-    """Make a token of 256 random bits that may do in this studio what its scopes say.
-
-    Args:
-        tenant: the one studio it is for.
-        name: what uses it.
-        scopes: one or more of `Scope`.
-        actor: who makes it.
-        expires_at: when it stops working by itself; None for never.
-        public_id: what follows `at_` in its id; a new one without.
+    """Make a token of 256 random bits that may do in this studio what its scopes, one or more of `Scope`, say.
 
     Raises:
         RuleBroken: a value will not do, or the studio has ended.
-        AlreadyMade: there is one with this `public_id`.
+        AlreadyMade: there is one with this `public_id` (what follows `at_` in its id; a new one without).
     """
-    secret = TOKEN_PREFIX + base64url_encode(secrets.token_bytes(32))
+    secret = new_secret(TOKEN_PREFIX)
     token = AutomationToken(
         tenant=tenant,
         public_id=f"at_{public_id or new_public_id()}",
         name=check_text(name, field="name", what="The name", max_length=100),
         scopes=_check_scopes(scopes),
-        token_hash=_hash(secret),
-        token_hint=f"{TOKEN_PREFIX}…{secret[-4:]}",
+        token_hash=secret_hash(secret),
+        token_hint=secret_hint(secret),
         created_by=actor,
         expires_at=_check_expiry(expires_at),
     )
@@ -101,24 +86,9 @@ def automation_token_revoke(*, token: AutomationToken, actor: User | None, reaso
     return token
 
 
-def _record(
-    token: AutomationToken,
-    actor: User | None,
-    action: audit.Action,
-    words: str,
-    *,
-    reason: str = "",
-    after: dict[str, Any] | None = None,
-) -> None:
-    audit.record(
-        tenant=token.tenant,
-        actor=actor,
-        action=action,
-        subject=f"automation token {token.public_id}",
-        summary=f"{words} the automation token “{token.name}” ({token.public_id}).",
-        reason=reason,
-        after=after,
-    )
+def _record(token: AutomationToken, actor: User | None, action: audit.Action, words: str, **values: Any) -> None:
+    summary = f"{words} the automation token “{token.name}” ({token.public_id})."
+    audit.record(token.tenant, actor, action, f"automation token {token.public_id}", summary, **values)
 
 
 def _check_scopes(scopes: Collection[str]) -> list[str]:
@@ -138,10 +108,6 @@ def _check_expiry(expires_at: datetime | None) -> datetime | None:
     return expires_at
 
 
-def _hash(secret: str) -> str:
-    return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
-
-
 # --- Authenticating --------------------------------------------------------------------------------------------------
 
 
@@ -156,21 +122,9 @@ def automation_token_authenticate(secret: str, *, now: datetime | None = None) -
     now = now or timezone.now()
     if len(secret) != TOKEN_LENGTH or not secret.startswith(TOKEN_PREFIX):
         raise NotAuthenticated
-    found = AutomationToken.objects.unscoped().filter(token_hash=_hash(secret), revoked_at=None)
+    found = AutomationToken.objects.unscoped().filter(token_hash=secret_hash(secret), revoked_at=None)
     token = found.select_related("tenant").first()
     if token is None or token.tenant.ended_at or (token.expires_at is not None and token.expires_at <= now):
         raise NotAuthenticated
-    _note_use(token, now)
+    note_use(token, now)
     return token
-
-
-def _note_use(token: AutomationToken, now: datetime) -> None:
-    """Record the use, at most once a minute however many processes see it; that it fails must not refuse a caller."""
-    before = now - LAST_USED_EVERY
-    if token.last_used_at is not None and token.last_used_at > before:
-        return
-    stale = Q(last_used_at=None) | Q(last_used_at__lte=before)
-    try:
-        AutomationToken.objects.unscoped().filter(stale, pk=token.pk).update(last_used_at=now)
-    except OperationalError as error:
-        log.warning("automation_token.use_not_recorded token=%s problem=%s", token.public_id, error)

@@ -20,7 +20,7 @@ from rest_framework_simplejwt.tokens import Token
 
 from serving.formats import tokens
 from tenants.credentials import secret_hash
-from tenants.models import Algorithm, Credential, CredentialKind
+from tenants.models import Algorithm, AutomationToken, Credential, CredentialKind
 from tenants.rules import RuleBroken
 
 log = logging.getLogger(__name__)
@@ -74,20 +74,20 @@ def credential_authenticate(client_id: str, client_secret: str, *, now: datetime
         generation = credential.generation - 1
     else:
         raise NotAuthenticated
-    _note_use(credential, now)
+    note_use(credential, now)
     return Authenticated(credential, generation)
 
 
-def _note_use(credential: Credential, now: datetime) -> None:
+def note_use(proof: Credential | AutomationToken, now: datetime) -> None:
     """Record the use, at most once a minute however many processes see it; that it fails must not refuse a caller."""
     before = now - LAST_USED_EVERY
-    if credential.last_used_at is not None and credential.last_used_at > before:
+    if proof.last_used_at is not None and proof.last_used_at > before:
         return
     stale = Q(last_used_at=None) | Q(last_used_at__lte=before)
     try:
-        Credential.objects.unscoped().filter(stale, pk=credential.pk).update(last_used_at=now)
+        type(proof).objects.unscoped().filter(stale, pk=proof.pk).update(last_used_at=now)
     except OperationalError as error:
-        log.warning("credential.use_not_recorded credential=%s problem=%s", credential.client_id, error)
+        log.warning("caller.use_not_recorded kind=%s id=%s problem=%s", type(proof).__name__, proof.pk, error)
 
 
 class _CallerTokenBackend(TokenBackend):

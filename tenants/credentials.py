@@ -20,7 +20,7 @@ from django.utils import timezone
 from serving.formats.encoding import base64url_encode
 from tenants import audit
 from tenants.models import Algorithm, Credential, CredentialKind, Tenant, User, new_public_id
-from tenants.rules import AlreadyMade, ChangedMeanwhile, RuleBroken, check_limit, check_reason, check_text
+from tenants.rules import AlreadyMade, ChangedMeanwhile, RuleBroken, check_limits, check_reason, check_text
 from tenants.services import apply_changes, lock_tenant
 from tenants.signals import announce_after_commit
 
@@ -67,13 +67,13 @@ def credential_issue(
         RuleBroken: a value will not do, a model is another studio's, or the studio has ended.
         AlreadyMade: there is one with this `public_id` (what follows `cr_` in its client id; a new one without).
     """
-    secret = _new_secret()
+    secret = new_secret(SECRET_PREFIX)
     credential = Credential(
         tenant=tenant,
         kind=CredentialKind.SECRET,
         algorithm=Algorithm.HS256,
         secret_hash=secret_hash(secret),
-        secret_hint=_hint(secret),
+        secret_hint=secret_hint(secret),
     )
     _create(credential, name, actor, allowed_models, requests_per_second, burst, public_id)
     return IssuedCredential(credential, secret)
@@ -94,21 +94,12 @@ def credential_register_key(  # noqa: PLR0913 - what such a credential is
 ) -> Credential:
     """Register the public half of a key with which the studio's backend signs player tokens itself.
 
-    Args:
-        tenant: whose it is.
-        name: where it is used.
-        public_key: PEM.
-        algorithm: EdDSA (Ed25519), ES256 or RS256 (2,048 to 4,096 bits): the only one its tokens may use.
-        issuer: what `iss` in its tokens is.
-        actor: who registers it.
-        allowed_models: what it is narrowed to; None for all of the studio's.
-        requests_per_second: its limit.
-        burst: how many requests may come at once.
-        public_id: see `credential_issue`.
+    It is PEM. The algorithm, EdDSA (Ed25519), ES256 or RS256 (2,048 to 4,096 bits), is the only one its tokens may use,
+    and the issuer what their `iss` must be. The rest is as in `credential_issue`.
 
     Raises:
         RuleBroken: the key is not of that kind, or another value will not do.
-        AlreadyMade: see `credential_issue`.
+        AlreadyMade: as there.
     """
     credential = Credential(
         tenant=tenant,
@@ -135,13 +126,9 @@ def credential_update(
     Raises:
         RuleBroken: a value will not do, or it is revoked.
     """
-    wanted: dict[str, Any] = {}
+    wanted: dict[str, Any] = {**check_limits(requests_per_second, burst)}
     if name is not None:
         wanted["name"] = check_text(name, field="name", what="The name", max_length=100)
-    if requests_per_second is not None:
-        wanted["requests_per_second"] = _check_rate(requests_per_second)
-    if burst is not None:
-        wanted["burst"] = _check_burst(burst)
     with transaction.atomic():
         _lock(credential)
         before, after = apply_changes(credential, wanted)
@@ -162,14 +149,8 @@ def credential_rotate(
     An hour that has passed ends the old secret, and its tokens, at once. A secret that was itself still overlapping
     ends now: at most two are ever accepted.
 
-    Args:
-        credential: whose.
-        actor: who does it.
-        previous_until: when the secret that works now ends.
-        based_on: the `generation` this was decided on; None to rotate whatever is there.
-
     Raises:
-        ChangedMeanwhile: it has had a new secret since `based_on`.
+        ChangedMeanwhile: it has had a new secret since `based_on`, the `generation` that this was decided on.
         RuleBroken: it has no secret, is revoked, or the hour is naive or too far away.
     """
     if timezone.is_naive(previous_until):
@@ -177,7 +158,7 @@ def credential_rotate(
     now = timezone.now()
     if previous_until > now + LONGEST_OVERLAP:
         raise RuleBroken("The old secret can keep working for at most 30 days.", field="previous_until")
-    secret = _new_secret()
+    secret = new_secret(SECRET_PREFIX)
     with transaction.atomic():
         _lock(credential)
         if credential.kind != CredentialKind.SECRET:
@@ -189,7 +170,7 @@ def credential_rotate(
         credential.previous_secret_hash = credential.secret_hash if is_overlapping else ""
         credential.previous_until = previous_until if is_overlapping else None
         credential.secret_hash = secret_hash(secret)
-        credential.secret_hint = _hint(secret)
+        credential.secret_hint = secret_hint(secret)
         credential.generation += 1
         credential.save(
             update_fields=["previous_secret_hash", "previous_until", "secret_hash", "secret_hint", "generation"]
@@ -235,10 +216,8 @@ def _create(
     credential.name = check_text(name, field="name", what="The name", max_length=100)
     credential.client_id = client_id_of(public_id or new_public_id())
     credential.created_by = actor
-    if requests_per_second is not None:
-        credential.requests_per_second = _check_rate(requests_per_second)
-    if burst is not None:
-        credential.burst = _check_burst(burst)
+    for field_name, limit in check_limits(requests_per_second, burst).items():
+        setattr(credential, field_name, limit)
     with transaction.atomic():
         lock_tenant(credential.tenant)
         if public_id and Credential.objects.unscoped().filter(client_id=credential.client_id).exists():
@@ -272,35 +251,10 @@ def _lock(credential: Credential) -> None:
         raise RuleBroken(f"The credential “{credential.name}” is revoked.")
 
 
-def _record(
-    credential: Credential,
-    actor: User | None,
-    action: audit.Action,
-    words: str,
-    *,
-    reason: str = "",
-    before: dict[str, Any] | None = None,
-    after: dict[str, Any] | None = None,
-) -> None:
-    audit.record(
-        tenant=credential.tenant,
-        actor=actor,
-        action=action,
-        subject=f"credential {credential.client_id}",
-        summary=f"{words} “{credential.name}” ({credential.client_id}).",
-        reason=reason,
-        before=before,
-        after=after,
-    )
+def _record(credential: Credential, actor: User | None, action: audit.Action, words: str, **values: Any) -> None:
+    summary = f"{words} “{credential.name}” ({credential.client_id})."
+    audit.record(credential.tenant, actor, action, f"credential {credential.client_id}", summary, **values)
     announce_after_commit(credential.tenant_id)
-
-
-def _check_rate(value: int) -> int:
-    return check_limit(value, field="requests_per_second", what="The limit per second")
-
-
-def _check_burst(value: int) -> int:
-    return check_limit(value, field="burst", what="The burst")
 
 
 def _check_public_key(pem: str, algorithm: str) -> str:
@@ -346,8 +300,9 @@ def _is_usual_rsa(key: RSAPublicKey) -> bool:
     return 2048 <= key.key_size <= 4096 and key.public_numbers().e <= 65_537
 
 
-def _new_secret() -> str:
-    return SECRET_PREFIX + base64url_encode(secrets.token_bytes(32))
+def new_secret(prefix: str) -> str:
+    """Return a secret of 256 random bits after four characters that say what it is."""
+    return prefix + base64url_encode(secrets.token_bytes(32))
 
 
 def secret_hash(secret: str) -> str:
@@ -355,6 +310,6 @@ def secret_hash(secret: str) -> str:
     return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
 
 
-def _hint(secret: str) -> str:
-    """Return what lets a person tell two secrets apart: 24 of 256 bits."""
-    return f"{SECRET_PREFIX}…{secret[-4:]}"
+def secret_hint(secret: str) -> str:
+    """Return what lets a person tell two secrets apart: the prefix, and 24 of 256 bits."""
+    return f"{secret[:4]}…{secret[-4:]}"

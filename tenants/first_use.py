@@ -75,14 +75,9 @@ def first_staff_create(*, username: str, email: str, password: str) -> User:
     user.set_password(password)
     with transaction.atomic():
         user.save(force_insert=True)
-        audit.record(
-            tenant=None,
-            actor=None,
-            action=audit.Action.USER_CREATE,
-            subject=f"account {user.username}",
-            summary=f"Made the account “{user.username}”, the first of platform staff.",
-            after={"is_active": True, "is_staff": True, "is_superuser": True},
-        )
+        words = f"Made the account “{user.username}”, the first of platform staff."
+        rights = {"is_active": True, "is_staff": True, "is_superuser": True}
+        audit.record(None, None, audit.Action.USER_CREATE, f"account {user.username}", words, after=rights)
     return user
 
 

@@ -119,13 +119,8 @@ def _make_account(tenant: Tenant, email: str, actor: User | None) -> User:
             user.save()
     except IntegrityError:  # somebody made it for another studio since `_find` looked
         raise NobodyToAdd(email) from None
-    audit.record(
-        tenant=tenant,
-        actor=actor,
-        action=audit.Action.USER_CREATE,
-        subject=f"account {user.username}",
-        summary=f"Made the account “{user.username}”.",
-    )
+    words = f"Made the account “{user.username}”."
+    audit.record(tenant, actor, audit.Action.USER_CREATE, f"account {user.username}", words)
     return user
 
 
@@ -167,13 +162,8 @@ def password_link(*, tenant: Tenant, user: User, actor: User | None) -> Password
         if not user.has_usable_password():
             user.set_unusable_password()  # another one, which ends the links before
             user.save(update_fields=["password"])
-        audit.record(
-            tenant=tenant,
-            actor=actor,
-            action=audit.Action.USER_LINK,
-            subject=f"account {user.get_username()}",
-            summary=f"Made a link to set a password for {user.get_username()}.",
-        )
+        words = f"Made a link to set a password for {user.get_username()}."
+        audit.record(tenant, actor, audit.Action.USER_LINK, f"account {user.get_username()}", words)
     uid = urlsafe_base64_encode(force_bytes(user.pk))
     return PasswordLink(user, reverse("set-password", args=[uid, default_token_generator.make_token(user)]))
 
@@ -194,11 +184,6 @@ def record_password_change(user: User, *, is_by_link: bool) -> None:
     Raises:
         NotInTransaction: no transaction is open.
     """
-    how = " with the link they were given" if is_by_link else ""
-    audit.record(
-        tenant=user.made_for,
-        actor=user,
-        action=audit.Action.USER_SET_PASSWORD,
-        subject=f"account {user.get_username()}",
-        summary=f"Set a password for {user.get_username()}{how}.",
-    )
+    name, how = user.get_username(), " with the link they were given" if is_by_link else ""
+    words = f"Set a password for {name}{how}."
+    audit.record(user.made_for, user, audit.Action.USER_SET_PASSWORD, f"account {name}", words)

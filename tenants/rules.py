@@ -106,8 +106,10 @@ def check_reason(reason: str, *, is_required: bool = False) -> str:
     return check_text(cleaned, field="reason", what="The reason", max_length=500, is_required=is_required)
 
 
-def check_limit(value: int, *, field: str, what: str) -> int:
-    """Return a rate limit; RuleBroken unless it is a whole number from 1 to 1,000,000."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000_000:
-        raise RuleBroken(f"{what} must be a whole number from 1 to 1,000,000.", field=field)
-    return value
+def check_limits(requests_per_second: int | None, burst: int | None) -> dict[str, int]:
+    """Return those limits that are given, by field; RuleBroken unless they are whole numbers from 1 to 1,000,000."""
+    limits = {"requests_per_second": requests_per_second, "burst": burst}
+    for (field, value), what in zip(limits.items(), ("The limit per second", "The burst"), strict=True):
+        if value is not None and (type(value) is not int or not 1 <= value <= 1_000_000):
+            raise RuleBroken(f"{what} must be a whole number from 1 to 1,000,000.", field=field)
+    return {field: value for field, value in limits.items() if value is not None}

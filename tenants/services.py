@@ -16,7 +16,7 @@ from django.utils import timezone
 from tenants import audit
 from tenants.access import PersonNeeded, is_platform_staff
 from tenants.models import AuditEntry, Credential, Membership, Role, Tenant, User
-from tenants.rules import RuleBroken, check_limit, check_reason, check_slug, check_text
+from tenants.rules import RuleBroken, check_limits, check_reason, check_slug, check_text
 from tenants.signals import announce_after_commit
 
 
@@ -69,22 +69,13 @@ def tenant_create(
     tenant = Tenant(
         slug=check_slug(slug),
         name=check_text(name, field="name", what="The name", max_length=100),
-        allowed_datasets=_check_datasets(allowed_datasets),
-        allowed_gs_prefixes=_check_gs_prefixes(allowed_gs_prefixes),
-        allowed_local_roots=_check_local_roots(allowed_local_roots),
+        **_check_sources(allowed_datasets, allowed_gs_prefixes, allowed_local_roots),
     )
     try:
         with transaction.atomic():
             tenant.save(force_insert=True)
-            audit.record(
-                tenant=tenant,
-                actor=actor,
-                action=audit.Action.TENANT_CREATE,
-                subject=f"studio {tenant.slug}",
-                summary=f"Made the studio “{tenant.name}”.",
-                after=_confinement_and_limits(tenant),
-            )
-            announce_after_commit(tenant.pk)
+            words = f"Made the studio “{tenant.name}”."
+            _record(tenant, actor, audit.Action.TENANT_CREATE, words, after=_confinement_and_limits(tenant))
     except IntegrityError:
         raise RuleBroken(f"The studio “{slug}” already exists.", field="slug") from None
     return tenant
@@ -106,35 +97,18 @@ def tenant_update(
     Raises:
         RuleBroken: a value will not do, or the studio has ended.
     """
-    wanted: dict[str, Any] = {}
+    wanted: dict[str, Any] = {
+        **_check_sources(allowed_datasets, allowed_gs_prefixes, allowed_local_roots),
+        **check_limits(requests_per_second, burst),
+    }
     if name is not None:
         wanted["name"] = check_text(name, field="name", what="The name", max_length=100)
-    if allowed_datasets is not None:
-        wanted["allowed_datasets"] = _check_datasets(allowed_datasets)
-    if allowed_gs_prefixes is not None:
-        wanted["allowed_gs_prefixes"] = _check_gs_prefixes(allowed_gs_prefixes)
-    if allowed_local_roots is not None:
-        wanted["allowed_local_roots"] = _check_local_roots(allowed_local_roots)
-    if requests_per_second is not None:
-        wanted["requests_per_second"] = check_limit(
-            requests_per_second, field="requests_per_second", what="The limit per second"
-        )
-    if burst is not None:
-        wanted["burst"] = check_limit(burst, field="burst", what="The burst")
     with transaction.atomic():
         lock_tenant(tenant)
         before, after = apply_changes(tenant, wanted)
         if after:
-            audit.record(
-                tenant=tenant,
-                actor=actor,
-                action=audit.Action.TENANT_UPDATE,
-                subject=f"studio {tenant.slug}",
-                summary=f"Changed the studio “{tenant.name}”: {', '.join(sorted(after))}.",
-                before=before,
-                after=after,
-            )
-            announce_after_commit(tenant.pk)
+            words = f"Changed the studio “{tenant.name}”: {', '.join(sorted(after))}."
+            _record(tenant, actor, audit.Action.TENANT_UPDATE, words, before=before, after=after)
     return tenant
 
 
@@ -151,16 +125,14 @@ def tenant_end(*, tenant: Tenant, actor: User | None, reason: str) -> Tenant:
         lock_tenant(tenant)
         tenant.ended_at = timezone.now()
         tenant.save(update_fields=["ended_at"])
-        audit.record(
-            tenant=tenant,
-            actor=actor,
-            action=audit.Action.TENANT_END,
-            subject=f"studio {tenant.slug}",
-            summary=f"Ended the studio “{tenant.name}”.",
-            reason=reason,
-        )
-        announce_after_commit(tenant.pk)
+        _record(tenant, actor, audit.Action.TENANT_END, f"Ended the studio “{tenant.name}”.", reason=reason)
     return tenant
+
+
+def _record(tenant: Tenant, actor: User | None, action: audit.Action, summary: str, **values: Any) -> None:
+    """Record what was done to a studio itself, and have serving told."""
+    audit.record(tenant, actor, action, f"studio {tenant.slug}", summary, **values)
+    announce_after_commit(tenant.pk)
 
 
 def sources_sorted(places: Sequence[str]) -> dict[str, list[str]]:
@@ -173,11 +145,7 @@ def sources_sorted(places: Sequence[str]) -> dict[str, list[str]]:
     buckets = [entry for entry in entries if entry.startswith("gs://")]
     folders = [entry for entry in entries if entry.startswith("/")]
     datasets = [entry for entry in entries if entry not in buckets and entry not in folders]
-    return {
-        "allowed_datasets": _check_datasets(datasets),
-        "allowed_gs_prefixes": _check_gs_prefixes(buckets),
-        "allowed_local_roots": _check_local_roots(folders),
-    }
+    return _check_sources(datasets, buckets, folders)
 
 
 # --- People ---------------------------------------------------------------------------------------------------------
@@ -234,15 +202,9 @@ def member_set(*, tenant: Tenant, user: User, role: str, actor: User | None, is_
             membership.save(update_fields=["role"])
         else:
             return RoleGiven(membership)
-        audit.record(
-            tenant=tenant,
-            actor=actor,
-            action=audit.Action.MEMBER_SET,
-            subject=f"member {user.get_username()}",
-            summary=f"Made {user.get_username()} {Role(role).label.lower()}.",
-            before=before,
-            after={"role": role},
-        )
+        name, words = user.get_username(), f"Made {user.get_username()} {Role(role).label.lower()}."
+        after = {"role": role}
+        audit.record(tenant, actor, audit.Action.MEMBER_SET, f"member {name}", words, before=before, after=after)
         user.refresh_from_db(from_queryset=User.objects.select_for_update())
         is_anothers = user.made_for_id not in (None, tenant.pk)
         if is_anothers:
@@ -272,13 +234,8 @@ def account_release(*, user: User, actor: User | None) -> None:
         user.made_for = None
         user.set_unusable_password()
         user.save(update_fields=["made_for", "password"])
-        audit.record(
-            tenant=None,
-            actor=actor,
-            action=audit.Action.USER_RELEASE,
-            subject=f"account {user.get_username()}",
-            summary=f"Took over the account {user.get_username()}; the password it had ended.",
-        )
+        words = f"Took over the account {user.get_username()}; the password it had ended."
+        audit.record(None, actor, audit.Action.USER_RELEASE, f"account {user.get_username()}", words)
 
 
 def member_remove(*, tenant: Tenant, user: User, actor: User | None, is_by_token: bool = False) -> None:
@@ -298,14 +255,8 @@ def member_remove(*, tenant: Tenant, user: User, actor: User | None, is_by_token
         _check_token_may(role, is_by_token=is_by_token)
         _keep_an_admin(membership, leaving=role == Role.STUDIO_ADMIN)
         membership.delete()
-        audit.record(
-            tenant=tenant,
-            actor=actor,
-            action=audit.Action.MEMBER_REMOVE,
-            subject=f"member {user.get_username()}",
-            summary=f"Took {user.get_username()} out of the studio.",
-            before={"role": role},
-        )
+        name, words = user.get_username(), f"Took {user.get_username()} out of the studio."
+        audit.record(tenant, actor, audit.Action.MEMBER_REMOVE, f"member {name}", words, before={"role": role})
 
 
 def _check_token_may(*roles: str, is_by_token: bool) -> None:
@@ -344,18 +295,32 @@ def _confinement_and_limits(tenant: Tenant) -> dict[str, Any]:
     return {name: getattr(tenant, name) for name in names}
 
 
+def _check_sources(
+    datasets: Sequence[str] | None, gs_prefixes: Sequence[str] | None, local_roots: Sequence[str] | None
+) -> dict[str, list[str]]:
+    """Return the lists that are given, each by its field, with no entry twice; RuleBroken if one will not do."""
+    checked: dict[str, list[str]] = {}
+    if datasets is not None:
+        checked["allowed_datasets"] = _check_datasets(datasets)
+    if gs_prefixes is not None:
+        checked["allowed_gs_prefixes"] = _check_gs_prefixes(gs_prefixes)
+    if local_roots is not None:
+        checked["allowed_local_roots"] = _check_local_roots(local_roots)
+    return checked
+
+
 def _check_datasets(datasets: Sequence[str]) -> list[str]:
-    cleaned = [entry.strip() for entry in _texts(datasets, "allowed_datasets")]
-    for entry in cleaned:
+    entries = _texts(datasets, "allowed_datasets")
+    for entry in entries:
         project, _, dataset = entry.rpartition(".")
         if not project or not dataset or any(c.isspace() or c in "`*/" for c in entry):
             raise RuleBroken(f"“{entry}” is not a dataset. Enter it as project.dataset.", field="allowed_datasets")
-    return _unique(cleaned)
+    return entries
 
 
 def _check_gs_prefixes(prefixes: Sequence[str]) -> list[str]:
-    cleaned = [entry.strip() for entry in _texts(prefixes, "allowed_gs_prefixes")]
-    for entry in cleaned:
+    entries = _texts(prefixes, "allowed_gs_prefixes")
+    for entry in entries:
         bucket, _, folder = entry.removeprefix("gs://").partition("/")
         # Without the last slash gs://b/studio would also allow gs://b/studio-of-somebody-else.
         is_closed = entry.endswith("/") and ".." not in folder.split("/")
@@ -364,25 +329,21 @@ def _check_gs_prefixes(prefixes: Sequence[str]) -> list[str]:
                 f"“{entry}” is not a folder of a bucket. Enter it as gs://bucket/folder/, with the last slash.",
                 field="allowed_gs_prefixes",
             )
-    return _unique(cleaned)
+    return entries
 
 
 def _check_local_roots(roots: Sequence[str]) -> list[str]:
-    cleaned = [entry.strip() for entry in _texts(roots, "allowed_local_roots")]
-    for entry in cleaned:
+    entries = _texts(roots, "allowed_local_roots")
+    for entry in entries:
         path = PurePosixPath(entry)
         if not path.is_absolute() or path == PurePosixPath("/") or ".." in path.parts:
             raise RuleBroken(
                 f"“{entry}” is not a folder. Enter its full path, other than / itself.", field="allowed_local_roots"
             )
-    return _unique(str(PurePosixPath(entry)) for entry in cleaned)
+    return list(dict.fromkeys(str(PurePosixPath(entry)) for entry in entries))
 
 
 def _texts(entries: Sequence[str], field: str) -> list[str]:
     if isinstance(entries, str) or not all(isinstance(entry, str) for entry in entries):
         raise RuleBroken("This must be a list of texts.", field=field)
-    return list(entries)
-
-
-def _unique(entries: Any) -> list[str]:
-    return list(dict.fromkeys(entries))
+    return list(dict.fromkeys(entry.strip() for entry in entries))
