@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from models_registry.models import (
-    RecommendationModel,
-)
+from models_registry.models import RecommendationModel
 from tenants import audit
 from tenants.models import User
 from tenants.services import lock_tenant

@@ -46,8 +46,7 @@ def check_tester_may_be_added(model: RecommendationModel) -> None:
     """Refuse a tester where the model has as many as it may. One query."""
     if Override.objects.for_tenant(model.tenant).filter(model=model).count() >= MAX_TESTERS:
         raise LimitReached(
-            f"“{model.slug}” already has the maximum of {MAX_TESTERS:,} testers. Remove one first.",
-            field="unit",
+            f"“{model.slug}” already has the maximum of {MAX_TESTERS:,} testers. Remove one first.", field="unit"
         )
 
 

@@ -74,8 +74,7 @@ def check_key_fields(key_fields: Sequence[str]) -> list[str]:
     for name in names:
         if not isinstance(name, str) or not _KEY_FIELD.fullmatch(name):
             raise RuleBroken(
-                f"“{name}” is not a valid key field. Use up to 64 letters, digits and underscores.",
-                field="key_fields",
+                f"“{name}” is not a valid key field. Use up to 64 letters, digits and underscores.", field="key_fields"
             )
         if name in RESERVED_KEY_FIELDS:
             raise RuleBroken(
@@ -174,7 +173,4 @@ def _check_parquet_source(tenant: Tenant, location: str) -> None:
 
 
 def _not_allowed(what: str) -> RuleBroken:
-    return RuleBroken(
-        f"This studio may not read {what}. Ask platform staff to allow it.",
-        field="source_location",
-    )
+    return RuleBroken(f"This studio may not read {what}. Ask platform staff to allow it.", field="source_location")

@@ -268,10 +268,7 @@ def weights_by_code(weights_bp: Mapping[str, int]) -> dict[int, int]:
 
 
 def _summaries(
-    tenant: Tenant,
-    models: Sequence[RecommendationModel],
-    rollouts: Mapping[int, RolloutRevision],
-    now: datetime,
+    tenant: Tenant, models: Sequence[RecommendationModel], rollouts: Mapping[int, RolloutRevision], now: datetime
 ) -> list[ModelSummary]:
     """Return the models with their versions. Two queries."""
     loads_of_version = Load.objects.unscoped().filter(version=OuterRef("pk"), is_dry_run=False)

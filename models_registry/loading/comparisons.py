@@ -33,8 +33,7 @@ def compare_distributions(report: Report, staging: Staging, expected: Expected) 
     sample = staging.sample()
     shifts, kept = distributions.measure(layout, sample, expected.distribution)
     report = report.having(
-        fields=tuple(shift.as_field() for shift in shifts),
-        distribution=Distribution(sample.num_rows, tuple(kept)),
+        fields=tuple(shift.as_field() for shift in shifts), distribution=Distribution(sample.num_rows, tuple(kept))
     )
     return report, [_check_shift(shift, expected) for shift in shifts if shift.counts_before is not None]
 

@@ -53,9 +53,7 @@ class _Rows:
             np.concatenate([self.payloads.offsets, ends]),
         )
         return _Rows(
-            np.concatenate([self.blocks, more.blocks]),
-            np.concatenate([self.fingerprints, more.fingerprints]),
-            payloads,
+            np.concatenate([self.blocks, more.blocks]), np.concatenate([self.fingerprints, more.fingerprints]), payloads
         )
 
 

@@ -67,12 +67,7 @@ class Difference:
 
 
 def find_difference(
-    buckets: Buckets,
-    layout: Layout,
-    served: Table,
-    beat: Callable[[], None],
-    *,
-    end_block: int,
+    buckets: Buckets, layout: Layout, served: Table, beat: Callable[[], None], *, end_block: int
 ) -> Difference:
     """Compare a load's rows with the served table, which has the same layout.
 

@@ -24,9 +24,7 @@ DEFINITIONS = (
     Definition("recsite_loads_running", "gauge", "Loads at work."),
     Definition("recsite_versions_late", "gauge", "Versions whose data is older than their target for freshness."),
     Definition(
-        "recsite_most_late_seconds",
-        "gauge",
-        "How far the latest of them is beyond its target; 0 where none is late.",
+        "recsite_most_late_seconds", "gauge", "How far the latest of them is beyond its target; 0 where none is late."
     ),
     Definition("recsite_tables_lost", "gauge", "Tables in use of which Redis lost a part and that are not repaired."),
 )

@@ -16,14 +16,7 @@ from models_registry.catalogue.acts import record_act
 from models_registry.catalogue.limits import check_load_may_wait
 from models_registry.loading.broker import hand_over
 from models_registry.loading.report import Report
-from models_registry.models import (
-    RUNNING_STATES,
-    Load,
-    LoadState,
-    Source,
-    Table,
-    Version,
-)
+from models_registry.models import RUNNING_STATES, Load, LoadState, Source, Table, Version
 from tenants import audit
 from tenants.models import User
 from tenants.rules import RuleBroken, check_reason

@@ -207,11 +207,7 @@ def _notes_of_columns(opened: Extract, expected: Expected) -> Iterator[str]:
 def _fill(work: Work, staging: Staging, opened: Extract, close: Callable[[], None]) -> None:
     pulse = work.pulse
     filling = staging.fill(
-        opened.schema,
-        opened.batches,
-        pulse.beat,
-        may_be_ahead=lambda: not pulse.share.is_wanted,
-        cancel=close,
+        opened.schema, opened.batches, pulse.beat, may_be_ahead=lambda: not pulse.share.is_wanted, cancel=close
     )
     try:
         with pulse.share.judged(), closing(filling):
@@ -228,12 +224,7 @@ def _fill(work: Work, staging: Staging, opened: Extract, close: Callable[[], Non
 
 
 def check_rows(
-    work: Work,
-    staging: Staging,
-    expected: Expected,
-    *,
-    block_bits: int | None = None,
-    left_out: Collection[str] = (),
+    work: Work, staging: Staging, expected: Expected, *, block_bits: int | None = None, left_out: Collection[str] = ()
 ) -> None:
     """Check the rows by themselves.
 

@@ -24,16 +24,7 @@ from models_registry.loading.pulse import ALIVE_STATES
 from models_registry.loading.requests import load_enqueue
 from models_registry.loading.splitting import FINISH_TASK, RANGE_TASK, drop_scratch, finish_if_done
 from models_registry.loading.tables import TableInRedis
-from models_registry.models import (
-    RUNNING_STATES,
-    Load,
-    LoadRange,
-    LoadState,
-    RangeState,
-    Table,
-    TableState,
-    Version,
-)
+from models_registry.models import RUNNING_STATES, Load, LoadRange, LoadState, RangeState, Table, TableState, Version
 from models_registry.redis_clients import loading_client
 from serving.formats.snapshot import BadSnapshot, open_snapshot, parse_public_keys, snapshot_name
 from tenants.models import Tenant

@@ -245,11 +245,7 @@ def _staged(key_values: Sequence[Sequence[str]], columns: Mapping[str, pa.Array]
     with (
         tempfile.TemporaryDirectory() as folder,
         Staging(
-            Path(folder),
-            columns=table.column_names,
-            key_fields=list(key_columns),
-            layout=layout,
-            memory_mb=MEMORY_MB,
+            Path(folder), columns=table.column_names, key_fields=list(key_columns), layout=layout, memory_mb=MEMORY_MB
         ) as staging,
     ):
         for _ in staging.fill(table.schema, table.to_batches(), _nothing):

@@ -75,13 +75,7 @@ class LoadState(models.TextChoices):
     SUPERSEDED = "superseded", "Superseded"
 
 
-RUNNING_STATES = [
-    LoadState.QUEUED,
-    LoadState.EXTRACTING,
-    LoadState.CHECKING,
-    LoadState.WRITING,
-    LoadState.VERIFYING,
-]
+RUNNING_STATES = [LoadState.QUEUED, LoadState.EXTRACTING, LoadState.CHECKING, LoadState.WRITING, LoadState.VERIFYING]
 
 
 class Load(TenantOwned):
@@ -240,8 +234,7 @@ class Table(TenantOwned):
     size_bytes = models.PositiveBigIntegerField(default=0)
     activated_at = models.DateTimeField(null=True)
     lost_at = models.DateTimeField(
-        null=True,
-        help_text="When Redis was found to have lost part of it; it is served as far as it goes.",
+        null=True, help_text="When Redis was found to have lost part of it; it is served as far as it goes."
     )
     created_at = models.DateTimeField(auto_now_add=True)
 

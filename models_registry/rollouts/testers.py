@@ -6,11 +6,7 @@ from django.db import transaction
 
 from models_registry.catalogue.acts import lock_model, record_act
 from models_registry.catalogue.limits import check_published_size, check_tester_may_be_added
-from models_registry.models import (
-    Override,
-    RecommendationModel,
-    Version,
-)
+from models_registry.models import Override, RecommendationModel, Version
 from serving.formats.tokens import is_unit
 from tenants import audit
 from tenants.models import User
@@ -67,13 +63,7 @@ def override_remove(*, model: RecommendationModel, unit: str, actor: User | None
             raise RuleBroken(f"“{unit}” is not a tester of this model.", field="unit")
         before = {"unit": unit, "version": override.version.name}
         override.delete()
-        record_act(
-            model,
-            actor,
-            audit.Action.OVERRIDE_REMOVE,
-            f"Removed a tester of “{model.slug}”.",
-            before=before,
-        )
+        record_act(model, actor, audit.Action.OVERRIDE_REMOVE, f"Removed a tester of “{model.slug}”.", before=before)
 
 
 def _check_unit(unit: str) -> None:

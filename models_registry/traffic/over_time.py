@@ -302,10 +302,7 @@ def _revisions(summaries: Sequence[ModelSummary], since: datetime) -> list[Rollo
 
 
 def _totals(
-    summary: ModelSummary,
-    cells: Mapping[int, Cells],
-    columns: Sequence[Column],
-    revisions: Sequence[RolloutRevision],
+    summary: ModelSummary, cells: Mapping[int, Cells], columns: Sequence[Column], revisions: Sequence[RolloutRevision]
 ) -> list[VersionTotal]:
     sources = {code: sum(own.values(), Counter()) for code, own in cells.items()}
     everything = sum(counts.total() for counts in sources.values())

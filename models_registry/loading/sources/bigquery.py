@@ -134,11 +134,7 @@ def _rows(
         yield Extract(pa.schema([]), iter(()), table.num_rows, snapshot_at or read_at, extra)
         return
     session = open_session(
-        clients.storage,
-        name,
-        [field.name for field in columns],
-        payer=clients.rest.project,
-        snapshot_at=snapshot_at,
+        clients.storage, name, [field.name for field in columns], payer=clients.rest.project, snapshot_at=snapshot_at
     )
     what = f"the table “{name}”" if snapshot_at else "the query's result"
     with closing(SessionRows(clients.storage, session, what=what, limit_seconds=limits.time.total_seconds())) as rows:

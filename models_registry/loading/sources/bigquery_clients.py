@@ -28,13 +28,7 @@ STORAGE_RETRY = Retry(
     predicate=if_exception_type(exceptions.ServiceUnavailable), initial=0.2, multiplier=2, timeout=RETRY_SECONDS
 )
 
-_UNREACHABLE = (
-    exceptions.ServerError,
-    exceptions.RetryError,
-    requests.RequestException,
-    TransportError,
-    TimeoutError,
-)
+_UNREACHABLE = (exceptions.ServerError, exceptions.RetryError, requests.RequestException, TransportError, TimeoutError)
 REMOTE_ERRORS = (exceptions.GoogleAPIError, GoogleAuthError, requests.RequestException, TimeoutError)
 
 
@@ -73,8 +67,7 @@ def connect(endpoints: Endpoints, fallback_project: str | None) -> Iterator[Clie
                 client_options={"api_endpoint": endpoints.api},
             )
             channel = grpc.insecure_channel(
-                endpoints.storage,
-                options=[("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)],
+                endpoints.storage, options=[("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)]
             )
             storage = BigQueryReadClient(transport=BigQueryReadGrpcTransport(channel=channel))
         else:

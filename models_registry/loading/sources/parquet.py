@@ -162,10 +162,7 @@ def _gcs(endpoint: str | None) -> fs.FileSystem:
         return fs.GcsFileSystem(retry_time_limit=GCS_RETRY_LIMIT)
     address = urlsplit(endpoint)
     return fs.GcsFileSystem(
-        anonymous=True,
-        scheme=address.scheme,
-        endpoint_override=address.netloc,
-        retry_time_limit=GCS_RETRY_LIMIT,
+        anonymous=True, scheme=address.scheme, endpoint_override=address.netloc, retry_time_limit=GCS_RETRY_LIMIT
     )
 
 
