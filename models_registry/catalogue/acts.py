@@ -1,10 +1,10 @@
-"""What the acts on a model share: its lock, and the entry that each leaves in the audit trail."""
+"""What the acts on models and versions share: the model's lock, and the entry that each leaves in the audit trail."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from models_registry.models import RecommendationModel
+from models_registry.models import RecommendationModel, Version
 from tenants import audit
 from tenants.models import User
 from tenants.services import lock_tenant
@@ -17,26 +17,20 @@ def lock_model(model: RecommendationModel) -> None:
     model.refresh_from_db(from_queryset=RecommendationModel.objects.unscoped())
 
 
-def record_act(
-    model: RecommendationModel,
-    actor: User | None,
-    action: audit.Action,
-    summary: str,
-    *,
-    subject: str = "",
-    reason: str = "",
-    before: dict[str, Any] | None = None,
-    after: dict[str, Any] | None = None,
+def record(
+    on: RecommendationModel | Version, actor: User | None, action: audit.Action, summary: str, **more: Any
 ) -> None:
-    """Record an act on a model, inside its transaction, and tell serving once it is committed."""
-    audit.record(
-        tenant=model.tenant,
-        actor=actor,
-        action=action,
-        subject=subject or f"model {model.slug}",
-        summary=summary,
-        reason=reason,
-        before=before,
-        after=after,
-    )
-    announce_after_commit(model.tenant_id)
+    """Record an act on a model or a version, inside its transaction. `more` is `reason`, `before` and `after`."""
+    if isinstance(on, Version):
+        model, subject = on.model, f"version {on.model.slug}/{on.name}"
+    else:
+        model, subject = on, f"model {on.slug}"
+    audit.record(tenant=model.tenant, actor=actor, action=action, subject=subject, summary=summary, **more)
+
+
+def record_act(
+    on: RecommendationModel | Version, actor: User | None, action: audit.Action, summary: str, **more: Any
+) -> None:
+    """Record an act as `record` does, and tell serving once it is committed."""
+    record(on, actor, action, summary, **more)
+    announce_after_commit((on.model if isinstance(on, Version) else on).tenant_id)

@@ -250,9 +250,7 @@ def version_create(
             "source": {"kind": source_kind, "location": location},
         }
         summary = f"Made the version “{name}” of “{model.slug}”."
-        record_act(
-            model, actor, audit.Action.VERSION_CREATE, summary, subject=f"version {model.slug}/{name}", after=after
-        )
+        record_act(version, actor, audit.Action.VERSION_CREATE, summary, after=after)
     return version
 
 
@@ -269,18 +267,11 @@ def source_set(*, version: Version, kind: str, location: str, actor: User | None
         before = Source.objects.for_tenant(model.tenant).filter(version=version).first()
         if before is not None and (before.kind, before.location) == (kind, location):
             return before
-        source, _ = Source.objects.for_tenant(model.tenant).update_or_create(
-            version=version, defaults={"kind": kind, "location": location}
-        )
-        record_act(
-            model,
-            actor,
-            audit.Action.SOURCE_SET,
-            f"Changed the source of “{model.slug}/{version.name}”.",
-            subject=f"version {model.slug}/{version.name}",
-            before={"kind": before.kind, "location": before.location} if before else None,
-            after={"kind": kind, "location": location},
-        )
+        after = {"kind": kind, "location": location}
+        source, _ = Source.objects.for_tenant(model.tenant).update_or_create(version=version, defaults=after)
+        summary = f"Changed the source of “{model.slug}/{version.name}”."
+        was = {"kind": before.kind, "location": before.location} if before else None
+        record_act(version, actor, audit.Action.SOURCE_SET, summary, before=was, after=after)
     return source
 
 

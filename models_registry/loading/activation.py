@@ -5,12 +5,12 @@ from __future__ import annotations
 from django.db import transaction
 from django.utils import timezone
 
+from models_registry.catalogue.acts import record_act
 from models_registry.loading.pulse import Pulse, Superseded, check_not_superseded
 from models_registry.loading.report import Report
 from models_registry.models import LoadState, Table, TableState, Version
 from tenants import audit
 from tenants.services import lock_tenant
-from tenants.signals import announce_after_commit
 
 # How many tables besides the active one are kept, for going back with one click.
 TABLES_KEPT = 2
@@ -26,10 +26,9 @@ def activate(pulse: Pulse, table: Table, *, report: Report) -> None:
     """
     load = pulse.load
     version = load.version
-    tenant = version.model.tenant
     now = timezone.now()
     with transaction.atomic():
-        lock_tenant(tenant)
+        lock_tenant(version.model.tenant)
         tables = ("active_table", "previous_table", "older_table")
         held = Version.objects.unscoped().select_related(*tables).get(pk=version.pk)
         before = held.active_table
@@ -43,17 +42,14 @@ def activate(pulse: Pulse, table: Table, *, report: Report) -> None:
         Table.objects.unscoped().filter(pk=table.pk).update(state=TableState.READY, activated_at=now)
         pulse.write(state=LoadState.ACTIVE, report=report.as_json(), problem="", finished_at=now)
         _retire(version, [table, previous, older])
-        name = f"{version.model.slug}/{version.name}"
-        audit.record(
-            tenant=tenant,
-            actor=load.requested_by,
-            action=audit.Action.LOAD_ACTIVATE,
-            subject=f"version {name}",
-            summary=f"Load {load.fence} of “{name}” is active: {table.row_count:,} rows.",
+        record_act(
+            version,
+            load.requested_by,
+            audit.Action.LOAD_ACTIVATE,
+            f"Load {load.fence} of “{version.model.slug}/{version.name}” is active: {table.row_count:,} rows.",
             before={"active_table": before.table_id, "rows": before.row_count} if before else None,
             after={"active_table": table.table_id, "rows": table.row_count},
         )
-        announce_after_commit(tenant.pk)
 
 
 def _retire(version: Version, kept: list[Table | None]) -> None:

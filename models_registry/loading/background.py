@@ -23,6 +23,10 @@ def always() -> bool:
     return True
 
 
+def nothing() -> None:
+    """Stand in for a beat where there is nobody to tell."""
+
+
 def read_ahead(
     items: Iterable[T],
     beat: Callable[[], None],

@@ -24,7 +24,6 @@ from models_registry.loading.tables import TableInRedis, TableProblem
 from models_registry.models import Table
 from serving.formats.blocks import DamagedBlock
 from serving.formats.keys import FINGERPRINT_BYTES
-from serving.formats.layouts import Layout
 
 MAX_SAMPLES = 5
 CHUNK_BYTES = 4 * 2**20
@@ -66,14 +65,11 @@ class Difference:
         return kept / (kept + self.removed) if kept + self.removed else 1.0
 
 
-def find_difference(
-    buckets: Buckets, layout: Layout, served: Table, beat: Callable[[], None], *, end_block: int
-) -> Difference:
+def find_difference(buckets: Buckets, served: Table, beat: Callable[[], None], *, end_block: int) -> Difference:
     """Compare a load's rows with the served table, which has the same layout.
 
     Args:
         buckets: the load's rows; every check has passed.
-        layout: of both.
         served: the table.
         beat: called now and then.
         end_block: only its blocks before this one are compared. Blocks being ranges of digests, that is a random sample
@@ -88,16 +84,16 @@ def find_difference(
     difference = Difference(blocks=end_block)
     mean_bytes = served.size_bytes // (1 << served.block_bits) + 1
     chunk_blocks = max(1, min(MAX_CHUNK_BLOCKS, CHUNK_BYTES // mean_bytes))
-    read = TableInRedis.of(served).read(end_block, chunk_blocks)
-    with closing(read) as chunks:
+    width = buckets.layout.payload_width
+    with closing(TableInRedis.of(served).read(end_block, chunk_blocks)) as chunks:
         ours = _Ahead(buckets.bucket_by_bucket(served.block_bits, end_block))
         first = 0
         for blocks in chunks:
             try:
-                theirs = _read(blocks, layout.payload_width)
+                theirs = _read(blocks, width)
             except DamagedBlock:
                 raise TableProblem("A block of the served table in Redis is damaged.") from None
-            _compare(difference, first, theirs, ours.take_before(first + len(blocks)), layout.payload_width)
+            _compare(difference, first, theirs, ours.take_before(first + len(blocks)), width)
             first += len(blocks)
             beat()
     return difference

@@ -39,15 +39,6 @@ Prefixes = npt.NDArray[np.uint32]
 _HEAD = np.dtype([("prefix", "u4"), ("size", "u4"), ("fingerprint", "u8"), ("row", "u8")])
 
 
-class RefusedRow(Exception):
-    """A row whose value the packer refused. `row` is its number in the source, from 0."""
-
-    def __init__(self, refusal: RefusedValue, row: int) -> None:
-        super().__init__(str(refusal))
-        self.refusal = refusal
-        self.row = row
-
-
 @dataclass(frozen=True)
 class Digests:
     """What is kept of the digests of some rows' keys.
@@ -108,13 +99,14 @@ class Buckets:
         shared_bits: with how many equal bits all digests begin, as those of one range of a large load do.
 
     Attributes:
-        refused: the first row that the packer refused. From there on nothing more is packed, since no table will be
-            made of it; places are still looked through.
+        layout: of the payloads.
+        refused: the first value that the packer refused, its row counted in the source. From there on nothing more is
+            packed, since no table will be made of it; places are still looked through.
     """
 
     def __init__(self, folder: Path, layout: Layout, *, shared_bits: int = 0) -> None:
-        self.refused: RefusedRow | None = None
-        self._layout = layout
+        self.refused: RefusedValue | None = None
+        self.layout = layout
         self._is_packing = True
         self._shared_bits = shared_bits
         self._file = (folder / "buckets").open("w+b")
@@ -136,21 +128,20 @@ class Buckets:
             first_row: the number of the first row in the source, from 0.
         """
         rows = len(digests.prefixes)
-        at_once = max(1024, min(ROWS_PER_BATCH, BYTES_PER_BATCH // longest_row(self._layout)))
+        at_once = max(1024, min(ROWS_PER_BATCH, BYTES_PER_BATCH // longest_row(self.layout)))
         for start in range(0, rows, at_once):
             end = min(start + at_once, rows)
             batch = {name: column.slice(start, end - start) for name, column in columns.items()}
-            self._put_down(
-                digests.slice(start, end), self._pack(batch, end - start, first_row + start), first_row + start
-            )
+            payloads = self._pack(batch, end - start, first_row + start)
+            self._put_down(digests.slice(start, end), payloads, first_row + start)
 
     def _pack(self, columns: Mapping[str, pa.ChunkedArray], rows: int, first_row: int) -> Payloads | None:
         if not self._is_packing:
             return None
         try:
-            return pack_columns(self._layout, columns, rows)
+            return pack_columns(self.layout, columns, rows)
         except RefusedValue as refusal:
-            self.refused = RefusedRow(refusal, first_row + refusal.row)
+            self.refused = RefusedValue(refusal.field, first_row + refusal.row, refusal.reason)
             self._is_packing = False
             return None
 
@@ -230,7 +221,7 @@ class Buckets:
         heads = self._heads(buckets)
         blocks, order = _order(heads, block_bits)
         octets = np.frombuffer(self._read(buckets, [piece.octets for piece in self._pieces]), np.uint8)
-        payloads = Payloads(len(heads), octets, self._layout.payload_width, starts_of(heads["size"]))
+        payloads = Payloads(len(heads), octets, self.layout.payload_width, starts_of(heads["size"]))
         return PackedRows(blocks[order], heads["fingerprint"][order], _in_order(payloads, order), heads["row"][order])
 
     def _heads(self, buckets: range) -> npt.NDArray[Any]:

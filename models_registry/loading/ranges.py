@@ -115,7 +115,7 @@ def run_range(range_id: int) -> None:
 def _go(work: Work, part: LoadRange, folder: Path) -> None:
     """Go through all stages of a range."""
     load, whole = part.load, part.load.table
-    in_redis, blocks = TableInRedis.of(whole), _blocks(part, whole)
+    blocks = _blocks(part, whole)
     # How many rows there are is checked for the whole.
     expected = replace(steps.expected_of(load), active_rows=None)
     source = open_partitions(load.scratch_table, part.first_partition, part.end_partition, expected.columns)
@@ -123,17 +123,10 @@ def _go(work: Work, part: LoadRange, folder: Path) -> None:
         _check(work, part, staging, expected)
         at_work = LoadRange.objects.unscoped().filter(load=load, state=RangeState.RUNNING).count()
         limit = load.rows_per_second_limit
-        lengths = steps.write(
-            work,
-            staging,
-            in_redis,
-            payload_width=expected.layout.payload_width,
-            rows_of_whole=whole.row_count,
-            # What is allowed is shared by those that are at work when each begins.
-            rows_per_second=max(1, limit // max(1, at_work)) if limit else None,
-            blocks=blocks,
-        )
-        steps.verify(work, staging, in_redis, expected.layout, lengths, start=blocks.start)
+        # What is allowed is shared by those that are at work when each begins.
+        rows_per_second = max(1, limit // max(1, at_work)) if limit else None
+        lengths = steps.write(work, staging, whole, rows_per_second=rows_per_second, blocks=blocks)
+        steps.verify(work, staging, whole, lengths, start=blocks.start)
     work.pulse.write()
     report = work.report.having(seconds_rested=work.pulse.seconds_rested)
     mine = LoadRange.objects.unscoped().filter(pk=part.pk, attempts=part.attempts, state=RangeState.RUNNING)

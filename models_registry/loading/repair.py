@@ -18,6 +18,7 @@ from django.db import transaction
 from django.db.models import F, Max, Q
 from redis.cluster import RedisCluster
 
+from models_registry.catalogue.acts import record
 from models_registry.loading.requests import load_request
 from models_registry.loading.tables import TableInRedis
 from models_registry.models import RUNNING_STATES, Load, LoadState, Table, TableState
@@ -122,15 +123,10 @@ def _note(table: Table, now: datetime, *, is_lost: bool) -> None:
         if not same.update(lost_at=lost_at):
             return
         name = f"{table.version.model.slug}/{table.version.name}"
-        lost, found = f"Redis lost part of a table of “{name}”.", f"A table of “{name}” is whole again in Redis."
-        audit.record(
-            tenant=table.version.model.tenant,
-            actor=None,
-            action=audit.Action.TABLE_LOST if is_lost else audit.Action.TABLE_FOUND,
-            subject=f"version {name}",
-            summary=lost if is_lost else found,
-            after={"table": table.table_id, "rows": table.row_count},
-        )
+        lost = audit.Action.TABLE_LOST, f"Redis lost part of a table of “{name}”."
+        found = audit.Action.TABLE_FOUND, f"A table of “{name}” is whole again in Redis."
+        after = {"table": table.table_id, "rows": table.row_count}
+        record(table.version, None, *(lost if is_lost else found), after=after)
     log.warning("table.%s table=%s", "lost" if is_lost else "found", table.table_id)
 
 

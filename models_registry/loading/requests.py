@@ -12,7 +12,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import F
 
-from models_registry.catalogue.acts import record_act
+from models_registry.catalogue.acts import record, record_act
 from models_registry.catalogue.limits import check_load_may_wait
 from models_registry.loading.broker import hand_over
 from models_registry.loading.report import Report
@@ -67,18 +67,10 @@ def load_request(
         values = {"scheduled_for": scheduled_for, "repairs": repairs, "rows_per_second_limit": rows_per_second_limit}
         load = _queue_load(version, actor, source.kind, source.location, is_dry_run=dry_run, **values)
         what = f"a dry run, load {load.fence}," if dry_run else f"load {load.fence}"
-        audit.record(
-            tenant=model.tenant,
-            actor=actor,
-            action=audit.Action.LOAD_REQUEST,
-            subject=f"version {model.slug}/{version.name}",
-            summary=f"Asked for {what} of “{model.slug}/{version.name}”{_why(load)}.",
-            after={
-                "fence": load.fence,
-                "source": {"kind": source.kind, "location": source.location},
-                "is_dry_run": dry_run,
-            },
-        )
+        summary = f"Asked for {what} of “{model.slug}/{version.name}”{_why(load)}."
+        read = {"kind": source.kind, "location": source.location}
+        after = {"fence": load.fence, "source": read, "is_dry_run": dry_run}
+        record(version, actor, audit.Action.LOAD_REQUEST, summary, after=after)
     return load
 
 
@@ -112,12 +104,11 @@ def load_activate_anyway(*, load: Load, actor: User | None, reason: str) -> Load
         if again is not None:
             raise RuleBroken(f"Load {again.fence} already waives these checks.")
         new = _queue_load(version, actor, load.source_kind, load.source_location, waives=load, waive_reason=reason)
-        audit.record(
-            tenant=model.tenant,
-            actor=actor,
-            action=audit.Action.LOAD_ACTIVATE_ANYWAY,
-            subject=f"version {model.slug}/{version.name}",
-            summary=f"Asked for load {new.fence} of “{model.slug}/{version.name}”, to activate what load {load.fence} "
+        record(
+            version,
+            actor,
+            audit.Action.LOAD_ACTIVATE_ANYWAY,
+            f"Asked for load {new.fence} of “{model.slug}/{version.name}”, to activate what load {load.fence} "
             "was rejected with.",
             reason=reason,
             before={"fence": load.fence, "problem": load.problem},
@@ -160,11 +151,7 @@ def _queue_load(version: Version, actor: User | None, kind: str, location: str, 
         source_location=location,
         **values,
     )
-
-    def enqueue() -> None:
-        load_enqueue(load.pk)
-
-    transaction.on_commit(enqueue, robust=True)
+    transaction.on_commit(lambda: load_enqueue(load.pk), robust=True)
     return load
 
 
@@ -214,11 +201,10 @@ def table_roll_back(*, version: Version, actor: User | None, reason: str, table:
         version.active_table, version.previous_table = target, active
         version.older_table = kept["older_table"]
         record_act(
-            model,
+            version,
             actor,
             audit.Action.TABLE_ROLL_BACK,
             f"Went back to an earlier table of “{model.slug}/{version.name}”.",
-            subject=f"version {model.slug}/{version.name}",
             reason=reason,
             before={"active_table": active.table_id, "rows": active.row_count},
             after={"active_table": target.table_id, "rows": target.row_count},

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 
 import redis
@@ -64,10 +65,7 @@ def claim(load_id: int) -> Load | None:
         state=LoadState.EXTRACTING, attempts=F("attempts") + 1, started_at=now, heartbeat_at=now, rows_read=0
     ):
         return None
-    related = (
-        *("version__model__tenant", "version__layout", "version__active_table__load"),
-        *("requested_by", "waives"),
-    )
+    related = ("version__model__tenant", "version__layout", "version__active_table__load", "requested_by", "waives")
     load = Load.objects.unscoped().select_related(*related).get(pk=load_id)
     if load.attempts > MAX_RUNS:
         problem = (
@@ -123,29 +121,18 @@ def _prepare(work: Work, folder: Path, unless_active: ExitStack) -> Table | None
     """Go through all stages but the last; give the table that waits for that, or None after a dry run."""
     load = work.pulse.load
     expected = steps.expected_of(load)
-
-    def split_if_large(extract: Extract) -> None:
-        _split_if_large(work, extract, expected)
-
     source = _source(load, expected)
+    split_if_large = partial(_split_if_large, work, expected)
     with steps.extract(work, source, expected, folder, before_rows=split_if_large) as staging:
         _check(work, staging, expected)
         if load.is_dry_run:
             return None
         table = _new_table(work, staging.rows, unless_active)
-        in_redis = TableInRedis.of(table)
-        lengths = steps.write(
-            work,
-            staging,
-            in_redis,
-            payload_width=expected.layout.payload_width,
-            rows_of_whole=staging.rows,
-            rows_per_second=load.rows_per_second_limit,
-        )
+        lengths = steps.write(work, staging, table, rows_per_second=load.rows_per_second_limit)
         table.size_bytes = sum(lengths)
         Table.objects.unscoped().filter(pk=table.pk).update(size_bytes=table.size_bytes)
         work.pulse.enter(LoadState.VERIFYING)
-        steps.verify(work, staging, in_redis, expected.layout, lengths)
+        steps.verify(work, staging, table, lengths)
     return table
 
 
@@ -164,7 +151,7 @@ def _labels(load: Load) -> dict[str, str]:
     return {"recsite_studio": model.tenant.slug, "recsite_model": model.slug, "recsite_load": str(load.pk)}
 
 
-def _split_if_large(work: Work, extract: Extract, expected: Expected) -> None:
+def _split_if_large(work: Work, expected: Expected, extract: Extract) -> None:
     """Have a source that is too large for one worker cut into ranges for all of them; this run then is over.
 
     Raises:

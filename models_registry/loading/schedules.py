@@ -16,6 +16,7 @@ from cronsim import CronSim, CronSimError
 from django.db import transaction
 from django.utils import timezone as clock
 
+from models_registry.catalogue.acts import record
 from models_registry.loading.requests import load_request
 from models_registry.models import RUNNING_STATES, Load, Schedule, ScheduleKind, Version
 from tenants import audit
@@ -82,7 +83,7 @@ def schedule_set(
         wanted.last_run_at = held.last_run_at if held else None
         wanted.save()
         summary = f"Set the schedule of “{model.slug}/{version.name}”: {words(wanted)}."
-        _record(version, actor, audit.Action.SCHEDULE_SET, summary, before=before, after=_as_json(wanted))
+        record(version, actor, audit.Action.SCHEDULE_SET, summary, before=before, after=_as_json(wanted))
     return wanted
 
 
@@ -101,7 +102,7 @@ def schedule_remove(*, version: Version, actor: User | None) -> None:
         before = _as_json(schedule)
         schedule.delete()
         summary = f"Removed the schedule of “{model.slug}/{version.name}”."
-        _record(version, actor, audit.Action.SCHEDULE_REMOVE, summary, before=before)
+        record(version, actor, audit.Action.SCHEDULE_REMOVE, summary, before=before)
 
 
 def freshness_set(*, version: Version, actor: User | None, minutes: int | None) -> Version:
@@ -123,7 +124,7 @@ def freshness_set(*, version: Version, actor: User | None, minutes: int | None) 
             what = "no target" if minutes is None else f"at most {in_words(minutes)} old"
             summary = f"Set how fresh “{model.slug}/{version.name}” should be: {what}."
             values = {"before": {"freshness_minutes": before}, "after": {"freshness_minutes": minutes}}
-            _record(version, actor, audit.Action.FRESHNESS_SET, summary, **values)
+            record(version, actor, audit.Action.FRESHNESS_SET, summary, **values)
     return version
 
 
@@ -263,23 +264,3 @@ def _check_minutes(minutes: int | None, *, field: str, what: str) -> int:
 def _as_json(schedule: Schedule) -> dict[str, str | int | bool | None]:
     fields = ("kind", "every_minutes", "crontab", "timezone", "is_enabled")
     return {field: getattr(schedule, field) for field in fields}
-
-
-def _record(
-    version: Version,
-    actor: User | None,
-    action: audit.Action,
-    summary: str,
-    *,
-    before: dict[str, Any] | None = None,
-    after: dict[str, Any] | None = None,
-) -> None:
-    audit.record(
-        tenant=version.model.tenant,
-        actor=actor,
-        action=action,
-        subject=f"version {version.model.slug}/{version.name}",
-        summary=summary,
-        before=before,
-        after=after,
-    )

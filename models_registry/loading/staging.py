@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from models_registry.loading.background import always, call, read_ahead
+from models_registry.loading.background import always, call, nothing, read_ahead
 from models_registry.loading.distributions import sample_rows
 from models_registry.loading.placing import PREFIX_BITS, Buckets, Digests
 from serving.formats.keys import SEPARATOR
@@ -140,7 +140,7 @@ class Staging:
 
         def staged() -> Iterator[tuple[pa.Table, Digests | None]]:
             gathered = _gather(batches, wanted)
-            for table in read_ahead(gathered, _nothing, depth=TABLES_AHEAD, may_be_ahead=may_be_ahead):
+            for table in read_ahead(gathered, nothing, depth=TABLES_AHEAD, may_be_ahead=may_be_ahead):
                 yield table, self._insert(table)
 
         rows = read_ahead(staged(), beat, depth=TABLES_AHEAD, may_be_ahead=may_be_ahead, cancel=cancel)
@@ -235,10 +235,6 @@ class _Sample:
 def _lowest(rows: pa.Table, prefixes: npt.NDArray[np.uint32], below: int) -> tuple[pa.Table, npt.NDArray[np.uint32]]:
     is_low = prefixes < below
     return (rows, prefixes) if is_low.all() else (rows.filter(pa.array(is_low)), prefixes[is_low])
-
-
-def _nothing() -> None:
-    """Stand in for a beat in a thread that has nobody to tell."""
 
 
 def _for_duckdb(column: pa.ChunkedArray) -> pa.ChunkedArray:

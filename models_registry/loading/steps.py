@@ -241,11 +241,11 @@ def check_rows(
     refused = staging.buckets.refused
     if refused is None or not work.report.rows_are_good:
         return
-    name, reason, row = refused.refusal.field, refused.refusal.reason, refused.row
+    row = refused.row
     key = shown(staging.keys_of([row], work.pulse.beat)[row])
-    words = f"column {name}, row {row + 1:,} (key {key}): {shortened(reason)}"
-    sample = Sample(row + 1, key, shown(reason))
-    work.add_checks(Check(f"{name}: values", passed=False, count=1, words=words, samples=(sample,)))
+    words = f"column {refused.field}, row {row + 1:,} (key {key}): {shortened(refused.reason)}"
+    sample = Sample(row + 1, key, shown(refused.reason))
+    work.add_checks(Check(f"{refused.field}: values", passed=False, count=1, words=words, samples=(sample,)))
 
 
 def check_spread(work: Work, staging: Staging, expected: Expected) -> None:
@@ -273,7 +273,7 @@ def compare(
     with work.stage(StageName.COMPARE) as timed:
         timed.rows = 0
         try:
-            found = find_difference(staging.buckets, expected.layout, served, beat, end_block=end_block)
+            found = find_difference(staging.buckets, served, beat, end_block=end_block)
         except (TableProblem, redis.RedisError) as error:
             work.add_notes(f"Not compared row by row with the served table: {shown(error)}")
             return
@@ -289,10 +289,8 @@ def compare(
 def write(
     work: Work,
     staging: Staging,
-    table: TableInRedis,
+    table: Table,
     *,
-    payload_width: int | None,
-    rows_of_whole: int,
     rows_per_second: int | None,
     blocks: range | None = None,
 ) -> list[int]:
@@ -302,8 +300,6 @@ def write(
         work: of the run.
         staging: the rows of these blocks.
         table: where to.
-        payload_width: of the layout.
-        rows_of_whole: how many rows the whole table has.
         rows_per_second: write at most so many; None: as fast as serving allows.
         blocks: that these rows are of; None: all.
 
@@ -312,41 +308,34 @@ def write(
         TableProblem: not every replica took what was written in time.
     """
     lengths: list[int] = []
+    in_redis = TableInRedis.of(table)
     with work.stage(StageName.WRITE):
-        pacer = Pacer(
-            table.client,
-            rows_per_second=rows_per_second,
-            rows_per_block=rows_of_whole / len(table.blocks),
-            rest=work.pulse.rest,
-        )
-        cuts = _cuts(work.pulse, staging, table, table.blocks if blocks is None else blocks, payload_width)
-        with closing(table.write(cuts, lengths, pacer=pacer)) as sent:
+        per_block = table.row_count / len(in_redis.blocks)
+        pacer = Pacer(in_redis.client, rows_per_second=rows_per_second, rows_per_block=per_block, rest=work.pulse.rest)
+        cuts = _cuts(work.pulse, staging, table.block_bits, in_redis.blocks if blocks is None else blocks)
+        with closing(in_redis.write(cuts, lengths, pacer=pacer)) as sent:
             for _ in sent:
                 work.pulse.beat()
     return lengths
 
 
-def _cuts(
-    pulse: Pulse, staging: Staging, table: TableInRedis, blocks: range, payload_width: int | None
-) -> Iterator[Cut]:
-    cutter = BlockCutter(payload_width, blocks.start, blocks.stop)
-    for rows in staging.buckets.in_block_order(table.block_bits):
+def _cuts(pulse: Pulse, staging: Staging, block_bits: int, blocks: range) -> Iterator[Cut]:
+    cutter = BlockCutter(staging.buckets.layout.payload_width, blocks.start, blocks.stop)
+    for rows in staging.buckets.in_block_order(block_bits):
         yield cutter.add(rows.blocks, rows.fingerprints, rows.payloads)
         pulse.rows_written += rows.payloads.rows
     yield cutter.finish()
 
 
-def verify(
-    work: Work, staging: Staging, table: TableInRedis, layout: Layout, lengths: list[int], *, start: int = 0
-) -> None:
+def verify(work: Work, staging: Staging, table: Table, lengths: list[int], *, start: int = 0) -> None:
     """Read back how long each written block is, from block `start` on, and look some rows up.
 
     Raises:
         TableProblem: something is not as it was written.
     """
-    beat = work.pulse.beat
+    beat, in_redis, layout = work.pulse.beat, TableInRedis.of(table), staging.buckets.layout
     with work.stage(StageName.VERIFY):
-        table.verify_lengths(lengths, beat, start=start)
+        in_redis.verify_lengths(lengths, beat, start=start)
         chosen = random.sample(range(staging.rows), min(ROWS_LOOKED_UP, staging.rows))
         if chosen:
-            table.verify_rows(layout, staging.records(chosen, [known.name for known in layout.fields], beat))
+            in_redis.verify_rows(layout, staging.records(chosen, [known.name for known in layout.fields], beat))

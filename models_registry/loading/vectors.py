@@ -13,6 +13,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from models_registry.loading.background import nothing
 from models_registry.loading.cutting import BlockCutter
 from models_registry.loading.packing import Payloads, RefusedValue, pack_columns
 from models_registry.loading.staging import Staging, select
@@ -96,7 +97,7 @@ def _check_locate(vector: Any) -> Iterator[str]:
     if (canonical.hex(), block, fingerprint.hex()) != wanted:
         yield f"serving finds {(canonical.hex(), block, fingerprint.hex())}, the file says {wanted}"
     with _staged([values], {}, Layout([])) as staging:
-        ((key,),) = staging.query(select(f"encode({staging.key})", "rows"), _nothing)
+        ((key,),) = staging.query(select(f"encode({staging.key})", "rows"), nothing)
         places = [
             (int(rows.blocks[0]), int(rows.fingerprints[0]).to_bytes(keys.FINGERPRINT_BYTES, "big").hex())
             for rows in staging.buckets.in_block_order(bits)
@@ -181,7 +182,7 @@ def _cut(layout: Layout, bits: int, number: int, rows: Sequence[tuple[list[str],
     blocks: list[bytes] = []
     with _staged([key for key, _ in rows], columns, layout) as staging:
         if staging.buckets.refused is not None:
-            raise staging.buckets.refused.refusal
+            raise staging.buckets.refused
         for placed in staging.buckets.in_block_order(bits):
             blocks += cutter.add(placed.blocks, placed.fingerprints, placed.payloads).blocks
     blocks += cutter.finish().blocks
@@ -189,10 +190,6 @@ def _cut(layout: Layout, bits: int, number: int, rows: Sequence[tuple[list[str],
 
 
 # --- Records to what production gets ----------------------------------------------------------------------------------
-
-
-def _nothing() -> None:
-    """Stand in for a load's heartbeat."""
 
 
 def _block_bits(vector: Any) -> int:
@@ -248,7 +245,7 @@ def _staged(key_values: Sequence[Sequence[str]], columns: Mapping[str, pa.Array]
             Path(folder), columns=table.column_names, key_fields=list(key_columns), layout=layout, memory_mb=MEMORY_MB
         ) as staging,
     ):
-        for _ in staging.fill(table.schema, table.to_batches(), _nothing):
+        for _ in staging.fill(table.schema, table.to_batches(), nothing):
             pass
         yield staging
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from django.db import transaction
 from django.db.models import Max
 
+from models_registry.catalogue.acts import record_act
 from models_registry.catalogue.selectors import model_summary, name_of, weights_by_code
 from models_registry.catalogue.units import units_word
 from models_registry.models import BASIS_POINTS, RecommendationModel, RolloutRevision, Version, new_salt
@@ -26,7 +27,6 @@ from tenants.figures import percent
 from tenants.models import User
 from tenants.rules import ChangedMeanwhile, RuleBroken, check_reason
 from tenants.services import lock_tenant
-from tenants.signals import announce_after_commit
 
 
 class CautionsUnseen(RuleBroken):
@@ -151,16 +151,14 @@ def rollout_reweight(
     """
     reason = check_reason(reason)
     with transaction.atomic():
-        current = _lock_current(model)
-        _check_unmoved(current, based_on)
+        current = _lock_current(model, based_on)
         weights = _check_weights(model, weights_bp)
         if weights == weights_by_code(current.weights_bp):
             raise RuleBroken("These are already the current weights.", field="weights_bp")
         if not despite_cautions:
             _check_cautions(model, weights)
-        revision = _save(current, actor, reason, allocation=_next_allocation(current, weights))
-        _record(current, revision, actor, audit.Action.ROLLOUT_REWEIGHT, f"Changed the weights of “{model.slug}”")
-    return revision
+        act = audit.Action.ROLLOUT_REWEIGHT, f"Changed the weights of “{model.slug}”"
+        return _save(current, actor, reason, act, allocation=_next_allocation(current, weights))
 
 
 def rollout_switch_off(
@@ -176,21 +174,13 @@ def rollout_switch_off(
     """
     reason = check_reason(reason)
     with transaction.atomic():
-        current = _lock_current(model)
-        _check_unmoved(current, based_on)
+        current = _lock_current(model, based_on)
         present = weights_by_code(current.weights_bp)
         if version.model_id != model.pk or not present.get(version.code):
             raise RuleBroken(f"“{version.name}” has no weight to take away.", field="version")
+        act = audit.Action.ROLLOUT_SWITCH_OFF, f"Switched off “{version.name}” of “{model.slug}”"
         weights = weights_without(present, version.code)
-        revision = _save(current, actor, reason, allocation=_next_allocation(current, weights))
-        _record(
-            current,
-            revision,
-            actor,
-            audit.Action.ROLLOUT_SWITCH_OFF,
-            f"Switched off “{version.name}” of “{model.slug}”",
-        )
-    return revision
+        return _save(current, actor, reason, act, allocation=_next_allocation(current, weights))
 
 
 def rollout_go_back(
@@ -204,16 +194,13 @@ def rollout_go_back(
     """
     reason = check_reason(reason)
     with transaction.atomic():
-        current = _lock_current(model)
-        _check_unmoved(current, based_on)
+        current = _lock_current(model, based_on)
         target = _revision_or_refuse(model, number)
         if (target.salt, bytes(target.allocation)) == (current.salt, bytes(current.allocation)):
             raise RuleBroken(f"The current weights are already those of revision {number}.", field="number")
         _check_weights(model, weights_by_code(target.weights_bp))
-        revision = _save(current, actor, reason, allocation=bytes(target.allocation), restores=target)
-        words = f"Went back to revision {number} of “{model.slug}”"
-        _record(current, revision, actor, audit.Action.ROLLOUT_GO_BACK, words)
-    return revision
+        act = audit.Action.ROLLOUT_GO_BACK, f"Went back to revision {number} of “{model.slug}”"
+        return _save(current, actor, reason, act, allocation=bytes(target.allocation), restores=target)
 
 
 def rollout_new_phase(
@@ -232,31 +219,28 @@ def rollout_new_phase(
     """
     reason = check_reason(reason)
     with transaction.atomic():
-        current = _lock_current(model)
-        _check_unmoved(current, based_on)
+        current = _lock_current(model, based_on)
         weights = weights_by_code(current.weights_bp) if weights_bp is None else _check_weights(model, weights_bp)
         phases = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model)
         phase = (phases.aggregate(newest=Max("phase"))["newest"] or 0) + 1
         salt = new_salt()
         allocation = first_allocation(weights, salt, current.number + 1)
-        revision = _save(current, actor, reason, allocation=allocation, phase=phase, salt=salt)
-        _record(current, revision, actor, audit.Action.ROLLOUT_NEW_PHASE, f"Began phase {phase} of “{model.slug}”")
-    return revision
+        act = audit.Action.ROLLOUT_NEW_PHASE, f"Began phase {phase} of “{model.slug}”"
+        return _save(current, actor, reason, act, allocation=allocation, phase=phase, salt=salt)
 
 
 # --- What the functions above share ---------------------------------------------------------------------------------
 
 
-def _lock_current(model: RecommendationModel) -> RolloutRevision:
+def _lock_current(model: RecommendationModel, based_on: int | None) -> RolloutRevision:
+    """Return the revision that is served, under the studio's lock, if it is the one that the actor saw."""
     lock_tenant(model.tenant)
-    return _current_or_refuse(model)
-
-
-def _check_unmoved(current: RolloutRevision, based_on: int | None) -> None:
+    current = _current_or_refuse(model)
     if based_on is not None and current.number != based_on:
         raise ChangedMeanwhile(
             f"{current.actor_name} changed the weights meanwhile (revision {current.number}). Nothing was saved."
         )
+    return current
 
 
 def _current_or_refuse(model: RecommendationModel) -> RolloutRevision:
@@ -314,19 +298,21 @@ def _save(
     current: RolloutRevision,
     actor: User | None,
     reason: str,
+    act: tuple[audit.Action, str],
     *,
     allocation: bytes,
     restores: RolloutRevision | None = None,
     phase: int | None = None,
     salt: str | None = None,
 ) -> RolloutRevision:
+    """Make the next revision and its entry in the audit trail: `act` is what was done, and how the entry begins."""
     salt = salt or (restores or current).salt
-    return RolloutRevision.objects.create(
+    revision = RolloutRevision.objects.create(
         model_id=current.model_id,
         number=current.number + 1,
         phase=phase or (restores or current).phase,
         salt=salt,
-        weights_bp=_as_json(weights_of(allocation)),
+        weights_bp={str(code): bp for code, bp in weights_of(allocation).items()},
         allocation=allocation,
         moved_bp=min(_effect(current, salt, allocation).moved_bp, BASIS_POINTS),
         restores=restores,
@@ -334,24 +320,15 @@ def _save(
         actor_name=audit.name_of(actor),
         reason=reason,
     )
-
-
-def _record(
-    current: RolloutRevision, revision: RolloutRevision, actor: User | None, action: audit.Action, summary: str
-) -> None:
+    action, words = act
     model = revision.model
-    audit.record(
-        tenant=model.tenant,
-        actor=actor,
-        action=action,
-        subject=f"model {model.slug}",
-        summary=f"{summary}: {percent(revision.moved_bp)} of {units_word(model)} change version.",
-        reason=revision.reason,
+    record_act(
+        model,
+        actor,
+        action,
+        f"{words}: {percent(revision.moved_bp)} of {units_word(model)} change version.",
+        reason=reason,
         before={"revision": current.number, "phase": current.phase, "weights_bp": current.weights_bp},
         after={"revision": revision.number, "phase": revision.phase, "weights_bp": revision.weights_bp},
     )
-    announce_after_commit(model.tenant_id)
-
-
-def _as_json(weights_bp: Mapping[int, int]) -> dict[str, int]:
-    return {str(code): bp for code, bp in sorted(weights_bp.items())}
+    return revision

@@ -280,7 +280,7 @@ def test_buckets__a_row_that_the_packer_refuses__is_named_and_places_are_still_l
         digests = Digests(places, np.full(len(values), 7, np.uint64), None)
         buckets.add(digests, {"n": pa.chunked_array([values])}, first)
     assert buckets.refused is not None
-    assert (buckets.refused.row, buckets.refused.refusal.field) == (3, "n")
+    assert (buckets.refused.row, buckets.refused.field) == (3, "n")
     assert buckets.shared_places(0, 5, nothing).samples == [(6, 0, 5)]
     buckets.close()
 
