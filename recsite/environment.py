@@ -96,6 +96,9 @@ class Environment(BaseSettings):
     load_memory_mb: int = Field(default=512, ge=128, description="memory DuckDB may use before it spills to disk")
     # A BigQuery source with at least so many rows is cut into ranges, which all workers of the queue share.
     load_split_rows: int = Field(default=20_000_000, ge=1000)
+    # A load works only when no other process on its machine wants the processor. To be turned off where loaders have
+    # processors of their own, as containers with a share each have: there it protects nobody.
+    load_yields: bool = True
     load_time_limit_seconds: int = Field(default=3 * 3600, ge=60)
 
     @field_validator("allowed_hosts", "csrf_trusted_origins", mode="before")

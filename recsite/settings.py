@@ -288,6 +288,7 @@ GCS_ENDPOINT = ENV.gcs_endpoint
 LOAD_WORKSPACE_DIR = ENV.var_dir / "loads"
 LOAD_MEMORY_MB = ENV.load_memory_mb
 LOAD_SPLIT_ROWS = ENV.load_split_rows
+LOAD_YIELDS = ENV.load_yields
 LOAD_TIME_LIMIT = timedelta(seconds=ENV.load_time_limit_seconds)
 
 CELERY_BROKER_URL = ENV.broker_url or ENV.redis_url

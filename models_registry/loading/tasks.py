@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from celery import shared_task
+from django.conf import settings
 from django.utils import timezone
 
 from models_registry.loading import ranges, repair, upkeep
@@ -15,14 +16,16 @@ SWEEP_SECONDS = 30
 @shared_task(name="loading.run")
 def run(load_id: int) -> None:
     """Run a queued load. Its time limit is the worker's own (RECSITE_LOAD_TIME_LIMIT_SECONDS)."""
-    yield_to_others()
+    if settings.LOAD_YIELDS:
+        yield_to_others()
     run_load(load_id)
 
 
 @shared_task(name="loading.run_range")
 def run_range(range_id: int) -> None:
     """Run a range of a large load that waits."""
-    yield_to_others()
+    if settings.LOAD_YIELDS:
+        yield_to_others()
     ranges.run_range(range_id)
 
 

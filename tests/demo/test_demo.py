@@ -41,6 +41,8 @@ class Demo:
     @property
     def environment(self) -> dict[str, str]:
         own = {name: value for name, value in os.environ.items() if not name.startswith("RECSITE_")}
+        # Other tests run beside it, and a load that yields would wait until they do not.
+        own["RECSITE_LOAD_YIELDS"] = "false"
         return own | {"RECSITE_VAR_DIR": str(self.var_dir), "RECSITE_ENV_FILE": str(self.var_dir / "demo.env")}
 
     @property

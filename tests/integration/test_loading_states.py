@@ -46,12 +46,6 @@ def scene(tmp_path: Path, settings: Settings, valkey: redis.Redis) -> Scene:
     return made
 
 
-@pytest.fixture(autouse=True)
-def is_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep a task from putting this process last: that is for good, and other tests follow."""
-    monkeypatch.setattr(tasks, "yield_to_others", lambda: None)
-
-
 def at(state: LoadState, action: Callable[[], object]) -> Callable[[Progress], None]:
     """Return a listener that does something once, when a load enters a state."""
     done: list[bool] = []
@@ -66,6 +60,18 @@ def at(state: LoadState, action: Callable[[], object]) -> Callable[[Progress], N
 
 def reload(load: Load) -> Load:
     return Load.objects.unscoped().get(pk=load.pk)
+
+
+@pytest.mark.parametrize("yields", [True, False])
+def test_task__makes_way_for_others_where_that_is_set(
+    scene: Scene, settings: Settings, monkeypatch: pytest.MonkeyPatch, *, yields: bool
+) -> None:
+    made_way: list[int] = []
+    # Not done for real: it is for good, and other tests follow.
+    monkeypatch.setattr(tasks, "yield_to_others", lambda: made_way.append(1))
+    settings.LOAD_YIELDS = yields
+    tasks.run(scene.queue().pk)
+    assert made_way == [1] * yields
 
 
 # --- One run at a time ------------------------------------------------------------------------------------------------
