@@ -17,7 +17,7 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from recsite.api.problems import CSRF_FAILED, NO_STUDIO, NOT_ALLOWED, PERSON_REQUIRED, STUDIO_REQUIRED, Problem
+from recsite.api.problems import Kind, Problem
 from recsite.api.problems import not_found as nothing_here
 from tenants import access
 from tenants.automation import automation_token_authenticate
@@ -89,9 +89,9 @@ class Need:
         elif self.is_for_any_token:
             return
         elif self.scope is None:
-            raise Problem(PERSON_REQUIRED, "Only a person may do this; sign in to the dashboard.")
+            raise Problem(Kind.PERSON_REQUIRED, "Only a person may do this; sign in to the dashboard.")
         elif self.scope not in caller.token.scopes:
-            raise Problem(NOT_ALLOWED, f"This token doesn’t have the scope “{self.scope.value}”.")
+            raise Problem(Kind.NOT_ALLOWED, f"This token doesn’t have the scope “{self.scope.value}”.")
 
 
 def needs(scope: Scope) -> Need:
@@ -152,7 +152,7 @@ class PersonAuthentication(SessionAuthentication):
         try:
             super().enforce_csrf(request)
         except PermissionDenied:
-            raise Problem(CSRF_FAILED, "Send the CSRF token of the page as “X-CSRFToken”.") from None
+            raise Problem(Kind.CSRF_FAILED, "Send the CSRF token of the page as “X-CSRFToken”.") from None
 
 
 def _studio_of(person: User, slug: str | None) -> Tenant:
@@ -167,8 +167,8 @@ def _studio_of(person: User, slug: str | None) -> Tenant:
         return mine[0]
     if mine or access.is_platform_staff(person):
         names = f", such as {', '.join(tenant.slug for tenant in mine)}" if mine else ""
-        raise Problem(STUDIO_REQUIRED, f"Name the studio in the header “{STUDIO_HEADER}”{names}.")
-    raise Problem(NO_STUDIO, "You don’t belong to a studio yet. Ask your studio’s admin to add you.")
+        raise Problem(Kind.STUDIO_REQUIRED, f"Name the studio in the header “{STUDIO_HEADER}”{names}.")
+    raise Problem(Kind.NO_STUDIO, "You don’t belong to a studio yet. Ask your studio’s admin to add you.")
 
 
 def _no_such_studio() -> Problem:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from typing import IO, Any, NoReturn, TypeVar
+from typing import IO, Any, ClassVar, NoReturn, TypeVar
 
 from django.utils import timezone
 from rest_framework import serializers
 from rest_framework.exceptions import ParseError
-from rest_framework.fields import empty
 from rest_framework.parsers import JSONParser
 from rest_framework.request import Request
 from typing_extensions import override
@@ -131,7 +130,15 @@ class Moment(serializers.DateTimeField):
 
 
 class Answer(serializers.Serializer[Row]):
-    """A JSON object that the API gives. `source_` is called `source`: DRF needs some names for itself."""
+    """A JSON object that the API gives. `source_` is called `source`: DRF needs some names for itself.
+
+    Attributes:
+        example: one, for the documentation.
+        shows_once: the field for a secret that no other answer shows.
+    """
+
+    example: ClassVar[Any] = None
+    shows_once: ClassVar[str] = ""
 
     @override
     def get_fields(self) -> dict[str, Any]:
@@ -172,6 +179,8 @@ class Change(Body):
 class Nothing(Body):
     """An empty object."""
 
+    example: ClassVar[Any] = {}
+
 
 class Reason(Body):
     """Why something is done."""
@@ -210,7 +219,4 @@ def read_query(request: Request, query: type[Query]) -> dict[str, Any]:
 
 def _checked(form: serializers.Serializer[Any]) -> dict[str, Any]:
     form.is_valid(raise_exception=True)
-    values: Any = form.validated_data
-    if values is empty:
-        return {}
-    return dict(values)
+    return dict(form.validated_data)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from django.db import IntegrityError, transaction
 from django.http import HttpResponse
@@ -24,10 +24,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from recsite.api.authentication import caller_of
-from recsite.api.problems import IN_PROGRESS, KEY_REUSED, SECRET_SHOWN, Problem
+from recsite.api.problems import Kind, Problem
 from tenants.models import IdempotencyRecord, new_public_id
-
-Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 HEADER = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotency-Replayed"
@@ -37,41 +35,36 @@ ABANDONED_AFTER = timedelta(minutes=10)
 _KEY = re.compile(r"[!-~]{1,200}")
 
 
-def idempotent(*, shows_once: str = "") -> Callable[[Handler], Handler]:
-    """Make a view's method heed `Idempotency-Key`; without the header nothing changes.
+def idempotent(handler: Callable[..., Response], shows_once: str) -> Callable[..., HttpResponseBase]:
+    """Return a view's method that heeds `Idempotency-Key`; without the header nothing changes.
 
     Costs a write before and one within the change.
 
     Args:
+        handler: the method.
         shows_once: the answer's field for a secret. One with it is not kept; sent again, it is a 409 that says so.
     """
 
-    def decorate(handler: Handler) -> Handler:
-        @wraps(handler)
-        def once(view: Any, request: Request, *args: Any, **kwargs: Any) -> HttpResponseBase:
-            key = request.headers.get(HEADER)
-            if key is None:
-                response: Response = handler(view, request, *args, **kwargs)
-                return response
-            if not _KEY.fullmatch(key):
-                raise serializers.ValidationError({HEADER: ["Use 1 to 200 visible ASCII characters."]})
-            record = _begin(request, key)
-            if isinstance(record, HttpResponse):
-                return record
-            try:
-                with transaction.atomic():
-                    response = handler(view, request, *args, **kwargs)
-                    _finish(record, response, shows_secret=bool(shows_once and response.data[shows_once]))
-            except BaseException:
-                _mine(record).delete()
-                raise
-            return response
+    @wraps(handler)
+    def once(view: Any, request: Request, **names: str) -> HttpResponseBase:
+        key = request.headers.get(HEADER)
+        if key is None:
+            return handler(view, request, **names)
+        if not _KEY.fullmatch(key):
+            raise serializers.ValidationError({HEADER: ["Use 1 to 200 visible ASCII characters."]})
+        record = _begin(request, key)
+        if isinstance(record, HttpResponse):
+            return record
+        try:
+            with transaction.atomic():
+                response = handler(view, request, **names)
+                _finish(record, response, shows_secret=bool(shows_once and response.data[shows_once]))
+        except BaseException:
+            _mine(record).delete()
+            raise
+        return response
 
-        # Read by the schema and by a test.
-        vars(once).update(is_idempotent=True, shows_secret=bool(shows_once))
-        return cast("Handler", once)
-
-    return decorate
+    return once
 
 
 def clean_idempotency_records() -> int:
@@ -119,13 +112,13 @@ def _begin(request: Request, key: str) -> IdempotencyRecord | HttpResponse:
 def _again(before: IdempotencyRecord, record: IdempotencyRecord) -> HttpResponse:
     """Return what a request that was sent before was answered."""
     if before.body_hash != record.body_hash:
-        raise Problem(KEY_REUSED, f"This {HEADER} was sent before with another request. Use a new one.")
+        raise Problem(Kind.KEY_REUSED, f"This {HEADER} was sent before with another request. Use a new one.")
     if before.status is None:
         raise _in_progress()
     if before.showed_secret:
         what = f" It is about {before.location}." if before.location else ""
         raise Problem(
-            SECRET_SHOWN,
+            Kind.SECRET_SHOWN,
             f"The first such request did this, and its answer showed a secret that is shown only once.{what} "
             "If you lost that answer, create another one and revoke this one.",
         )
@@ -154,7 +147,9 @@ def _mine(record: IdempotencyRecord) -> Any:
 
 def _in_progress() -> Problem:
     return Problem(
-        IN_PROGRESS, f"A request with this {HEADER} is still being answered. Try again.", headers={"Retry-After": "1"}
+        Kind.IN_PROGRESS,
+        f"A request with this {HEADER} is still being answered. Try again.",
+        headers={"Retry-After": "1"},
     )
 
 

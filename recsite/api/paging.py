@@ -41,12 +41,22 @@ class PageQuery(Query):
 def page_of(
     rows: QuerySet[Any], asked: dict[str, Any], *, by: str, kind: type[int | str] = int, is_descending: bool = False
 ) -> Page[Any]:
-    """Return the page that is asked for (`tenants.paging.page_of`); `asked` is what `PageQuery` read.
+    """Return the page that is asked for (`tenants.paging.page_of`).
+
+    Args:
+        rows: all of them.
+        asked: what a `PageQuery` read. What it has beyond limit and cursor filters: a field's `source` is the lookup.
+        by: the field that orders them.
+        kind: of that field's values.
+        is_descending: the newest first.
 
     Raises:
         ValidationError: the cursor is none of ours.
     """
-    after = read_cursor(asked["cursor"], kind) if "cursor" in asked else None
-    if "cursor" in asked and after is None:
-        raise serializers.ValidationError({"cursor": ["This isn’t a cursor. Send the next_cursor of an answer."]})
-    return paging.page_of(rows, by=by, limit=asked["limit"], after=after, is_descending=is_descending)
+    lookups = dict(asked)
+    limit, cursor, after = lookups.pop("limit"), lookups.pop("cursor", None), None
+    if cursor is not None:
+        after = read_cursor(cursor, kind)
+        if after is None:
+            raise serializers.ValidationError({"cursor": ["This isn’t a cursor. Send the next_cursor of an answer."]})
+    return paging.page_of(rows.filter(**lookups), by=by, limit=limit, after=after, is_descending=is_descending)

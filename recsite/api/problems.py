@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
@@ -20,70 +20,40 @@ from tenants.rules import ChangedMeanwhile, LimitReached, RuleBroken
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Kind:
-    """One kind of error.
+class Kind(Enum):
+    """A kind of error: its stable code, which programs look at; the answer's status; and for people, what it means."""
 
-    Attributes:
-        code: stable; what a program looks at.
-        status: the answer's.
-        meaning: for the documentation.
-    """
+    MALFORMED = ("malformed", 400, "The request can't be read: its body isn't JSON, for example.")
+    INVALID = ("invalid", 400, "A value is missing, unknown or of the wrong type; see `errors`.")
+    STUDIO_REQUIRED = ("studio_required", 400, "A person with several studios must name one in `Recsite-Studio`.")
+    UNAUTHENTICATED = ("unauthenticated", 401, "No token, or one that is wrong, expired or revoked; nobody signed in.")
+    NOT_ALLOWED = ("not_allowed", 403, "The token lacks the scope, or the person the role.")
+    PERSON_REQUIRED = ("person_required", 403, "Only a person may do this, not a token.")
+    NO_STUDIO = ("no_studio", 403, "The person belongs to no studio yet.")
+    CSRF_FAILED = ("csrf_failed", 403, "A signed-in browser must send its CSRF token with every change.")
+    NOT_FOUND = ("not_found", 404, "There is no such thing, or it is another studio's.")
+    METHOD_NOT_ALLOWED = ("method_not_allowed", 405, "`Allow` lists the methods there are.")
+    IN_PROGRESS = (
+        "request_in_progress",
+        409,
+        "A request with this Idempotency-Key is still being answered; try again.",
+    )
+    SECRET_SHOWN = ("secret_shown", 409, "This request was answered before, with a secret that is shown only once.")
+    CONFLICT = ("conflict", 409, "It was changed meanwhile, and nothing was saved; look again.")
+    LIMIT_REACHED = ("limit_reached", 409, "The studio has reached a limit; `detail` says which.")
+    LENGTH_REQUIRED = ("length_required", 411, "A body needs a Content-Length.")
+    TOO_LARGE = ("body_too_large", 413, "The body is too large.")
+    UNSUPPORTED = ("unsupported_media_type", 415, "Send application/json.")
+    REFUSED = ("refused", 422, "A rule forbids it; `detail` says which, `errors` which field it is about.")
+    KEY_REUSED = ("idempotency_key_reused", 422, "This Idempotency-Key was sent before with another request.")
+    RATE_LIMITED = ("rate_limited", 429, "`Retry-After` says how many seconds to wait.")
+    UNAVAILABLE = ("unavailable", 503, "The database isn't answering; try again.")
+    INTERNAL = ("internal_error", 500, "A mistake of ours. It is in our log, and nothing was changed.")
 
-    code: str
-    status: int
-    meaning: str
-
-
-MALFORMED = Kind("malformed", 400, "The request can't be read: its body isn't JSON, for example.")
-INVALID = Kind("invalid", 400, "A value is missing, unknown or of the wrong type; see `errors`.")
-STUDIO_REQUIRED = Kind("studio_required", 400, "A person with several studios must name one in `Recsite-Studio`.")
-UNAUTHENTICATED = Kind("unauthenticated", 401, "No token, or one that is wrong, expired or revoked; nobody signed in.")
-NOT_ALLOWED = Kind("not_allowed", 403, "The token lacks the scope, or the person the role.")
-PERSON_REQUIRED = Kind("person_required", 403, "Only a person may do this, not a token.")
-NO_STUDIO = Kind("no_studio", 403, "The person belongs to no studio yet.")
-CSRF_FAILED = Kind("csrf_failed", 403, "A signed-in browser must send its CSRF token with every change.")
-NOT_FOUND = Kind("not_found", 404, "There is no such thing, or it is another studio's.")
-METHOD_NOT_ALLOWED = Kind("method_not_allowed", 405, "`Allow` lists the methods there are.")
-IN_PROGRESS = Kind(
-    "request_in_progress", 409, "A request with this Idempotency-Key is still being answered; try again."
-)
-SECRET_SHOWN = Kind("secret_shown", 409, "This request was answered before, with a secret that is shown only once.")
-CONFLICT = Kind("conflict", 409, "It was changed meanwhile, and nothing was saved; look again.")
-LIMIT_REACHED = Kind("limit_reached", 409, "The studio has reached a limit; `detail` says which.")
-LENGTH_REQUIRED = Kind("length_required", 411, "A body needs a Content-Length.")
-TOO_LARGE = Kind("body_too_large", 413, "The body is too large.")
-UNSUPPORTED = Kind("unsupported_media_type", 415, "Send application/json.")
-REFUSED = Kind("refused", 422, "A rule forbids it; `detail` says which, `errors` which field it is about.")
-KEY_REUSED = Kind("idempotency_key_reused", 422, "This Idempotency-Key was sent before with another request.")
-RATE_LIMITED = Kind("rate_limited", 429, "`Retry-After` says how many seconds to wait.")
-UNAVAILABLE = Kind("unavailable", 503, "The database isn't answering; try again.")
-INTERNAL = Kind("internal_error", 500, "A mistake of ours. It is in our log, and nothing was changed.")
-
-KINDS = (
-    MALFORMED,
-    INVALID,
-    STUDIO_REQUIRED,
-    UNAUTHENTICATED,
-    NOT_ALLOWED,
-    PERSON_REQUIRED,
-    NO_STUDIO,
-    CSRF_FAILED,
-    NOT_FOUND,
-    METHOD_NOT_ALLOWED,
-    IN_PROGRESS,
-    SECRET_SHOWN,
-    CONFLICT,
-    LIMIT_REACHED,
-    LENGTH_REQUIRED,
-    TOO_LARGE,
-    UNSUPPORTED,
-    REFUSED,
-    KEY_REUSED,
-    RATE_LIMITED,
-    UNAVAILABLE,
-    INTERNAL,
-)
+    def __init__(self, code: str, status: int, meaning: str) -> None:
+        self.code = code
+        self.status = status
+        self.meaning = meaning
 
 
 class Problem(exceptions.APIException):
@@ -143,7 +113,7 @@ def fields_named(**names: str) -> Iterator[None]:
 
 def not_found(what: str = "There is nothing here.") -> Problem:
     """Return what to raise for what does not exist, or not in this studio."""
-    return Problem(NOT_FOUND, what)
+    return Problem(Kind.NOT_FOUND, what)
 
 
 def problem_response(error: Exception, context: Mapping[str, Any]) -> HttpResponse | None:
@@ -153,7 +123,7 @@ def problem_response(error: Exception, context: Mapping[str, Any]) -> HttpRespon
         return None
     response = problem.as_response()
     wait_seconds = getattr(error, "wait", None)
-    if problem.kind is RATE_LIMITED and wait_seconds is not None:
+    if problem.kind is Kind.RATE_LIMITED and wait_seconds is not None:
         response["Retry-After"] = str(max(1, int(wait_seconds)))
     if problem.kind.status == 401:
         response["WWW-Authenticate"] = getattr(error, "auth_header", "Bearer")
@@ -163,42 +133,44 @@ def problem_response(error: Exception, context: Mapping[str, Any]) -> HttpRespon
 def _translate(error: Exception) -> Problem | None:  # noqa: C901, PLR0912 - one line for each kind of exception
     match error:
         case ChangedMeanwhile():
-            return Problem(CONFLICT, str(error))
+            return Problem(Kind.CONFLICT, str(error))
         case RuleBroken():
             errors = [{"field": error.field, "detail": str(error)}] if error.field else None
-            kind = LIMIT_REACHED if isinstance(error, LimitReached) else REFUSED
+            kind = Kind.LIMIT_REACHED if isinstance(error, LimitReached) else Kind.REFUSED
             return Problem(kind, str(error), errors=errors)
         case exceptions.ValidationError():
-            return Problem(INVALID, "Some values are invalid; see “errors”.", errors=list(_flat(error.detail)))
+            return Problem(Kind.INVALID, "Some values are invalid; see “errors”.", errors=list(_flat(error.detail)))
         case NotAMember():
             return not_found(str(error))
         case PersonNeeded():
-            return Problem(PERSON_REQUIRED, str(error))
+            return Problem(Kind.PERSON_REQUIRED, str(error))
         case NotAllowed():
-            return Problem(NOT_ALLOWED, str(error))
+            return Problem(Kind.NOT_ALLOWED, str(error))
         case Http404() | exceptions.NotFound():
             return not_found()
         case exceptions.NotAuthenticated() | exceptions.AuthenticationFailed():
-            return Problem(UNAUTHENTICATED, "Send a valid automation token as “Authorization: Bearer …”, or sign in.")
+            return Problem(
+                Kind.UNAUTHENTICATED, "Send a valid automation token as “Authorization: Bearer …”, or sign in."
+            )
         case exceptions.PermissionDenied() | PermissionDenied():
-            return Problem(NOT_ALLOWED, "This is not allowed.")
+            return Problem(Kind.NOT_ALLOWED, "This is not allowed.")
         case exceptions.MethodNotAllowed():
-            return Problem(METHOD_NOT_ALLOWED, "This address doesn’t take this method; see the header “Allow”.")
+            return Problem(Kind.METHOD_NOT_ALLOWED, "This address doesn’t take this method; see the header “Allow”.")
         case exceptions.UnsupportedMediaType():
-            return Problem(UNSUPPORTED, "Send the body as application/json.")
+            return Problem(Kind.UNSUPPORTED, "Send the body as application/json.")
         case exceptions.Throttled():
-            return Problem(RATE_LIMITED, "Too many requests. Wait, then try again.")
+            return Problem(Kind.RATE_LIMITED, "Too many requests. Wait, then try again.")
         case RequestDataTooBig():
-            return Problem(TOO_LARGE, "The body is too large.")
+            return Problem(Kind.TOO_LARGE, "The body is too large.")
         case exceptions.ParseError() | UnreadablePostError() | SuspiciousOperation():
-            return Problem(MALFORMED, "The body isn’t valid JSON.")
+            return Problem(Kind.MALFORMED, "The body isn’t valid JSON.")
         case IntegrityError():
             log.warning("api.conflict", exc_info=error)
-            return Problem(CONFLICT, "Something else changed at the same moment. Look again.")
+            return Problem(Kind.CONFLICT, "Something else changed at the same moment. Look again.")
         case OperationalError() | InterfaceError():
             log.error("api.database_failed", exc_info=error)
             return Problem(
-                UNAVAILABLE, "The database isn’t answering just now. Try again.", headers={"Retry-After": "5"}
+                Kind.UNAVAILABLE, "The database isn’t answering just now. Try again.", headers={"Retry-After": "5"}
             )
     return None
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, wraps
 from inspect import getdoc
-from typing import Any, TypeVar
+from typing import Any
 
 from django.conf import settings
 from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiSerializerExtension
@@ -13,14 +13,16 @@ from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import ResolvedComponent
 from drf_spectacular.utils import Direction, OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import serializers
+from rest_framework.request import Request
+from typing_extensions import override
 
-from recsite.api import problems
-from recsite.api.authentication import Need
-from recsite.api.bodies import Body, Query
-from recsite.api.idempotency import HEADER
+from recsite.api.authentication import Need, needs
+from recsite.api.bodies import Body, Query, read_body, read_query
+from recsite.api.idempotency import HEADER, idempotent
+from recsite.api.paging import PageQuery
+from recsite.api.problems import Kind
 from serving.http import PROBLEM as PROBLEM_MEDIA_TYPE
-
-Method = TypeVar("Method", bound=Callable[..., Any])
+from tenants.models import Scope
 
 # What stands in paths: its schema and what it is.
 PATH_PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
@@ -53,7 +55,7 @@ def problem_schema(codes: Sequence[str] = (), **more: dict[str, Any]) -> dict[st
     }
 
 
-PROBLEM = problem_schema([kind.code for kind in problems.KINDS])
+PROBLEM = problem_schema([kind.code for kind in Kind])
 PROBLEM["properties"]["errors"] = {
     "type": "array",
     "items": {
@@ -77,34 +79,54 @@ PROBLEM["example"] = {
 
 def operation(
     operation_id: str,
+    need: Need | Scope,
     *,
-    need: Need,
-    body: type[Body] | None = None,
-    query: type[Query] | None = None,
-    answer: type[serializers.Serializer[Any]] | None = None,
+    takes: type[Body] | None = None,
+    gives: type[serializers.Serializer[Any]] | None = None,
     status: int = 200,
     example: Any = None,
     answer_example: Any = None,
-) -> Callable[[Method], Method]:
-    """Say what one of a view's methods needs, takes and answers; its docstring is its description.
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Say what one of a view's methods needs, takes and gives; its docstring is its description.
+
+    A POST that needs more than to read heeds `Idempotency-Key`.
 
     Args:
         operation_id: its stable name in the schema.
         need: what a caller must have; checked before the method runs.
-        body: what it reads from the request.
-        query: what it reads from the address.
-        answer: what it gives; None for an answer without a body.
-        status: of a success.
-        example: a body.
-        answer_example: an answer.
+        takes: what is read from the body, or if it is a `Query` from the address, and handed to the method first. With
+            a `PageQuery` the answer is a page of what it gives.
+        gives: what it answers; None for an answer without a body, a 204.
+        status: of a success with a body.
+        example: of what it takes; without it, the one that `takes` has.
+        answer_example: of what it gives; without it, the one that `gives` has.
     """
+    need = needs(need) if isinstance(need, Scope) else need
+    example = getattr(takes, "example", None) if example is None else example
+    answer, answer_example = gives, answer_example or getattr(gives, "example", None)
+    if gives is None:
+        status = 204
+    elif takes is not None and issubclass(takes, PageQuery):
+        answer, answer_example = page_answer(gives), {"results": [answer_example], "next_cursor": None}
     examples = []
     if example is not None:
         examples.append(OpenApiExample("Request", value=example, request_only=True))
     if answer_example is not None:
         examples.append(OpenApiExample("Answer", value=answer_example, response_only=True, status_codes=[str(status)]))
+    body, query = (None, takes) if takes is None or issubclass(takes, Query) else (takes, None)
+    shows_once = getattr(gives, "shows_once", "")
 
-    def decorate(method: Method) -> Method:
+    def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def handle(view: Any, request: Request, **names: str) -> Any:
+            if body is not None:
+                return method(view, read_body(request, body), **names)
+            if query is not None:
+                return method(view, read_query(request, query), **names)
+            read_query(request, Query)  # It takes nothing.
+            return method(view, **names)
+
+        is_idempotent = method.__name__ == "post" and need.scope is not Scope.READ
         summary, _, description = (getdoc(method) or "").partition("\n")
         described = extend_schema(
             operation_id=operation_id,
@@ -114,8 +136,9 @@ def operation(
             request=body,
             responses={status: OpenApiResponse(answer, description="Done.")},
             examples=examples,
-        )(method)
-        vars(described).update(need=need, takes_nothing=body is None and query is None)  # read by StudioView
+        )(idempotent(handle, shows_once) if is_idempotent else handle)
+        # Read by permissions, by the schema and by tests.
+        vars(described).update(need=need, is_idempotent=is_idempotent, shows_secret=bool(shows_once))
         return described
 
     return decorate
@@ -179,22 +202,22 @@ class Schema(AutoSchema):
             }
         return bodies
 
-    def _problems(self) -> dict[int, list[problems.Kind]]:
+    def _problems(self) -> dict[int, list[Kind]]:
         """Return what can go wrong with this operation, by status."""
         method = self._method()
         is_write = self.method != "GET"
-        possible = [problems.INVALID, problems.STUDIO_REQUIRED, problems.UNAUTHENTICATED, problems.NOT_ALLOWED]
-        possible += [problems.NO_STUDIO, problems.NOT_FOUND, problems.RATE_LIMITED, problems.UNAVAILABLE]
+        possible = [Kind.INVALID, Kind.STUDIO_REQUIRED, Kind.UNAUTHENTICATED, Kind.NOT_ALLOWED]
+        possible += [Kind.NO_STUDIO, Kind.NOT_FOUND, Kind.RATE_LIMITED, Kind.UNAVAILABLE]
         if is_write:
-            possible += [problems.MALFORMED, problems.PERSON_REQUIRED, problems.CSRF_FAILED, problems.CONFLICT]
-            possible.append(problems.LIMIT_REACHED)
-            possible += [problems.REFUSED, problems.TOO_LARGE, problems.UNSUPPORTED, problems.LENGTH_REQUIRED]
+            possible += [Kind.MALFORMED, Kind.PERSON_REQUIRED, Kind.CSRF_FAILED, Kind.CONFLICT]
+            possible.append(Kind.LIMIT_REACHED)
+            possible += [Kind.REFUSED, Kind.TOO_LARGE, Kind.UNSUPPORTED, Kind.LENGTH_REQUIRED]
         if getattr(method, "is_idempotent", False):
-            possible += [problems.IN_PROGRESS, problems.KEY_REUSED]
+            possible += [Kind.IN_PROGRESS, Kind.KEY_REUSED]
         if getattr(method, "shows_secret", False):
-            possible.append(problems.SECRET_SHOWN)
-        by_status: dict[int, list[problems.Kind]] = {}
-        for kind in problems.KINDS:
+            possible.append(Kind.SECRET_SHOWN)
+        by_status: dict[int, list[Kind]] = {}
+        for kind in Kind:
             if kind in possible:
                 by_status.setdefault(kind.status, []).append(kind)
         return by_status
@@ -209,8 +232,8 @@ class StrictBody(OpenApiSerializerExtension):
     target_class = Body
     match_subclasses = True
 
+    @override
     def map_serializer(self, auto_schema: AutoSchema, direction: Direction) -> dict[str, Any]:
-        """See drf-spectacular."""
         schema: dict[str, Any] = auto_schema._map_serializer(  # noqa: SLF001 - the way extensions reach it
             self.target, direction, bypass_extensions=True
         )
@@ -227,8 +250,8 @@ class TokenScheme(OpenApiAuthenticationExtension):
     target_class = "recsite.api.authentication.TokenAuthentication"
     name = "automationToken"
 
+    @override
     def get_security_definition(self, auto_schema: AutoSchema) -> dict[str, Any]:
-        """See drf-spectacular."""
         return {
             "type": "http",
             "scheme": "bearer",
@@ -243,8 +266,8 @@ class PersonScheme(OpenApiAuthenticationExtension):
     target_class = "recsite.api.authentication.PersonAuthentication"
     name = "dashboardSession"
 
+    @override
     def get_security_definition(self, auto_schema: AutoSchema) -> dict[str, Any]:
-        """See drf-spectacular."""
         return {
             "type": "apiKey",
             "in": "cookie",

@@ -23,8 +23,8 @@ from rest_framework.views import APIView
 from typing_extensions import override
 
 from recsite.api.authentication import Caller, IsEnough, PersonAuthentication, TokenAuthentication, caller_of
-from recsite.api.bodies import Query, StrictJSONParser, read_query
-from recsite.api.problems import LENGTH_REQUIRED, Problem, not_found
+from recsite.api.bodies import StrictJSONParser
+from recsite.api.problems import Kind, Problem, not_found
 from tenants import audit
 from tenants.models import Tenant, User
 from tenants.paging import Page
@@ -92,10 +92,13 @@ class NothingHere(ApiView):
 class StudioView(ApiView):
     """An address of a studio's API: `@operation` says what each method needs, `tag` groups it in the documentation."""
 
+    tag: ClassVar[str]
     authentication_classes = (TokenAuthentication, PersonAuthentication)
     permission_classes = (IsEnough,)
     throttle_classes = (PerCaller,)
-    tag: ClassVar[str]
+
+    def __init_subclass__(cls, tag: str) -> None:
+        cls.tag = tag
 
     def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """Answer a request; what it changes is done in the name of the caller."""
@@ -105,12 +108,10 @@ class StudioView(ApiView):
             audit.act_as(None)
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        """Let through who may, refuse parameters where there are none, and name who acts."""
+        """Let through who may, and name who acts."""
         super().initial(request, *args, **kwargs)
         if request.META.get("HTTP_TRANSFER_ENCODING") and not request.META.get("CONTENT_LENGTH"):
-            raise Problem(LENGTH_REQUIRED, "Send the body with a Content-Length.")
-        if getattr(getattr(self, (request.method or "").lower(), None), "takes_nothing", False):
-            read_query(request, Query)
+            raise Problem(Kind.LENGTH_REQUIRED, "Send the body with a Content-Length.")
         audit.act_as(self.caller.automation)
 
     @property

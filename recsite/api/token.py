@@ -111,10 +111,9 @@ class TokenView(ApiView):
 
 
 def _problem(status: int, code: str, detail: str, error: str) -> HttpResponse:
-    headers = {
-        401: {"WWW-Authenticate": 'Basic realm="recsite", charset="UTF-8"'},
-        503: {"Retry-After": "5"},
-    }.get(status)
+    headers = {401: {"WWW-Authenticate": 'Basic realm="recsite", charset="UTF-8"'}, 503: {"Retry-After": "5"}}.get(
+        status
+    )
     return problem_answer(status, code, detail, extra={"error": error, "error_description": detail}, headers=headers)
 
 

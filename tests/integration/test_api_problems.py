@@ -12,7 +12,7 @@ from django.conf import settings as project_settings
 from django.db import IntegrityError, OperationalError
 from django.test import Client
 
-from recsite.api.problems import KINDS
+from recsite.api.problems import Kind
 from tenants.models import User
 from tests.factories import LAYOUT, UserFactory
 from tests.integration.api_client import Answered, ApiClient
@@ -233,7 +233,7 @@ def test_codes__all_of_them__are_in_the_documentation() -> None:
     text = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
     documented = dict(re.findall(r"^\| `(\w+)` \| (\d+) \|", text, flags=re.MULTILINE))
 
-    assert documented == {kind.code: str(kind.status) for kind in KINDS}
+    assert documented == {kind.code: str(kind.status) for kind in Kind}
 
 
 def test_page_of_a_person_without_studio__still_a_problem_document(db: None) -> None:

@@ -21,13 +21,23 @@ from recsite.api.authentication import STUDIO_HEADER
 from recsite.api.described.document import document
 from recsite.api.idempotency import KEPT_FOR
 from recsite.api.paging import MAX_LIMIT
-from recsite.api.problems import KINDS
+from recsite.api.problems import Kind
 from tenants.access import ROLE_FOR, studios_of
 from tenants.models import Scope
 
 DEPTH = 3
 STUDIOS_OFFERED = 50
 SERVED_BY_LANE = "/v1/"
+PATH_EXAMPLES = {
+    "model": "offers",
+    "version": "2026-11-a",
+    "fence": "7",
+    "revision": "0",
+    "number": "4",
+    "client_id": "cr_8v3n5k0c2fdt",
+    "token": "at_5f2m8q0xk1bc",
+    "username": "mara",
+}
 METHODS = ("get", "post", "put", "patch", "delete")
 
 
@@ -41,14 +51,6 @@ class Field:
     is_required: bool = False
     where: str = ""
     example: str = ""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One status that an operation can answer with."""
-
-    status: str
-    words: str
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Operation:
     answer: tuple[Field, ...]
     answer_example: str
     success: str
-    errors: tuple[Outcome, ...]
+    errors: tuple[tuple[str, SafeString], ...]
     command: str
     is_tried_here: bool
 
@@ -88,7 +90,7 @@ def reference(request: HttpRequest) -> HttpResponse:
         get_token(request)  # has the cookie sent that the page's requests need
     context = {
         "groups": groups(request.build_absolute_uri("/").rstrip("/")),
-        "kinds": [(kind, with_code(kind.meaning)) for kind in KINDS],
+        "kinds": [(kind, with_code(kind.meaning)) for kind in Kind],
         "scopes": [(Scope(scope), role.label) for scope, role in ROLE_FOR.items()],
         "studio_header": STUDIO_HEADER,
         "studios": [tenant.slug for tenant in studios_of(person)[:STUDIOS_OFFERED]] if person else [],
@@ -128,7 +130,7 @@ def _operation(url: str, path: str, method: str, told: Mapping[str, Any]) -> Ope
         answer_example=answer_example,
         success=success,
         errors=tuple(
-            Outcome(status, with_code(answer.get("description") or _error_words(answer)))
+            (status, with_code(answer.get("description") or _error_words(answer)))
             for status, answer in told["responses"].items()
             if status[0] in "45"
         ),
@@ -138,29 +140,14 @@ def _operation(url: str, path: str, method: str, told: Mapping[str, Any]) -> Ope
 
 
 def _parameter(told: Mapping[str, Any]) -> Field:
-    example = _parameter_example(told)
     return Field(
         name=told["name"],
         type_words=type_words(told["schema"]),
         description=with_code(told.get("description", "")),
         is_required=told.get("required", False),
         where={"path": "in the path", "query": "in the query", "header": "header"}[told["in"]],
-        example=example if told["in"] == "path" else "",
+        example=PATH_EXAMPLES.get(told["name"], "") if told["in"] == "path" else "",
     )
-
-
-def _parameter_example(told: Mapping[str, Any]) -> str:
-    examples = {
-        "model": "offers",
-        "version": "2026-11-a",
-        "fence": "7",
-        "revision": "0",
-        "number": "4",
-        "client_id": "cr_8v3n5k0c2fdt",
-        "token": "at_5f2m8q0xk1bc",
-        "username": "mara",
-    }
-    return examples.get(told["name"], "")
 
 
 def _content(told: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
@@ -179,9 +166,7 @@ def _error_words(told: Mapping[str, Any]) -> str:
 
 def _command(url: str, path: str, method: str, told: Mapping[str, Any], body: str) -> str:
     """Return a curl command that does it."""
-    filled = path
-    for parameter in told.get("parameters", ()):
-        filled = filled.replace(f"{{{parameter['name']}}}", _parameter_example(parameter))
+    filled = path.format(**PATH_EXAMPLES)
     if method == "delete" and path.endswith("/overrides"):
         filled += "?unit=tester-7"
     if path == "/v1/recommendations" and method == "get":

@@ -63,9 +63,7 @@ CODES = [
     "unavailable",
 ]
 ERROR = problem_schema(
-    CODES,
-    error={"type": "string", "description": "RFC 6749's word for it."},
-    error_description={"type": "string"},
+    CODES, error={"type": "string", "description": "RFC 6749's word for it."}, error_description={"type": "string"}
 )
 EXAMPLE = {"client_id": "cr_8v3n5k0c2fdt", "client_secret": "rsk_" + "x" * 43, "sub": "p000811", "models": ["offers"]}
 TOKEN = {"access_token": "eyJhbGciOiJIUzI1NiJ9.e30.…", "token_type": "Bearer", "expires_in": 900}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any
 
 from rest_framework import serializers
-from rest_framework.request import Request
 from rest_framework.response import Response
 
-from recsite.api.authentication import needs
-from recsite.api.bodies import Moment, read_query
+from recsite.api.bodies import Moment
 from recsite.api.paging import PageQuery, page_of
-from recsite.api.schema import operation, page_answer
+from recsite.api.schema import operation
 from recsite.api.studio_view import StudioView, page
 from tenants.models import AuditEntry, Scope
 
@@ -31,6 +29,7 @@ ENTRY = {
 class AuditEntryAnswer(serializers.ModelSerializer[AuditEntry]):
     """One thing somebody did."""
 
+    example = ENTRY
     actor = serializers.CharField(
         source="actor_name", help_text="A person's user name, a token's name and id, or system."
     )
@@ -49,36 +48,17 @@ class AuditQuery(PageQuery):
     action = serializers.CharField(
         max_length=60, required=False, help_text="Exactly this action, such as load.request."
     )
-    actor = serializers.CharField(max_length=150, required=False, help_text="Exactly this name.")
+    actor = serializers.CharField(source="actor_name", max_length=150, required=False, help_text="Exactly this name.")
     subject = serializers.CharField(
         max_length=200, required=False, help_text="Exactly this subject, such as model offers."
     )
-    since = Moment(required=False, help_text="From this instant on.")
-    until = Moment(required=False, help_text="Before this instant.")
+    since = Moment(source="at__gte", required=False, help_text="From this instant on.")
+    until = Moment(source="at__lt", required=False, help_text="Before this instant.")
 
 
-class AuditTrail(StudioView):
-    """The studio's audit trail."""
-
-    tag: ClassVar = "Audit trail"
-
-    @operation(
-        "audit_list",
-        need=needs(Scope.READ),
-        query=AuditQuery,
-        answer=page_answer(AuditEntryAnswer),
-        answer_example={"results": [ENTRY], "next_cursor": None},
-    )
-    def get(self, request: Request) -> Response:
+class AuditTrail(StudioView, tag="Audit trail"):
+    @operation("audit_list", Scope.READ, takes=AuditQuery, gives=AuditEntryAnswer)
+    def get(self, asked: dict[str, Any]) -> Response:
         """List what was done in the studio, newest first."""
-        asked = read_query(request, AuditQuery)
         rows = AuditEntry.objects.for_tenant(self.tenant)
-        wanted = {
-            "action": "action",
-            "actor": "actor_name",
-            "subject": "subject",
-            "since": "at__gte",
-            "until": "at__lt",
-        }
-        rows = rows.filter(**{wanted[name]: value for name, value in asked.items() if name in wanted})
         return page(page_of(rows, asked, by="pk", is_descending=True), AuditEntryAnswer)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.db.models import Q, QuerySet
 from django.urls import reverse
 from django.utils import timezone
 from rest_framework import serializers
-from rest_framework.request import Request
 from rest_framework.response import Response
 
-from recsite.api.authentication import ADMIN_IN_PERSON, needs
-from recsite.api.bodies import Answer, Body, Choice, Moment, Reason, Text, read_body, read_query
-from recsite.api.idempotency import idempotent
+from recsite.api.authentication import ADMIN_IN_PERSON
+from recsite.api.bodies import Answer, Body, Choice, Moment, Reason, Text
 from recsite.api.operations.lookups import one_of
 from recsite.api.paging import PageQuery, page_of
-from recsite.api.schema import operation, page_answer
+from recsite.api.schema import operation
 from recsite.api.studio_view import StudioView, created, page
 from tenants.automation import automation_token_issue, automation_token_revoke
 from tenants.models import AutomationToken, Scope
@@ -37,6 +35,7 @@ TOKEN = {
 class AutomationTokenAnswer(Answer[AutomationToken]):
     """An automation token, without the token itself."""
 
+    example = TOKEN
     id = serializers.CharField(source="public_id")
     name = serializers.CharField()
     scopes = serializers.ListField(child=serializers.ChoiceField(choices=Scope.choices))
@@ -53,6 +52,8 @@ class AutomationTokenAnswer(Answer[AutomationToken]):
 class IssuedAutomationTokenAnswer(AutomationTokenAnswer):
     """An automation token, with the token itself: shown this once, kept nowhere."""
 
+    example: ClassVar = {**TOKEN, "last_used_at": None, "token": "rsa_" + "x" * 43}
+    shows_once = "token"
     token = serializers.SerializerMethodField(help_text="Send it as `Authorization: Bearer …`. It is not shown again.")
 
     def get_token(self, token: AutomationToken) -> str:
@@ -63,6 +64,7 @@ class IssuedAutomationTokenAnswer(AutomationTokenAnswer):
 class NewAutomationToken(Body):
     """A token to create."""
 
+    example: ClassVar = {"name": "Airflow, nightly publish", "scopes": ["read", "loads:run", "versions:write"]}
     name = Text(max_length=100, help_text="What uses it.")
     scopes = serializers.ListField(
         child=Choice(choices=Scope.choices), min_length=1, max_length=20, help_text="What it may do, and nothing else."
@@ -80,82 +82,51 @@ class AutomationTokenQuery(PageQuery):
     )
 
 
-class AutomationTokenList(StudioView):
-    """The studio's automation tokens."""
-
-    tag: ClassVar = "Automation tokens"
-
-    @operation(
-        "automation_tokens_list",
-        need=needs(Scope.READ),
-        query=AutomationTokenQuery,
-        answer=page_answer(AutomationTokenAnswer),
-        answer_example={"results": [TOKEN], "next_cursor": None},
-    )
-    def get(self, request: Request) -> Response:
+class AutomationTokenList(StudioView, tag="Automation tokens"):
+    @operation("automation_tokens_list", Scope.READ, takes=AutomationTokenQuery, gives=AutomationTokenAnswer)
+    def get(self, asked: dict[str, Any]) -> Response:
         """List the automation tokens, newest first."""
-        asked = read_query(request, AutomationTokenQuery)
         rows = _rows(self)
         is_ended = Q(revoked_at__isnull=False) | Q(expires_at__lte=timezone.now())
-        if "state" in asked:
-            rows = rows.filter(is_ended) if asked["state"] == "ended" else rows.exclude(is_ended)
+        if state := asked.pop("state", None):
+            rows = rows.filter(is_ended if state == "ended" else ~is_ended)
         return page(page_of(rows, asked, by="pk", is_descending=True), AutomationTokenAnswer)
 
     @operation(
         "automation_tokens_issue",
-        need=ADMIN_IN_PERSON,
-        body=NewAutomationToken,
-        answer=IssuedAutomationTokenAnswer,
+        ADMIN_IN_PERSON,
+        takes=NewAutomationToken,
+        gives=IssuedAutomationTokenAnswer,
         status=201,
-        example={"name": "Airflow, nightly publish", "scopes": ["read", "loads:run", "versions:write"]},
-        answer_example={**TOKEN, "last_used_at": None, "token": "rsa_" + "x" * 43},
     )
-    @idempotent(shows_once="token")
-    def post(self, request: Request) -> Response:
+    def post(self, given: dict[str, Any]) -> Response:
         """Create an automation token.
 
         The answer shows the token, and nothing shows it again. No token can create tokens.
         """
-        given = read_body(request, NewAutomationToken)
-        issued = automation_token_issue(
-            tenant=self.tenant,
-            name=given["name"],
-            scopes=given["scopes"],
-            expires_at=given.get("expires_at"),
-            actor=self.actor,
-        )
+        issued = automation_token_issue(tenant=self.tenant, actor=self.actor, **given)
         answer = IssuedAutomationTokenAnswer(issued.token, context={"secret": issued.secret})
         return created(answer, reverse("api-automation-token", args=[issued.token.public_id]))
 
 
-class AutomationTokenDetail(StudioView):
-    """One automation token."""
-
-    tag: ClassVar = "Automation tokens"
-
-    @operation("automation_tokens_read", need=needs(Scope.READ), answer=AutomationTokenAnswer, answer_example=TOKEN)
-    def get(self, request: Request, token: str) -> Response:
+class AutomationTokenDetail(StudioView, tag="Automation tokens"):
+    @operation("automation_tokens_read", Scope.READ, gives=AutomationTokenAnswer)
+    def get(self, token: str) -> Response:
         """Read an automation token."""
         return Response(AutomationTokenAnswer(_find(self, token)).data)
 
 
-class AutomationTokenRevocation(StudioView):
-    """The end of an automation token."""
-
-    tag: ClassVar = "Automation tokens"
-
+class AutomationTokenRevocation(StudioView, tag="Automation tokens"):
     @operation(
         "automation_tokens_revoke",
-        need=ADMIN_IN_PERSON,
-        body=Reason,
-        answer=AutomationTokenAnswer,
+        ADMIN_IN_PERSON,
+        takes=Reason,
+        gives=AutomationTokenAnswer,
         example={"reason": "The job has moved"},
         answer_example={**TOKEN, "revoked_at": "2026-11-03T08:30:00Z"},
     )
-    @idempotent()
-    def post(self, request: Request, token: str) -> Response:
+    def post(self, given: dict[str, Any], token: str) -> Response:
         """Revoke an automation token, at once and for good."""
-        given = read_body(request, Reason)
         revoked = automation_token_revoke(token=_find(self, token), actor=self.actor, reason=given["reason"])
         return Response(AutomationTokenAnswer(revoked).data)
 

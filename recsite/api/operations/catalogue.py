@@ -8,20 +8,17 @@ from typing import Any, ClassVar, assert_never
 from django.db.models import OuterRef, QuerySet, Subquery
 from django.urls import reverse
 from rest_framework import serializers
-from rest_framework.request import Request
 from rest_framework.response import Response
 from typing_extensions import override
 
 from models_registry.catalogue.services import default_set, layout_add, model_create, model_update
 from models_registry.loading.field_types import SCALAR_TYPES, TYPES, FieldType, Input, Parameter, parameters_of
 from models_registry.models import Layout, RecommendationModel
-from recsite.api.authentication import needs
-from recsite.api.bodies import Answer, Body, Change, Choice, Number, Text, Whole, YesNo, read_body, read_query
-from recsite.api.idempotency import idempotent
+from recsite.api.bodies import Answer, Body, Change, Choice, Number, Text, Whole, YesNo
 from recsite.api.operations.lookups import find_model, one_of
 from recsite.api.paging import PageQuery, page_of
 from recsite.api.problems import fields_named
-from recsite.api.schema import operation, page_answer
+from recsite.api.schema import operation
 from recsite.api.studio_view import StudioView, created, page
 from serving.formats.layouts import MAX_PAYLOAD_BYTES
 from tenants.models import Scope, Tenant
@@ -32,6 +29,7 @@ LAYOUT: list[dict[str, Any]] = [
     {"name": "placement", "type": "enum", "values": ["shop", "level_end", "login"]},
     {"name": "items", "type": "list", "max_items": 8, "item": {"type": "uint", "min": 0, "max": 1023}},
 ]
+FIRST_LAYOUT = {"revision": 0, "fields": LAYOUT, "created_at": "2026-10-02T09:14:07Z"}
 WIDER_LAYOUT = [*LAYOUT, {"name": "is_new", "type": "bool", "optional": True}]
 NEW_MODEL = {
     "slug": "offers",
@@ -106,6 +104,7 @@ class LayoutField(Body):
 class ModelAnswer(Answer[RecommendationModel]):
     """A model: what it is keyed by, what it answers, how it is bucketed."""
 
+    example = MODEL
     slug = serializers.CharField()
     name = serializers.CharField()
     key_fields = serializers.ListField(child=serializers.CharField(), help_text="In order.")
@@ -132,6 +131,7 @@ class ModelAnswer(Answer[RecommendationModel]):
 class LayoutAnswer(Answer[Layout]):
     """A layout. It never changes; a change makes the next revision."""
 
+    example = FIRST_LAYOUT
     revision = serializers.IntegerField()
     fields_ = serializers.ListField(child=serializers.DictField())
     created_at = serializers.DateTimeField()
@@ -140,6 +140,7 @@ class LayoutAnswer(Answer[Layout]):
 class NewModel(Body):
     """A model to create."""
 
+    example = NEW_MODEL
     slug = Text(max_length=50, help_text="In tokens and addresses; never changes.")
     name = Text(max_length=100)
     key_fields = serializers.ListField(
@@ -163,6 +164,7 @@ class NewModel(Body):
 class ModelChange(Change):
     """What is to change; what is left out stays."""
 
+    example: ClassVar = {"max_row_count_change": 0.5}
     name = Text(max_length=100, required=False)
     max_client_age_seconds = Whole(min_value=1, max_value=86_400, required=False)
     max_row_count_change = Number(
@@ -177,155 +179,93 @@ class ModelChange(Change):
 class NewDefault(Body):
     """What is served when a key has no row."""
 
+    example: ClassVar = {"default_answer": NEW_MODEL["default_answer"]}
     default_answer = serializers.DictField(allow_null=True, help_text="null: the answer is a 204.")
 
 
 class NewLayout(Body):
     """The next layout."""
 
+    example: ClassVar = {"fields": WIDER_LAYOUT}
     fields_ = LayoutField(many=True, allow_empty=False, help_text="In order.")
 
 
-class ModelList(StudioView):
-    """The studio's models."""
-
-    tag: ClassVar = "Models"
-
-    @operation(
-        "models_list",
-        need=needs(Scope.READ),
-        query=PageQuery,
-        answer=page_answer(ModelAnswer),
-        answer_example={"results": [MODEL], "next_cursor": None},
-    )
-    def get(self, request: Request) -> Response:
+class ModelList(StudioView, tag="Models"):
+    @operation("models_list", Scope.READ, takes=PageQuery, gives=ModelAnswer)
+    def get(self, asked: dict[str, Any]) -> Response:
         """List the models, by short name."""
-        found = page_of(_rows(self.tenant), read_query(request, PageQuery), by="slug", kind=str)
+        found = page_of(_rows(self.tenant), asked, by="slug", kind=str)
         _add_layouts(self.tenant, found.rows)
         return page(found, ModelAnswer)
 
-    @operation(
-        "models_create",
-        need=needs(Scope.MODELS_WRITE),
-        body=NewModel,
-        answer=ModelAnswer,
-        status=201,
-        example=NEW_MODEL,
-        answer_example=MODEL,
-    )
-    @idempotent()
-    def post(self, request: Request) -> Response:
+    @operation("models_create", Scope.MODELS_WRITE, takes=NewModel, gives=ModelAnswer, status=201)
+    def post(self, given: dict[str, Any]) -> Response:
         """Create a model with its first layout."""
-        given = read_body(request, NewModel)
         model = model_create(tenant=self.tenant, actor=self.actor, **given)
         return created(ModelAnswer(_read(self.tenant, model.slug)), reverse("api-model", args=[model.slug]))
 
 
-class ModelDetail(StudioView):
-    """One model."""
-
-    tag: ClassVar = "Models"
-
-    @operation("models_read", need=needs(Scope.READ), answer=ModelAnswer, answer_example=MODEL)
-    def get(self, request: Request, model: str) -> Response:
+class ModelDetail(StudioView, tag="Models"):
+    @operation("models_read", Scope.READ, gives=ModelAnswer)
+    def get(self, model: str) -> Response:
         """Read a model."""
         return Response(ModelAnswer(_read(self.tenant, model)).data)
 
     @operation(
         "models_update",
-        need=needs(Scope.MODELS_WRITE),
-        body=ModelChange,
-        answer=ModelAnswer,
-        example={"max_row_count_change": 0.5},
+        Scope.MODELS_WRITE,
+        takes=ModelChange,
+        gives=ModelAnswer,
         answer_example={**MODEL, "max_row_count_change": 0.5},
     )
-    def patch(self, request: Request, model: str) -> Response:
+    def patch(self, given: dict[str, Any], model: str) -> Response:
         """Change a model's name or limits.
 
         Short name, key fields and unit field never change: rows, tokens and slots are made of them.
         """
-        given = read_body(request, ModelChange)
         model_update(model=find_model(self.tenant, model), actor=self.actor, **given)
         return Response(ModelAnswer(_read(self.tenant, model)).data)
 
 
-class ModelDefault(StudioView):
-    """A model's default answer."""
-
-    tag: ClassVar = "Models"
-
-    @operation(
-        "models_set_default",
-        need=needs(Scope.MODELS_WRITE),
-        body=NewDefault,
-        answer=ModelAnswer,
-        example={"default_answer": NEW_MODEL["default_answer"]},
-        answer_example=MODEL,
-    )
-    def put(self, request: Request, model: str) -> Response:
+class ModelDefault(StudioView, tag="Models"):
+    @operation("models_set_default", Scope.MODELS_WRITE, takes=NewDefault, gives=ModelAnswer)
+    def put(self, given: dict[str, Any], model: str) -> Response:
         """Set a model's default answer.
 
         It is served when a key has no row, and must fit every layout in use. Serving has it within 2 seconds.
         """
-        given = read_body(request, NewDefault)
         default_set(model=find_model(self.tenant, model), default_answer=given["default_answer"], actor=self.actor)
         return Response(ModelAnswer(_read(self.tenant, model)).data)
 
 
-class LayoutList(StudioView):
-    """A model's layouts."""
-
-    tag: ClassVar = "Models"
-
-    @operation(
-        "layouts_list",
-        need=needs(Scope.READ),
-        query=PageQuery,
-        answer=page_answer(LayoutAnswer),
-        answer_example={
-            "results": [{"revision": 0, "fields": LAYOUT, "created_at": "2026-10-02T09:14:07Z"}],
-            "next_cursor": None,
-        },
-    )
-    def get(self, request: Request, model: str) -> Response:
+class LayoutList(StudioView, tag="Models"):
+    @operation("layouts_list", Scope.READ, takes=PageQuery, gives=LayoutAnswer)
+    def get(self, asked: dict[str, Any], model: str) -> Response:
         """List a model's layouts, newest first."""
-        asked = read_query(request, PageQuery)
         rows = _layouts(find_model(self.tenant, model))
         return page(page_of(rows, asked, by="revision", is_descending=True), LayoutAnswer)
 
     @operation(
         "layouts_add",
-        need=needs(Scope.MODELS_WRITE),
-        body=NewLayout,
-        answer=LayoutAnswer,
+        Scope.MODELS_WRITE,
+        takes=NewLayout,
+        gives=LayoutAnswer,
         status=201,
-        example={"fields": WIDER_LAYOUT},
         answer_example={"revision": 1, "fields": WIDER_LAYOUT, "created_at": "2026-11-01T10:00:00Z"},
     )
-    @idempotent()
-    def post(self, request: Request, model: str) -> Response:
+    def post(self, given: dict[str, Any], model: str) -> Response:
         """Add a model's next layout.
 
         Versions keep the one they have; a version created from now on gets this one.
         """
-        given = read_body(request, NewLayout)
         with fields_named(layout="fields"):
             layout = layout_add(model=find_model(self.tenant, model), fields=given["fields"], actor=self.actor)
         return created(LayoutAnswer(layout), reverse("api-layout", args=[model, layout.revision]))
 
 
-class LayoutDetail(StudioView):
-    """One layout."""
-
-    tag: ClassVar = "Models"
-
-    @operation(
-        "layouts_read",
-        need=needs(Scope.READ),
-        answer=LayoutAnswer,
-        answer_example={"revision": 0, "fields": LAYOUT, "created_at": "2026-10-02T09:14:07Z"},
-    )
-    def get(self, request: Request, model: str, revision: str) -> Response:
+class LayoutDetail(StudioView, tag="Models"):
+    @operation("layouts_read", Scope.READ, gives=LayoutAnswer)
+    def get(self, model: str, revision: str) -> Response:
         """Read a layout."""
         rows = _layouts(find_model(self.tenant, model)).filter(revision=int(revision))
         return Response(LayoutAnswer(one_of(rows, f"The model has no layout {revision}.")).data)

@@ -9,18 +9,15 @@ from django.db.models import QuerySet
 from django.urls import reverse
 from django.utils.functional import cached_property
 from rest_framework import serializers
-from rest_framework.request import Request
 from rest_framework.response import Response
 
 from models_registry.catalogue.access import NarrowedTo, narrowed_slugs, narrowed_to_model
 from models_registry.models import RecommendationModel
 from models_registry.traffic.reading import requests_of_each
-from recsite.api.authentication import needs
-from recsite.api.bodies import Answer, Body, Change, Choice, Moment, Reason, Text, Whole, read_body, read_query
-from recsite.api.idempotency import idempotent
+from recsite.api.bodies import Answer, Body, Change, Choice, Moment, Reason, Text, Whole
 from recsite.api.operations.lookups import one_of
 from recsite.api.paging import PageQuery, page_of
-from recsite.api.schema import operation, page_answer
+from recsite.api.schema import operation
 from recsite.api.studio_view import StudioView, created, page
 from tenants.credentials import (
     credential_issue,
@@ -70,6 +67,7 @@ SECRET = "rsk_" + "x" * 43
 class CredentialAnswer(Answer[Credential]):
     """A credential, without its secret."""
 
+    example = CREDENTIAL
     client_id = serializers.CharField()
     name = serializers.CharField()
     kind = serializers.ChoiceField(choices=CredentialKind.choices)
@@ -112,6 +110,7 @@ class CredentialAnswer(Answer[Credential]):
 class IssuedCredentialAnswer(CredentialAnswer):
     """A credential with its secret: shown this once, kept nowhere."""
 
+    shows_once = "client_secret"
     client_secret = serializers.SerializerMethodField(help_text="It is not shown again.")
 
     def get_client_secret(self, credential: Credential) -> str:
@@ -136,6 +135,7 @@ def _rate(what: str) -> Whole:
 class NewCredential(Body):
     """A credential to issue, with a secret."""
 
+    example: ClassVar = {"name": "Android client, live", "allowed_models": ["offers"]}
     name = Text(max_length=100, help_text="Where it is used.")
     allowed_models = _model_slugs()
     requests_per_second = _rate("How many requests a second it may make; 10,000 without it.")
@@ -145,6 +145,7 @@ class NewCredential(Body):
 class NewKeyCredential(NewCredential):
     """A credential to register, for tokens that the studio signs itself."""
 
+    example: ClassVar = {name: KEY_CREDENTIAL[name] for name in ("name", "public_key", "algorithm", "issuer")}
     public_key = Text(max_length=10_000, help_text="PEM.")
     algorithm = Choice(choices=["EdDSA", "ES256", "RS256"], help_text="The only one its tokens may use.")
     issuer = Text(max_length=200, help_text="What `iss` in its tokens is.")
@@ -153,6 +154,7 @@ class NewKeyCredential(NewCredential):
 class CredentialChange(Change):
     """What is to change; what is left out stays."""
 
+    example: ClassVar = {"requests_per_second": 20000, "allowed_models": []}
     name = Text(max_length=100, required=False)
     allowed_models = _model_slugs()
     requests_per_second = _rate("How many requests a second it may make.")
@@ -162,6 +164,7 @@ class CredentialChange(Change):
 class Rotation(Body):
     """How long the old secret still works."""
 
+    example: ClassVar = {"previous_until": "2026-11-08T00:00:00Z"}
     previous_until = Moment(
         help_text="Until when the old secret works, at most 30 days from now; an instant that is past ends it at once."
     )
@@ -184,46 +187,30 @@ class CredentialQuery(PageQuery):
     )
 
 
-class CredentialList(StudioView):
-    """The studio's credentials."""
-
-    tag: ClassVar = "Credentials"
-
-    @operation(
-        "credentials_list",
-        need=needs(Scope.READ),
-        query=CredentialQuery,
-        answer=page_answer(CredentialAnswer),
-        answer_example={"results": [CREDENTIAL], "next_cursor": None},
-    )
-    def get(self, request: Request) -> Response:
+class CredentialList(StudioView, tag="Credentials"):
+    @operation("credentials_list", Scope.READ, takes=CredentialQuery, gives=CredentialAnswer)
+    def get(self, asked: dict[str, Any]) -> Response:
         """List the credentials, newest first."""
-        asked = read_query(request, CredentialQuery)
         rows = _rows(self)
         if "state" in asked:
-            rows = rows.filter(revoked_at__isnull=asked["state"] == "active")
-        if "kind" in asked:
-            rows = rows.filter(kind=asked["kind"])
+            rows = rows.filter(revoked_at__isnull=asked.pop("state") == "active")
         if "model" in asked:
-            rows = rows.filter(pk__in=narrowed_to_model(self.tenant, asked["model"]))
+            rows = rows.filter(pk__in=narrowed_to_model(self.tenant, asked.pop("model")))
         return page(page_of(rows, asked, by="pk", is_descending=True), CredentialAnswer)
 
     @operation(
         "credentials_issue",
-        need=needs(Scope.CREDENTIALS_WRITE),
-        body=NewCredential,
-        answer=IssuedCredentialAnswer,
+        Scope.CREDENTIALS_WRITE,
+        takes=NewCredential,
+        gives=IssuedCredentialAnswer,
         status=201,
-        example={"name": "Android client, live", "allowed_models": ["offers"]},
         answer_example={**CREDENTIAL, "generation": 1, "previous_until": None, "client_secret": SECRET},
     )
-    @idempotent(shows_once="client_secret")
-    def post(self, request: Request) -> Response:
+    def post(self, given: dict[str, Any]) -> Response:
         """Issue a credential with a secret.
 
         The answer shows the secret, and nothing shows it again. Serving accepts it within 2 seconds.
         """
-        given = read_body(request, NewCredential)
         models = _models(self, given.pop("allowed_models", []))
         issued = credential_issue(tenant=self.tenant, actor=self.actor, allowed_models=models, **given)
         return created(
@@ -231,54 +218,41 @@ class CredentialList(StudioView):
         )
 
 
-class KeyRegistration(StudioView):
-    """Public keys of studios that sign tokens themselves."""
-
-    tag: ClassVar = "Credentials"
-
+class KeyRegistration(StudioView, tag="Credentials"):
     @operation(
         "credentials_register_key",
-        need=needs(Scope.CREDENTIALS_WRITE),
-        body=NewKeyCredential,
-        answer=CredentialAnswer,
+        Scope.CREDENTIALS_WRITE,
+        takes=NewKeyCredential,
+        gives=CredentialAnswer,
         status=201,
-        example={name: KEY_CREDENTIAL[name] for name in ("name", "public_key", "algorithm", "issuer")},
         answer_example=KEY_CREDENTIAL,
     )
-    @idempotent()
-    def post(self, request: Request) -> Response:
+    def post(self, given: dict[str, Any]) -> Response:
         """Register a public key.
 
         Your own backend then signs player tokens with the private half, which nobody else has. Their header names the
         credential's client id as `kid`.
         """
-        given = read_body(request, NewKeyCredential)
         models = _models(self, given.pop("allowed_models", []))
         credential = credential_register_key(tenant=self.tenant, actor=self.actor, allowed_models=models, **given)
         return created(CredentialAnswer(credential), _address(credential))
 
 
-class CredentialDetail(StudioView):
-    """One credential."""
-
-    tag: ClassVar = "Credentials"
-
-    @operation("credentials_read", need=needs(Scope.READ), answer=CredentialAnswer, answer_example=CREDENTIAL)
-    def get(self, request: Request, client_id: str) -> Response:
+class CredentialDetail(StudioView, tag="Credentials"):
+    @operation("credentials_read", Scope.READ, gives=CredentialAnswer)
+    def get(self, client_id: str) -> Response:
         """Read a credential."""
         return Response(CredentialAnswer(_find(self, client_id)).data)
 
     @operation(
         "credentials_update",
-        need=needs(Scope.CREDENTIALS_WRITE),
-        body=CredentialChange,
-        answer=CredentialAnswer,
-        example={"requests_per_second": 20000, "allowed_models": []},
+        Scope.CREDENTIALS_WRITE,
+        takes=CredentialChange,
+        gives=CredentialAnswer,
         answer_example={**CREDENTIAL, "requests_per_second": 20000, "allowed_models": []},
     )
-    def patch(self, request: Request, client_id: str) -> Response:
+    def patch(self, given: dict[str, Any], client_id: str) -> Response:
         """Change a credential's name, models or limits."""
-        given = read_body(request, CredentialChange)
         credential = _find(self, client_id)
         if "allowed_models" in given:
             given["allowed_models"] = _models(self, given["allowed_models"])
@@ -286,26 +260,19 @@ class CredentialDetail(StudioView):
         return Response(CredentialAnswer(_find(self, client_id)).data)
 
 
-class CredentialRotation(StudioView):
-    """A credential's next secret."""
-
-    tag: ClassVar = "Credentials"
-
+class CredentialRotation(StudioView, tag="Credentials"):
     @operation(
         "credentials_rotate",
-        need=needs(Scope.CREDENTIALS_WRITE),
-        body=Rotation,
-        answer=IssuedCredentialAnswer,
-        example={"previous_until": "2026-11-08T00:00:00Z"},
+        Scope.CREDENTIALS_WRITE,
+        takes=Rotation,
+        gives=IssuedCredentialAnswer,
         answer_example={**CREDENTIAL, "client_secret": SECRET},
     )
-    @idempotent(shows_once="client_secret")
-    def post(self, request: Request, client_id: str) -> Response:
+    def post(self, given: dict[str, Any], client_id: str) -> Response:
         """Rotate a credential's secret: issue a new one, and end the old one when you choose.
 
         The answer shows the new secret, and nothing shows it again. An earlier secret that still worked ends now.
         """
-        given = read_body(request, Rotation)
         issued = credential_rotate(credential=_find(self, client_id), actor=self.actor, **given)
         return Response(
             IssuedCredentialAnswer(issued.credential, context={"secret": issued.secret}).data,
@@ -313,26 +280,20 @@ class CredentialRotation(StudioView):
         )
 
 
-class CredentialRevocation(StudioView):
-    """The end of a credential."""
-
-    tag: ClassVar = "Credentials"
-
+class CredentialRevocation(StudioView, tag="Credentials"):
     @operation(
         "credentials_revoke",
-        need=needs(Scope.CREDENTIALS_WRITE),
-        body=Reason,
-        answer=CredentialAnswer,
+        Scope.CREDENTIALS_WRITE,
+        takes=Reason,
+        gives=CredentialAnswer,
         example={"reason": "The secret was in a public repository"},
         answer_example={**CREDENTIAL, "revoked_at": "2026-11-03T08:30:00Z"},
     )
-    @idempotent()
-    def post(self, request: Request, client_id: str) -> Response:
+    def post(self, given: dict[str, Any], client_id: str) -> Response:
         """Revoke a credential and all of its tokens, for good.
 
         Serving refuses them within 2 seconds.
         """
-        given = read_body(request, Reason)
         revoked = credential_revoke(credential=_find(self, client_id), actor=self.actor, reason=given["reason"])
         return Response(CredentialAnswer(revoked).data)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from rest_framework import serializers
-from rest_framework.request import Request
 from rest_framework.response import Response
 
 from models_registry.rollouts.explaining import Answer as FoundAnswer
 from models_registry.rollouts.explaining import Explanation, explain
-from recsite.api.authentication import needs
-from recsite.api.bodies import Answer, Body, Text, read_body
+from recsite.api.bodies import Answer, Body, Text
 from recsite.api.operations.lookups import find_model
+from recsite.api.problems import fields_named
 from recsite.api.schema import operation
 from recsite.api.studio_view import StudioView
 from tenants.models import Scope
@@ -52,6 +51,7 @@ class GivenAnswer(Answer[FoundAnswer]):
 class ExplanationAnswer(Answer[Explanation]):
     """The steps from a player to a version, and to an answer where the whole key is given."""
 
+    example = EXPLANATION
     unit = serializers.CharField(help_text="What was hashed.")
     slot = serializers.IntegerField(help_text="0 … 9,999.")
     phase = serializers.IntegerField()
@@ -67,6 +67,7 @@ class ExplanationAnswer(Answer[Explanation]):
 class Player(Body):
     """Who is meant."""
 
+    example: ClassVar = {"key": {"player_id": "p000811"}}
     key = serializers.DictField(
         child=Text(max_length=256), required=False, default=dict, help_text="Values of the model's key fields, by name."
     )
@@ -79,32 +80,17 @@ class Player(Body):
     )
 
 
-class ModelExplanation(StudioView):
-    """Why a player gets what they get."""
-
-    tag: ClassVar = "Rollouts"
-
-    @operation(
-        "models_explain",
-        need=needs(Scope.READ),
-        body=Player,
-        answer=ExplanationAnswer,
-        example={"key": {"player_id": "p000811"}},
-        answer_example=EXPLANATION,
-    )
-    def post(self, request: Request, model: str) -> Response:
+class ModelExplanation(StudioView, tag="Rollouts"):
+    @operation("models_explain", Scope.READ, takes=Player, gives=ExplanationAnswer)
+    def post(self, given: dict[str, Any], model: str) -> Response:
         """Explain which version a player gets and why, and what they are answered. Changes nothing.
 
         Serving's own engine works it out from what serving has. It is a POST so that player ids stay out of addresses.
         """
-        given: dict[str, Any] = read_body(request, Player)
         row = find_model(self.tenant, model)
         unknown = sorted(set(given["key"]) - set(row.key_fields))
         if unknown:
             raise RuleBroken(f"The model has no key field “{unknown[0]}”.", field=f"key.{unknown[0]}")
-        try:
-            found = explain(model=row, key=given["key"], unit=given["unit"])
-        except RuleBroken as error:
-            error.field = f"key.{error.field}" if error.field in row.key_fields else error.field
-            raise
+        with fields_named(**{field: f"key.{field}" for field in row.key_fields}):
+            found = explain(model=row, **given)
         return Response(ExplanationAnswer(found).data)

@@ -7,17 +7,14 @@ from typing import Any, ClassVar
 from django.db.models import QuerySet
 from django.urls import reverse
 from rest_framework import serializers
-from rest_framework.request import Request
 from rest_framework.response import Response
 
 from models_registry.loading.requests import MAX_ROWS_PER_SECOND, load_activate_anyway, load_request
 from models_registry.models import RUNNING_STATES, Load, LoadState, SourceKind
-from recsite.api.authentication import needs
-from recsite.api.bodies import Answer, Body, Moment, Text, Whole, YesNo, read_body, read_query
-from recsite.api.idempotency import idempotent
+from recsite.api.bodies import Answer, Body, Moment, Text, Whole, YesNo
 from recsite.api.operations.lookups import find_version, one_of
 from recsite.api.paging import PageQuery, page_of
-from recsite.api.schema import operation, page_answer
+from recsite.api.schema import operation
 from recsite.api.studio_view import StudioView, created, page
 from tenants.models import Scope, Tenant
 
@@ -27,10 +24,7 @@ LOAD = {
     "fence": 7,
     "state": "active",
     "is_finished": True,
-    "source": {
-        "kind": "bigquery_table",
-        "location": "night-owl-analytics.recommendations.offers_2026_11_a",
-    },
+    "source": {"kind": "bigquery_table", "location": "night-owl-analytics.recommendations.offers_2026_11_a"},
     "source_snapshot_at": "2026-11-01T09:58:30Z",
     "is_dry_run": False,
     "rows_per_second_limit": None,
@@ -94,6 +88,7 @@ class LoadSourceAnswer(Answer[Load]):
 class LoadAnswer(Answer[Load]):
     """One run that reads a source and makes a table."""
 
+    example = LOAD
     model = serializers.CharField(source="version.model.slug")
     version = serializers.CharField(source="version.name")
     fence = serializers.IntegerField(help_text="Its number within the version; of two loads only the newer activates.")
@@ -138,6 +133,7 @@ class LoadAnswer(Answer[Load]):
 class LoadReportAnswer(LoadAnswer):
     """A load with its report."""
 
+    example = REJECTED
     report = serializers.DictField(
         help_text="`checks` (each with name, passed, count, words, samples, may_be_waived), `fields` (how each is "
         "distributed, now and in what is served), `difference` (keys added, removed, changed), `notes` and `stages` "
@@ -148,6 +144,7 @@ class LoadReportAnswer(LoadAnswer):
 class NewLoad(Body):
     """How to load."""
 
+    example: ClassVar = {"dry_run": True}
     dry_run = YesNo(
         required=False, default=False, help_text="Only read, check and compare; what is served stays as it is."
     )
@@ -164,6 +161,7 @@ class NewLoad(Body):
 class Waiver(Body):
     """Why the checks that rejected a load are waived."""
 
+    example: ClassVar = {"reason": "The studio closed half of its countries"}
     reason = Text(max_length=500, help_text="Required; kept with the load and in the audit trail.")
 
 
@@ -171,132 +169,85 @@ class LoadQuery(PageQuery):
     """Which loads."""
 
     state = serializers.ChoiceField(choices=LoadState.choices, required=False)
-    since = Moment(required=False, help_text="Asked for from this instant on.")
+    since = Moment(source="created_at__gte", required=False, help_text="Asked for from this instant on.")
 
 
 class AllLoadsQuery(LoadQuery):
     """Which loads of the whole studio."""
 
-    model = serializers.SlugField(max_length=50, required=False, help_text="Of this model.")
-    version = serializers.CharField(max_length=60, required=False, help_text="Of versions with this name.")
-
-
-class StudioLoads(StudioView):
-    """The studio's loads."""
-
-    tag: ClassVar = "Loads"
-
-    @operation(
-        "loads_list",
-        need=needs(Scope.READ),
-        query=AllLoadsQuery,
-        answer=page_answer(LoadAnswer),
-        answer_example={"results": [LOAD], "next_cursor": None},
+    model = serializers.SlugField(
+        source="version__model__slug", max_length=50, required=False, help_text="Of this model."
     )
-    def get(self, request: Request) -> Response:
+    version = serializers.CharField(
+        source="version__name", max_length=60, required=False, help_text="Of versions with this name."
+    )
+
+
+class StudioLoads(StudioView, tag="Loads"):
+    @operation("loads_list", Scope.READ, takes=AllLoadsQuery, gives=LoadAnswer)
+    def get(self, asked: dict[str, Any]) -> Response:
         """List the studio's loads, newest first."""
-        asked = read_query(request, AllLoadsQuery)
-        rows = _rows(self.tenant, asked)
-        if "model" in asked:
-            rows = rows.filter(version__model__slug=asked["model"])
-        if "version" in asked:
-            rows = rows.filter(version__name=asked["version"])
-        return page(page_of(rows, asked, by="pk", is_descending=True), LoadAnswer)
+        return page(page_of(_rows(self.tenant), asked, by="pk", is_descending=True), LoadAnswer)
 
 
-class VersionLoads(StudioView):
-    """A version's loads."""
-
-    tag: ClassVar = "Loads"
-
-    @operation(
-        "version_loads_list",
-        need=needs(Scope.READ),
-        query=LoadQuery,
-        answer=page_answer(LoadAnswer),
-        answer_example={"results": [LOAD], "next_cursor": None},
-    )
-    def get(self, request: Request, model: str, version: str) -> Response:
+class VersionLoads(StudioView, tag="Loads"):
+    @operation("version_loads_list", Scope.READ, takes=LoadQuery, gives=LoadAnswer)
+    def get(self, asked: dict[str, Any], model: str, version: str) -> Response:
         """List a version's loads, newest first."""
-        asked = read_query(request, LoadQuery)
-        rows = _rows(self.tenant, asked).filter(version=find_version(self.tenant, model, version))
+        rows = _rows(self.tenant).filter(version=find_version(self.tenant, model, version))
         return page(page_of(rows, asked, by="fence", is_descending=True), LoadAnswer)
 
     @operation(
         "version_loads_start",
-        need=needs(Scope.LOADS_RUN),
-        body=NewLoad,
-        answer=LoadReportAnswer,
+        Scope.LOADS_RUN,
+        takes=NewLoad,
+        gives=LoadReportAnswer,
         status=201,
-        example={"dry_run": True},
         answer_example={**QUEUED, "is_dry_run": True},
     )
-    @idempotent()
-    def post(self, request: Request, model: str, version: str) -> Response:
+    def post(self, given: dict[str, Any], model: str, version: str) -> Response:
         """Start a load, or a dry run.
 
         It waits for a worker. Ask for it (`Location`) until `is_finished`, and look at `state`: `active` is served;
         `rejected` was stopped by a check (see `report`), and the old table is still served. A dry run that passes
         every check ends `checked`.
         """
-        given = read_body(request, NewLoad)
         load = load_request(version=find_version(self.tenant, model, version), actor=self.actor, **given)
         return created(LoadReportAnswer(load), reverse("api-version-load", args=[model, version, load.fence]))
 
 
-class LoadDetail(StudioView):
-    """One load."""
-
-    tag: ClassVar = "Loads"
-
-    @operation("version_loads_read", need=needs(Scope.READ), answer=LoadReportAnswer, answer_example=REJECTED)
-    def get(self, request: Request, model: str, version: str, fence: str) -> Response:
+class LoadDetail(StudioView, tag="Loads"):
+    @operation("version_loads_read", Scope.READ, gives=LoadReportAnswer)
+    def get(self, model: str, version: str, fence: str) -> Response:
         """Read a load with its report."""
         return Response(LoadReportAnswer(_find(self.tenant, model, version, fence)).data)
 
 
-class LoadActivation(StudioView):
-    """A rejected load whose checks are waived."""
-
-    tag: ClassVar = "Loads"
-
+class LoadActivation(StudioView, tag="Loads"):
     @operation(
         "version_loads_activate_anyway",
-        need=needs(Scope.LOADS_WAIVE),
-        body=Waiver,
-        answer=LoadReportAnswer,
+        Scope.LOADS_WAIVE,
+        takes=Waiver,
+        gives=LoadReportAnswer,
         status=201,
-        example={"reason": "The studio closed half of its countries"},
-        answer_example={
-            **QUEUED,
-            "fence": 8,
-            "accepts": 7,
-            "accept_reason": "The studio closed half of its countries",
-        },
+        answer_example={**QUEUED, "fence": 8, "accepts": 7, "accept_reason": "The studio closed half of its countries"},
     )
-    @idempotent()
-    def post(self, request: Request, model: str, version: str, fence: str) -> Response:
+    def post(self, given: dict[str, Any], model: str, version: str, fence: str) -> Response:
         """Load again what a check rejected, and waive that check.
 
         For a load that is meant to differ so much from what is served: each of its failed checks must say
         `may_be_waived`. The source is read anew. A check of the rows themselves is never waived.
         """
-        given = read_body(request, Waiver)
         load = load_activate_anyway(
             load=_find(self.tenant, model, version, fence), actor=self.actor, reason=given["reason"]
         )
         return created(LoadReportAnswer(load), reverse("api-version-load", args=[model, version, load.fence]))
 
 
-def _rows(tenant: Tenant, asked: dict[str, Any]) -> QuerySet[Load]:
+def _rows(tenant: Tenant) -> QuerySet[Load]:
     """Return the studio's loads, reports left out."""
     rows: QuerySet[Load] = Load.objects.for_tenant(tenant).select_related("version__model", "waives")
-    rows = rows.defer("report", "waives__report")
-    if "state" in asked:
-        rows = rows.filter(state=asked["state"])
-    if "since" in asked:
-        rows = rows.filter(created_at__gte=asked["since"])
-    return rows
+    return rows.defer("report", "waives__report")
 
 
 def _find(tenant: Tenant, model: str, version: str, fence: str) -> Load:

@@ -7,33 +7,27 @@ from typing import Any, ClassVar
 from django.db.models import QuerySet
 from django.urls import reverse
 from rest_framework import serializers
-from rest_framework.request import Request
 from rest_framework.response import Response
 
-from recsite.api.authentication import ADMIN_IN_PERSON, needs
-from recsite.api.bodies import Answer, Body, Choice, Nothing, Text, read_body, read_query
-from recsite.api.idempotency import idempotent
+from recsite.api.authentication import ADMIN_IN_PERSON
+from recsite.api.bodies import Answer, Body, Choice, Nothing, Text
 from recsite.api.operations.lookups import one_of
 from recsite.api.paging import PageQuery, page_of
 from recsite.api.problems import not_found
-from recsite.api.schema import operation, page_answer
+from recsite.api.schema import operation
 from recsite.api.studio_view import StudioView, created, page
 from tenants.access import is_platform_staff
 from tenants.models import Membership, Role, Scope, User
 from tenants.people import member_add, password_link
 from tenants.services import NobodyToAdd, member_remove, member_set
 
-MEMBER = {
-    "username": "mara",
-    "name": "Mara Lindt",
-    "role": "product_manager",
-    "member_since": "2026-10-02T09:14:07Z",
-}
+MEMBER = {"username": "mara", "name": "Mara Lindt", "role": "product_manager", "member_since": "2026-10-02T09:14:07Z"}
 
 
 class MemberAnswer(Answer[Membership]):
     """A person and their role in the studio."""
 
+    example = MEMBER
     username = serializers.CharField(source="user.username")
     name = serializers.CharField(source="user.get_full_name", help_text="Empty where the person gave none.")
     role = serializers.ChoiceField(choices=Role.choices)
@@ -43,6 +37,7 @@ class MemberAnswer(Answer[Membership]):
 class ChangedMemberAnswer(MemberAnswer):
     """A person and the role they have now."""
 
+    example: ClassVar = {**MEMBER, "note": ""}
     note = serializers.SerializerMethodField(help_text="What else must be done now, in words; usually empty.")
 
     def get_note(self, membership: Membership) -> str:
@@ -57,6 +52,15 @@ LINK = "https://recsite.example/set-password/NDI/d2x9k1-4f0c8b7a6e5d4c3b2a190817
 class AddedMemberAnswer(ChangedMemberAnswer):
     """A new member, with the link that a new account needs: shown this once."""
 
+    example: ClassVar = {
+        **MEMBER,
+        "username": "nora@nightowl.example",
+        "name": "",
+        "role": "viewer",
+        "note": "",
+        "password_link": LINK,
+    }
+    shows_once = "password_link"
     password_link = serializers.SerializerMethodField(
         help_text="Where the person sets a password, once; null for somebody who had an account already, and to tokens."
     )
@@ -70,6 +74,8 @@ class AddedMemberAnswer(ChangedMemberAnswer):
 class PasswordLinkAnswer(Answer[Any]):
     """Where a person sets a password, once: shown this once."""
 
+    example: ClassVar = {"username": "mara", "password_link": LINK}
+    shows_once = "password_link"
     username = serializers.CharField()
     password_link = serializers.CharField()
 
@@ -77,6 +83,7 @@ class PasswordLinkAnswer(Answer[Any]):
 class NewMember(Body):
     """Somebody to add."""
 
+    example: ClassVar = {"who": "nora@nightowl.example", "role": "viewer"}
     who = Text(
         max_length=150,
         help_text="An e-mail address, which gets an account if it has none; or the user name of somebody whom the "
@@ -88,6 +95,7 @@ class NewMember(Body):
 class MemberRole(Body):
     """The role to give."""
 
+    example: ClassVar = {"role": "product_manager"}
     role = Choice(choices=Role.choices)
 
 
@@ -97,44 +105,15 @@ class MemberQuery(PageQuery):
     role = serializers.ChoiceField(choices=Role.choices, required=False)
 
 
-class MemberList(StudioView):
-    """The studio's people."""
-
-    tag: ClassVar = "Members"
-
-    @operation(
-        "members_list",
-        need=needs(Scope.READ),
-        query=MemberQuery,
-        answer=page_answer(MemberAnswer),
-        answer_example={"results": [MEMBER], "next_cursor": None},
-    )
-    def get(self, request: Request) -> Response:
+class MemberList(StudioView, tag="Members"):
+    @operation("members_list", Scope.READ, takes=MemberQuery, gives=MemberAnswer)
+    def get(self, asked: dict[str, Any]) -> Response:
         """List the studio's members, by user name."""
-        asked = read_query(request, MemberQuery)
         rows = Membership.objects.for_tenant(self.tenant).select_related("user")
-        if "role" in asked:
-            rows = rows.filter(role=asked["role"])
         return page(page_of(rows, asked, by="user__username", kind=str), MemberAnswer)
 
-    @operation(
-        "members_add",
-        need=needs(Scope.MEMBERS_WRITE),
-        body=NewMember,
-        answer=AddedMemberAnswer,
-        status=201,
-        example={"who": "nora@nightowl.example", "role": "viewer"},
-        answer_example={
-            **MEMBER,
-            "username": "nora@nightowl.example",
-            "name": "",
-            "role": "viewer",
-            "note": "",
-            "password_link": LINK,
-        },
-    )
-    @idempotent(shows_once="password_link")
-    def post(self, request: Request) -> Response:
+    @operation("members_add", Scope.MEMBERS_WRITE, takes=NewMember, gives=AddedMemberAnswer, status=201)
+    def post(self, given: dict[str, Any]) -> Response:
         """Add a member, by user name or e-mail address.
 
         An address without an account gets one, and the answer holds a link with which that person sets a password. No
@@ -143,7 +122,6 @@ class MemberList(StudioView):
 
         A token can't add a studio admin and gets no link: a person creates it in the dashboard, under Members.
         """
-        given = read_body(request, NewMember)
         is_by_token = self.caller.token is not None
         added = member_add(tenant=self.tenant, actor=self.actor, is_by_token=is_by_token, **given)
         user = added.membership.user
@@ -152,37 +130,25 @@ class MemberList(StudioView):
             note = "They need a link to set a password: a studio admin makes it in the dashboard, under Members."
         elif added.is_new_account:
             made = password_link(tenant=self.tenant, user=user, actor=self.actor)
-            link = request.build_absolute_uri(made.path)
+            link = self.request.build_absolute_uri(made.path)
         answer = AddedMemberAnswer(added.membership, context={"link": link, "note": note})
         return created(answer, reverse("api-member", args=[user.get_username()]))
 
 
-class MemberDetail(StudioView):
-    """One person's role."""
-
-    tag: ClassVar = "Members"
-
-    @operation("members_read", need=needs(Scope.READ), answer=MemberAnswer, answer_example=MEMBER)
-    def get(self, request: Request, username: str) -> Response:
+class MemberDetail(StudioView, tag="Members"):
+    @operation("members_read", Scope.READ, gives=MemberAnswer)
+    def get(self, username: str) -> Response:
         """Read a member."""
         return Response(MemberAnswer(_find(self, username)).data)
 
-    @operation(
-        "members_set",
-        need=needs(Scope.MEMBERS_WRITE),
-        body=MemberRole,
-        answer=ChangedMemberAnswer,
-        example={"role": "product_manager"},
-        answer_example={**MEMBER, "note": ""},
-    )
-    def put(self, request: Request, username: str) -> Response:
+    @operation("members_set", Scope.MEMBERS_WRITE, takes=MemberRole, gives=ChangedMemberAnswer)
+    def put(self, given: dict[str, Any], username: str) -> Response:
         """Set a person's role.
 
         The person is a member, or somebody whom the caller may add (see `members_add`); for anybody else the answer is
         the same 404, whether they have an account or not. A studio keeps at least one studio admin. A token can
         neither make somebody one nor change the role of one.
         """
-        given = read_body(request, MemberRole)
         user = User.objects.filter(username=username, is_active=True).first()
         if user is None:
             raise not_found(_nobody(username) if is_platform_staff(self.actor) else str(NobodyToAdd(username)))
@@ -198,8 +164,8 @@ class MemberDetail(StudioView):
             raise not_found(str(error)) from None
         return Response(ChangedMemberAnswer(made.membership, context={"note": made.note}).data)
 
-    @operation("members_remove", need=needs(Scope.MEMBERS_WRITE), status=204)
-    def delete(self, request: Request, username: str) -> Response:
+    @operation("members_remove", Scope.MEMBERS_WRITE)
+    def delete(self, username: str) -> Response:
         """Remove a member.
 
         A token can't remove a studio admin.
@@ -209,29 +175,16 @@ class MemberDetail(StudioView):
         return Response(status=204)
 
 
-class MemberLink(StudioView):
-    """A new link to set a password."""
-
-    tag: ClassVar = "Members"
-
-    @operation(
-        "members_make_password_link",
-        need=ADMIN_IN_PERSON,
-        body=Nothing,
-        answer=PasswordLinkAnswer,
-        example={},
-        answer_example={"username": "mara", "password_link": LINK},
-    )
-    @idempotent(shows_once="password_link")
-    def post(self, request: Request, username: str) -> Response:
+class MemberLink(StudioView, tag="Members"):
+    @operation("members_make_password_link", ADMIN_IN_PERSON, takes=Nothing, gives=PasswordLinkAnswer)
+    def post(self, given: dict[str, Any], username: str) -> Response:
         """Create a link with which a member sets a password.
 
         For an account that this studio created and that opens nothing else; platform staff help the others. An earlier
         link of somebody without a password stops working.
         """
-        read_body(request, Nothing)
         link = password_link(tenant=self.tenant, user=_find(self, username).user, actor=self.actor)
-        answer = {"username": username, "password_link": request.build_absolute_uri(link.path)}
+        answer = {"username": username, "password_link": self.request.build_absolute_uri(link.path)}
         return Response(PasswordLinkAnswer(answer).data)
 
 

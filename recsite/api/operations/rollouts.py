@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 from django.db.models import QuerySet
 from rest_framework import serializers
-from rest_framework.request import Request
 from rest_framework.response import Response
 
 from models_registry.catalogue.selectors import model_summary, name_of
@@ -22,12 +21,11 @@ from models_registry.rollouts.services import (
     rollout_new_phase_preview,
     rollout_preview,
 )
-from recsite.api.authentication import needs
-from recsite.api.bodies import Answer, Body, Moment, Whole, read_body, read_query
-from recsite.api.operations.lookups import find_model
+from recsite.api.bodies import Answer, Body, Moment, Whole
+from recsite.api.operations.lookups import find_model, one_of
 from recsite.api.paging import PageQuery, page_of
 from recsite.api.problems import not_found
-from recsite.api.schema import operation, page_answer
+from recsite.api.schema import operation
 from recsite.api.studio_view import StudioView, page
 from tenants.models import Scope
 from tenants.rules import RuleBroken
@@ -73,6 +71,7 @@ PREVIEW = {
 class RevisionAnswer(Answer[RolloutRevision]):
     """One saved allocation."""
 
+    example = REVISION
     number = serializers.IntegerField()
     phase = serializers.IntegerField(
         help_text="A new phase assigns every unit anew; new weights move as few as can be."
@@ -94,6 +93,7 @@ class RevisionAnswer(Answer[RolloutRevision]):
 class FullRevisionAnswer(RevisionAnswer):
     """A saved allocation with all that it takes to compute anybody's version from it."""
 
+    example = FULL_REVISION
     salt = serializers.CharField(help_text="slot = int(md5_hex(salt + ':' + unit)[:15], 16) % 10000")
     codes = serializers.SerializerMethodField(help_text="Every version's code.")
     allocation_hex = serializers.SerializerMethodField(
@@ -120,6 +120,7 @@ class FlowAnswer(Answer[Any]):
 class EffectAnswer(Answer[Any]):
     """What a change would do."""
 
+    example = EFFECT
     moved_bp = serializers.IntegerField(help_text="Basis points of all units that would get another version.")
     flows = FlowAnswer(many=True, help_text="The largest first.")
     is_new_phase = serializers.BooleanField(help_text="Everybody is assigned anew: the figures are expectations.")
@@ -146,6 +147,7 @@ class CautionAnswer(Answer[Caution]):
 class PreviewAnswer(EffectAnswer):
     """What new weights would do, and what to know before saving them."""
 
+    example = PREVIEW
     cautions = CautionAnswer(many=True)
 
 
@@ -162,52 +164,35 @@ def weights_field(**kwargs: Any) -> serializers.DictField:
 class Weights(Body):
     """Weights to look at."""
 
+    example: ClassVar = {"weights_bp": WEIGHTS}
     weights_bp = weights_field()
 
 
 class RevisionQuery(PageQuery):
     """Which revisions."""
 
-    since = Moment(required=False, help_text="Saved from this instant on.")
+    since = Moment(source="created_at__gte", required=False, help_text="Saved from this instant on.")
 
 
-class RolloutDetail(StudioView):
-    """What is served now."""
-
-    tag: ClassVar = "Rollouts"
-
-    @operation("rollouts_read", need=needs(Scope.READ), answer=FullRevisionAnswer, answer_example=FULL_REVISION)
-    def get(self, request: Request, model: str) -> Response:
+class RolloutDetail(StudioView, tag="Rollouts"):
+    @operation("rollouts_read", Scope.READ, gives=FullRevisionAnswer)
+    def get(self, model: str) -> Response:
         """Read a model's current rollout.
 
         With the salt and the map of all 10,000 slots, so that you can work out anybody's version yourself.
         """
         row = find_model(self.tenant, model)
-        revision = current_rollout(row)
-        if revision is None:
-            raise not_found(f"The model “{model}” has no version yet.")
+        revision = _current(row)
         return Response(FullRevisionAnswer(revision, context={"names": names_of(row)}).data)
 
 
-class RolloutPreview(StudioView):
-    """What new weights would do."""
-
-    tag: ClassVar = "Rollouts"
-
-    @operation(
-        "rollouts_preview",
-        need=needs(Scope.READ),
-        body=Weights,
-        answer=PreviewAnswer,
-        example={"weights_bp": WEIGHTS},
-        answer_example=PREVIEW,
-    )
-    def post(self, request: Request, model: str) -> Response:
+class RolloutPreview(StudioView, tag="Rollouts"):
+    @operation("rollouts_preview", Scope.READ, takes=Weights, gives=PreviewAnswer)
+    def post(self, given: dict[str, Any], model: str) -> Response:
         """Preview new weights: what saving them would do, exactly.
 
         Changes nothing. `cautions` are what the dashboard asks about before it saves.
         """
-        given = read_body(request, Weights)
         summary = model_summary(find_model(self.tenant, model))
         weights_bp = weights_from_names(given["weights_bp"], summary.names)
         answer = effect_of(rollout_preview(model=summary.model, weights_bp=weights_bp), summary.names, summary.model)
@@ -215,76 +200,43 @@ class RolloutPreview(StudioView):
         return Response(PreviewAnswer(found, context={"model": summary.model}).data)
 
 
-class NewPhaseEffect(StudioView):
-    """What a new phase would do."""
-
-    tag: ClassVar = "Rollouts"
-
+class NewPhaseEffect(StudioView, tag="Rollouts"):
     @operation(
         "rollouts_new_phase_effect",
-        need=needs(Scope.READ),
-        answer=EffectAnswer,
+        Scope.READ,
+        gives=EffectAnswer,
         answer_example={**EFFECT, "moved_bp": 3200, "is_new_phase": True, "sentence": "About 32 % of players …"},
     )
-    def get(self, request: Request, model: str) -> Response:
+    def get(self, model: str) -> Response:
         """Estimate what a new phase with the present weights would do. Changes nothing."""
         row = find_model(self.tenant, model)
-        if current_rollout(row) is None:
-            raise not_found(f"The model “{model}” has no version yet.")
+        _current(row)
         return Response(EffectAnswer(effect_of(rollout_new_phase_preview(model=row), names_of(row), row)).data)
 
 
-class RevisionList(StudioView):
-    """The history."""
-
-    tag: ClassVar = "Rollouts"
-
-    @operation(
-        "rollout_revisions_list",
-        need=needs(Scope.READ),
-        query=RevisionQuery,
-        answer=page_answer(RevisionAnswer),
-        answer_example={"results": [REVISION], "next_cursor": None},
-    )
-    def get(self, request: Request, model: str) -> Response:
+class RevisionList(StudioView, tag="Rollouts"):
+    @operation("rollout_revisions_list", Scope.READ, takes=RevisionQuery, gives=RevisionAnswer)
+    def get(self, asked: dict[str, Any], model: str) -> Response:
         """List a model's rollout revisions, newest first."""
-        asked = read_query(request, RevisionQuery)
         row = find_model(self.tenant, model)
         rows = _revisions(row).defer("allocation", "restores__allocation")
-        if "since" in asked:
-            rows = rows.filter(created_at__gte=asked["since"])
         return page(page_of(rows, asked, by="number", is_descending=True), RevisionAnswer, names=names_of(row))
 
 
-class RevisionDetail(StudioView):
-    """One revision."""
-
-    tag: ClassVar = "Rollouts"
-
-    @operation(
-        "rollout_revisions_read", need=needs(Scope.READ), answer=FullRevisionAnswer, answer_example=FULL_REVISION
-    )
-    def get(self, request: Request, model: str, number: str) -> Response:
+class RevisionDetail(StudioView, tag="Rollouts"):
+    @operation("rollout_revisions_read", Scope.READ, gives=FullRevisionAnswer)
+    def get(self, model: str, number: str) -> Response:
         """Read a rollout revision, with its salt and map."""
         row = find_model(self.tenant, model)
-        revision = _revisions(row).filter(number=int(number)).first()
-        if revision is None:
-            raise not_found(f"The model has no revision {number}.")
-        return Response(FullRevisionAnswer(revision, context={"names": names_of(row)}).data)
+        return Response(FullRevisionAnswer(_revision(row, number), context={"names": names_of(row)}).data)
 
 
-class RevisionEffect(StudioView):
-    """What going back to a revision would do."""
-
-    tag: ClassVar = "Rollouts"
-
-    @operation("rollout_revisions_effect", need=needs(Scope.READ), answer=EffectAnswer, answer_example=EFFECT)
-    def get(self, request: Request, model: str, number: str) -> Response:
+class RevisionEffect(StudioView, tag="Rollouts"):
+    @operation("rollout_revisions_effect", Scope.READ, gives=EffectAnswer)
+    def get(self, model: str, number: str) -> Response:
         """Preview going back to a revision. Changes nothing."""
         row = find_model(self.tenant, model)
-        if not _revisions(row).filter(number=int(number)).exists():
-            raise not_found(f"The model has no revision {number}.")
-        effect = rollout_go_back_preview(model=row, number=int(number))
+        effect = rollout_go_back_preview(model=row, number=_revision(row, number).number)
         return Response(EffectAnswer(effect_of(effect, names_of(row), row)).data)
 
 
@@ -327,3 +279,14 @@ def effect_of(effect: Effect, names: Mapping[int, str], model: RecommendationMod
 def _revisions(model: RecommendationModel) -> QuerySet[RolloutRevision]:
     rows: QuerySet[RolloutRevision] = RolloutRevision.objects.for_tenant(model.tenant)
     return rows.filter(model=model).select_related("restores").defer("restores__allocation")
+
+
+def _revision(model: RecommendationModel, number: str) -> RolloutRevision:
+    return one_of(_revisions(model).filter(number=int(number)), f"The model has no revision {number}.")
+
+
+def _current(model: RecommendationModel) -> RolloutRevision:
+    revision = current_rollout(model)
+    if revision is None:
+        raise not_found(f"The model “{model.slug}” has no version yet.")
+    return revision

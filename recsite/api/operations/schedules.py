@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from rest_framework import serializers
-from rest_framework.request import Request
 from rest_framework.response import Response
 
 from models_registry.loading.schedules import MAX_CRONTAB, MAX_MINUTES, schedule_remove, schedule_set, words
 from models_registry.models import Schedule, ScheduleKind, Version
-from recsite.api.authentication import needs
-from recsite.api.bodies import Answer, Body, Choice, Text, Whole, YesNo, read_body
+from recsite.api.bodies import Answer, Body, Choice, Text, Whole, YesNo
 from recsite.api.operations.lookups import find_version
 from recsite.api.problems import not_found
 from recsite.api.schema import operation
@@ -34,6 +32,7 @@ SCHEDULE = {
 class ScheduleAnswer(Answer[Schedule]):
     """When a version is loaded automatically."""
 
+    example = SCHEDULE
     kind = serializers.ChoiceField(choices=ScheduleKind.choices)
     every_minutes = serializers.IntegerField(allow_null=True, help_text="Of an interval.")
     crontab = serializers.CharField(help_text="Of a crontab; else empty.")
@@ -52,6 +51,7 @@ class ScheduleAnswer(Answer[Schedule]):
 class NewSchedule(Body):
     """When to load: every so many minutes, or at the times of a crontab."""
 
+    example: ClassVar = {"kind": "crontab", "crontab": "0 */4 * * *", "timezone": "Europe/Berlin"}
     kind = Choice(choices=ScheduleKind.choices)
     every_minutes = Whole(min_value=1, max_value=MAX_MINUTES, required=False, help_text="Of an interval.")
     crontab = Text(
@@ -63,36 +63,30 @@ class NewSchedule(Body):
     is_enabled = YesNo(required=False, help_text="false keeps the schedule without starting loads.")
 
 
-class VersionSchedule(StudioView):
-    """A version's schedule."""
-
-    tag: ClassVar = "Versions"
-
-    @operation("schedules_read", need=needs(Scope.READ), answer=ScheduleAnswer, answer_example=SCHEDULE)
-    def get(self, request: Request, model: str, version: str) -> Response:
+class VersionSchedule(StudioView, tag="Versions"):
+    @operation("schedules_read", Scope.READ, gives=ScheduleAnswer)
+    def get(self, model: str, version: str) -> Response:
         """Read a version's schedule."""
         return Response(ScheduleAnswer(_schedule_of(find_version(self.tenant, model, version))).data)
 
     @operation(
         "schedules_set",
-        need=needs(Scope.VERSIONS_WRITE),
-        body=NewSchedule,
-        answer=ScheduleAnswer,
-        example={"kind": "crontab", "crontab": "0 */4 * * *", "timezone": "Europe/Berlin"},
+        Scope.VERSIONS_WRITE,
+        takes=NewSchedule,
+        gives=ScheduleAnswer,
         answer_example={**SCHEDULE, "last_run_at": None},
     )
-    def put(self, request: Request, model: str, version: str) -> Response:
+    def put(self, given: dict[str, Any], model: str, version: str) -> Response:
         """Set a version's schedule.
 
         A run that is due while another load of the version is still running is skipped, and `note` says so. A time
         that daylight saving skips runs once at the next valid moment; one that it repeats runs once.
         """
-        given: dict[str, Any] = read_body(request, NewSchedule)
         schedule = schedule_set(version=find_version(self.tenant, model, version), actor=self.actor, **given)
         return Response(ScheduleAnswer(schedule).data)
 
-    @operation("schedules_remove", need=needs(Scope.VERSIONS_WRITE), status=204)
-    def delete(self, request: Request, model: str, version: str) -> Response:
+    @operation("schedules_remove", Scope.VERSIONS_WRITE)
+    def delete(self, model: str, version: str) -> Response:
         """Remove a version's schedule: it is loaded only when somebody asks."""
         row = find_version(self.tenant, model, version)
         _schedule_of(row)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from rest_framework import serializers
-from rest_framework.request import Request
 from rest_framework.response import Response
 
-from recsite.api.authentication import ANYONE, needs
+from recsite.api.authentication import ANYONE
 from recsite.api.bodies import Answer
 from recsite.api.schema import operation
 from recsite.api.studio_view import StudioView
@@ -40,6 +39,7 @@ CALLER = {
 class StudioAnswer(serializers.ModelSerializer[Tenant]):
     """The studio: what its sources may read, its limits, and when serving last learnt of a change."""
 
+    example = STUDIO
     allowed_datasets = serializers.ListField(child=serializers.CharField())
     allowed_gs_prefixes = serializers.ListField(child=serializers.CharField())
     allowed_local_roots = serializers.ListField(child=serializers.CharField())
@@ -52,6 +52,7 @@ class StudioAnswer(serializers.ModelSerializer[Tenant]):
 class CallerAnswer(Answer[Any]):
     """Who calls, and what they may do."""
 
+    example = CALLER
     studio = serializers.CharField()
     kind = serializers.ChoiceField(choices=["token", "person"])
     name = serializers.CharField()
@@ -60,24 +61,16 @@ class CallerAnswer(Answer[Any]):
     expires_at = serializers.DateTimeField(allow_null=True, help_text="When the token stops working; null: never.")
 
 
-class StudioDetail(StudioView):
-    """The one studio that a token is for, or that a person named."""
-
-    tag: ClassVar = "Studio"
-
-    @operation("studio_read", need=needs(Scope.READ), answer=StudioAnswer, answer_example=STUDIO)
-    def get(self, request: Request) -> Response:
+class StudioDetail(StudioView, tag="Studio"):
+    @operation("studio_read", Scope.READ, gives=StudioAnswer)
+    def get(self) -> Response:
         """Read the studio."""
         return Response(StudioAnswer(self.tenant).data)
 
 
-class CallerDetail(StudioView):
-    """Whom the API takes the caller for."""
-
-    tag: ClassVar = "Studio"
-
-    @operation("caller_read", need=ANYONE, answer=CallerAnswer, answer_example=CALLER)
-    def get(self, request: Request) -> Response:
+class CallerDetail(StudioView, tag="Studio"):
+    @operation("caller_read", ANYONE, gives=CallerAnswer)
+    def get(self) -> Response:
         """Read who is calling.
 
         A job can check its token with this before it begins.

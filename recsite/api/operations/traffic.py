@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any
 
 from django.utils import timezone
 from rest_framework import serializers
-from rest_framework.request import Request
 from rest_framework.response import Response
 
 from models_registry.models import RecommendationModel, TrafficSpan, Version
 from models_registry.traffic import propagation, reading
-from recsite.api.authentication import needs
-from recsite.api.bodies import Answer, Moment, Query, read_query
+from recsite.api.bodies import Answer, Moment, Query
 from recsite.api.operations.lookups import find_model
 from recsite.api.schema import operation
 from recsite.api.studio_view import StudioView
@@ -74,6 +72,7 @@ class GapAnswer(Answer[Any]):
 class TrafficAnswer(Answer[Any]):
     """What a model's versions answered, as serving counted it."""
 
+    example = TRAFFIC
     collected_until = serializers.DateTimeField(
         allow_null=True, help_text="Answers before this are counted; points after it are not known yet."
     )
@@ -85,6 +84,7 @@ class TrafficAnswer(Answer[Any]):
 class PropagationAnswer(Answer[Any]):
     """How far the studio's newest snapshot has come."""
 
+    example = PROPAGATION
     snapshot_revision = serializers.IntegerField(help_text="0: nothing has been published yet.")
     published_at = serializers.DateTimeField(allow_null=True)
     processes = serializers.IntegerField(allow_null=True, help_text="That serve now; null: Redis does not answer.")
@@ -106,15 +106,10 @@ class TrafficQuery(Query):
     until = Moment(required=False, help_text="Now without it.")
 
 
-class ModelTraffic(StudioView):
-    """What a model's versions answered."""
-
-    tag: ClassVar = "Traffic"
-
-    @operation("traffic_read", need=needs(Scope.READ), query=TrafficQuery, answer=TrafficAnswer, answer_example=TRAFFIC)
-    def get(self, request: Request, model: str) -> Response:
+class ModelTraffic(StudioView, tag="Traffic"):
+    @operation("traffic_read", Scope.READ, takes=TrafficQuery, gives=TrafficAnswer)
+    def get(self, asked: dict[str, Any], model: str) -> Response:
         """Read what each version of a model answered, in the last 24 hours and over time."""
-        asked = read_query(request, TrafficQuery)
         span = TrafficSpan(int(asked["span_seconds"]))
         since, until = _times(asked, span)
         row = find_model(self.tenant, model)
@@ -127,13 +122,9 @@ class ModelTraffic(StudioView):
         return Response(TrafficAnswer(answer).data)
 
 
-class Propagation(StudioView):
-    """How far the newest change has come."""
-
-    tag: ClassVar = "Traffic"
-
-    @operation("propagation_read", need=needs(Scope.READ), answer=PropagationAnswer, answer_example=PROPAGATION)
-    def get(self, request: Request) -> Response:
+class Propagation(StudioView, tag="Traffic"):
+    @operation("propagation_read", Scope.READ, gives=PropagationAnswer)
+    def get(self) -> Response:
         """Read how many serving processes have the studio's newest change."""
         found = propagation.propagation(self.tenant)
         answer = {

@@ -50,9 +50,7 @@ urlpatterns = [
     path("automation-tokens", AutomationTokenList.as_view(), name="api-automation-tokens"),
     path("automation-tokens/<slug:token>", AutomationTokenDetail.as_view(), name="api-automation-token"),
     path(
-        "automation-tokens/<slug:token>/revoke",
-        AutomationTokenRevocation.as_view(),
-        name="api-automation-token-revoke",
+        "automation-tokens/<slug:token>/revoke", AutomationTokenRevocation.as_view(), name="api-automation-token-revoke"
     ),
     path("credentials", CredentialList.as_view(), name="api-credentials"),
     path("credentials/register-key", KeyRegistration.as_view(), name="api-credentials-register-key"),

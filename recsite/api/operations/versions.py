@@ -9,7 +9,6 @@ from django.db.models import QuerySet
 from django.urls import reverse
 from django.utils import timezone
 from rest_framework import serializers
-from rest_framework.request import Request
 from rest_framework.response import Response
 
 from models_registry.catalogue.selectors import data_at, is_late
@@ -17,14 +16,12 @@ from models_registry.catalogue.services import source_set, version_create
 from models_registry.loading.requests import table_roll_back
 from models_registry.loading.schedules import MAX_MINUTES, freshness_set
 from models_registry.models import Layout, RecommendationModel, RolloutRevision, Source, SourceKind, Table, Version
-from recsite.api.authentication import needs
-from recsite.api.bodies import Answer, Body, Choice, Reason, Text, Whole, read_body, read_query
-from recsite.api.idempotency import idempotent
+from recsite.api.bodies import Answer, Body, Choice, Reason, Text, Whole
 from recsite.api.operations.lookups import find_model, find_version, with_tables
 from recsite.api.operations.schedules import SCHEDULE, ScheduleAnswer
 from recsite.api.paging import PageQuery, page_of
 from recsite.api.problems import fields_named
-from recsite.api.schema import operation, page_answer
+from recsite.api.schema import operation
 from recsite.api.studio_view import StudioView, created, page
 from tenants.models import Scope
 from tenants.rules import RuleBroken
@@ -85,6 +82,7 @@ class TableAnswer(Answer[Table]):
 class VersionAnswer(Answer[Version]):
     """One trained version of a model."""
 
+    example = VERSION
     name = serializers.CharField()
     model = serializers.CharField(source="model.slug")
     code = serializers.IntegerField(help_text="Its byte in bit-packed answers.")
@@ -122,6 +120,7 @@ class VersionAnswer(Answer[Version]):
 class NewSource(Body):
     """Where rows come from. Confined to what platform staff allow the studio (`studio_read`)."""
 
+    example = SOURCE
     kind = Choice(choices=SourceKind.choices)
     location = Text(
         max_length=100_000, help_text="A path or glob (local or gs://), project.dataset.table, or the text of a query."
@@ -131,6 +130,7 @@ class NewSource(Body):
 class NewVersion(Body):
     """A version to create."""
 
+    example: ClassVar = {"name": "2026-12-a", "source": SOURCE}
     name = Text(max_length=60, help_text="Letters, digits, dots, hyphens and underscores; never changes.")
     source_ = NewSource()
     layout_revision = Whole(min_value=0, max_value=255, required=False, help_text="Without it, the newest.")
@@ -139,6 +139,7 @@ class NewVersion(Body):
 class RollBack(Reason):
     """Which table to serve again, and why."""
 
+    example: ClassVar = {"reason": "Prices were wrong in the newest table"}
     table = Text(
         max_length=12,
         required=False,
@@ -149,26 +150,16 @@ class RollBack(Reason):
 class NewFreshness(Body):
     """How fresh a version's data should be."""
 
+    example: ClassVar = {"freshness_minutes": 360}
     freshness_minutes = Whole(
         min_value=1, max_value=MAX_MINUTES, allow_null=True, help_text="How old it may become; null: no target."
     )
 
 
-class VersionList(StudioView):
-    """A model's versions."""
-
-    tag: ClassVar = "Versions"
-
-    @operation(
-        "versions_list",
-        need=needs(Scope.READ),
-        query=PageQuery,
-        answer=page_answer(VersionAnswer),
-        answer_example={"results": [VERSION], "next_cursor": None},
-    )
-    def get(self, request: Request, model: str) -> Response:
+class VersionList(StudioView, tag="Versions"):
+    @operation("versions_list", Scope.READ, takes=PageQuery, gives=VersionAnswer)
+    def get(self, asked: dict[str, Any], model: str) -> Response:
         """List a model's versions, oldest first."""
-        asked = read_query(request, PageQuery)
         row = find_model(self.tenant, model)
         versions: QuerySet[Version] = Version.objects.for_tenant(self.tenant).filter(model=row)
         versions = with_tables(versions).select_related("model", "layout", "source", "schedule")
@@ -176,11 +167,10 @@ class VersionList(StudioView):
 
     @operation(
         "versions_create",
-        need=needs(Scope.VERSIONS_WRITE),
-        body=NewVersion,
-        answer=VersionAnswer,
+        Scope.VERSIONS_WRITE,
+        takes=NewVersion,
+        gives=VersionAnswer,
         status=201,
-        example={"name": "2026-12-a", "source": SOURCE},
         answer_example={
             **VERSION,
             "name": "2026-12-a",
@@ -190,13 +180,11 @@ class VersionList(StudioView):
             "last_fence": 0,
         },
     )
-    @idempotent()
-    def post(self, request: Request, model: str) -> Response:
+    def post(self, given: dict[str, Any], model: str) -> Response:
         """Create a version with its source.
 
         A model's first version gets all units; a later one none, until the weights give it some.
         """
-        given = read_body(request, NewVersion)
         row = find_model(self.tenant, model)
         with fields_named(source_kind="source.kind", source_location="source.location", layout="layout_revision"):
             version = version_create(
@@ -210,82 +198,47 @@ class VersionList(StudioView):
         return created(_answer(self, model, version.name), reverse("api-version", args=[model, version.name]))
 
 
-class VersionDetail(StudioView):
-    """One version."""
-
-    tag: ClassVar = "Versions"
-
-    @operation("versions_read", need=needs(Scope.READ), answer=VersionAnswer, answer_example=VERSION)
-    def get(self, request: Request, model: str, version: str) -> Response:
+class VersionDetail(StudioView, tag="Versions"):
+    @operation("versions_read", Scope.READ, gives=VersionAnswer)
+    def get(self, model: str, version: str) -> Response:
         """Read a version."""
         return Response(_answer(self, model, version).data)
 
 
-class VersionSource(StudioView):
-    """A version's source."""
-
-    tag: ClassVar = "Versions"
-
-    @operation(
-        "versions_set_source",
-        need=needs(Scope.VERSIONS_WRITE),
-        body=NewSource,
-        answer=VersionAnswer,
-        example=SOURCE,
-        answer_example=VERSION,
-    )
-    def put(self, request: Request, model: str, version: str) -> Response:
+class VersionSource(StudioView, tag="Versions"):
+    @operation("versions_set_source", Scope.VERSIONS_WRITE, takes=NewSource, gives=VersionAnswer)
+    def put(self, given: dict[str, Any], model: str, version: str) -> Response:
         """Change a version's source, from the next load on."""
-        given = read_body(request, NewSource)
         row = find_version(self.tenant, model, version)
         with fields_named(source_kind="kind", source_location="location"):
             source_set(version=row, kind=given["kind"], location=given["location"], actor=self.actor)
         return Response(_answer(self, model, version).data)
 
 
-class VersionRollBack(StudioView):
-    """A version's earlier table."""
-
-    tag: ClassVar = "Versions"
-
+class VersionRollBack(StudioView, tag="Versions"):
     @operation(
         "versions_roll_back",
-        need=needs(Scope.LOADS_RUN),
-        body=RollBack,
-        answer=VersionAnswer,
-        example={"reason": "Prices were wrong in the newest table"},
+        Scope.LOADS_RUN,
+        takes=RollBack,
+        gives=VersionAnswer,
         answer_example={**VERSION, "previous_table": TABLE},
     )
-    @idempotent()
-    def post(self, request: Request, model: str, version: str) -> Response:
+    def post(self, given: dict[str, Any], model: str, version: str) -> Response:
         """Roll a version back to one of its two earlier tables.
 
         The active table takes the place of the chosen one, so that doing it twice undoes it. Serving has it within
         2 seconds.
         """
-        given = read_body(request, RollBack)
         row = find_version(self.tenant, model, version)
         table = _kept_table(row, given.get("table"))
         table_roll_back(version=row, actor=self.actor, reason=given["reason"], table=table)
         return Response(_answer(self, model, version).data)
 
 
-class VersionFreshness(StudioView):
-    """How old a version's data may become."""
-
-    tag: ClassVar = "Versions"
-
-    @operation(
-        "versions_set_freshness",
-        need=needs(Scope.VERSIONS_WRITE),
-        body=NewFreshness,
-        answer=VersionAnswer,
-        example={"freshness_minutes": 360},
-        answer_example=VERSION,
-    )
-    def put(self, request: Request, model: str, version: str) -> Response:
+class VersionFreshness(StudioView, tag="Versions"):
+    @operation("versions_set_freshness", Scope.VERSIONS_WRITE, takes=NewFreshness, gives=VersionAnswer)
+    def put(self, given: dict[str, Any], model: str, version: str) -> Response:
         """Set how old a version's data may become before it counts as late."""
-        given = read_body(request, NewFreshness)
         row = find_version(self.tenant, model, version)
         with fields_named(minutes="freshness_minutes"):
             freshness_set(version=row, actor=self.actor, minutes=given["freshness_minutes"])
