@@ -14,6 +14,7 @@ from drf_spectacular.plumbing import ResolvedComponent
 from drf_spectacular.utils import Direction, OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
+from rest_framework.response import Response
 from typing_extensions import override
 
 from recsite.api.authentication import Need, needs
@@ -23,6 +24,7 @@ from recsite.api.paging import PageQuery
 from recsite.api.problems import Kind
 from serving.http import PROBLEM as PROBLEM_MEDIA_TYPE
 from tenants.models import Scope
+from tenants.paging import Page
 
 # What stands in paths: its schema and what it is.
 PATH_PARAMETERS: dict[str, tuple[dict[str, Any], str]] = {
@@ -77,6 +79,31 @@ PROBLEM["example"] = {
 }
 
 
+class Result:
+    """What an operation found or made, where that is more than a row.
+
+    Attributes:
+        row: the row, or a page of rows.
+        at: its address, for the header `Location`.
+        context: what its serializer must know besides.
+    """
+
+    def __init__(self, row: Any, *, at: str = "", **context: Any) -> None:
+        self.row = row
+        self.at = at
+        self.context = context
+
+    def answered(self, answer: type[serializers.Serializer[Any]], status: int) -> Response:
+        """Return the answer."""
+        data: Any
+        if isinstance(self.row, Page):
+            rows = answer(self.row.rows, many=True, context=self.context).data
+            data = {"results": rows, "next_cursor": self.row.next_cursor}
+        else:
+            data = answer(self.row, context=self.context).data
+        return Response(data, status=status, headers={"Location": self.at} if self.at else None)
+
+
 def operation(
     operation_id: str,
     need: Need | Scope,
@@ -89,7 +116,8 @@ def operation(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Say what one of a view's methods needs, takes and gives; its docstring is its description.
 
-    A POST that needs more than to read heeds `Idempotency-Key`.
+    The method returns a row, a page of rows, or a `Result`. A POST that needs more than to read heeds
+    `Idempotency-Key`.
 
     Args:
         operation_id: its stable name in the schema.
@@ -118,13 +146,12 @@ def operation(
 
     def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(method)
-        def handle(view: Any, request: Request, **names: str) -> Any:
-            if body is not None:
-                return method(view, read_body(request, body), **names)
-            if query is not None:
-                return method(view, read_query(request, query), **names)
-            read_query(request, Query)  # It takes nothing.
-            return method(view, **names)
+        def handle(view: Any, request: Request, **names: str) -> Response:
+            given = read_body(request, body) if body else read_query(request, query or Query)
+            found = method(view, given, **names) if takes else method(view, **names)
+            if gives is None:
+                return Response(status=status)
+            return (found if isinstance(found, Result) else Result(found)).answered(gives, status)
 
         is_idempotent = method.__name__ == "post" and need.scope is not Scope.READ
         summary, _, description = (getdoc(method) or "").partition("\n")

@@ -12,12 +12,10 @@ from django.core.cache import cache
 from django.http.response import HttpResponseBase
 from django_redis.exceptions import ConnectionInterrupted
 from redis.exceptions import RedisError
-from rest_framework import serializers
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
-from rest_framework.response import Response
 from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 from typing_extensions import override
@@ -27,7 +25,6 @@ from recsite.api.bodies import StrictJSONParser
 from recsite.api.problems import Kind, Problem, not_found
 from tenants import audit
 from tenants.models import Tenant, User
-from tenants.paging import Page
 
 log = logging.getLogger(__name__)
 
@@ -128,14 +125,3 @@ class StudioView(ApiView):
     def actor(self) -> User | None:
         """Return the person who acts; None for a token, which the audit trail then names by itself."""
         return self.caller.person
-
-
-def page(found: Page[Any], answer: type[serializers.Serializer[Any]], **context: Any) -> Response:
-    """Answer one page of a list."""
-    rows = answer(found.rows, many=True, context=context).data
-    return Response({"results": rows, "next_cursor": found.next_cursor})
-
-
-def created(answer: serializers.Serializer[Any], location: str) -> Response:
-    """Answer that something was made, and where it is."""
-    return Response(answer.data, status=201, headers={"Location": location})

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from rest_framework import serializers
-from rest_framework.response import Response
 
 from recsite.api.bodies import Moment
 from recsite.api.paging import PageQuery, page_of
 from recsite.api.schema import operation
-from recsite.api.studio_view import StudioView, page
+from recsite.api.studio_view import StudioView
 from tenants.models import AuditEntry, Scope
+from tenants.paging import Page
 
 ENTRY = {
     "id": 4711,
@@ -58,7 +58,7 @@ class AuditQuery(PageQuery):
 
 class AuditTrail(StudioView, tag="Audit trail"):
     @operation("audit_list", Scope.READ, takes=AuditQuery, gives=AuditEntryAnswer)
-    def get(self, asked: dict[str, Any]) -> Response:
+    def get(self, asked: dict[str, Any]) -> Page[Any]:
         """List what was done in the studio, newest first."""
         rows = AuditEntry.objects.for_tenant(self.tenant)
-        return page(page_of(rows, asked, by="pk", is_descending=True), AuditEntryAnswer)
+        return page_of(rows, asked, by="pk", is_descending=True)

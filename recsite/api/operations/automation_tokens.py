@@ -8,16 +8,16 @@ from django.db.models import Q, QuerySet
 from django.urls import reverse
 from django.utils import timezone
 from rest_framework import serializers
-from rest_framework.response import Response
 
 from recsite.api.authentication import ADMIN_IN_PERSON
 from recsite.api.bodies import Answer, Body, Choice, Moment, Reason, Text
 from recsite.api.operations.lookups import one_of
 from recsite.api.paging import PageQuery, page_of
-from recsite.api.schema import operation
-from recsite.api.studio_view import StudioView, created, page
+from recsite.api.schema import Result, operation
+from recsite.api.studio_view import StudioView
 from tenants.automation import automation_token_issue, automation_token_revoke
 from tenants.models import AutomationToken, Scope
+from tenants.paging import Page
 
 TOKEN = {
     "id": "at_5f2m8q0xk1bc",
@@ -84,13 +84,13 @@ class AutomationTokenQuery(PageQuery):
 
 class AutomationTokenList(StudioView, tag="Automation tokens"):
     @operation("automation_tokens_list", Scope.READ, takes=AutomationTokenQuery, gives=AutomationTokenAnswer)
-    def get(self, asked: dict[str, Any]) -> Response:
+    def get(self, asked: dict[str, Any]) -> Page[Any]:
         """List the automation tokens, newest first."""
         rows = _rows(self)
         is_ended = Q(revoked_at__isnull=False) | Q(expires_at__lte=timezone.now())
         if state := asked.pop("state", None):
             rows = rows.filter(is_ended if state == "ended" else ~is_ended)
-        return page(page_of(rows, asked, by="pk", is_descending=True), AutomationTokenAnswer)
+        return page_of(rows, asked, by="pk", is_descending=True)
 
     @operation(
         "automation_tokens_issue",
@@ -99,21 +99,21 @@ class AutomationTokenList(StudioView, tag="Automation tokens"):
         gives=IssuedAutomationTokenAnswer,
         status=201,
     )
-    def post(self, given: dict[str, Any]) -> Response:
+    def post(self, given: dict[str, Any]) -> Result:
         """Create an automation token.
 
         The answer shows the token, and nothing shows it again. No token can create tokens.
         """
         issued = automation_token_issue(tenant=self.tenant, actor=self.actor, **given)
-        answer = IssuedAutomationTokenAnswer(issued.token, context={"secret": issued.secret})
-        return created(answer, reverse("api-automation-token", args=[issued.token.public_id]))
+        at = reverse("api-automation-token", args=[issued.token.public_id])
+        return Result(issued.token, at=at, secret=issued.secret)
 
 
 class AutomationTokenDetail(StudioView, tag="Automation tokens"):
     @operation("automation_tokens_read", Scope.READ, gives=AutomationTokenAnswer)
-    def get(self, token: str) -> Response:
+    def get(self, token: str) -> AutomationToken:
         """Read an automation token."""
-        return Response(AutomationTokenAnswer(_find(self, token)).data)
+        return _find(self, token)
 
 
 class AutomationTokenRevocation(StudioView, tag="Automation tokens"):
@@ -125,10 +125,9 @@ class AutomationTokenRevocation(StudioView, tag="Automation tokens"):
         example={"reason": "The job has moved"},
         answer_example={**TOKEN, "revoked_at": "2026-11-03T08:30:00Z"},
     )
-    def post(self, given: dict[str, Any], token: str) -> Response:
+    def post(self, given: dict[str, Any], token: str) -> AutomationToken:
         """Revoke an automation token, at once and for good."""
-        revoked = automation_token_revoke(token=_find(self, token), actor=self.actor, reason=given["reason"])
-        return Response(AutomationTokenAnswer(revoked).data)
+        return automation_token_revoke(token=_find(self, token), actor=self.actor, reason=given["reason"])
 
 
 def _rows(view: StudioView) -> QuerySet[AutomationToken]:

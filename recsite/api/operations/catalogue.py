@@ -8,7 +8,6 @@ from typing import Any, ClassVar, assert_never
 from django.db.models import OuterRef, QuerySet, Subquery
 from django.urls import reverse
 from rest_framework import serializers
-from rest_framework.response import Response
 from typing_extensions import override
 
 from models_registry.catalogue.services import default_set, layout_add, model_create, model_update
@@ -18,10 +17,11 @@ from recsite.api.bodies import Answer, Body, Change, Choice, Number, Text, Whole
 from recsite.api.operations.lookups import find_model, one_of
 from recsite.api.paging import PageQuery, page_of
 from recsite.api.problems import fields_named
-from recsite.api.schema import operation
-from recsite.api.studio_view import StudioView, created, page
+from recsite.api.schema import Result, operation
+from recsite.api.studio_view import StudioView
 from serving.formats.layouts import MAX_PAYLOAD_BYTES
 from tenants.models import Scope, Tenant
+from tenants.paging import Page
 
 LAYOUT: list[dict[str, Any]] = [
     {"name": "offer_id", "type": "uint", "min": 0, "max": 4095},
@@ -192,24 +192,24 @@ class NewLayout(Body):
 
 class ModelList(StudioView, tag="Models"):
     @operation("models_list", Scope.READ, takes=PageQuery, gives=ModelAnswer)
-    def get(self, asked: dict[str, Any]) -> Response:
+    def get(self, asked: dict[str, Any]) -> Page[Any]:
         """List the models, by short name."""
         found = page_of(_rows(self.tenant), asked, by="slug", kind=str)
         _add_layouts(self.tenant, found.rows)
-        return page(found, ModelAnswer)
+        return found
 
     @operation("models_create", Scope.MODELS_WRITE, takes=NewModel, gives=ModelAnswer, status=201)
-    def post(self, given: dict[str, Any]) -> Response:
+    def post(self, given: dict[str, Any]) -> Result:
         """Create a model with its first layout."""
         model = model_create(tenant=self.tenant, actor=self.actor, **given)
-        return created(ModelAnswer(_read(self.tenant, model.slug)), reverse("api-model", args=[model.slug]))
+        return Result(_read(self.tenant, model.slug), at=reverse("api-model", args=[model.slug]))
 
 
 class ModelDetail(StudioView, tag="Models"):
     @operation("models_read", Scope.READ, gives=ModelAnswer)
-    def get(self, model: str) -> Response:
+    def get(self, model: str) -> RecommendationModel:
         """Read a model."""
-        return Response(ModelAnswer(_read(self.tenant, model)).data)
+        return _read(self.tenant, model)
 
     @operation(
         "models_update",
@@ -218,32 +218,32 @@ class ModelDetail(StudioView, tag="Models"):
         gives=ModelAnswer,
         answer_example={**MODEL, "max_row_count_change": 0.5},
     )
-    def patch(self, given: dict[str, Any], model: str) -> Response:
+    def patch(self, given: dict[str, Any], model: str) -> RecommendationModel:
         """Change a model's name or limits.
 
         Short name, key fields and unit field never change: rows, tokens and slots are made of them.
         """
         model_update(model=find_model(self.tenant, model), actor=self.actor, **given)
-        return Response(ModelAnswer(_read(self.tenant, model)).data)
+        return _read(self.tenant, model)
 
 
 class ModelDefault(StudioView, tag="Models"):
     @operation("models_set_default", Scope.MODELS_WRITE, takes=NewDefault, gives=ModelAnswer)
-    def put(self, given: dict[str, Any], model: str) -> Response:
+    def put(self, given: dict[str, Any], model: str) -> RecommendationModel:
         """Set a model's default answer.
 
         It is served when a key has no row, and must fit every layout in use. Serving has it within 2 seconds.
         """
         default_set(model=find_model(self.tenant, model), default_answer=given["default_answer"], actor=self.actor)
-        return Response(ModelAnswer(_read(self.tenant, model)).data)
+        return _read(self.tenant, model)
 
 
 class LayoutList(StudioView, tag="Models"):
     @operation("layouts_list", Scope.READ, takes=PageQuery, gives=LayoutAnswer)
-    def get(self, asked: dict[str, Any], model: str) -> Response:
+    def get(self, asked: dict[str, Any], model: str) -> Page[Any]:
         """List a model's layouts, newest first."""
         rows = _layouts(find_model(self.tenant, model))
-        return page(page_of(rows, asked, by="revision", is_descending=True), LayoutAnswer)
+        return page_of(rows, asked, by="revision", is_descending=True)
 
     @operation(
         "layouts_add",
@@ -253,22 +253,22 @@ class LayoutList(StudioView, tag="Models"):
         status=201,
         answer_example={"revision": 1, "fields": WIDER_LAYOUT, "created_at": "2026-11-01T10:00:00Z"},
     )
-    def post(self, given: dict[str, Any], model: str) -> Response:
+    def post(self, given: dict[str, Any], model: str) -> Result:
         """Add a model's next layout.
 
         Versions keep the one they have; a version created from now on gets this one.
         """
         with fields_named(layout="fields"):
             layout = layout_add(model=find_model(self.tenant, model), fields=given["fields"], actor=self.actor)
-        return created(LayoutAnswer(layout), reverse("api-layout", args=[model, layout.revision]))
+        return Result(layout, at=reverse("api-layout", args=[model, layout.revision]))
 
 
 class LayoutDetail(StudioView, tag="Models"):
     @operation("layouts_read", Scope.READ, gives=LayoutAnswer)
-    def get(self, model: str, revision: str) -> Response:
+    def get(self, model: str, revision: str) -> Layout:
         """Read a layout."""
         rows = _layouts(find_model(self.tenant, model)).filter(revision=int(revision))
-        return Response(LayoutAnswer(one_of(rows, f"The model has no layout {revision}.")).data)
+        return one_of(rows, f"The model has no layout {revision}.")
 
 
 def _rows(tenant: Tenant) -> QuerySet[RecommendationModel]:

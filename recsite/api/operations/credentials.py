@@ -9,7 +9,6 @@ from django.db.models import QuerySet
 from django.urls import reverse
 from django.utils.functional import cached_property
 from rest_framework import serializers
-from rest_framework.response import Response
 
 from models_registry.catalogue.access import NarrowedTo, narrowed_slugs, narrowed_to_model
 from models_registry.models import RecommendationModel
@@ -17,8 +16,8 @@ from models_registry.traffic.reading import requests_of_each
 from recsite.api.bodies import Answer, Body, Change, Choice, Moment, Reason, Text, Whole
 from recsite.api.operations.lookups import one_of
 from recsite.api.paging import PageQuery, page_of
-from recsite.api.schema import operation
-from recsite.api.studio_view import StudioView, created, page
+from recsite.api.schema import Result, operation
+from recsite.api.studio_view import StudioView
 from tenants.credentials import (
     credential_issue,
     credential_register_key,
@@ -27,6 +26,7 @@ from tenants.credentials import (
     credential_update,
 )
 from tenants.models import Algorithm, Credential, CredentialKind, Scope
+from tenants.paging import Page
 from tenants.rules import RuleBroken
 
 CREDENTIAL = {
@@ -189,14 +189,14 @@ class CredentialQuery(PageQuery):
 
 class CredentialList(StudioView, tag="Credentials"):
     @operation("credentials_list", Scope.READ, takes=CredentialQuery, gives=CredentialAnswer)
-    def get(self, asked: dict[str, Any]) -> Response:
+    def get(self, asked: dict[str, Any]) -> Page[Any]:
         """List the credentials, newest first."""
         rows = _rows(self)
         if "state" in asked:
             rows = rows.filter(revoked_at__isnull=asked.pop("state") == "active")
         if "model" in asked:
             rows = rows.filter(pk__in=narrowed_to_model(self.tenant, asked.pop("model")))
-        return page(page_of(rows, asked, by="pk", is_descending=True), CredentialAnswer)
+        return page_of(rows, asked, by="pk", is_descending=True)
 
     @operation(
         "credentials_issue",
@@ -206,16 +206,14 @@ class CredentialList(StudioView, tag="Credentials"):
         status=201,
         answer_example={**CREDENTIAL, "generation": 1, "previous_until": None, "client_secret": SECRET},
     )
-    def post(self, given: dict[str, Any]) -> Response:
+    def post(self, given: dict[str, Any]) -> Result:
         """Issue a credential with a secret.
 
         The answer shows the secret, and nothing shows it again. Serving accepts it within 2 seconds.
         """
         models = _models(self, given.pop("allowed_models", []))
         issued = credential_issue(tenant=self.tenant, actor=self.actor, allowed_models=models, **given)
-        return created(
-            IssuedCredentialAnswer(issued.credential, context={"secret": issued.secret}), _address(issued.credential)
-        )
+        return Result(issued.credential, at=_address(issued.credential), secret=issued.secret)
 
 
 class KeyRegistration(StudioView, tag="Credentials"):
@@ -227,7 +225,7 @@ class KeyRegistration(StudioView, tag="Credentials"):
         status=201,
         answer_example=KEY_CREDENTIAL,
     )
-    def post(self, given: dict[str, Any]) -> Response:
+    def post(self, given: dict[str, Any]) -> Result:
         """Register a public key.
 
         Your own backend then signs player tokens with the private half, which nobody else has. Their header names the
@@ -235,14 +233,14 @@ class KeyRegistration(StudioView, tag="Credentials"):
         """
         models = _models(self, given.pop("allowed_models", []))
         credential = credential_register_key(tenant=self.tenant, actor=self.actor, allowed_models=models, **given)
-        return created(CredentialAnswer(credential), _address(credential))
+        return Result(credential, at=_address(credential))
 
 
 class CredentialDetail(StudioView, tag="Credentials"):
     @operation("credentials_read", Scope.READ, gives=CredentialAnswer)
-    def get(self, client_id: str) -> Response:
+    def get(self, client_id: str) -> Credential:
         """Read a credential."""
-        return Response(CredentialAnswer(_find(self, client_id)).data)
+        return _find(self, client_id)
 
     @operation(
         "credentials_update",
@@ -251,13 +249,13 @@ class CredentialDetail(StudioView, tag="Credentials"):
         gives=CredentialAnswer,
         answer_example={**CREDENTIAL, "requests_per_second": 20000, "allowed_models": []},
     )
-    def patch(self, given: dict[str, Any], client_id: str) -> Response:
+    def patch(self, given: dict[str, Any], client_id: str) -> Credential:
         """Change a credential's name, models or limits."""
         credential = _find(self, client_id)
         if "allowed_models" in given:
             given["allowed_models"] = _models(self, given["allowed_models"])
         credential_update(credential=credential, actor=self.actor, **given)
-        return Response(CredentialAnswer(_find(self, client_id)).data)
+        return _find(self, client_id)
 
 
 class CredentialRotation(StudioView, tag="Credentials"):
@@ -268,16 +266,13 @@ class CredentialRotation(StudioView, tag="Credentials"):
         gives=IssuedCredentialAnswer,
         answer_example={**CREDENTIAL, "client_secret": SECRET},
     )
-    def post(self, given: dict[str, Any], client_id: str) -> Response:
+    def post(self, given: dict[str, Any], client_id: str) -> Result:
         """Rotate a credential's secret: issue a new one, and end the old one when you choose.
 
         The answer shows the new secret, and nothing shows it again. An earlier secret that still worked ends now.
         """
         issued = credential_rotate(credential=_find(self, client_id), actor=self.actor, **given)
-        return Response(
-            IssuedCredentialAnswer(issued.credential, context={"secret": issued.secret}).data,
-            headers={"Location": _address(issued.credential)},
-        )
+        return Result(issued.credential, at=_address(issued.credential), secret=issued.secret)
 
 
 class CredentialRevocation(StudioView, tag="Credentials"):
@@ -289,13 +284,12 @@ class CredentialRevocation(StudioView, tag="Credentials"):
         example={"reason": "The secret was in a public repository"},
         answer_example={**CREDENTIAL, "revoked_at": "2026-11-03T08:30:00Z"},
     )
-    def post(self, given: dict[str, Any], client_id: str) -> Response:
+    def post(self, given: dict[str, Any], client_id: str) -> Credential:
         """Revoke a credential and all of its tokens, for good.
 
         Serving refuses them within 2 seconds.
         """
-        revoked = credential_revoke(credential=_find(self, client_id), actor=self.actor, reason=given["reason"])
-        return Response(CredentialAnswer(revoked).data)
+        return credential_revoke(credential=_find(self, client_id), actor=self.actor, reason=given["reason"])
 
 
 def _rows(view: StudioView) -> QuerySet[Credential]:

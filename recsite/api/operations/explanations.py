@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from rest_framework import serializers
-from rest_framework.response import Response
 
 from models_registry.rollouts.explaining import Answer as FoundAnswer
 from models_registry.rollouts.explaining import Explanation, explain
@@ -82,7 +81,7 @@ class Player(Body):
 
 class ModelExplanation(StudioView, tag="Rollouts"):
     @operation("models_explain", Scope.READ, takes=Player, gives=ExplanationAnswer)
-    def post(self, given: dict[str, Any], model: str) -> Response:
+    def post(self, given: dict[str, Any], model: str) -> Explanation:
         """Explain which version a player gets and why, and what they are answered. Changes nothing.
 
         Serving's own engine works it out from what serving has. It is a POST so that player ids stay out of addresses.
@@ -92,5 +91,4 @@ class ModelExplanation(StudioView, tag="Rollouts"):
         if unknown:
             raise RuleBroken(f"The model has no key field “{unknown[0]}”.", field=f"key.{unknown[0]}")
         with fields_named(**{field: f"key.{field}" for field in row.key_fields}):
-            found = explain(model=row, **given)
-        return Response(ExplanationAnswer(found).data)
+            return explain(model=row, **given)

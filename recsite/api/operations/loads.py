@@ -7,16 +7,16 @@ from typing import Any, ClassVar
 from django.db.models import QuerySet
 from django.urls import reverse
 from rest_framework import serializers
-from rest_framework.response import Response
 
 from models_registry.loading.requests import MAX_ROWS_PER_SECOND, load_activate_anyway, load_request
 from models_registry.models import RUNNING_STATES, Load, LoadState, SourceKind
 from recsite.api.bodies import Answer, Body, Moment, Text, Whole, YesNo
 from recsite.api.operations.lookups import find_version, one_of
 from recsite.api.paging import PageQuery, page_of
-from recsite.api.schema import operation
-from recsite.api.studio_view import StudioView, created, page
+from recsite.api.schema import Result, operation
+from recsite.api.studio_view import StudioView
 from tenants.models import Scope, Tenant
+from tenants.paging import Page
 
 LOAD = {
     "model": "offers",
@@ -185,17 +185,17 @@ class AllLoadsQuery(LoadQuery):
 
 class StudioLoads(StudioView, tag="Loads"):
     @operation("loads_list", Scope.READ, takes=AllLoadsQuery, gives=LoadAnswer)
-    def get(self, asked: dict[str, Any]) -> Response:
+    def get(self, asked: dict[str, Any]) -> Page[Any]:
         """List the studio's loads, newest first."""
-        return page(page_of(_rows(self.tenant), asked, by="pk", is_descending=True), LoadAnswer)
+        return page_of(_rows(self.tenant), asked, by="pk", is_descending=True)
 
 
 class VersionLoads(StudioView, tag="Loads"):
     @operation("version_loads_list", Scope.READ, takes=LoadQuery, gives=LoadAnswer)
-    def get(self, asked: dict[str, Any], model: str, version: str) -> Response:
+    def get(self, asked: dict[str, Any], model: str, version: str) -> Page[Any]:
         """List a version's loads, newest first."""
         rows = _rows(self.tenant).filter(version=find_version(self.tenant, model, version))
-        return page(page_of(rows, asked, by="fence", is_descending=True), LoadAnswer)
+        return page_of(rows, asked, by="fence", is_descending=True)
 
     @operation(
         "version_loads_start",
@@ -205,7 +205,7 @@ class VersionLoads(StudioView, tag="Loads"):
         status=201,
         answer_example={**QUEUED, "is_dry_run": True},
     )
-    def post(self, given: dict[str, Any], model: str, version: str) -> Response:
+    def post(self, given: dict[str, Any], model: str, version: str) -> Result:
         """Start a load, or a dry run.
 
         It waits for a worker. Ask for it (`Location`) until `is_finished`, and look at `state`: `active` is served;
@@ -213,14 +213,14 @@ class VersionLoads(StudioView, tag="Loads"):
         every check ends `checked`.
         """
         load = load_request(version=find_version(self.tenant, model, version), actor=self.actor, **given)
-        return created(LoadReportAnswer(load), reverse("api-version-load", args=[model, version, load.fence]))
+        return Result(load, at=reverse("api-version-load", args=[model, version, load.fence]))
 
 
 class LoadDetail(StudioView, tag="Loads"):
     @operation("version_loads_read", Scope.READ, gives=LoadReportAnswer)
-    def get(self, model: str, version: str, fence: str) -> Response:
+    def get(self, model: str, version: str, fence: str) -> Load:
         """Read a load with its report."""
-        return Response(LoadReportAnswer(_find(self.tenant, model, version, fence)).data)
+        return _find(self.tenant, model, version, fence)
 
 
 class LoadActivation(StudioView, tag="Loads"):
@@ -232,7 +232,7 @@ class LoadActivation(StudioView, tag="Loads"):
         status=201,
         answer_example={**QUEUED, "fence": 8, "accepts": 7, "accept_reason": "The studio closed half of its countries"},
     )
-    def post(self, given: dict[str, Any], model: str, version: str, fence: str) -> Response:
+    def post(self, given: dict[str, Any], model: str, version: str, fence: str) -> Result:
         """Load again what a check rejected, and waive that check.
 
         For a load that is meant to differ so much from what is served: each of its failed checks must say
@@ -241,7 +241,7 @@ class LoadActivation(StudioView, tag="Loads"):
         load = load_activate_anyway(
             load=_find(self.tenant, model, version, fence), actor=self.actor, reason=given["reason"]
         )
-        return created(LoadReportAnswer(load), reverse("api-version-load", args=[model, version, load.fence]))
+        return Result(load, at=reverse("api-version-load", args=[model, version, load.fence]))
 
 
 def _rows(tenant: Tenant) -> QuerySet[Load]:

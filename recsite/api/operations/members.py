@@ -7,17 +7,17 @@ from typing import Any, ClassVar
 from django.db.models import QuerySet
 from django.urls import reverse
 from rest_framework import serializers
-from rest_framework.response import Response
 
 from recsite.api.authentication import ADMIN_IN_PERSON
 from recsite.api.bodies import Answer, Body, Choice, Nothing, Text
 from recsite.api.operations.lookups import one_of
 from recsite.api.paging import PageQuery, page_of
 from recsite.api.problems import not_found
-from recsite.api.schema import operation
-from recsite.api.studio_view import StudioView, created, page
+from recsite.api.schema import Result, operation
+from recsite.api.studio_view import StudioView
 from tenants.access import is_platform_staff
 from tenants.models import Membership, Role, Scope, User
+from tenants.paging import Page
 from tenants.people import member_add, password_link
 from tenants.services import NobodyToAdd, member_remove, member_set
 
@@ -42,8 +42,7 @@ class ChangedMemberAnswer(MemberAnswer):
 
     def get_note(self, membership: Membership) -> str:
         """Return it."""
-        note: str = self.context["note"]
-        return note
+        return str(self.context["note"])
 
 
 LINK = "https://recsite.example/set-password/NDI/d2x9k1-4f0c8b7a6e5d4c3b2a190817f6e5d4c3"
@@ -107,13 +106,13 @@ class MemberQuery(PageQuery):
 
 class MemberList(StudioView, tag="Members"):
     @operation("members_list", Scope.READ, takes=MemberQuery, gives=MemberAnswer)
-    def get(self, asked: dict[str, Any]) -> Response:
+    def get(self, asked: dict[str, Any]) -> Page[Any]:
         """List the studio's members, by user name."""
         rows = Membership.objects.for_tenant(self.tenant).select_related("user")
-        return page(page_of(rows, asked, by="user__username", kind=str), MemberAnswer)
+        return page_of(rows, asked, by="user__username", kind=str)
 
     @operation("members_add", Scope.MEMBERS_WRITE, takes=NewMember, gives=AddedMemberAnswer, status=201)
-    def post(self, given: dict[str, Any]) -> Response:
+    def post(self, given: dict[str, Any]) -> Result:
         """Add a member, by user name or e-mail address.
 
         An address without an account gets one, and the answer holds a link with which that person sets a password. No
@@ -131,18 +130,17 @@ class MemberList(StudioView, tag="Members"):
         elif added.is_new_account:
             made = password_link(tenant=self.tenant, user=user, actor=self.actor)
             link = self.request.build_absolute_uri(made.path)
-        answer = AddedMemberAnswer(added.membership, context={"link": link, "note": note})
-        return created(answer, reverse("api-member", args=[user.get_username()]))
+        return Result(added.membership, at=reverse("api-member", args=[user.get_username()]), link=link, note=note)
 
 
 class MemberDetail(StudioView, tag="Members"):
     @operation("members_read", Scope.READ, gives=MemberAnswer)
-    def get(self, username: str) -> Response:
+    def get(self, username: str) -> Membership:
         """Read a member."""
-        return Response(MemberAnswer(_find(self, username)).data)
+        return _find(self, username)
 
     @operation("members_set", Scope.MEMBERS_WRITE, takes=MemberRole, gives=ChangedMemberAnswer)
-    def put(self, given: dict[str, Any], username: str) -> Response:
+    def put(self, given: dict[str, Any], username: str) -> Result:
         """Set a person's role.
 
         The person is a member, or somebody whom the caller may add (see `members_add`); for anybody else the answer is
@@ -162,30 +160,28 @@ class MemberDetail(StudioView, tag="Members"):
             )
         except NobodyToAdd as error:
             raise not_found(str(error)) from None
-        return Response(ChangedMemberAnswer(made.membership, context={"note": made.note}).data)
+        return Result(made.membership, note=made.note)
 
     @operation("members_remove", Scope.MEMBERS_WRITE)
-    def delete(self, username: str) -> Response:
+    def delete(self, username: str) -> None:
         """Remove a member.
 
         A token can't remove a studio admin.
         """
         user = _find(self, username).user
         member_remove(tenant=self.tenant, user=user, actor=self.actor, is_by_token=self.caller.token is not None)
-        return Response(status=204)
 
 
 class MemberLink(StudioView, tag="Members"):
     @operation("members_make_password_link", ADMIN_IN_PERSON, takes=Nothing, gives=PasswordLinkAnswer)
-    def post(self, given: dict[str, Any], username: str) -> Response:
+    def post(self, given: dict[str, Any], username: str) -> dict[str, Any]:
         """Create a link with which a member sets a password.
 
         For an account that this studio created and that opens nothing else; platform staff help the others. An earlier
         link of somebody without a password stops working.
         """
         link = password_link(tenant=self.tenant, user=_find(self, username).user, actor=self.actor)
-        answer = {"username": username, "password_link": self.request.build_absolute_uri(link.path)}
-        return Response(PasswordLinkAnswer(answer).data)
+        return {"username": username, "password_link": self.request.build_absolute_uri(link.path)}
 
 
 def _find(view: StudioView, username: str) -> Membership:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from rest_framework.response import Response
-
-from models_registry.models import RolloutRevision
 from models_registry.rollouts.services import rollout_go_back, rollout_new_phase, rollout_reweight, rollout_switch_off
 from recsite.api.bodies import Reason, Text, Whole, YesNo
 from recsite.api.operations.lookups import find_model, version_named
@@ -19,7 +15,7 @@ from recsite.api.operations.rollouts import (
     weights_field,
     weights_from_names,
 )
-from recsite.api.schema import operation
+from recsite.api.schema import Result, operation
 from recsite.api.studio_view import StudioView
 from tenants.models import Scope
 
@@ -76,7 +72,7 @@ class RolloutReweight(StudioView, tag="Rollouts"):
         status=201,
         answer_example=REVISION,
     )
-    def post(self, given: dict[str, Any], model: str) -> Response:
+    def post(self, given: dict[str, Any], model: str) -> Result:
         """Save new weights.
 
         As few units as possible change version: exactly the sum of the increases. Serving has them within 2 seconds.
@@ -85,7 +81,7 @@ class RolloutReweight(StudioView, tag="Rollouts"):
         names = names_of(row)
         given["weights_bp"] = weights_from_names(given["weights_bp"], names)
         revision = rollout_reweight(model=row, actor=self.actor, **given)
-        return _saved(revision, names)
+        return Result(revision, names=names)
 
 
 class RolloutSwitchOff(StudioView, tag="Rollouts"):
@@ -97,7 +93,7 @@ class RolloutSwitchOff(StudioView, tag="Rollouts"):
         status=201,
         answer_example={**REVISION, "number": 5, "weights_bp": {"2026-10-c": 10000}, "moved_bp": 2000},
     )
-    def post(self, given: dict[str, Any], model: str) -> Response:
+    def post(self, given: dict[str, Any], model: str) -> Result:
         """Switch a version off: the others take over its units in proportion to their weights.
 
         Going back to the revision before undoes it exactly.
@@ -105,7 +101,7 @@ class RolloutSwitchOff(StudioView, tag="Rollouts"):
         row = find_model(self.tenant, model)
         given["version"] = version_named(row, given["version"], field="version")
         revision = rollout_switch_off(model=row, actor=self.actor, **given)
-        return _saved(revision, names_of(row))
+        return Result(revision, names=names_of(row))
 
 
 class RolloutGoBack(StudioView, tag="Rollouts"):
@@ -117,11 +113,11 @@ class RolloutGoBack(StudioView, tag="Rollouts"):
         status=201,
         answer_example={**REVISION, "number": 5, "restores": 3, "reason": "2026-11-a sells less"},
     )
-    def post(self, given: dict[str, Any], model: str) -> Response:
+    def post(self, given: dict[str, Any], model: str) -> Result:
         """Go back to a revision: everybody gets what they got then."""
         row = find_model(self.tenant, model)
         revision = rollout_go_back(model=row, actor=self.actor, **given)
-        return _saved(revision, names_of(row))
+        return Result(revision, names=names_of(row))
 
 
 class RolloutNewPhase(StudioView, tag="Rollouts"):
@@ -133,15 +129,11 @@ class RolloutNewPhase(StudioView, tag="Rollouts"):
         status=201,
         answer_example={**REVISION, "number": 6, "phase": 2, "moved_bp": 3200},
     )
-    def post(self, given: dict[str, Any], model: str) -> Response:
+    def post(self, given: dict[str, Any], model: str) -> Result:
         """Begin a new phase: every unit is assigned anew, with the present weights or others."""
         row = find_model(self.tenant, model)
         names = names_of(row)
         if "weights_bp" in given:
             given["weights_bp"] = weights_from_names(given["weights_bp"], names)
         revision = rollout_new_phase(model=row, actor=self.actor, **given)
-        return _saved(revision, names)
-
-
-def _saved(revision: RolloutRevision, names: Mapping[int, str]) -> Response:
-    return Response(RevisionAnswer(revision, context={"names": names}).data, status=201)
+        return Result(revision, names=names)

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 from django.db.models import QuerySet
 from rest_framework import serializers
-from rest_framework.response import Response
 
 from models_registry.catalogue.selectors import model_summary, name_of
 from models_registry.catalogue.units import units_word
@@ -25,8 +24,8 @@ from recsite.api.bodies import Answer, Body, Moment, Whole
 from recsite.api.operations.lookups import find_model, one_of
 from recsite.api.paging import PageQuery, page_of
 from recsite.api.problems import not_found
-from recsite.api.schema import operation
-from recsite.api.studio_view import StudioView, page
+from recsite.api.schema import Result, operation
+from recsite.api.studio_view import StudioView
 from tenants.models import Scope
 from tenants.rules import RuleBroken
 
@@ -176,19 +175,18 @@ class RevisionQuery(PageQuery):
 
 class RolloutDetail(StudioView, tag="Rollouts"):
     @operation("rollouts_read", Scope.READ, gives=FullRevisionAnswer)
-    def get(self, model: str) -> Response:
+    def get(self, model: str) -> Result:
         """Read a model's current rollout.
 
         With the salt and the map of all 10,000 slots, so that you can work out anybody's version yourself.
         """
         row = find_model(self.tenant, model)
-        revision = _current(row)
-        return Response(FullRevisionAnswer(revision, context={"names": names_of(row)}).data)
+        return Result(_current(row), names=names_of(row))
 
 
 class RolloutPreview(StudioView, tag="Rollouts"):
     @operation("rollouts_preview", Scope.READ, takes=Weights, gives=PreviewAnswer)
-    def post(self, given: dict[str, Any], model: str) -> Response:
+    def post(self, given: dict[str, Any], model: str) -> Result:
         """Preview new weights: what saving them would do, exactly.
 
         Changes nothing. `cautions` are what the dashboard asks about before it saves.
@@ -197,7 +195,7 @@ class RolloutPreview(StudioView, tag="Rollouts"):
         weights_bp = weights_from_names(given["weights_bp"], summary.names)
         answer = effect_of(rollout_preview(model=summary.model, weights_bp=weights_bp), summary.names, summary.model)
         found = {**answer, "cautions": cautions(summary.versions, weights_bp)}
-        return Response(PreviewAnswer(found, context={"model": summary.model}).data)
+        return Result(found, model=summary.model)
 
 
 class NewPhaseEffect(StudioView, tag="Rollouts"):
@@ -207,37 +205,37 @@ class NewPhaseEffect(StudioView, tag="Rollouts"):
         gives=EffectAnswer,
         answer_example={**EFFECT, "moved_bp": 3200, "is_new_phase": True, "sentence": "About 32 % of players …"},
     )
-    def get(self, model: str) -> Response:
+    def get(self, model: str) -> dict[str, Any]:
         """Estimate what a new phase with the present weights would do. Changes nothing."""
         row = find_model(self.tenant, model)
         _current(row)
-        return Response(EffectAnswer(effect_of(rollout_new_phase_preview(model=row), names_of(row), row)).data)
+        return effect_of(rollout_new_phase_preview(model=row), names_of(row), row)
 
 
 class RevisionList(StudioView, tag="Rollouts"):
     @operation("rollout_revisions_list", Scope.READ, takes=RevisionQuery, gives=RevisionAnswer)
-    def get(self, asked: dict[str, Any], model: str) -> Response:
+    def get(self, asked: dict[str, Any], model: str) -> Result:
         """List a model's rollout revisions, newest first."""
         row = find_model(self.tenant, model)
         rows = _revisions(row).defer("allocation", "restores__allocation")
-        return page(page_of(rows, asked, by="number", is_descending=True), RevisionAnswer, names=names_of(row))
+        return Result(page_of(rows, asked, by="number", is_descending=True), names=names_of(row))
 
 
 class RevisionDetail(StudioView, tag="Rollouts"):
     @operation("rollout_revisions_read", Scope.READ, gives=FullRevisionAnswer)
-    def get(self, model: str, number: str) -> Response:
+    def get(self, model: str, number: str) -> Result:
         """Read a rollout revision, with its salt and map."""
         row = find_model(self.tenant, model)
-        return Response(FullRevisionAnswer(_revision(row, number), context={"names": names_of(row)}).data)
+        return Result(_revision(row, number), names=names_of(row))
 
 
 class RevisionEffect(StudioView, tag="Rollouts"):
     @operation("rollout_revisions_effect", Scope.READ, gives=EffectAnswer)
-    def get(self, model: str, number: str) -> Response:
+    def get(self, model: str, number: str) -> dict[str, Any]:
         """Preview going back to a revision. Changes nothing."""
         row = find_model(self.tenant, model)
         effect = rollout_go_back_preview(model=row, number=_revision(row, number).number)
-        return Response(EffectAnswer(effect_of(effect, names_of(row), row)).data)
+        return effect_of(effect, names_of(row), row)
 
 
 def names_of(model: RecommendationModel) -> dict[int, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from rest_framework import serializers
-from rest_framework.response import Response
 
 from models_registry.loading.schedules import MAX_CRONTAB, MAX_MINUTES, schedule_remove, schedule_set, words
 from models_registry.models import Schedule, ScheduleKind, Version
@@ -65,9 +64,9 @@ class NewSchedule(Body):
 
 class VersionSchedule(StudioView, tag="Versions"):
     @operation("schedules_read", Scope.READ, gives=ScheduleAnswer)
-    def get(self, model: str, version: str) -> Response:
+    def get(self, model: str, version: str) -> Schedule:
         """Read a version's schedule."""
-        return Response(ScheduleAnswer(_schedule_of(find_version(self.tenant, model, version))).data)
+        return _schedule_of(find_version(self.tenant, model, version))
 
     @operation(
         "schedules_set",
@@ -76,22 +75,20 @@ class VersionSchedule(StudioView, tag="Versions"):
         gives=ScheduleAnswer,
         answer_example={**SCHEDULE, "last_run_at": None},
     )
-    def put(self, given: dict[str, Any], model: str, version: str) -> Response:
+    def put(self, given: dict[str, Any], model: str, version: str) -> Schedule:
         """Set a version's schedule.
 
         A run that is due while another load of the version is still running is skipped, and `note` says so. A time
         that daylight saving skips runs once at the next valid moment; one that it repeats runs once.
         """
-        schedule = schedule_set(version=find_version(self.tenant, model, version), actor=self.actor, **given)
-        return Response(ScheduleAnswer(schedule).data)
+        return schedule_set(version=find_version(self.tenant, model, version), actor=self.actor, **given)
 
     @operation("schedules_remove", Scope.VERSIONS_WRITE)
-    def delete(self, model: str, version: str) -> Response:
+    def delete(self, model: str, version: str) -> None:
         """Remove a version's schedule: it is loaded only when somebody asks."""
         row = find_version(self.tenant, model, version)
         _schedule_of(row)
         schedule_remove(version=row, actor=self.actor)
-        return Response(status=204)
 
 
 def _schedule_of(version: Version) -> Schedule:

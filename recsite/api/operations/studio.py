@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from rest_framework import serializers
-from rest_framework.response import Response
 
 from recsite.api.authentication import ANYONE
 from recsite.api.bodies import Answer
@@ -63,34 +62,23 @@ class CallerAnswer(Answer[Any]):
 
 class StudioDetail(StudioView, tag="Studio"):
     @operation("studio_read", Scope.READ, gives=StudioAnswer)
-    def get(self) -> Response:
+    def get(self) -> Tenant:
         """Read the studio."""
-        return Response(StudioAnswer(self.tenant).data)
+        return self.tenant
 
 
 class CallerDetail(StudioView, tag="Studio"):
     @operation("caller_read", ANYONE, gives=CallerAnswer)
-    def get(self) -> Response:
+    def get(self) -> dict[str, Any]:
         """Read who is calling.
 
         A job can check its token with this before it begins.
         """
-        caller = self.caller
-        if caller.token is not None:
-            answer = {
-                "kind": "token",
-                "name": caller.token.name,
-                "role": None,
-                "scopes": caller.token.scopes,
-                "expires_at": caller.token.expires_at,
-            }
+        token, person = self.caller.token, self.caller.person
+        if token is not None:
+            answer = {"kind": "token", "name": token.name, "role": None, "scopes": token.scopes}
         else:
-            may = [scope for scope, role in access.ROLE_FOR.items() if access.may(caller.person, caller.tenant, role)]
-            answer = {
-                "kind": "person",
-                "name": caller.person.get_username() if caller.person else "",
-                "role": access.role_of(caller.person, caller.tenant),
-                "scopes": may,
-                "expires_at": None,
-            }
-        return Response(CallerAnswer({"studio": caller.tenant.slug, **answer}).data)
+            may = [scope for scope, role in access.ROLE_FOR.items() if access.may(person, self.tenant, role)]
+            name = person.get_username() if person else ""
+            answer = {"kind": "person", "name": name, "role": access.role_of(person, self.tenant), "scopes": may}
+        return {"studio": self.tenant.slug, "expires_at": token and token.expires_at, **answer}

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 from django.db.models import QuerySet
 from rest_framework import serializers
-from rest_framework.response import Response
 
 from models_registry.models import Override, RecommendationModel
 from models_registry.rollouts.testers import override_remove, override_set
@@ -14,8 +13,9 @@ from recsite.api.bodies import Answer, Body, Query, Text
 from recsite.api.operations.lookups import find_model, one_of, version_named
 from recsite.api.paging import PageQuery, page_of
 from recsite.api.schema import operation
-from recsite.api.studio_view import StudioView, page
+from recsite.api.studio_view import StudioView
 from tenants.models import Scope
+from tenants.paging import Page
 
 OVERRIDE = {"unit": "tester-7", "version": "2026-11-a", "note": "Mara's phone", "created_at": "2026-11-01T10:00:00Z"}
 
@@ -55,29 +55,27 @@ class OverrideUnit(Query):
 
 class Overrides(StudioView, tag="Testers"):
     @operation("overrides_list", Scope.READ, takes=OverrideQuery, gives=OverrideAnswer)
-    def get(self, asked: dict[str, Any], model: str) -> Response:
+    def get(self, asked: dict[str, Any], model: str) -> Page[Any]:
         """List a model's testers, by unit."""
         rows = _rows(find_model(self.tenant, model))
-        return page(page_of(rows, asked, by="unit", kind=str), OverrideAnswer)
+        return page_of(rows, asked, by="unit", kind=str)
 
     @operation("overrides_set", Scope.ROLLOUTS_WRITE, takes=NewOverride, gives=OverrideAnswer)
-    def put(self, given: dict[str, Any], model: str) -> Response:
+    def put(self, given: dict[str, Any], model: str) -> Override:
         """Give a tester one version, whatever the weights say.
 
         A tester who has one already gets this one instead.
         """
         row = find_model(self.tenant, model)
         version = version_named(row, given["version"], field="version")
-        override = override_set(model=row, unit=given["unit"], version=version, actor=self.actor, note=given["note"])
-        return Response(OverrideAnswer(override).data)
+        return override_set(model=row, unit=given["unit"], version=version, actor=self.actor, note=given["note"])
 
     @operation("overrides_remove", Scope.ROLLOUTS_WRITE, takes=OverrideUnit)
-    def delete(self, asked: dict[str, Any], model: str) -> Response:
+    def delete(self, asked: dict[str, Any], model: str) -> None:
         """Remove a tester: the weights decide for them again."""
         row = find_model(self.tenant, model)
         one_of(_rows(row).filter(**asked), f"“{asked['unit']}” is not a tester of this model.")
         override_remove(model=row, actor=self.actor, **asked)
-        return Response(status=204)
 
 
 def _rows(model: RecommendationModel) -> QuerySet[Override]:

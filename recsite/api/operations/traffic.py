@@ -7,7 +7,6 @@ from typing import Any
 
 from django.utils import timezone
 from rest_framework import serializers
-from rest_framework.response import Response
 
 from models_registry.models import RecommendationModel, TrafficSpan, Version
 from models_registry.traffic import propagation, reading
@@ -108,33 +107,31 @@ class TrafficQuery(Query):
 
 class ModelTraffic(StudioView, tag="Traffic"):
     @operation("traffic_read", Scope.READ, takes=TrafficQuery, gives=TrafficAnswer)
-    def get(self, asked: dict[str, Any], model: str) -> Response:
+    def get(self, asked: dict[str, Any], model: str) -> dict[str, Any]:
         """Read what each version of a model answered, in the last 24 hours and over time."""
         span = TrafficSpan(int(asked["span_seconds"]))
         since, until = _times(asked, span)
         row = find_model(self.tenant, model)
-        answer = {
+        return {
             "collected_until": reading.collected_until(),
             "span_seconds": int(span),
             "gaps": reading.gaps(since, until),
             "versions": _versions(row, span, since, until),
         }
-        return Response(TrafficAnswer(answer).data)
 
 
 class Propagation(StudioView, tag="Traffic"):
     @operation("propagation_read", Scope.READ, gives=PropagationAnswer)
-    def get(self) -> Response:
+    def get(self) -> dict[str, Any]:
         """Read how many serving processes have the studio's newest change."""
         found = propagation.propagation(self.tenant)
-        answer = {
+        return {
             "snapshot_revision": self.tenant.snapshot_revision,
             "published_at": self.tenant.snapshot_published_at,
             "processes": found.processes if found else None,
             "live_on": found.live_on if found else None,
             "seconds": found.seconds if found else None,
         }
-        return Response(PropagationAnswer(answer).data)
 
 
 def _times(asked: dict[str, Any], span: TrafficSpan) -> tuple[datetime, datetime]:

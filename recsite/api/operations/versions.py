@@ -9,7 +9,6 @@ from django.db.models import QuerySet
 from django.urls import reverse
 from django.utils import timezone
 from rest_framework import serializers
-from rest_framework.response import Response
 
 from models_registry.catalogue.selectors import data_at, is_late
 from models_registry.catalogue.services import source_set, version_create
@@ -21,8 +20,8 @@ from recsite.api.operations.lookups import find_model, find_version, with_tables
 from recsite.api.operations.schedules import SCHEDULE, ScheduleAnswer
 from recsite.api.paging import PageQuery, page_of
 from recsite.api.problems import fields_named
-from recsite.api.schema import operation
-from recsite.api.studio_view import StudioView, created, page
+from recsite.api.schema import Result, operation
+from recsite.api.studio_view import StudioView
 from tenants.models import Scope
 from tenants.rules import RuleBroken
 
@@ -158,12 +157,12 @@ class NewFreshness(Body):
 
 class VersionList(StudioView, tag="Versions"):
     @operation("versions_list", Scope.READ, takes=PageQuery, gives=VersionAnswer)
-    def get(self, asked: dict[str, Any], model: str) -> Response:
+    def get(self, asked: dict[str, Any], model: str) -> Result:
         """List a model's versions, oldest first."""
         row = find_model(self.tenant, model)
         versions: QuerySet[Version] = Version.objects.for_tenant(self.tenant).filter(model=row)
         versions = with_tables(versions).select_related("model", "layout", "source", "schedule")
-        return page(page_of(versions, asked, by="pk"), VersionAnswer, weights=_weights(row))
+        return Result(page_of(versions, asked, by="pk"), weights=_weights(row))
 
     @operation(
         "versions_create",
@@ -180,7 +179,7 @@ class VersionList(StudioView, tag="Versions"):
             "last_fence": 0,
         },
     )
-    def post(self, given: dict[str, Any], model: str) -> Response:
+    def post(self, given: dict[str, Any], model: str) -> Result:
         """Create a version with its source.
 
         A model's first version gets all units; a later one none, until the weights give it some.
@@ -195,24 +194,24 @@ class VersionList(StudioView, tag="Versions"):
                 layout=_layout(row, given.get("layout_revision")),
                 actor=self.actor,
             )
-        return created(_answer(self, model, version.name), reverse("api-version", args=[model, version.name]))
+        return _found(self, model, version.name, at=reverse("api-version", args=[model, version.name]))
 
 
 class VersionDetail(StudioView, tag="Versions"):
     @operation("versions_read", Scope.READ, gives=VersionAnswer)
-    def get(self, model: str, version: str) -> Response:
+    def get(self, model: str, version: str) -> Result:
         """Read a version."""
-        return Response(_answer(self, model, version).data)
+        return _found(self, model, version)
 
 
 class VersionSource(StudioView, tag="Versions"):
     @operation("versions_set_source", Scope.VERSIONS_WRITE, takes=NewSource, gives=VersionAnswer)
-    def put(self, given: dict[str, Any], model: str, version: str) -> Response:
+    def put(self, given: dict[str, Any], model: str, version: str) -> Result:
         """Change a version's source, from the next load on."""
         row = find_version(self.tenant, model, version)
         with fields_named(source_kind="kind", source_location="location"):
             source_set(version=row, kind=given["kind"], location=given["location"], actor=self.actor)
-        return Response(_answer(self, model, version).data)
+        return _found(self, model, version)
 
 
 class VersionRollBack(StudioView, tag="Versions"):
@@ -223,7 +222,7 @@ class VersionRollBack(StudioView, tag="Versions"):
         gives=VersionAnswer,
         answer_example={**VERSION, "previous_table": TABLE},
     )
-    def post(self, given: dict[str, Any], model: str, version: str) -> Response:
+    def post(self, given: dict[str, Any], model: str, version: str) -> Result:
         """Roll a version back to one of its two earlier tables.
 
         The active table takes the place of the chosen one, so that doing it twice undoes it. Serving has it within
@@ -232,23 +231,23 @@ class VersionRollBack(StudioView, tag="Versions"):
         row = find_version(self.tenant, model, version)
         table = _kept_table(row, given.get("table"))
         table_roll_back(version=row, actor=self.actor, reason=given["reason"], table=table)
-        return Response(_answer(self, model, version).data)
+        return _found(self, model, version)
 
 
 class VersionFreshness(StudioView, tag="Versions"):
     @operation("versions_set_freshness", Scope.VERSIONS_WRITE, takes=NewFreshness, gives=VersionAnswer)
-    def put(self, given: dict[str, Any], model: str, version: str) -> Response:
+    def put(self, given: dict[str, Any], model: str, version: str) -> Result:
         """Set how old a version's data may become before it counts as late."""
         row = find_version(self.tenant, model, version)
         with fields_named(minutes="freshness_minutes"):
             freshness_set(version=row, actor=self.actor, minutes=given["freshness_minutes"])
-        return Response(_answer(self, model, version).data)
+        return _found(self, model, version)
 
 
-def _answer(view: StudioView, model: str, name: str) -> VersionAnswer:
+def _found(view: StudioView, model: str, name: str, at: str = "") -> Result:
     """Return a version as it is now. Two queries."""
     version = find_version(view.tenant, model, name)
-    return VersionAnswer(version, context={"weights": _weights(version.model)})
+    return Result(version, at=at, weights=_weights(version.model))
 
 
 def _weights(model: RecommendationModel) -> dict[str, int]:
