@@ -30,9 +30,6 @@ _BEYOND = 'raise DamagedPayload("a number beyond its maximum")'
 class JsonRecords:
     """The records of one layout as JSON.
 
-    Args:
-        layout: of the payloads.
-
     Attributes:
         text: returns a payload's record as a JSON object. The payload must be of the layout's width, if it has one.
             Raises DamagedPayload where no record of this layout packs to these bytes.
@@ -85,7 +82,7 @@ class _Writer:
             self._names[f"head{number}"] = f"{opening}{_encoded(field.name)}:"
             body.extend(self._field(number, field))
             record.append(f"{{head{number}}}{{text{number}}}")
-        body += ["if left > 7 or bits & ((1 << left) - 1):", _INDENT + _LONG, f"return f'{''.join(record)}}}}}'"]
+        body += [f"if left > 7 or bits & ((1 << left) - 1): {_LONG}", f"return f'{''.join(record)}}}}}'"]
         source = "\n".join(["def text(payload):", *(_INDENT + line for line in body)])
         exec(compile(source, f"<{len(self._layout.fields)} fields as JSON>", "exec"), self._names)  # noqa: S102  # see the module
         # Its names, which it holds, must not hold it in turn.
@@ -109,16 +106,14 @@ class _Writer:
         yield from _take(1)
         yield "if bits >> left & 1:"
         yield from (_INDENT + line for line in lines)
-        yield "else:"
-        yield f"{_INDENT}text{number} = 'null'"
+        yield f"else: text{number} = 'null'"
 
     def _scalar(self, number: int, kind: Scalar) -> Iterator[str]:
         yield from _take(kind.bits)
         code = f"bits >> left & {_mask(kind.bits)}"
         if isinstance(kind, Uint):
             yield f"value = {kind.min} + ({code})"
-            yield f"if value > {kind.max}:"
-            yield _INDENT + _BEYOND
+            yield f"if value > {kind.max}: {_BEYOND}"
             yield f"text{number} = str(value)"
         else:
             self._names[f"texts{number}"] = _Texts(kind)
@@ -128,11 +123,9 @@ class _Writer:
         count_bits, item = kind.max_items.bit_length(), kind.item
         yield from _take(count_bits)
         yield f"count = bits >> left & {_mask(count_bits)}"
-        yield f"if count > {kind.max_items}:"
-        yield f"{_INDENT}raise DamagedPayload('a list beyond its longest')"
+        yield f"if count > {kind.max_items}: raise DamagedPayload('a list beyond its longest')"
         yield f"end = left - count * {item.bits}"
-        yield "if end < 0:"
-        yield _INDENT + _SHORT
+        yield f"if end < 0: {_SHORT}"
         if item.bits == 0:
             self._names[f"texts{number}"] = _encoded(item.from_code(0))
             items = f"[texts{number}] * count"
@@ -141,8 +134,7 @@ class _Writer:
             at = f"for at in range(left - {item.bits}, end - 1, -{item.bits})"
             if isinstance(item, Uint):
                 yield f"values = [{item.min} + ({code}) {at}]"
-                yield f"if values and max(values) > {item.max}:"
-                yield _INDENT + _BEYOND
+                yield f"if values and max(values) > {item.max}: {_BEYOND}"
                 items = "map(str, values)"
             else:
                 self._names[f"texts{number}"] = _Texts(item)
@@ -153,20 +145,16 @@ class _Writer:
     def _string(self, number: int, kind: String) -> Iterator[str]:
         yield from _take(kind.length_bits)
         yield f"length = bits >> left & {_mask(kind.length_bits)}"
-        yield f"if length > {kind.max_bytes}:"
-        yield f"{_INDENT}raise DamagedPayload('a text beyond its longest')"
+        yield f"if length > {kind.max_bytes}: raise DamagedPayload('a text beyond its longest')"
         yield from _take("8 * length")
         yield "raw = (bits >> left & ((1 << 8 * length) - 1)).to_bytes(length, 'big')"
-        yield "try:"
-        yield f"{_INDENT}text{number} = encoded(raw.decode())"
-        yield "except UnicodeDecodeError:"
-        yield f"{_INDENT}raise DamagedPayload('a text that is not UTF-8') from None"
+        yield f"try: text{number} = encoded(raw.decode())"
+        yield "except UnicodeDecodeError: raise DamagedPayload('a text that is not UTF-8') from None"
 
 
 def _take(bits: int | str) -> Iterator[str]:
     yield f"left -= {bits}"
-    yield "if left < 0:"
-    yield _INDENT + _SHORT
+    yield f"if left < 0: {_SHORT}"
 
 
 def _mask(bits: int) -> int:
