@@ -169,11 +169,7 @@ class _Connection(asyncio.Protocol):
     """
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        deadline_seconds: float,
-        numbers: Numbers,
-        on_lost: Callable[[], None],
+        self, loop: asyncio.AbstractEventLoop, deadline_seconds: float, numbers: Numbers, on_lost: Callable[[], None]
     ) -> None:
         self.is_lost = False
         self.has_timed_out = False
@@ -293,10 +289,7 @@ class _Connection(asyncio.Protocol):
 class NodeReader:
     """Reads blocks from one Redis, reconnecting in the background.
 
-    Args:
-        address: where it is.
-        deadline_seconds: how long Redis may take for a read, from when it is asked.
-        numbers: where reads, batches, errors and time-outs are counted.
+    The deadline is how long Redis may take for a read, from when it is asked.
     """
 
     def __init__(self, address: Address, *, deadline_seconds: float, numbers: Numbers) -> None:

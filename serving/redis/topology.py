@@ -15,8 +15,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import hiredis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
@@ -28,7 +28,7 @@ from redis.exceptions import RedisClusterException, RedisError
 
 from serving.engine import UNAVAILABLE
 from serving.metrics import Numbers
-from serving.redis.reader import Address, BlockReader, NodeReader, Put, tls_context
+from serving.redis.reader import Address, NodeReader, Put, tls_context
 from serving.redis.url import RedisUrl
 
 logger = logging.getLogger(__name__)
@@ -47,24 +47,7 @@ MOST_REDIRECTIONS = 5
 _ASKING = "*1\r\n$6\r\nASKING\r\n"
 
 
-class Reader(BlockReader, Protocol):
-    """A `BlockReader` that keeps itself connected."""
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether every block can be asked for."""
-        ...
-
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin to connect, as soon as the loop runs."""
-        ...
-
-    def close(self) -> None:
-        """Stop for good."""
-        ...
-
-
-def reader_for(url: str, *, deadline_seconds: float, numbers: Numbers) -> Reader:
+def reader_for(url: str, *, deadline_seconds: float, numbers: Numbers) -> NodeReader | SentinelReader | ClusterReader:
     """Return the reader for a Redis of any kind that `serving.redis.url` knows.
 
     Raises:
@@ -72,24 +55,21 @@ def reader_for(url: str, *, deadline_seconds: float, numbers: Numbers) -> Reader
         OSError: a file that it names for TLS cannot be read, or is none.
     """
     parsed = RedisUrl.parse(url)
-    if parsed.kind == "cluster":
-        return ClusterReader(parsed, deadline_seconds=deadline_seconds, numbers=numbers)
-    if parsed.kind == "sentinel":
-        return SentinelReader(parsed, deadline_seconds=deadline_seconds, numbers=numbers)
-    return NodeReader(Address.parse(url), deadline_seconds=deadline_seconds, numbers=numbers)
+    if parsed.kind == "one":
+        return NodeReader(Address.parse(url), deadline_seconds=deadline_seconds, numbers=numbers)
+    kind = ClusterReader if parsed.kind == "cluster" else SentinelReader
+    return kind(parsed, deadline_seconds=deadline_seconds, numbers=numbers)
 
 
-class _Addresses:
-    """Makes the addresses of the servers behind a URL, who have login, database and TLS in common."""
+def _reader_of(url: RedisUrl, deadline_seconds: float, numbers: Numbers) -> Callable[[str, int], NodeReader]:
+    """Return what makes the reader of a server behind a URL; they have login, database and TLS in common."""
+    tls = None if url.tls is None else tls_context(url.tls)
 
-    def __init__(self, url: RedisUrl) -> None:
-        self._url = url
-        self._tls = None if url.tls is None else tls_context(url.tls)
+    def reader_of(host: str, port: int) -> NodeReader:
+        address = Address(host, port, None, *url.login, url.database, tls, None if tls is None else host)
+        return NodeReader(address, deadline_seconds=deadline_seconds, numbers=numbers)
 
-    def of(self, host: str, port: int) -> Address:
-        """Return the address of one of them."""
-        url, tls = self._url, self._tls
-        return Address(host, port, None, *url.login, url.database, tls, None if tls is None else host)
+    return reader_of
 
 
 # --- Sentinel -------------------------------------------------------------------------------------------------------
@@ -99,17 +79,11 @@ class SentinelReader:
     """Reads blocks from the server that the Sentinels name.
 
     They are asked every second, not only when the connection is lost: a server that was replaced may live on.
-
-    Args:
-        url: where the Sentinels are.
-        deadline_seconds: how long Redis may take for a read, from when it is asked.
-        numbers: see `NodeReader`.
     """
 
     def __init__(self, url: RedisUrl, *, deadline_seconds: float, numbers: Numbers) -> None:
         self._url = url
-        self._addresses = _Addresses(url)
-        self._deadline_seconds = deadline_seconds
+        self._reader_of = _reader_of(url, deadline_seconds, numbers)
         self._numbers = numbers
         self._node: NodeReader | None = None
         self._task: asyncio.Task[None] | None = None
@@ -120,11 +94,11 @@ class SentinelReader:
         return self._node is not None and self._node.is_connected
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """See `Reader`."""
+        """Begin to connect, as soon as the loop runs."""
         self._task = loop.create_task(self._follow(loop))
 
     def close(self) -> None:
-        """See `Reader`."""
+        """Stop for good."""
         if self._task is not None:
             self._task.cancel()
         if self._node is not None:
@@ -168,10 +142,8 @@ class SentinelReader:
             await manager.aclose()
 
     def _move_to(self, found: tuple[str, int], loop: asyncio.AbstractEventLoop) -> None:
-        before = self._node
-        node = NodeReader(self._addresses.of(*found), deadline_seconds=self._deadline_seconds, numbers=self._numbers)
-        node.start(loop)
-        self._node = node
+        before, self._node = self._node, self._reader_of(*found)
+        self._node.start(loop)
         if before is not None:
             before.close()
 
@@ -190,16 +162,11 @@ class ClusterReader:
     """Reads blocks from a cluster: one pipeline for each node and turn of the event loop.
 
     A read takes its deadline at most, and twice that if it is redirected late.
-
-    Args:
-        url: where some nodes are.
-        deadline_seconds: how long a node may take.
-        numbers: see `NodeReader`.
     """
 
     def __init__(self, url: RedisUrl, *, deadline_seconds: float, numbers: Numbers) -> None:
         self._url = url
-        self._addresses = _Addresses(url)
+        self._reader_of = _reader_of(url, deadline_seconds, numbers)
         self._deadline_seconds = deadline_seconds
         self._numbers = numbers
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -218,12 +185,12 @@ class ClusterReader:
         return self._is_covered and all(node.is_connected for node in self._owning)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """See `Reader`."""
+        """Begin to connect, as soon as the loop runs."""
         self._loop = loop
         self._task = loop.create_task(self._follow())
 
     def close(self) -> None:
-        """See `Reader`."""
+        """Stop for good."""
         if self._task is not None:
             self._task.cancel()
         for node in self._nodes.values():
@@ -252,11 +219,10 @@ class ClusterReader:
         if node is None:
             self._fail(wanted, read)
             return
-        head = _ASKING if is_asking else ""
-        step = 2 if is_asking else 1
+        head = [_ASKING] if is_asking else []
 
         def arrived(replies: list[Any], has_timed_out: bool) -> None:  # noqa: FBT001  # what `NodeReader.ask` calls
-            for (index, name), reply in zip(wanted, replies[step - 1 :: step], strict=True):
+            for (index, name), reply in zip(wanted, replies[len(head) :: 1 + len(head)], strict=True):
                 if reply is None or reply.__class__ is bytes:
                     read.put(index, reply)
                 elif reply.__class__ is hiredis.ReplyError and str(reply).startswith(("MOVED ", "ASK ")):
@@ -264,19 +230,14 @@ class ClusterReader:
                 else:
                     self._fail([(index, name)], read, has_timed_out=has_timed_out and reply is UNAVAILABLE)
 
-        commands: list[str] = []
-        for _, name in wanted:
-            if head:
-                commands.append(head)
-            commands.append(f"*2\r\n$3\r\nGET\r\n${len(name)}\r\n{name}\r\n")
-        node.ask(commands, arrived)
+        gets = ((*head, f"*2\r\n$3\r\nGET\r\n${len(name)}\r\n{name}\r\n") for _, name in wanted)
+        node.ask([command for commands in gets for command in commands], arrived)
 
     def _follow_redirection(self, told: str, index: int, name: str, read: _Read, redirections: int) -> None:
         kind, _, address = told.split(" ")
         host, _, port = address.rpartition(":")
         is_asking = kind == "ASK"
-        if not is_asking:
-            self._is_outdated = True
+        self._is_outdated |= not is_asking
         if not redirections or not host:
             self._fail([(index, name)], read)
             return
@@ -294,8 +255,7 @@ class ClusterReader:
             self._ask(node, [(index, name)], read, redirections, is_asking=is_asking)
         else:
             self._loop.call_later(
-                AGAIN_SECONDS,
-                lambda: self._ask_soon(node, index, name, read, redirections, is_asking=is_asking),
+                AGAIN_SECONDS, lambda: self._ask_soon(node, index, name, read, redirections, is_asking=is_asking)
             )
 
     def _fail(self, wanted: list[tuple[int, str]], read: _Read, *, has_timed_out: bool = False) -> None:
@@ -312,10 +272,7 @@ class ClusterReader:
         assert self._loop is not None  # noqa: S101  # as above
         node = self._nodes.get((host, port))
         if node is None:
-            node = NodeReader(
-                self._addresses.of(host, port), deadline_seconds=self._deadline_seconds, numbers=self._numbers
-            )
-            self._nodes[host, port] = node
+            node = self._nodes[host, port] = self._reader_of(host, port)
             node.start(self._loop)
         return node
 
