@@ -12,9 +12,10 @@ from serving.formats.snapshot import parse_public_keys
 from serving.formats.tokens import parse_master_keys
 from serving.http import NOT_READY, READY, Response
 from serving.metrics import Numbers, Reading
+from serving.redis.clients import connect
 from serving.reporting import Reporter
 from serving.sharing import LimitSharing
-from serving.snapshots import SnapshotKeeper, SnapshotWatch, watch_client
+from serving.snapshots import SnapshotKeeper, SnapshotWatch
 from serving.world import World
 
 
@@ -50,9 +51,7 @@ class Serving(NamedTuple):
 def assemble(kind: Literal["lane", "door"], *, siblings: int = 1) -> Serving:
     """Return the parts, not started: no socket is opened, no file is read, no thread runs.
 
-    Args:
-        kind: what this process is called in its reports.
-        siblings: processes of the same command that share its limits, with this one.
+    As many `siblings`, processes of the same command with this one, share its limits.
 
     Raises:
         ValueError: a key in the settings is malformed.
@@ -62,9 +61,10 @@ def assemble(kind: Literal["lane", "door"], *, siblings: int = 1) -> Serving:
     keeper = SnapshotKeeper(
         world, parse_public_keys(settings.SNAPSHOT_PUBLIC_KEYS), settings.LANE_STATE_DIR / "snapshots", numbers
     )
-    client, prefix = watch_client(settings.TABLES_REDIS_URL), settings.REDIS_PREFIX
+    client = connect(settings.TABLES_REDIS_URL, timeout_seconds=1, connect_timeout_seconds=1)
+    prefix = settings.REDIS_PREFIX
     reporter = Reporter(kind, client, prefix, world, numbers)
     sharing = LimitSharing(reporter.process, client, prefix, world, siblings=siblings)
     watch = SnapshotWatch(keeper, reporter, sharing, client, prefix, settings.SNAPSHOT_POLL_SECONDS)
-    own = Settings(settings.REDIS_PREFIX, settings.SNAPSHOT_MAX_AGE.total_seconds())
+    own = Settings(prefix, settings.SNAPSHOT_MAX_AGE.total_seconds())
     return Serving(own, world, numbers, keeper, watch)

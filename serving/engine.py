@@ -17,15 +17,7 @@ from typing import NamedTuple
 import msgspec
 
 from serving.formats.blocks import DamagedBlock, find_payload
-from serving.formats.keys import (
-    FINGERPRINT_BYTES,
-    MAX_KEY_BYTES,
-    BadKey,
-    block_name,
-    canonical_key,
-    digest,
-    slot,
-)
+from serving.formats.keys import FINGERPRINT_BYTES, MAX_KEY_BYTES, BadKey, block_name, canonical_key, digest, slot
 from serving.formats.layouts import DamagedPayload
 from serving.formats.tokens import BadToken, is_unit
 from serving.http import (
@@ -90,14 +82,7 @@ class Settings(NamedTuple):
 
 
 def begin(request: Request, world: World, now: float, settings: Settings) -> Response | Lookup | BatchLookup:
-    """Return the answer, or the look-up that it needs first.
-
-    Args:
-        request: what was asked.
-        world: who may ask what, and where the answers lie.
-        now: Unix seconds.
-        settings: of this process.
-    """
+    """Return the answer, or the look-up that it needs first. `now` is in Unix seconds."""
     method = request.method
     if method not in ("GET", "POST"):
         return METHOD_NOT_ALLOWED
@@ -253,16 +238,7 @@ class Lookup:
         names: the Redis key of the block to read next (a list of one); empty where the version was never loaded.
     """
 
-    __slots__ = (
-        "_digest",
-        "_if_none_match",
-        "_lost",
-        "_prefix",
-        "_table",
-        "_version",
-        "_wants_bits",
-        "names",
-    )
+    __slots__ = ("_digest", "_if_none_match", "_lost", "_prefix", "_table", "_version", "_wants_bits", "names")
 
     def __init__(
         self,

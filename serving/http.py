@@ -100,25 +100,12 @@ TITLES = {
 def problem_document(
     status: int, code: str, detail: str, *, title: str | None = None, extra: Mapping[str, object] | None = None
 ) -> bytes:
-    """Return an RFC 9457 document.
+    """Return an RFC 9457 document: a stable code for programs, a sentence about this very request, then `extra`.
 
-    Args:
-        status: the answer's.
-        code: stable; what a program looks at.
-        detail: one sentence about this very request.
-        title: where it is not that of the status in `TITLES`.
-        extra: further members, which come last.
+    The title is that of the status in `TITLES` where none is given.
     """
-    document: dict[str, object] = {
-        "type": "about:blank",
-        "title": TITLES[status] if title is None else title,
-        "status": status,
-        "code": code,
-        "detail": detail,
-    }
-    if extra is not None:
-        document.update(extra)
-    return msgspec.json.encode(document)
+    members = {"title": TITLES[status] if title is None else title, "status": status, "code": code, "detail": detail}
+    return msgspec.json.encode({"type": "about:blank", **members, **(extra or {})})
 
 
 def problem(status: int, code: str, detail: str, *extra: tuple[str, str]) -> Response:
@@ -175,16 +162,11 @@ def parse_query(query: str) -> dict[str, str]:
         Refused: a 400; one is there twice, or its bytes are not UTF-8.
     """
     parameters: dict[str, str] = {}
-    if not query:
-        return parameters
-    for pair in query.split("&"):
-        if not pair:
-            continue
+    for pair in filter(None, query.split("&")):
         name, _, value = pair.partition("=")
         if "%" in pair or "+" in pair or not pair.isascii():
             try:
-                name = _unquote(name)
-                value = _unquote(value)
+                name, value = _unquote(name), _unquote(value)
             except UnicodeError:
                 raise bad_request("bad_parameter", "A parameter is not valid UTF-8.") from None
         if name in parameters:

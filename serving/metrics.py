@@ -89,6 +89,12 @@ DEFINITIONS = (
     Definition("recsite_workers", "gauge", "Worker processes that serve."),
 )
 
+# Counters without labels, and the attribute of `Numbers` that each is.
+_UNLABELLED = {
+    definition.name: definition.name.removeprefix("recsite_").removesuffix("_total")
+    for definition in DEFINITIONS
+    if definition.kind == "counter" and not definition.labels
+}
 # Upper bounds in seconds; the last bucket has none.
 LATENCY_BOUNDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 1.0)
 
@@ -159,17 +165,9 @@ class Numbers:
             "recsite_requests_total": {(str(status),): count for status, count in tuple(self.requests.items())},
             "recsite_exposures_total": {tuple(exposure): count for exposure, count in tuple(self.exposures.items())},
             "recsite_snapshot_refusals_total": {(why,): count for why, count in tuple(self.snapshot_refusals.items())},
-            "recsite_token_refusals_total": {(): self.token_refusals},
-            "recsite_unexpected_errors_total": {(): self.unexpected_errors},
-            "recsite_redis_reads_total": {(): self.redis_reads},
-            "recsite_redis_batches_total": {(): self.redis_batches},
-            "recsite_redis_errors_total": {(): self.redis_errors},
-            "recsite_redis_timeouts_total": {(): self.redis_timeouts},
-            "recsite_lost_blocks_total": {(): self.lost_blocks},
-            "recsite_block_cache_hits_total": {(): self.block_cache_hits},
+            **{name: {(): getattr(self, attribute)} for name, attribute in _UNLABELLED.items()},
+            **{name: {(): value} for name, value in self.gauges.items()},
         }
-        for name, value in self.gauges.items():
-            values[name] = {(): value}
         return Reading(values, list(self._buckets), self._seconds)
 
 
@@ -229,11 +227,7 @@ def _cumulated(buckets: list[int]) -> list[tuple[str, float]]:
 
 
 class NumbersCollector(Collector):
-    """Shows one process's numbers in a prometheus_client registry.
-
-    Args:
-        reading: returns them, with the gauges set.
-    """
+    """Shows one process's numbers, a reading with the gauges set, in a prometheus_client registry."""
 
     def __init__(self, reading: Callable[[], Reading]) -> None:
         self._reading = reading
@@ -251,11 +245,7 @@ class NumbersCollector(Collector):
 
 
 class WorkerFile:
-    """Where one worker process leaves its numbers; costs about 100 µs a time.
-
-    Args:
-        directory: of this lane's workers.
-    """
+    """Where one worker process leaves its numbers, in the folder of its lane's; costs about 100 µs a time."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / f"{os.getpid()}.{time.time_ns()}.numbers"
@@ -274,11 +264,7 @@ def has_written(directory: Path, process_id: int) -> bool:
 
 
 class Workers:
-    """Adds up what worker processes wrote. Counters never fall: what an ended worker counted is kept.
-
-    Args:
-        directory: of this lane's workers; nobody else writes there.
-    """
+    """Adds up what a lane's workers wrote to its folder. Counters never fall: what an ended worker counted is kept."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

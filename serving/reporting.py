@@ -64,15 +64,7 @@ def applied_name(prefix: str, tenant_id: str) -> str:
 
 
 class Reporter:
-    """Reports for one process. For one thread.
-
-    Args:
-        kind: `lane` or `door`.
-        client: with time-outs of its own; what it raises goes to the caller, and what was not sent is sent next time.
-        prefix: of the Redis keys.
-        world: whose revisions are reported.
-        numbers: whose exposures are.
-    """
+    """Reports for one process, a `lane` or a `door`. For one thread. What was not sent is sent next time."""
 
     def __init__(self, kind: str, client: Client, prefix: str, world: World, numbers: Numbers) -> None:
         self.process = f"{kind}:{socket.gethostname()}:{os.getpid()}"

@@ -53,12 +53,7 @@ def demand_name(prefix: str) -> str:
 class LimitSharing:
     """Shares limits for one process. For one thread. Costs a pass over all credentials twice a second.
 
-    Args:
-        process: its name among the others.
-        client: with time-outs of its own.
-        prefix: of the Redis keys.
-        world: whose buckets share.
-        siblings: processes of the same command, with this one: there are never fewer.
+    There are never fewer processes than `siblings`, those of the same command with this one.
     """
 
     def __init__(self, process: str, client: Client, prefix: str, world: World, *, siblings: int) -> None:

@@ -31,7 +31,7 @@ from serving.formats.snapshot import (
     snapshot_name,
 )
 from serving.metrics import Numbers
-from serving.redis.clients import Client, by_holder, connect
+from serving.redis.clients import Client, by_holder
 from serving.reporting import Reporter
 from serving.sharing import LimitSharing
 from serving.world import World
@@ -52,34 +52,22 @@ _END_SECONDS = 3.0
 class SnapshotKeeper:
     """Judges envelopes, keeps the newest good one of each tenant in the world and in a file.
 
-    For one thread: the watch's (and whoever calls `load_files` before it starts).
-
-    Args:
-        world: where they go.
-        trusted: public keys by id.
-        directory: for the files; several processes may share it, the newest revision wins.
-        numbers: where refusals are counted.
+    For one thread: the watch's (and whoever calls `load_files` before it starts). Several processes may share the
+    directory; the newest revision wins. The trusted public keys are by id.
     """
 
-    def __init__(
-        self, world: World, trusted: Mapping[str, Ed25519PublicKey], directory: Path, numbers: Numbers
-    ) -> None:
+    def __init__(self, world: World, trusted: dict[str, Ed25519PublicKey], directory: Path, numbers: Numbers) -> None:
         self._world = world
-        self._trusted = dict(trusted)
+        self._trusted = trusted
         self._directory = directory
         self._numbers = numbers
         self._refused: dict[str, tuple[str, float]] = {}
         self._is_map_empty = False
 
     def offer(self, envelope: bytes, origin: str = "caller") -> bool:
-        """Take an envelope if it is signed with a trusted key, whole, and newer than what is here.
+        """Take an envelope if it is signed with a trusted key, whole, and newer than what is here; tell whether it is.
 
-        Args:
-            envelope: as published.
-            origin: where it is from, for the log.
-
-        Returns:
-            Whether the world changed.
+        `origin` says in the log where it is from.
         """
         snapshot = self._judge(envelope, origin)
         if snapshot is None:
@@ -193,13 +181,7 @@ class SnapshotWatch(threading.Thread):
     Its connections are its own: what it does, and what Redis does to it, holds no answer up. In passing it reports
     the tables of which blocks were found lost, what its reporter has to say, and shares limits with other processes.
 
-    Args:
-        keeper: gets what is found.
-        reporter: is asked to report after each look.
-        sharing: is asked to share limits, also between two looks.
-        client: as `watch_client` makes it.
-        prefix: of the Redis keys.
-        poll_seconds: time between two looks at the map of revisions.
+    It looks at the map of revisions every `poll_seconds`, and reports after each look; limits are shared more often.
     """
 
     def __init__(
@@ -329,8 +311,3 @@ class SnapshotWatch(threading.Thread):
         except (redis.RedisError, OSError) as error:
             # What stays lost will be found again.
             logger.warning("table.lost_not_reported tables=%d error=%s", len(tables), type(error).__name__)
-
-
-def watch_client(url: str, *, timeout_seconds: float = 1.0) -> Client:
-    """Return a client for the watch: every command bounded in time, none tried twice."""
-    return connect(url, timeout_seconds=timeout_seconds, connect_timeout_seconds=timeout_seconds)

@@ -70,6 +70,7 @@ class RecommendationsView(APIView):
     """Answers with the recommendation of the version that the rollout weights assign to this player."""
 
     content_negotiation_class = _AsTheEngineDecides
+    http_method_names = ["get", "post"]  # noqa: RUF012  # as Django has it
 
     @property
     def default_response_headers(self) -> dict[str, str]:
@@ -87,14 +88,6 @@ class RecommendationsView(APIView):
     def http_method_not_allowed(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:  # type: ignore[override]  # DRF's own gives a Response
         """Return the engine's 405."""
         return answer(request)
-
-    def head(self, request: DrfRequest) -> HttpResponse:
-        """Return the engine's 405."""
-        return answer(request._request)  # noqa: SLF001  # as above
-
-    def options(self, request: DrfRequest, *args: Any, **kwargs: Any) -> HttpResponse:  # type: ignore[override]  # as above
-        """Return the engine's 405."""
-        return answer(request._request)  # noqa: SLF001  # as above
 
 
 def not_found(request: HttpRequest) -> HttpResponse:

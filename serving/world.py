@@ -101,12 +101,7 @@ class PreparedVersion:
     )
 
     def __init__(
-        self,
-        version: published.Version,
-        model: published.Model,
-        tenant_slug: str,
-        records: JsonRecords,
-        heads: Heads,
+        self, version: published.Version, model: published.Model, tenant_slug: str, records: JsonRecords, heads: Heads
     ) -> None:
         self.name = version.name
         self.code = version.code
@@ -132,16 +127,7 @@ class PreparedVersion:
 class PreparedModel:
     """A model as requests need it."""
 
-    __slots__ = (
-        "allocation",
-        "key_fields",
-        "overrides",
-        "parameters",
-        "salt",
-        "slug",
-        "unit_field",
-        "versions",
-    )
+    __slots__ = ("allocation", "key_fields", "overrides", "parameters", "salt", "slug", "unit_field", "versions")
 
     def __init__(self, model: published.Model, tenant_slug: str) -> None:
         if len(model.allocation) != SLOTS:
@@ -256,16 +242,7 @@ class PreparedCredential:
 class PreparedTenant:
     """A tenant at its newest revision."""
 
-    __slots__ = (
-        "bucket",
-        "credentials",
-        "id",
-        "is_ended",
-        "issued_at",
-        "models",
-        "revision",
-        "slug",
-    )
+    __slots__ = ("bucket", "credentials", "id", "is_ended", "issued_at", "models", "revision", "slug")
 
     def __init__(self, snapshot: published.Snapshot) -> None:
         tenant = snapshot.tenant
@@ -295,11 +272,7 @@ class Caller(msgspec.Struct, gc=False):
 
 
 class World:
-    """Every tenant that serving knows.
-
-    Args:
-        master_keys: token master keys by id.
-        audience: what `aud` must be.
+    """Every tenant that serving knows. Master keys are by id; the audience is what `aud` must be.
 
     Attributes:
         tenants: by id.
@@ -360,11 +333,7 @@ class World:
         return named
 
     def caller(self, authorization: str | None, now: float) -> Caller:
-        """Return who a token speaks for.
-
-        Args:
-            authorization: the header's value, `Bearer ` and the token; None where it is absent.
-            now: Unix seconds.
+        """Return who the token of an Authorization header (None where it is absent) speaks for; `now` in Unix seconds.
 
         Raises:
             BadToken: it is not accepted, for whatever reason.

@@ -73,11 +73,7 @@ _Asked = tuple[Lookup | BatchLookup, Connection]
 
 
 class Lane:
-    """The application of one worker process, all of it in the thread of its event loop.
-
-    Args:
-        options: from the command.
-    """
+    """The application of one worker process, all of it in the thread of its event loop."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -86,9 +82,7 @@ class Lane:
         self._world, self._settings = self._serving.world, self._serving.settings
         self._numbers = numbers = self._serving.numbers
         self._blocks = reader_for(
-            settings.TABLES_REDIS_URL,
-            deadline_seconds=settings.SERVING_DEADLINE_MS / 1000,
-            numbers=numbers,
+            settings.TABLES_REDIS_URL, deadline_seconds=settings.SERVING_DEADLINE_MS / 1000, numbers=numbers
         )
         self._cache = BlockCache(self._blocks, options.block_cache_mb * 1024 * 1024, numbers)
         self._file = WorkerFile(options.numbers_directory)
@@ -108,7 +102,7 @@ class Lane:
         let_askers_finish()
         self._serving.start()
         self._blocks.start(loop)
-        server = HttpServer(self.handle, self._on_refused, self._options.most_connections)
+        server = HttpServer(self.handle, self._numbers.refuse, self._options.most_connections)
         await server.start(listening, tls_context(self._options.tls) if self._options.tls else None, BACKLOG)
         ticking = loop.create_task(self._tick())
         # What is here by now stays: to look through it for garbage again and again would hold requests up.
@@ -197,9 +191,6 @@ class Lane:
                 self._serving.watch.report_lost(lost.table_id for lost in response.lost)
         except Exception as error:  # noqa: BLE001  # as in `handle`
             self._note(error)
-
-    def _on_refused(self, response: Response) -> None:
-        self._numbers.refuse(response)
 
     def _elsewhere(self, path: str) -> Response:
         if path == "/healthz":

@@ -18,10 +18,7 @@ class BlockCache:
 
     A table never changes and its id is never used again, so that an entry can grow old but not wrong.
 
-    Args:
-        reader: is asked for what is not here.
-        capacity_bytes: most memory to take, objects included; 0 keeps nothing.
-        numbers: where hits are counted.
+    The capacity is the most memory to take, objects included; 0 keeps nothing.
 
     Attributes:
         size_bytes: the memory it takes.

@@ -14,9 +14,10 @@ from recsite.embedded import EmbeddedValkey
 from serving.formats.keys import lost_tables_name
 from serving.formats.snapshot import announcements_name, revisions_name, snapshot_name
 from serving.metrics import Numbers
+from serving.redis.clients import connect
 from serving.reporting import Reporter, processes_name
 from serving.sharing import LimitSharing
-from serving.snapshots import SnapshotKeeper, SnapshotWatch, watch_client
+from serving.snapshots import SnapshotKeeper, SnapshotWatch
 from serving.world import World
 from tests.serving_world import AUDIENCE, MASTER_KEYS, PREFIX, TRUSTED, credential, envelope, tenant
 
@@ -30,7 +31,7 @@ class Watched:
     def __init__(self, url: str, directory: Path, *, poll_seconds: float = 0.1) -> None:
         self.world = World(MASTER_KEYS, AUDIENCE)
         self.numbers = Numbers()
-        client = watch_client(url, timeout_seconds=0.3)
+        client = connect(url, timeout_seconds=0.3, connect_timeout_seconds=0.3)
         self.keeper = SnapshotKeeper(self.world, TRUSTED, directory, self.numbers)
         reporter = Reporter("lane", client, PREFIX, self.world, self.numbers)
         sharing = LimitSharing(reporter.process, client, PREFIX, self.world, siblings=1)

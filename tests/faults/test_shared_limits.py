@@ -14,9 +14,8 @@ from django.conf import settings
 
 from recsite.embedded import EmbeddedValkey
 from serving.limits import Bucket
-from serving.redis.clients import Client
+from serving.redis.clients import Client, connect
 from serving.sharing import LimitSharing, Said, demand_name
-from serving.snapshots import watch_client
 from serving.world import World
 from tests.doors.raw_http import request
 from tests.doors.scene import Scene, player
@@ -110,7 +109,7 @@ class Process:
 
     def __init__(self, name: str, server: EmbeddedValkey, *, siblings: int = 1) -> None:
         self.world = World(MASTER_KEYS, AUDIENCE)
-        self.client = watch_client(server.url, timeout_seconds=0.3)
+        self.client = connect(server.url, timeout_seconds=0.3, connect_timeout_seconds=0.3)
         self.sharing = LimitSharing(name, self.client, PREFIX, self.world, siblings=siblings)
         self.world.put(snapshot(tenant(credentials=(credential("cr_one", rate=100, burst=100),))))
 

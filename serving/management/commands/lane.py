@@ -42,10 +42,15 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
         parser.add_argument("--port", type=_port, default=8001, help="default: %(default)s")
-        parser.add_argument("--workers", type=_count, default=1, help="processes, one a core (default: %(default)s)")
+        parser.add_argument(
+            "--workers",
+            type=partial(_bounded, least=1, most=256),
+            default=1,
+            help="processes, one a core (default: %(default)s)",
+        )
         parser.add_argument(
             "--block-cache-mb",
-            type=_size,
+            type=partial(_bounded, least=0, most=1_000_000),
             default=BLOCK_CACHE_MB,
             help="memory for blocks of tables in each worker; 0: none (default: %(default)s)",
         )
@@ -180,13 +185,4 @@ def _bounded(text: str, least: int, most: int) -> int:
     return number
 
 
-def _port(text: str) -> int:
-    return _bounded(text, 1, 65_535)
-
-
-def _count(text: str) -> int:
-    return _bounded(text, 1, 256)
-
-
-def _size(text: str) -> int:
-    return _bounded(text, 0, 1_000_000)
+_port = partial(_bounded, least=1, most=65_535)
