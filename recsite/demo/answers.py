@@ -35,17 +35,15 @@ def wait_for_right_answers(
 
 def _problem_with_answer(dashboard_url: str, lane_url: str, credential: DemoCredential) -> str | None:
     key = credential["sample_keys"][0]
+    client = {"client_id": credential["client_id"], "client_secret": credential["client_secret"]}
     try:
-        token = _token(dashboard_url, credential)
-        request = urllib.request.Request(  # noqa: S310 - an address the demo chose
-            f"{lane_url}/v1/recommendations?{urllib.parse.urlencode(key)}", headers={"Authorization": f"Bearer {token}"}
-        )
-        with urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310 - as above
-            served = json.loads(response.read() or b"null")
-            source = response.headers.get("Recommendation-Source")
+        given, _ = _answer(f"{dashboard_url}/api/v1/token", {"Content-Type": "application/json"}, client)
+        address = f"{lane_url}/v1/recommendations?{urllib.parse.urlencode(key)}"
+        served, headers = _answer(address, {"Authorization": f"Bearer {given['access_token']}"})
+        source = headers.get("Recommendation-Source")
     except urllib.error.HTTPError as error:
         return f"status {error.code}: {error.read()[:300].decode(errors='replace')}"
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"no answer: {error}"
     if source is not None or served is None:
         return f"{key} got the {source or 'empty answer'}, not a row of its table"
@@ -62,13 +60,9 @@ def _difference(credential: DemoCredential, key: Mapping[str, str], served: Mapp
     return f"{key} got {served['recommendation']}, but version {served['version']} has {expected}"
 
 
-def _token(dashboard_url: str, credential: DemoCredential) -> str:
-    body = {"client_id": credential["client_id"], "client_secret": credential["client_secret"]}
-    request = urllib.request.Request(  # noqa: S310 - an address the demo chose
-        f"{dashboard_url}/api/v1/token",
-        data=json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
-    )
+def _answer(address: str, headers: Mapping[str, str], body: Any = None) -> tuple[Any, Mapping[str, str]]:
+    """Return an answer's JSON, None where it is empty, and its headers."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(address, data, dict(headers))  # noqa: S310 - an address the demo chose
     with urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310 - as above
-        token: str = json.loads(response.read())["access_token"]
-        return token
+        return json.loads(response.read() or b"null"), response.headers

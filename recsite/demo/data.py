@@ -78,9 +78,7 @@ def players_of(directory: Path) -> int | None:
 def write_data(directory: Path, players: int | None) -> Iterator[str]:
     """Generate the Parquet files that are not there yet; give a name for each one as it is finished.
 
-    Args:
-        directory: where they lie.
-        players: how many the larger studio has; None for as many as it has already, 300,000 at first.
+    Without a number of players the larger studio has as many as it has already, 300,000 at first.
 
     Raises:
         OtherPlayers: there are files, of another number of players.
@@ -201,23 +199,15 @@ def demo_versions() -> list[Version]:
 def make_credentials(known: DemoFile, players: int) -> list[DemoCredential]:
     """Make sure there is a working credential for each model; one whose secret is not known is given a new one."""
     admin = User.objects.get(username=PEOPLE["admin"])
+    known_secrets = {(c["tenant"], c["model"]): (c["client_id"], c["client_secret"]) for c in known["credentials"]}
+    live = RecommendationModel.objects.unscoped().select_related("tenant").filter(tenant__ended_at=None)
     entries = []
     for example in EXAMPLES:
-        model = (
-            RecommendationModel.objects.unscoped()
-            .select_related("tenant")
-            .filter(tenant__slug=example.studio, slug=example.model, tenant__ended_at=None)
-            .first()
-        )
+        model = live.filter(tenant__slug=example.studio, slug=example.model).first()
         if model is None:
             continue
-        entry = next(
-            (c for c in known["credentials"] if (c["tenant"], c["model"]) == (example.studio, example.model)), None
-        )
-        if entry is None or not _works(entry):
-            client_id, client_secret = _new_secret(model, admin)
-        else:
-            client_id, client_secret = entry["client_id"], entry["client_secret"]
+        secret = known_secrets.get((example.studio, example.model))
+        client_id, client_secret = secret if secret is not None and _works(*secret) else _new_secret(model, admin)
         entries.append(
             DemoCredential(
                 tenant=example.studio,
@@ -231,9 +221,9 @@ def make_credentials(known: DemoFile, players: int) -> list[DemoCredential]:
     return entries
 
 
-def _works(entry: DemoCredential) -> bool:
+def _works(client_id: str, client_secret: str) -> bool:
     try:
-        credential_authenticate(entry["client_id"], entry["client_secret"])
+        credential_authenticate(client_id, client_secret)
     except NotAuthenticated:
         return False
     return True

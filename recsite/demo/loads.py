@@ -43,9 +43,7 @@ def load_all(
     Raises:
         LoadFailed: one was rejected or failed.
     """
-    names = {
-        load_request(version=v, actor=actor).pk: f"{v.model.tenant.slug}/{v.model.slug}/{v.name}" for v in versions
-    }
+    names = {load_request(version=version, actor=actor).pk: _name(version) for version in versions}
     while True:
         loads = list(Load.objects.unscoped().filter(pk__in=names).order_by("pk"))
         for load in loads:

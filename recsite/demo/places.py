@@ -112,18 +112,14 @@ def prepare(arguments: Sequence[str]) -> None:
     if "--reset" in arguments:
         _remove(var_dir, env_file)
 
-    settings = _kept_settings(env_file) or _first_settings(var_dir)
+    kept = env_file.read_text().partition(LAST_HEADING)[0] if env_file.exists() else ""
+    settings = kept or _first_settings(var_dir)
     given = {**dotenv_values(stream=io.StringIO(settings)), **os.environ}
     own_redis_url = given.get("RECSITE_REDIS_URL")
     dashboard_port, lane_port, metrics_port, valkey_port = _free_ports()
-    places = Places(
-        var_dir=var_dir,
-        dashboard_port=dashboard_port,
-        lane_port=lane_port,
-        metrics_port=metrics_port,
-        valkey_port=None if own_redis_url else valkey_port,
-        redis_url=own_redis_url or f"redis://127.0.0.1:{valkey_port}/0",
-    )
+    redis_url = own_redis_url or f"redis://127.0.0.1:{valkey_port}/0"
+    own_valkey_port = None if own_redis_url else valkey_port
+    places = Places(var_dir, dashboard_port, lane_port, metrics_port, own_valkey_port, redis_url)
     chosen = {"RECSITE_REDIS_URL": places.redis_url, "RECSITE_SERVING_URL": places.lane_url}
     lines = [f"{name}={value}\n" for name, value in chosen.items() if name not in given]
     write_private(env_file, f"{settings}{LAST_HEADING}\n{''.join(lines)}")
@@ -151,10 +147,6 @@ def _remove(var_dir: Path, env_file: Path) -> None:
         path.unlink(missing_ok=True)
     for name in OWN_FOLDERS:
         shutil.rmtree(var_dir / name, ignore_errors=True)
-
-
-def _kept_settings(env_file: Path) -> str:
-    return env_file.read_text().partition(LAST_HEADING)[0] if env_file.exists() else ""
 
 
 def _first_settings(var_dir: Path) -> str:

@@ -123,9 +123,7 @@ class Part:
 class Parts:
     """The parts in the order in which they were started; they are stopped in the opposite order.
 
-    Args:
-        record: a file that names the running ones, so that a demo that was killed leaves none for ever.
-        say: prints one line for the person in front of the demo.
+    The record is a file that names the running ones, so that a demo that was killed leaves none for ever.
     """
 
     def __init__(self, record: Path, say: Callable[[str], None]) -> None:
@@ -180,11 +178,8 @@ class Parts:
     def wait_for_answers(self, patience_seconds: float) -> None:
         """Wait until every part answers that can: for as long as the one waited for lives and makes progress.
 
-        Args:
-            patience_seconds: how long it may neither answer, nor use the processor, nor write to its log.
-
         Raises:
-            PartFailed: one ended, or stood still for that long.
+            PartFailed: one ended, or did not answer, use the processor or write to its log for `patience_seconds`.
             StopRequested: see there.
         """
         for part in self.parts:
@@ -210,12 +205,7 @@ class Parts:
                 self.say(f"  still waiting for {part.name} ({now - begun:.0f} s; it has used {seen[0]} s of CPU time)")
 
     def rest(self, seconds: float) -> None:
-        """Sleep, but notice a request to stop and, since the demo is not up yet, a part that has ended.
-
-        Raises:
-            PartFailed: see there.
-            StopRequested: see there.
-        """
+        """Sleep; raise StopRequested or, since the demo is not up yet, PartFailed for a part that has ended."""
         until = time.monotonic() + seconds
         while True:
             if self.signals_received:

@@ -146,38 +146,29 @@ def _valkey(places: Places, port: int) -> Part:
 
 def _own_parts(places: Places) -> list[Part]:
     """Return the project's own processes: the commands that a deployment runs, on loopback."""
-    python = sys.executable
-    worker = [python, "-m", "celery", "-A", "recsite", "worker", "--loglevel", "INFO"]
+    python, on_loopback = sys.executable, ["--host", "127.0.0.1", "--port"]
+    celery, level = [python, "-m", "celery", "-A", "recsite"], ["--loglevel", "INFO"]
+    worker = [*celery, "worker", *level]
+    granian = [python, "-m", "granian", "recsite.wsgi:application", "--interface", "wsgi", "--http", "1", "--no-ws"]
+    granian += ["--respawn-failed-workers", "--workers-kill-timeout", "5", "--blocking-threads", "4"]
+    lane = [python, "manage.py", "lane", "--metrics-port", str(places.metrics_port)]
+
+    def part(name: str, command: list[str], **more: Any) -> Part:
+        return Part(name, command, places.log_dir / f"{name}.log", **more)
+
     return [
-        Part(
-            "worker", [*worker, "-Q", "celery", "-n", "worker@%h", "--concurrency", "1"], places.log_dir / "worker.log"
-        ),
-        Part(
-            "loader", [*worker, "-Q", "loads", "-n", "loader@%h", "--concurrency", "2"], places.log_dir / "loader.log"
-        ),
-        Part(
-            "scheduler",
-            # Without a file that holds its process id: the demo knows it.
-            [*(python, "-m", "celery", "-A", "recsite", "beat", "--loglevel", "INFO", "--pidfile", "")],
-            places.log_dir / "scheduler.log",
-        ),
-        Part(
+        part("worker", [*worker, "-Q", "celery", "-n", "worker@%h", "--concurrency", "1"]),
+        part("loader", [*worker, "-Q", "loads", "-n", "loader@%h", "--concurrency", "2"]),
+        # Without a file that holds its process id: the demo knows it.
+        part("scheduler", [*celery, "beat", *level, "--pidfile", ""]),
+        part(
             "dashboard",
-            [
-                *(python, "-m", "granian", "recsite.wsgi:application", "--interface", "wsgi", "--http", "1", "--no-ws"),
-                *("--host", "127.0.0.1", "--port", str(places.dashboard_port), "--blocking-threads", "4"),
-                *("--respawn-failed-workers", "--workers-kill-timeout", "5"),
-            ],
-            places.log_dir / "dashboard.log",
+            [*granian, *on_loopback, str(places.dashboard_port)],
             answers=lambda: http_status(f"{places.dashboard_url}/healthz") is not None,
         ),
-        Part(
+        part(
             "lane",
-            [
-                *(python, "manage.py", "lane", "--host", "127.0.0.1", "--port", str(places.lane_port)),
-                *("--metrics-port", str(places.metrics_port)),
-            ],
-            places.log_dir / "lane.log",
+            [*lane, *on_loopback, str(places.lane_port)],
             answers=lambda: http_status(f"{places.lane_url}/readyz") == 200,
             # A lane trusts public keys; it must do without the one that signs.
             environment={"RECSITE_SNAPSHOT_PRIVATE_KEY": ""},
