@@ -99,13 +99,10 @@ class Bucket:
         return self._demand
 
     def allot(self, share: float) -> None:
-        """Set this process's share: a smaller one counts at once, a greater one when it is given a second time.
+        """Set the share (above 0, to 1): a smaller one counts at once, a greater one when it is given a second time.
 
         Thus those who have to give way have done so before the others take more. No tokens come with a greater share
         but what flows in from now on, and those above a smaller one are lost.
-
-        Args:
-            share: from above 0 to 1.
         """
         counts = min(share, self._allotted)
         self._allotted = share

@@ -17,6 +17,7 @@ from django.utils import timezone
 from rest_framework_simplejwt.backends import TokenBackend
 from rest_framework_simplejwt.settings import api_settings
 from rest_framework_simplejwt.tokens import Token
+from typing_extensions import override
 
 from serving.formats import tokens
 from tenants.credentials import secret_hash
@@ -123,8 +124,8 @@ class CallerToken(Token):
     def set_jti(self) -> None:
         """Leave it out: a token is not looked up anywhere."""
 
+    @override
     def get_token_backend(self) -> TokenBackend:
-        """Return the backend with this credential's key."""
         return self._backend
 
 
@@ -138,13 +139,9 @@ def mint_token(
 ) -> tuple[str, int]:
     """Return a token signed with the credential's derived key, and for how many seconds it is good.
 
-    Args:
-        credential: one with a secret.
-        subject: the player it is for; None for a server token.
-        models: what it is narrowed to; None for all of the credential's.
-        expires_in_seconds: 1 … 900; None for 900.
-        generation: of the secret that the caller used; None for the current one. A token of the previous one ends
-            with it.
+    Without a subject, the player it is for, it is a server token; without models it may ask for all of the
+    credential's. It lives 1 … 900 s, without a wish 900. The generation is that of the secret that the caller used,
+    without one the current one: a token of the previous secret ends with it.
 
     Raises:
         RuleBroken: a value will not do.

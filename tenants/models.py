@@ -222,9 +222,7 @@ class AutomationToken(TenantOwned):
     class Meta:
         ordering: ClassVar = ["name", "pk"]
         verbose_name = "automation token"
-        constraints: ClassVar = [
-            models.CheckConstraint(condition=~Q(token_hash=""), name="automation_token_has_hash"),
-        ]
+        constraints: ClassVar = [models.CheckConstraint(condition=~Q(token_hash=""), name="automation_token_has_hash")]
 
     def __str__(self) -> str:
         return self.name

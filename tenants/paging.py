@@ -30,14 +30,10 @@ class Page(NamedTuple, Generic[Row]):
 def page_of(
     rows: QuerySet[Any], *, by: str, limit: int, after: int | str | None = None, is_descending: bool = False
 ) -> Page[Any]:
-    """Return one page. One query, as fast for the last page as for the first.
+    """Return one page of at most `limit` rows. One query, as fast for the last page as for the first.
 
-    Args:
-        rows: all of them, filtered.
-        by: the field that orders them, which no two of them share; may be another row's (`user__username`).
-        limit: how many at most.
-        after: the last value of `by` on the page before, as `read_cursor` returns it; None for the first page.
-        is_descending: the newest first.
+    No two rows share the value of `by`, the field that orders them; it may be another row's (`user__username`). `after`
+    is the last value of it on the page before, as `read_cursor` returns it; None for the first page.
     """
     if after is not None:
         rows = rows.filter(**{f"{by}__{'lt' if is_descending else 'gt'}": after})

@@ -27,8 +27,7 @@ class LastAdmin(RuleBroken):
 class NobodyToAdd(RuleBroken):
     """Somebody whom a studio cannot add by itself. The words are the same for all of them, with an account or without.
 
-    Args:
-        who: as it was asked for, so that the answer tells nothing of who was found.
+    They name who was asked for, so that the answer tells nothing of who was found.
     """
 
     def __init__(self, who: str) -> None:

@@ -60,6 +60,8 @@ class Payload(msgspec.Struct, gc=False):
     tenant: str | UnsetType = UNSET
 
 
+# PyJWT looks at no claim: `check_claims` does.
+_SIGNATURE_ALONE: Any = {f"verify_{claim}": False for claim in ("exp", "nbf", "iat", "aud", "iss", "sub", "jti")}
 _payloads = msgspec.json.Decoder(Payload)
 
 
@@ -147,20 +149,11 @@ def check_with_pyjwt(token: bytes, public_key: Any, algorithm: str) -> Payload:
     Raises:
         BadToken: anything at all is odd about it.
     """
-    options: Any = {
-        "verify_exp": False,
-        "verify_nbf": False,
-        "verify_iat": False,
-        "verify_aud": False,
-        "verify_iss": False,
-        "verify_sub": False,
-        "verify_jti": False,
-    }
     try:
         # PyJWT reads past padding, stray bits and bytes that are no base64url: one token would have many spellings.
         for segment in token.split(b"."):
             base64url_decode(segment)
-        return msgspec.convert(jwt.decode(token, public_key, algorithms=[algorithm], options=options), Payload)
+        return msgspec.convert(jwt.decode(token, public_key, algorithms=[algorithm], options=_SIGNATURE_ALONE), Payload)
     except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise BadToken(str(error)) from None
 

@@ -25,12 +25,7 @@ def connect(url: str, *, timeout_seconds: float, connect_timeout_seconds: float,
     """Return a client; it opens no connection before it is used.
 
     Every command is bounded in time and none is sent twice, but for a redirection of a cluster, which redis-py follows.
-
-    Args:
-        url: see `serving.redis.url`.
-        timeout_seconds: for an answer.
-        connect_timeout_seconds: for a connection.
-        check_seconds: a connection idle for longer is asked whether it lives before it is used; 0 for never.
+    A connection idle for longer than `check_seconds` is asked whether it lives before it is used; 0 for never.
 
     Raises:
         ValueError: no such URL.

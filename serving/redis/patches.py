@@ -39,12 +39,7 @@ FOLLOW_SECONDS = 1.0
 
 
 class Cluster(RedisCluster):
-    """redis-py's client of a cluster, with what is said above under 1 to 4 and 6.
-
-    Args:
-        hosts: some nodes.
-        options: of each connection.
-    """
+    """redis-py's client of a cluster of which some hosts are known, with what is said above under 1 to 4 and 6."""
 
     def __init__(self, hosts: tuple[tuple[str, int], ...], **options: Any) -> None:
         # redis-py's own comes later, in `_make` (1).

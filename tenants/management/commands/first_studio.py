@@ -136,10 +136,7 @@ class Command(BaseCommand):
         if self.asks:
             self._say("The first studio:")
         name = self._ask(
-            "studio_name",
-            "  Name",
-            None,
-            lambda text: check_text(text, field="name", what="The name", max_length=100),
+            "studio_name", "  Name", None, lambda text: check_text(text, field="name", what="The name", max_length=100)
         )
         slug = self._ask("studio", "  Short name, in addresses and tokens", slugify(name)[:50], check_slug)
         given = self.options["source"]
