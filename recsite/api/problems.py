@@ -182,8 +182,7 @@ def _flat(detail: Any, path: str = "") -> Iterator[dict[str, str]]:
             yield from _flat(below, path if name == "non_field_errors" else f"{path}.{name}".lstrip("."))
     elif isinstance(detail, list):
         for number, below in enumerate(detail):
-            is_message = isinstance(below, str)
             if below:
-                yield from _flat(below, path if is_message else f"{path}.{number}".lstrip("."))
+                yield from _flat(below, path if isinstance(below, str) else f"{path}.{number}".lstrip("."))
     else:
         yield {"field": path, "detail": str(detail)} if path else {"detail": str(detail)}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from inspect import getdoc
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from django.conf import settings
@@ -222,15 +224,15 @@ class Schema(AutoSchema):
             return bodies
         component = ResolvedComponent("Problem", ResolvedComponent.SCHEMA, PROBLEM, "Problem")
         self.registry.register_on_missing(component)
-        for status, kinds in sorted(self._problems().items()):
+        for status, kinds in groupby(self._problems(), attrgetter("status")):
             bodies[str(status)] = {
                 "description": "  \n".join(f"`{kind.code}`: {kind.meaning}" for kind in kinds),
                 "content": {PROBLEM_MEDIA_TYPE: {"schema": component.ref}},
             }
         return bodies
 
-    def _problems(self) -> dict[int, list[Kind]]:
-        """Return what can go wrong with this operation, by status."""
+    def _problems(self) -> list[Kind]:
+        """Return what can go wrong with this operation, by status as `Kind` has them."""
         method = self._method()
         is_write = self.method != "GET"
         possible = [Kind.INVALID, Kind.STUDIO_REQUIRED, Kind.UNAUTHENTICATED, Kind.NOT_ALLOWED]
@@ -243,11 +245,7 @@ class Schema(AutoSchema):
             possible += [Kind.IN_PROGRESS, Kind.KEY_REUSED]
         if getattr(method, "shows_secret", False):
             possible.append(Kind.SECRET_SHOWN)
-        by_status: dict[int, list[Kind]] = {}
-        for kind in Kind:
-            if kind in possible:
-                by_status.setdefault(kind.status, []).append(kind)
-        return by_status
+        return [kind for kind in Kind if kind in possible]
 
     def _method(self) -> Any:
         return getattr(self.view, self.method.lower(), None)

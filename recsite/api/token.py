@@ -18,6 +18,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from models_registry.catalogue.access import askable
+from recsite.api.described.token import minting_described
 from recsite.api.problems import problem_answer
 from recsite.api.studio_view import ApiView
 from serving.formats.tokens import KID
@@ -68,6 +69,7 @@ class TokenView(ApiView):
         """Nothing keeps a token: RFC 6749 asks for both headers."""
         return {**super().default_response_headers, "Pragma": "no-cache"}
 
+    @minting_described
     def post(self, request: Request) -> Response:
         """Authenticate the client and mint its token: two queries, and at most one write a minute and credential."""
         wanted = read_token_request(request)

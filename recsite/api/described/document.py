@@ -11,8 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-import recsite.api.described.serving  # registers what it says of the serving app's views
-import recsite.api.described.token  # noqa: F401  # registers what it says of the token's view
+import recsite.api.described.serving  # noqa: F401  # registers what it says of the serving app's views
 
 
 @cache

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from drf_spectacular.extensions import OpenApiViewExtension
-from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_view
+from drf_spectacular.utils import OpenApiExample, extend_schema
 
 from recsite.api.schema import problem_schema
 from serving.http import PROBLEM
@@ -69,28 +68,17 @@ EXAMPLE = {"client_id": "cr_8v3n5k0c2fdt", "client_secret": "rsk_" + "x" * 43, "
 TOKEN = {"access_token": "eyJhbGciOiJIUzI1NiJ9.e30.…", "token_type": "Bearer", "expires_in": 900}
 
 
-class TokenDescribed(OpenApiViewExtension):
-    """Replaces the view in the document's eyes."""
-
-    target_class = "recsite.api.token.TokenView"
-
-    def view_replacement(self) -> Any:
-        """See drf-spectacular."""
-        described = extend_schema(
-            operation_id="tokens_mint",
-            tags=["Recommendations"],
-            summary="Get a token for recommendations",
-            description="A credential's client id and secret become a token that lives at most 15 minutes: RFC 6749 "
-            "client credentials as a form, or the same as JSON. The client may prove itself by HTTP Basic instead.",
-            auth=[],
-            request={"application/json": REQUEST, "application/x-www-form-urlencoded": FORM},
-            responses={
-                (200, "application/json"): ANSWER,
-                **{(status, PROBLEM): ERROR for status in (400, 401, 413, 415, 503)},
-            },
-            examples=[
-                OpenApiExample("For a player", value=EXAMPLE, request_only=True, media_type="application/json"),
-                OpenApiExample("Token", value=TOKEN, response_only=True, status_codes=["200"]),
-            ],
-        )
-        return extend_schema_view(post=described)(type("TokenView", (self.target,), {}))
+minting_described = extend_schema(
+    operation_id="tokens_mint",
+    tags=["Recommendations"],
+    summary="Get a token for recommendations",
+    description="A credential's client id and secret become a token that lives at most 15 minutes: RFC 6749 "
+    "client credentials as a form, or the same as JSON. The client may prove itself by HTTP Basic instead.",
+    auth=[],
+    request={"application/json": REQUEST, "application/x-www-form-urlencoded": FORM},
+    responses={(200, "application/json"): ANSWER, **{(status, PROBLEM): ERROR for status in (400, 401, 413, 415, 503)}},
+    examples=[
+        OpenApiExample("For a player", value=EXAMPLE, request_only=True, media_type="application/json"),
+        OpenApiExample("Token", value=TOKEN, response_only=True, status_codes=["200"]),
+    ],
+)

@@ -118,13 +118,12 @@ class IssuedCredentialAnswer(CredentialAnswer):
         return str(self.context["secret"])
 
 
-def _model_slugs(**kwargs: Any) -> serializers.ListField:
+def _model_slugs() -> serializers.ListField:
     return serializers.ListField(
         child=Text(max_length=50),
         max_length=500,
         required=False,
         help_text="Short names of the models it is narrowed to; empty: all of the studio's.",
-        **kwargs,
     )
 
 

@@ -253,6 +253,5 @@ def _rows(tenant: Tenant) -> QuerySet[Load]:
 def _find(tenant: Tenant, model: str, version: str, fence: str) -> Load:
     """Return a load with its report. One query."""
     rows: QuerySet[Load] = Load.objects.for_tenant(tenant).select_related("version__model__tenant", "waives")
-    rows = rows.defer("waives__report")
     rows = rows.filter(version__model__slug=model, version__name=version, fence=int(fence))
-    return one_of(rows, f"There is no load {fence} of “{model}/{version}”.")
+    return one_of(rows.defer("waives__report"), f"There is no load {fence} of “{model}/{version}”.")

@@ -151,13 +151,8 @@ class MemberDetail(StudioView, tag="Members"):
         if user is None:
             raise not_found(_nobody(username) if is_platform_staff(self.actor) else str(NobodyToAdd(username)))
         try:
-            made = member_set(
-                tenant=self.tenant,
-                user=user,
-                role=given["role"],
-                actor=self.actor,
-                is_by_token=self.caller.token is not None,
-            )
+            is_by_token = self.caller.token is not None
+            made = member_set(tenant=self.tenant, user=user, actor=self.actor, is_by_token=is_by_token, **given)
         except NobodyToAdd as error:
             raise not_found(str(error)) from None
         return Result(made.membership, note=made.note)

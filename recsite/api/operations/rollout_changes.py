@@ -64,14 +64,7 @@ class GoBack(RolloutChange):
 
 
 class RolloutReweight(StudioView, tag="Rollouts"):
-    @operation(
-        "rollouts_reweight",
-        Scope.ROLLOUTS_WRITE,
-        takes=NewWeights,
-        gives=RevisionAnswer,
-        status=201,
-        answer_example=REVISION,
-    )
+    @operation("rollouts_reweight", Scope.ROLLOUTS_WRITE, takes=NewWeights, gives=RevisionAnswer, status=201)
     def post(self, given: dict[str, Any], model: str) -> Result:
         """Save new weights.
 
