@@ -3,8 +3,8 @@
 The only package that imports Google's client.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from django.conf import settings
@@ -24,10 +24,9 @@ __all__ = [
 ]
 
 
-@contextmanager
 def open_source(
     kind: str, location: str, confinement: Confinement, wanted: Sequence[str], *, labels: Mapping[str, str]
-) -> Iterator[Extract]:
+) -> AbstractContextManager[Extract]:
     """Open a source for reading, after checking that its studio may read it.
 
     Args:
@@ -40,29 +39,29 @@ def open_source(
     Raises:
         SourceProblem: it may not be read, is not there, cannot be reached, or is damaged; also while it is read.
     """
-    source: AbstractContextManager[Extract]
     if kind == "parquet":
-        source = parquet.open_parquet(location, confinement, wanted, gcs_endpoint=settings.GCS_ENDPOINT)
-    elif kind in {"bigquery_table", "bigquery_query"}:
-        source = _bigquery(kind, location, confinement, wanted, labels)
-    else:
-        raise SourceProblem(f"“{kind}” is not a kind of source.")
-    with source as extract:
-        yield extract
+        return parquet.open_parquet(location, confinement, wanted, gcs_endpoint=settings.GCS_ENDPOINT)
+    # Google's client takes a second to import, which a process that never reads BigQuery need not spend.
+    from models_registry.loading.sources import bigquery  # noqa: PLC0415
+
+    endpoints, limits = _bigquery_settings()
+    if kind == "bigquery_table":
+        return bigquery.open_table(location, confinement, wanted, endpoints=endpoints, limits=limits)
+    if kind == "bigquery_query":
+        return bigquery.open_query(location, confinement, wanted, endpoints=endpoints, limits=limits, labels=labels)
+    raise SourceProblem(f"“{kind}” is not a kind of source.")
 
 
-@contextmanager
-def open_partitions(scratch: str, first: int, end: int, wanted: Sequence[str]) -> Iterator[Extract]:
+def open_partitions(scratch: str, first: int, end: int, wanted: Sequence[str]) -> AbstractContextManager[Extract]:
     """Open a range of partitions of the copy that `Extract.partition` made.
 
     Raises:
         SourceProblem: it is not there, or cannot be reached; also while it is read.
     """
-    from models_registry.loading.sources import bigquery  # noqa: PLC0415 - see `_bigquery`
+    from models_registry.loading.sources import bigquery  # noqa: PLC0415 - see `open_source`
 
     endpoints, limits = _bigquery_settings()
-    with bigquery.open_partitions(scratch, first, end, wanted, endpoints=endpoints, limits=limits) as extract:
-        yield extract
+    return bigquery.open_partitions(scratch, first, end, wanted, endpoints=endpoints, limits=limits)
 
 
 def drop_partitions(scratch: str) -> None:
@@ -71,21 +70,9 @@ def drop_partitions(scratch: str) -> None:
     Raises:
         SourceProblem: BigQuery has no use for the credentials.
     """
-    from models_registry.loading.sources import bigquery  # noqa: PLC0415 - see `_bigquery`
+    from models_registry.loading.sources import bigquery  # noqa: PLC0415 - see `open_source`
 
     bigquery.drop_partitions(scratch, endpoints=_bigquery_settings()[0])
-
-
-def _bigquery(
-    kind: str, location: str, confinement: Confinement, wanted: Sequence[str], labels: Mapping[str, str]
-) -> AbstractContextManager[Extract]:
-    # Google's client takes a second to import, which a process that never reads BigQuery need not spend.
-    from models_registry.loading.sources import bigquery  # noqa: PLC0415
-
-    endpoints, limits = _bigquery_settings()
-    if kind == "bigquery_table":
-        return bigquery.open_table(location, confinement, wanted, endpoints=endpoints, limits=limits)
-    return bigquery.open_query(location, confinement, wanted, endpoints=endpoints, limits=limits, labels=labels)
 
 
 def _bigquery_settings() -> tuple[Any, Any]:

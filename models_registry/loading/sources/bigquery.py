@@ -17,15 +17,7 @@ from google.api_core.exceptions import NotFound
 from google.cloud import bigquery
 
 from models_registry.loading.sources import confinement as rules
-from models_registry.loading.sources.bigquery_clients import (
-    REMOTE_ERRORS,
-    REST_RETRY,
-    REST_TIMEOUT_SECONDS,
-    Clients,
-    Endpoints,
-    connect,
-    explained,
-)
+from models_registry.loading.sources.bigquery_clients import CALL, REMOTE_ERRORS, Clients, Endpoints, connect, explained
 from models_registry.loading.sources.bigquery_rows import SessionRows, open_session
 from models_registry.loading.sources.confinement import Referenced, TableName
 from models_registry.loading.sources.port import PARTITIONS, Confinement, Extract, Scratch, SourceProblem
@@ -55,7 +47,7 @@ def open_table(
     name = rules.bigquery_table(location, confinement.datasets)
     with connect(endpoints, name.project) as clients:
         with explained(f"the table “{name}”"):
-            table = clients.rest.get_table(str(name), retry=REST_RETRY, timeout=REST_TIMEOUT_SECONDS)
+            table = clients.rest.get_table(str(name), **CALL)
         if table.table_type != "TABLE":
             kind = str(table.table_type).replace("_", " ").lower()
             raise SourceProblem(f"“{name}” is a {kind}, not a table: read it through a query.")
@@ -91,8 +83,7 @@ def open_query(
                 # A cached answer comes without the list of tables.
                 job_config=bigquery.QueryJobConfig(dry_run=True, use_query_cache=False, labels=tags),
                 job_retry=None,
-                retry=REST_RETRY,
-                timeout=REST_TIMEOUT_SECONDS,
+                **CALL,
             )
         rules.check_referenced(referenced_by(rehearsal), confinement.datasets)
         if (rehearsal.total_bytes_processed or 0) > limits.max_bytes_billed:
@@ -106,7 +97,7 @@ def open_query(
             job = _run_into(clients, result, query, location=location, limits=limits, tags=tags)
             rules.check_datasets(referenced_by(job, apart_from=result), confinement.datasets)
             with explained("the query's result"):
-                table = clients.rest.get_table(str(result), retry=REST_RETRY, timeout=REST_TIMEOUT_SECONDS)
+                table = clients.rest.get_table(str(result), **CALL)
             with _rows(clients, table, wanted, limits, snapshot_at=None, read_at=job.started) as extract:
                 yield extract
         finally:
@@ -173,7 +164,7 @@ def _partition(
     partitioned = f"PARTITION BY RANGE_BUCKET({PARTITION_COLUMN}, GENERATE_ARRAY(0, {PARTITIONS}, 1))\n"
     _run_into(clients, result, query, location=location, limits=limits, tags=tags, partitioned=partitioned)
     with explained("the partitioned copy"):
-        copy = clients.rest.get_table(str(result), retry=REST_RETRY, timeout=REST_TIMEOUT_SECONDS)
+        copy = clients.rest.get_table(str(result), **CALL)
     return Scratch(str(result), copy.num_rows)
 
 
@@ -185,7 +176,7 @@ def open_partitions(
     name = TableName(*scratch.split("."))
     with connect(endpoints, name.project) as clients:
         with explained("the partitioned copy"):
-            table = clients.rest.get_table(scratch, retry=REST_RETRY, timeout=REST_TIMEOUT_SECONDS)
+            table = clients.rest.get_table(scratch, **CALL)
         session = open_session(
             clients.storage,
             name,
@@ -238,13 +229,13 @@ def _scratch_table(clients: Clients, location: str, limits: Limits, tags: Mappin
     dataset_name = f"{limits.scratch_dataset}_{re.sub(r'[^a-z0-9]', '_', location.lower())}"
     with explained(f"the scratch dataset “{project}.{dataset_name}”"):
         try:
-            clients.rest.get_dataset(f"{project}.{dataset_name}", retry=REST_RETRY, timeout=REST_TIMEOUT_SECONDS)
+            clients.rest.get_dataset(f"{project}.{dataset_name}", **CALL)
         except NotFound:
             dataset = bigquery.Dataset(f"{project}.{dataset_name}")
             dataset.location = location
             dataset.default_table_expiration_ms = int(SCRATCH_LIFETIME.total_seconds() * 1000)
             dataset.labels = dict(tags)
-            clients.rest.create_dataset(dataset, exists_ok=True, retry=REST_RETRY, timeout=REST_TIMEOUT_SECONDS)
+            clients.rest.create_dataset(dataset, exists_ok=True, **CALL)
     return TableName(project, dataset_name, f"result_{uuid.uuid4().hex}")
 
 
@@ -273,14 +264,7 @@ def _run_into(
         job_timeout_ms=int(limits.time.total_seconds() * 1000),
     )
     with explained("the query", missing="something that the query reads"):
-        job = clients.rest.query(
-            statement,
-            job_config=config,
-            location=location,
-            job_retry=None,
-            retry=REST_RETRY,
-            timeout=REST_TIMEOUT_SECONDS,
-        )
+        job = clients.rest.query(statement, job_config=config, location=location, job_retry=None, **CALL)
         _wait(job, limits.time)
     if job.error_result is not None:
         raise SourceProblem(
@@ -293,23 +277,18 @@ def _wait(job: bigquery.QueryJob, limit: timedelta) -> None:
     deadline = time.monotonic() + limit.total_seconds()
     pause = 0.2
     try:
-        while not job.done(retry=REST_RETRY, timeout=REST_TIMEOUT_SECONDS):
+        while not job.done(**CALL):
             if time.monotonic() > deadline:
                 raise SourceProblem(f"The query took longer than {limit.total_seconds() / 60:.0f} minutes.")
             time.sleep(pause)
             pause = min(pause * 1.5, 5.0)
     finally:
         if job.state != "DONE":
-            _attempt("cancel the query", lambda: job.cancel(retry=REST_RETRY, timeout=REST_TIMEOUT_SECONDS))
+            _attempt("cancel the query", lambda: job.cancel(**CALL))
 
 
 def _drop(clients: Clients, table: TableName) -> None:
-    _attempt(
-        f"drop {table}",
-        lambda: clients.rest.delete_table(
-            str(table), not_found_ok=True, retry=REST_RETRY, timeout=REST_TIMEOUT_SECONDS
-        ),
-    )
+    _attempt(f"drop {table}", lambda: clients.rest.delete_table(str(table), not_found_ok=True, **CALL))
 
 
 def _attempt(what: str, act: Callable[[], object]) -> None:

@@ -20,10 +20,10 @@ from google.cloud.bigquery_storage_v1.services.big_query_read.transports import 
 from models_registry.loading.sources.confinement import shown
 from models_registry.loading.sources.port import SourceProblem
 
-# One call over HTTP, and how long calls are tried again: an address that nobody answers is known in seconds.
-REST_TIMEOUT_SECONDS = 20.0
+# How long calls are tried again, and what goes with each call over HTTP: an address that nobody answers is known in
+# seconds.
 RETRY_SECONDS = 8.0
-REST_RETRY = bigquery.DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
+CALL: dict[str, Any] = {"retry": bigquery.DEFAULT_RETRY.with_timeout(RETRY_SECONDS), "timeout": 20.0}
 STORAGE_RETRY = Retry(
     predicate=if_exception_type(exceptions.ServiceUnavailable), initial=0.2, multiplier=2, timeout=RETRY_SECONDS
 )

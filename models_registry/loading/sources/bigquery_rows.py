@@ -35,15 +35,9 @@ def open_session(
     snapshot_at: datetime | None,
     rows: str = "",
 ) -> ReadSession:
-    """Open a table for reading.
+    """Open at least one column of a table for reading; the project `payer` is billed.
 
-    Args:
-        client: of the Storage Read API.
-        table: what to read.
-        columns: at least one column.
-        payer: the project that is billed.
-        snapshot_at: the instant whose rows are wanted; None: now.
-        rows: a condition that the wanted rows meet; empty: all.
+    The rows wanted are those of an instant (None: now) that meet the condition `rows` (empty: all).
     """
     session = ReadSession(
         table=f"projects/{table.project}/datasets/{table.dataset}/tables/{table.table}",
@@ -65,18 +59,14 @@ def open_session(
 class SessionRows:
     """The rows of every stream of a session, in no order; can be gone through once.
 
-    Each stream has a thread that waits while `MAX_BATCHES_HELD` batches are not taken.
-
-    Args:
-        client: of the Storage Read API.
-        session: as `open_session` gave it.
-        what: how messages name the table.
-        limit_seconds: how long a stream may take altogether; one that is silent for five minutes is given up earlier.
+    Each stream has a thread that waits while `MAX_BATCHES_HELD` batches are not taken. It may take `limit_seconds`
+    altogether; one that is silent for five minutes is given up earlier. Messages name the table by `what`.
     """
 
     def __init__(self, client: BigQueryReadClient, session: ReadSession, *, what: str, limit_seconds: float) -> None:
-        self.schema = _without_notes(_wire_schema(session))
-        self._wire_schema = _wire_schema(session)
+        self._wire_schema = pa.ipc.read_schema(pa.py_buffer(session.arrow_schema.serialized_schema))
+        # Names and types alone, without what the server notes on them.
+        self.schema = pa.schema([(field.name, field.type) for field in self._wire_schema])
         self._names = [stream.name for stream in session.streams]
         self._client = client
         self._what = what
@@ -139,12 +129,3 @@ class SessionRows:
                     return
                 raw = pa.py_buffer(response.arrow_record_batch.serialized_record_batch)
                 self._put(pa.ipc.read_record_batch(raw, self._wire_schema))
-
-
-def _wire_schema(session: ReadSession) -> pa.Schema:
-    return pa.ipc.read_schema(pa.py_buffer(session.arrow_schema.serialized_schema))
-
-
-def _without_notes(schema: pa.Schema) -> pa.Schema:
-    """Return the names and types of columns, without what the server notes on them."""
-    return pa.schema([(field.name, field.type) for field in schema])

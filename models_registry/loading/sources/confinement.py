@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 
 from models_registry.loading.sources.port import SourceProblem
@@ -160,12 +161,8 @@ def expand(folder: str, pattern: Sequence[str], listing: Listing) -> Iterator[st
 
     `*`, `?` and `[…]` match within one name, `**` any number of folders. As in Spark and Hive, a wildcard at the start
     of a segment does not match names that begin with `.` or `_` (markers and half-written files). A folder that is
-    named outright stands for its `*.parquet`.
-
-    Args:
-        folder: where to begin, without a slash at its end.
-        pattern: one or more segments.
-        listing: gives the names in a folder, each with whether it is a folder; it must refuse what is out of bounds.
+    named outright stands for its `*.parquet`. `listing` gives the names in a folder, each with whether it is a folder,
+    and must refuse what is out of bounds.
     """
     head, rest = pattern[0], pattern[1:]
     names = sorted(listing(folder))
@@ -200,11 +197,9 @@ def at_most_max_files(files: Iterator[str], location: str) -> list[str]:
     Raises:
         SourceProblem: there are none, or more than 10,000.
     """
-    found: list[str] = []
-    for file in files:
-        found.append(file)
-        if len(found) > MAX_FILES:
-            raise SourceProblem(f"“{shown(location)}” matches more than {MAX_FILES:,} files. Write fewer, larger ones.")
+    found = list(islice(files, MAX_FILES + 1))
+    if len(found) > MAX_FILES:
+        raise SourceProblem(f"“{shown(location)}” matches more than {MAX_FILES:,} files. Write fewer, larger ones.")
     if not found:
         raise SourceProblem(f"No file matches “{shown(location)}”.")
     return found

@@ -72,13 +72,8 @@ def open_parquet(
     """Open the Parquet files that a path or glob names; the port's contract.
 
     Every file's footer is read first, so that rows are known beforehand and files that differ are found before the
-    first row. Memory is bounded by one row group of one file.
-
-    Args:
-        location: an absolute path or a `gs://` address, with or without wildcards.
-        confinement: what the studio may read.
-        wanted: the columns to read.
-        gcs_endpoint: an emulator of Cloud Storage to ask instead, without credentials.
+    first row. Memory is bounded by one row group of one file. `gcs_endpoint` is an emulator of Cloud Storage to ask
+    instead, without credentials.
     """
     is_remote = location.startswith(GS_SCHEME)
     files = _remote(location, confinement, gcs_endpoint) if is_remote else _local(location, confinement)
@@ -214,14 +209,10 @@ def _common_schema(files: _Files, footers: list[_Footer], wanted: Sequence[str])
         for name in [*first, *schema]:
             if first.get(name) != schema.get(name):
                 raise SourceProblem(
-                    f"Column “{name}” is {_type_name(schema.get(name))} in “{shown(files.name(path))}” "
-                    f"but {_type_name(first.get(name))} in “{first_name}”: all files must have the same columns."
+                    f"Column “{name}” is {schema.get(name, 'missing')} in “{shown(files.name(path))}” "
+                    f"but {first.get(name, 'missing')} in “{first_name}”: all files must have the same columns."
                 )
     return pa.schema(list(first.items()))
-
-
-def _type_name(kind: pa.DataType | None) -> str:
-    return "missing" if kind is None else str(kind)
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:

@@ -30,9 +30,7 @@ PARTITIONS = 1024
 class Scratch:
     """A copy of a source's wanted columns that can be read in parts, each a range of the keys' digests.
 
-    Attributes:
-        table: project.dataset.table.
-        rows: how many it has.
+    `table` is project.dataset.table.
     """
 
     table: str
