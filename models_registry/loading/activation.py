@@ -41,7 +41,10 @@ def activate(pulse: Pulse, table: Table, *, report: Report) -> None:
         check_not_superseded(load)
         Table.objects.unscoped().filter(pk=table.pk).update(state=TableState.READY, activated_at=now)
         pulse.write(state=LoadState.ACTIVE, report=report.as_json(), problem="", finished_at=now)
-        _retire(version, [table, previous, older])
+        # A sweep drops what is no longer kept, once nobody can be reading it any more.
+        whole = Table.objects.unscoped().filter(version=version, state=TableState.READY)
+        keys = [kept_table.pk for kept_table in (table, previous, older) if kept_table is not None]
+        whole.exclude(pk__in=keys).update(state=TableState.DROPPING)
         record_act(
             version,
             load.requested_by,
@@ -50,9 +53,3 @@ def activate(pulse: Pulse, table: Table, *, report: Report) -> None:
             before={"active_table": before.table_id, "rows": before.row_count} if before else None,
             after={"active_table": table.table_id, "rows": table.row_count},
         )
-
-
-def _retire(version: Version, kept: list[Table | None]) -> None:
-    """Mark what is no longer kept; a sweep drops it once nobody can be reading it any more."""
-    whole = Table.objects.unscoped().filter(version=version, state=TableState.READY)
-    whole.exclude(pk__in=[table.pk for table in kept if table is not None]).update(state=TableState.DROPPING)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from models_registry.loading.columns import is_key, shortened, shown, type_name
-from models_registry.loading.field_types import field_name, field_type, is_accepted
+from models_registry.loading.field_types import field_name, field_type, is_accepted, refusal_of
 from models_registry.loading.report import Check, Sample
 from models_registry.loading.staging import Staging, select
 from serving.formats.keys import MAX_KEY_BYTES, SEPARATOR, block_bits_for
-from serving.formats.layouts import BadValue, Field, Layout, List
+from serving.formats.layouts import Field, Layout, List
 from tenants.figures import percent, share
 
 MAX_SAMPLES = 5
@@ -25,17 +26,10 @@ MAX_SAMPLES = 5
 
 @dataclass(frozen=True)
 class Expected:
-    """What a load's rows are held against.
+    """What a load's rows are held against: what model and version say, and the table that is served.
 
-    Attributes:
-        key_fields: of the model.
-        layout: of the version.
-        active_rows: how many rows are served; None without a table.
-        max_row_count_change: the model's; so are the next two.
-        max_psi: see there.
-        min_coverage: see there.
-        distribution: how the served table's values are spread, as its load's report keeps it.
-        waived: the names of checks that may fail.
+    `active_rows` is None without one; `distribution` is how its values are spread, as its load's report keeps it.
+    `waived` are the names of checks that may fail.
     """
 
     key_fields: tuple[str, ...]
@@ -101,21 +95,16 @@ def check_rows(
 ) -> list[Check]:
     """Run every check on rows that the staged columns allow. One pass over all rows, more for what fails.
 
-    Args:
-        staging: the rows.
-        schema: of the source.
-        expected: what they are held against.
-        beat: see `read_ahead`.
-        block_bits: of the table to be made, where these rows are only a part of it.
+    `block_bits` is of the table to be made, where these rows are only a part of it.
     """
     block_bits = block_bits_for(staging.rows) if block_bits is None else block_bits
-    key_rules, field_rules = _key_rules(staging, expected), _field_rules(staging, schema, expected)
-    counts = _count(staging, [*key_rules, *field_rules], beat)
-    judged = [
-        _judge(staging, rule, count, beat) for rule, count in zip([*key_rules, *field_rules], counts, strict=True)
-    ]
+    key_rules = _key_rules(staging, expected)
+    rules = [*key_rules, *_field_rules(staging, schema, expected)]
+    counts = _count(staging, rules, beat)
+    judged = [_judge(staging, rule, count, beat) for rule, count in zip(rules, counts, strict=True)]
+    any_rows = f"{staging.rows:,} rows" if staging.rows else "the source has no rows"
     return [
-        _check_any_rows(staging.rows),
+        Check("rows", staging.rows > 0, 0, any_rows),
         check_row_count(staging.rows, expected),
         *judged[: len(key_rules)],
         *([_check_duplicates(staging, block_bits, beat)] if staging.key_fields else []),
@@ -123,14 +112,10 @@ def check_rows(
     ]
 
 
-def _check_any_rows(rows: int) -> Check:
-    return Check("rows", rows > 0, 0, f"{rows:,} rows" if rows else "the source has no rows")
-
-
 def check_row_count(rows: int, expected: Expected) -> Check:
     """Compare how many rows there are with the served table."""
     if not expected.active_rows:
-        return Check("row count", passed=True, count=0, words="no table is active yet", may_be_waived=True)
+        return Check("row count", passed=True, words="no table is active yet", may_be_waived=True)
     change = (rows - expected.active_rows) / expected.active_rows
     much = f"{share(abs(change))} {'more' if change >= 0 else 'fewer'}"
     words = f"{rows:,} rows, {much} than the {expected.active_rows:,} now active"
@@ -145,17 +130,15 @@ def check_row_count(rows: int, expected: Expected) -> Check:
 def _key_rules(staging: Staging, expected: Expected) -> list[_Rule]:
     rules = []
     for field in expected.key_fields:
-        name = staging.names.get(field)
-        if name is None:
+        if (name := staging.names.get(field)) is None:
             continue
-        rules.append(_Rule(f"{field}: no nulls", f"{name} IS NULL", name, _constant("a key needs a value")))
-        # Texts alone can fail these; on a number they hold, and cost nothing.
-        text = f"{name}::VARCHAR"
-        rules.append(_Rule(f"{field}: not empty", f"{text} = ''", name, _constant("a key needs a value")))
-        has_control = f"regexp_matches({text}, '[\\x00-\\x1f]')"
-        rules.append(
-            _Rule(f"{field}: no control characters", has_control, name, _constant("it contains a control character"))
-        )
+        # Texts alone can fail the last two; on a number they hold, and cost nothing.
+        has_control = f"regexp_matches({name}::VARCHAR, '[\\x00-\\x1f]')"
+        rules += [
+            _Rule(f"{field}: no nulls", f"{name} IS NULL", name, _constant("a key needs a value")),
+            _Rule(f"{field}: not empty", f"{name}::VARCHAR = ''", name, _constant("a key needs a value")),
+            _Rule(f"{field}: no control characters", has_control, name, _constant("it contains a control character")),
+        ]
     if staging.key_fields:
         too_long = f"strlen({staging.key}) > {MAX_KEY_BYTES}"
         words = _constant(f"the key is longer than {MAX_KEY_BYTES} bytes")
@@ -166,10 +149,9 @@ def _key_rules(staging: Staging, expected: Expected) -> list[_Rule]:
 def _field_rules(staging: Staging, schema: pa.Schema, expected: Expected) -> list[_Rule]:
     rules = []
     for field in expected.layout.fields:
-        name = staging.names.get(field.name)
-        if name is None:
+        if (name := staging.names.get(field.name)) is None:
             continue
-        reason = _reason_of(field)
+        reason = partial(_reason, field)
         kind = schema.field(field.name).type
         if not field.is_optional:
             rules.append(_Rule(f"{field.name}: no nulls", f"{name} IS NULL", name, reason))
@@ -196,17 +178,8 @@ def _constant(words: str) -> Callable[[Any], str]:
     return lambda _: words
 
 
-def _reason_of(field: Field) -> Callable[[Any], str]:
-    """Have the layout itself say why it refuses a value."""
-
-    def reason(value: Any) -> str:
-        try:
-            Layout([field]).pack({field.name: value})
-        except BadValue as error:
-            return shortened(str(error).removeprefix(f"{field.name}: "))
-        return f"{shown(value)} does not fit"
-
-    return reason
+def _reason(field: Field, value: Any) -> str:
+    return shortened(refusal_of(field, value) or f"{shown(value)} does not fit")
 
 
 def _count(staging: Staging, rules: Sequence[_Rule], beat: Callable[[], None]) -> list[int]:
@@ -223,8 +196,8 @@ def _count(staging: Staging, rules: Sequence[_Rule], beat: Callable[[], None]) -
 
 def _judge(staging: Staging, rule: _Rule, count: int, beat: Callable[[], None]) -> Check:
     if not count:
-        return Check(rule.name, passed=True, count=0, words=f"holds in all {staging.rows:,} rows")
-    what = f"DISTINCT rowid, {_key_text(staging)}, {rule.column}"
+        return Check(rule.name, passed=True, words=f"holds in all {staging.rows:,} rows")
+    what = f"DISTINCT rowid, {staging.key if staging.key_fields else 'NULL'}, {rule.column}"
     where = f"{rule.source} WHERE {rule.condition} ORDER BY rowid LIMIT {MAX_SAMPLES}"
     found = staging.query(select(what, where), beat)
     samples = tuple(Sample(int(row) + 1, _shown_key(key), shown(value)) for row, key, value in found)
@@ -233,9 +206,8 @@ def _judge(staging: Staging, rule: _Rule, count: int, beat: Callable[[], None]) 
     if samples[0].key:
         at += f" (key {samples[0].key})"
     more = f"; {count:,} like it" if count > 1 else ""
-    return Check(
-        rule.name, passed=False, count=count, words=f"{at}: {rule.describe(found[0][2])}{more}", samples=samples
-    )
+    words = f"{at}: {rule.describe(found[0][2])}{more}"
+    return Check(rule.name, passed=False, count=count, words=words, samples=samples)
 
 
 def _check_duplicates(staging: Staging, block_bits: int, beat: Callable[[], None]) -> Check:
@@ -246,7 +218,7 @@ def _check_duplicates(staging: Staging, block_bits: int, beat: Callable[[], None
     name = "key: no duplicates"
     shared = staging.buckets.shared_places(block_bits, MAX_SAMPLES, beat)
     if not shared.count:
-        return Check(name, passed=True, count=0, words=f"all {staging.rows:,} keys differ")
+        return Check(name, passed=True, words=f"all {staging.rows:,} keys differ")
     keys = staging.keys_of([row for _, *rows in shared.samples for row in rows], beat)
     samples, sentences = [], []
     for times, first, last in shared.samples:
@@ -259,10 +231,6 @@ def _check_duplicates(staging: Staging, block_bits: int, beat: Callable[[], None
             sentences.append(f"keys {key} and {other} have the same fingerprint by chance; leave one of them out")
     words = sentences[0] + (f"; {shared.count:,} keys occur more than once" if shared.count > 1 else "")
     return Check(name, passed=False, count=shared.count, words=words, samples=tuple(samples))
-
-
-def _key_text(staging: Staging) -> str:
-    return staging.key if staging.key_fields else "NULL"
 
 
 def _shown_key(key: str | None) -> str:

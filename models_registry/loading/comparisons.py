@@ -6,6 +6,7 @@ Each of these checks can be waived, because a studio may know why its players or
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from models_registry.loading import distributions
 from models_registry.loading.checks import Expected
@@ -41,20 +42,20 @@ def compare_distributions(report: Report, staging: Staging, expected: Expected) 
 def _check_shift(shift: Shift, expected: Expected) -> Check:
     what = f"distribution{_OF_WHAT.get(shift.aspect.kind, '')}"
     name = f"{shift.aspect.name}: {what}"
+    check = partial(Check, name, may_be_waived=True)
     psi = shift.psi
     if psi is None:
         fewest = min(shift.aspect.rows, shift.rows_before)
         words = f"not judged: {fewest:,} rows are too few, at least {distributions.MIN_ROWS} are needed"
-        return Check(name, passed=True, count=0, words=words, may_be_waived=True)
+        return check(passed=True, words=words)
     index = f"its population stability index against the served table is {psi:.3f}"
     if psi <= expected.max_psi:
-        return Check(name, passed=True, count=0, words=index, may_be_waived=True)
+        return check(passed=True, words=index)
     if psi <= shift.chance:
-        words = f"{index}, which so few rows reach by chance"
-        return Check(name, passed=True, count=0, words=words, may_be_waived=True)
+        return check(passed=True, words=f"{index}, which so few rows reach by chance")
     words = f"column {shift.aspect.name} has another {what} than the served table: {shift.moved_most()}; {index}, and "
     words += f"more than {expected.max_psi:g} is refused"
-    return Check(name, passed=False, count=0, words=words, may_be_waived=True, is_waived=name in expected.waived)
+    return check(passed=False, words=words, is_waived=name in expected.waived)
 
 
 def blocks_to_compare(served: Table, rows: int, *, is_dry_run: bool) -> int:
@@ -74,12 +75,8 @@ def difference_report(
         what: tuple(shown(key) for key in staging.keys_of(numbers, beat).values())
         for what, numbers in (("added", difference.added_rows), ("changed", difference.changed_rows))
     }
-    added, removed, changed, unchanged = _of_the_whole(difference, served, rows)
     return ReportedDifference(
-        added=added,
-        removed=removed,
-        changed=changed,
-        unchanged=unchanged,
+        *_of_the_whole(difference, served, rows),
         samples=keys,
         is_estimate=difference.blocks < blocks,
         share_compared=round(difference.blocks / blocks, 6),

@@ -60,10 +60,7 @@ class _Rows:
 class BlockCutter:
     """Takes rows in order of block and fingerprint, batch by batch, and gives the blocks of a range, empty ones too.
 
-    Args:
-        payload_width: of the layout.
-        first_block: the first block to give.
-        end_block: the block after the last.
+    `first_block` is the first of them, `end_block` the one after the last, `payload_width` the layout's.
     """
 
     def __init__(self, payload_width: int | None, first_block: int, end_block: int) -> None:
@@ -118,8 +115,7 @@ def _fingerprint_bytes(rows: _Rows) -> bytes:
 def _fixed(rows: _Rows, bounds: Integers) -> Iterator[bytes]:
     fingerprints, payloads = _fingerprint_bytes(rows), rows.payloads.octets.tobytes()
     width = rows.payloads.width or 0
-    ends = bounds.tolist()
-    for start, end in pairwise(ends):
+    for start, end in pairwise(bounds.tolist()):
         yield fingerprints[FINGERPRINT_BYTES * start : FINGERPRINT_BYTES * end] + payloads[width * start : width * end]
 
 
@@ -134,9 +130,8 @@ def _variable(rows: _Rows, bounds: Integers) -> Iterator[bytes]:
     offsets = offsets - rows.payloads.offsets[bounds[:-1]][block_of_offset]
     heads, offset_bytes = counts.astype(">u2").tobytes(), offsets.astype(">u4").tobytes()
     starts = rows.payloads.offsets[bounds].tolist()
-    ends = bounds.tolist()
     offsets_at = 0
-    for number, (start, end) in enumerate(pairwise(ends)):
+    for number, (start, end) in enumerate(pairwise(bounds.tolist())):
         offsets_end = offsets_at + 4 * (end - start + 1)
         yield b"".join(
             (

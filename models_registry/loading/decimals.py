@@ -36,7 +36,7 @@ class DecimalColumn:
             return self._from_floats(column)
         if pa.types.is_decimal32(column.type) or pa.types.is_decimal64(column.type):
             column = column.cast(pa.decimal128(column.type.precision, column.type.scale))
-        if pa.types.is_decimal128(column.type):
+        if pa.types.is_decimal128(column.type) and column.type.scale - self.kind.places <= 18:
             return self._from_decimals(column)
         if pa.types.is_decimal(column.type):
             nothing = np.zeros(len(column), np.bool_)
@@ -76,11 +76,7 @@ class DecimalColumn:
         if surplus <= 0:
             factor = 10**-surplus
             bad = is_wide | (low > int(FLOAT_EXACT) // factor) | (low < -(int(FLOAT_EXACT) // factor))
-            codes, bad = self._from_scaled(np.where(bad, 0, low) * factor, bad)
-            return codes, bad
-        if surplus > 18:
-            nothing = np.zeros(len(column), np.bool_)
-            return self._decide(column, np.zeros(len(column), np.uint64), nothing, ~nothing)
+            return self._from_scaled(np.where(bad, 0, low) * factor, bad)
         scaled, rest = np.divmod(low, 10**surplus)
         codes, bad = self._from_scaled(scaled, is_wide | (rest != 0))
         return self._decide(column, codes, bad & ~is_wide, is_wide)

@@ -33,16 +33,10 @@ MAX_CHUNK_BLOCKS = 2**12
 
 @dataclass
 class Difference:
-    """What was found so far.
+    """What was found in some blocks of the served table.
 
-    Attributes:
-        blocks: how many blocks of the served table were compared.
-        added: rows whose key it has not.
-        removed: its rows whose key the load has not.
-        changed: rows of one key that differ.
-        unchanged: rows of one key that do not.
-        added_rows: which some of the added rows are in the source, from 0.
-        changed_rows: the same of some that are changed.
+    Of these `removed` have a key that the load has not. Of its rows `added` have a key that is new, `changed`
+    and `unchanged` one that is served; some of them by their number in the source, from 0, are in the lists.
     """
 
     blocks: int
@@ -66,14 +60,10 @@ class Difference:
 
 
 def find_difference(buckets: Buckets, served: Table, beat: Callable[[], None], *, end_block: int) -> Difference:
-    """Compare a load's rows with the served table, which has the same layout.
+    """Compare a load's rows, of which every check has passed, with the served table, which has the same layout.
 
-    Args:
-        buckets: the load's rows; every check has passed.
-        served: the table.
-        beat: called now and then.
-        end_block: only its blocks before this one are compared. Blocks being ranges of digests, that is a random sample
-            of the keys of both sides.
+    Only the blocks before `end_block` are compared. Blocks being ranges of digests, that is a random sample of the keys
+    of both sides.
 
     Raises:
         TableProblem: the served table has lost a block.

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 
 from models_registry.loading.arrow import Numbers, storable
 from models_registry.loading.columns import MAX_SHOWN, shown
-from models_registry.loading.field_types import field_type, scalar_type
+from models_registry.loading.field_types import field_type, longest_payload, scalar_type
 from models_registry.loading.report import Bin, FieldSpread
 from serving.formats.layouts import Field, Kind, Layout, List, Scalar, ScalarKind, String
 from tenants.figures import share
@@ -217,19 +217,15 @@ def psi_by_chance(bins: int, rows: int, rows_before: int) -> float:
 
 def sample_rows(layout: Layout) -> int:
     """Return how many rows are sampled: fewer where they are long."""
-    longest = sum(field.max_bits for field in layout.fields) // 8 + 1
-    return max(1024, min(SAMPLE_ROWS, SAMPLE_BYTES // longest))
+    return max(1024, min(SAMPLE_ROWS, SAMPLE_BYTES // longest_payload(layout)))
 
 
 def measure(
     layout: Layout, sample: pa.Table, kept: Sequence[Mapping[str, Any]]
 ) -> tuple[list[Shift], list[dict[str, Any]]]:
-    """Count every field that has a column; return the shifts, and what is kept for the next load.
+    """Count every field that has a column; return the shifts from the served table, and what is kept for the next load.
 
-    Args:
-        layout: the fields.
-        sample: the sampled rows.
-        kept: the same of the table that is served; empty without one.
+    `kept` is what was kept of the served table; empty without one.
     """
     before = {(found["name"], found["kind"]): found for found in kept}
     shifts, to_keep = [], []
@@ -240,7 +236,8 @@ def measure(
             own = choices[0]
             bins = own.choose_bins()
             counts = own.count(bins)
-            to_keep.append(_to_keep(own, bins, counts))
+            own_bins = {"values": list(bins.values)} if bins.uppers is None else {"uppers": list(bins.uppers)}
+            to_keep.append({"name": own.name, "kind": own.kind, "rows": own.rows, **own_bins, "counts": counts})
             shift = Shift(own, bins, counts, None, 0)
             for aspect in choices:
                 was = before.get((aspect.name, aspect.kind))
@@ -263,11 +260,6 @@ def _bins_of_before(was: Mapping[str, Any], aspect: Aspect) -> tuple[Bins, list[
         known |= dict.fromkeys(new[:NEW_BINS], 0)
     values = list(known) if isinstance(aspect.values, pa.Array) else sorted(known)
     return Bins(values=tuple(values)), [*(known[value] for value in values), *others]
-
-
-def _to_keep(aspect: Aspect, bins: Bins, counts: list[int]) -> dict[str, Any]:
-    kept = {"values": list(bins.values)} if bins.uppers is None else {"uppers": list(bins.uppers)}
-    return {"name": aspect.name, "kind": aspect.kind, "rows": aspect.rows, **kept, "counts": counts}
 
 
 def _aspects(field: Field, column: pa.Array) -> Iterator[list[Aspect]]:

@@ -19,7 +19,19 @@ from typing_extensions import override
 
 from models_registry.loading.arrow import Codes, Mask, Numbers, bounded, filled, is_list, is_text, storable
 from models_registry.loading.decimals import DecimalColumn
-from serving.formats.layouts import Bool, DecimalNumber, Enum, Field, Kind, List, ScalarKind, String, Uint
+from serving.formats.layouts import (
+    BadValue,
+    Bool,
+    DecimalNumber,
+    Enum,
+    Field,
+    Kind,
+    Layout,
+    List,
+    ScalarKind,
+    String,
+    Uint,
+)
 
 K = TypeVar("K", bound=Kind)
 S = TypeVar("S", bound=ScalarKind)
@@ -110,12 +122,9 @@ class FieldType(ABC, Generic[K]):
 
 @dataclass(frozen=True)
 class Spread:
-    """The values of a column, ready to be counted.
+    """The values of a column that fit, ready to be counted: texts as an Arrow array, or numbers, perhaps all whole.
 
-    Attributes:
-        values: those that fit: texts as an Arrow array, or numbers as a numpy one.
-        unfit: how many do not.
-        is_whole: whether numbers are whole ones.
+    So many others are `unfit`.
     """
 
     values: pa.Array | Numbers
@@ -342,6 +351,11 @@ def scalar_type(kind: ScalarKind) -> ScalarType[Any]:
 # --- Fields -----------------------------------------------------------------------------------------------------------
 
 
+def longest_payload(layout: Layout) -> int:
+    """Return how many bytes a row's payload can have, at most."""
+    return sum(field.max_bits for field in layout.fields) // 8 + 1
+
+
 def is_accepted(field: Field, column: pa.DataType) -> bool:
     """Tell whether a field can take values of a column; one that is null in every row always fits."""
     return _takes(field_type(field.kind), column)
@@ -355,6 +369,15 @@ def field_name(field: Field) -> str:
     """Return what a field wants, in the words of the layout editor, such as “a whole number from 0 to 100”."""
     words = field_type(field.kind).wants()
     return f"{words}, or nothing" if field.is_optional else words
+
+
+def refusal_of(field: Field, value: object) -> str:
+    """Return why a field refuses a value, in the layout's own words but without the field's name; "" if it takes it."""
+    try:
+        Layout([field]).pack({field.name: value})
+    except BadValue as error:
+        return str(error).removeprefix(f"{field.name}: ")
+    return ""
 
 
 def scalar_codes(kind: ScalarKind, column: pa.Array) -> tuple[Codes, Mask]:

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from models_registry.catalogue.selectors import is_late, late_by
+from models_registry.loading.pulse import ALIVE_STATES
 from models_registry.models import RUNNING_STATES, Load, LoadState, Table, TableState, Version
 from serving.metrics import Definition
 
@@ -63,11 +64,10 @@ def _read() -> dict[str, dict[tuple[str, ...], float]]:
     late = _late_seconds()
     served = Q(version__active_table=F("pk"))
     lost = Table.objects.unscoped().filter(served, state=TableState.READY, lost_at__isnull=False).count()
-    running = [state for state in RUNNING_STATES if state != LoadState.QUEUED]
     return {
         "recsite_loads_total": {(state,): by_state.get(state, 0) for state in ends},
         "recsite_loads_waiting": {(): by_state.get(LoadState.QUEUED, 0)},
-        "recsite_loads_running": {(): sum(by_state.get(state, 0) for state in running)},
+        "recsite_loads_running": {(): sum(by_state.get(state, 0) for state in ALIVE_STATES)},
         "recsite_versions_late": {(): len(late)},
         "recsite_most_late_seconds": {(): max(late, default=0)},
         "recsite_tables_lost": {(): lost},

@@ -76,9 +76,6 @@ class ProcessorShare:
     Sending to a local Redis itself causes context switches, so only phases that send nothing are judged (`judged`);
     the last verdict applies until the next such phase.
     Where this process is not in that class, as on the command line, nobody asks it to rest.
-
-    Attributes:
-        is_wanted: whether others want the processors.
     """
 
     def __init__(self) -> None:
@@ -129,11 +126,8 @@ def _work() -> tuple[float, float, int]:
 class Pacer:
     """Rests a writer so that Redis stays quick for others, and so that no more rows a second are written than allowed.
 
-    Args:
-        client: of the Redis that is written to; a PING goes through a connection of its own.
-        rows_per_second: at most so many; None: no limit.
-        rows_per_block: of the table, on average.
-        rest: called after each send with how many seconds it must rest, often 0.
+    A PING goes through a connection of its own. `rest` is called after each send with how many seconds it must rest,
+    often 0. `rest_ratio` is how long that is now, as a share of the time that a send takes.
     """
 
     def __init__(
@@ -149,18 +143,13 @@ class Pacer:
         self._rest = rest
         usual = median(self._look() for _ in range(LOOKS_BEFORE))
         self._slow = max(usual * SLOW_FACTOR, usual + SLOW_SECONDS)
-        self._rest_ratio = 0.0
+        self.rest_ratio = 0.0
         self._began = self._looked_at = self._sent_at = time.monotonic()
 
     @property
     def is_about_to_look(self) -> bool:
         """Whether it looks after the next send. A PING waits behind blocks: none should be on their way by then."""
         return time.monotonic() - self._looked_at >= LOOK_SECONDS
-
-    @property
-    def rest_ratio(self) -> float:
-        """How long it rests now, as a share of the time that a send takes."""
-        return self._rest_ratio
 
     def after_send(self, blocks: int) -> None:
         """Rest as long as Redis' answers suggest, and until so many blocks since the beginning are allowed.
@@ -172,7 +161,7 @@ class Pacer:
         if self.is_about_to_look:
             self._adapt(self._look())
             self._looked_at = time.monotonic()
-        rest = (now - self._sent_at) * self._rest_ratio
+        rest = (now - self._sent_at) * self.rest_ratio
         if self._blocks_per_second is not None:
             rest = max(rest, self._began + blocks / self._blocks_per_second - now)
         self._rest(max(0.0, rest))
@@ -180,9 +169,9 @@ class Pacer:
 
     def _adapt(self, seconds: float) -> None:
         if seconds > self._slow:
-            self._rest_ratio = min(MOST_REST, max(FIRST_REST, self._rest_ratio * 2))
+            self.rest_ratio = min(MOST_REST, max(FIRST_REST, self.rest_ratio * 2))
         else:
-            self._rest_ratio = max(0.0, self._rest_ratio * REST_KEPT - REST_FORGOTTEN)
+            self.rest_ratio = max(0.0, self.rest_ratio * REST_KEPT - REST_FORGOTTEN)
 
     def _look(self) -> float:
         began = time.monotonic()

@@ -27,20 +27,14 @@ from models_registry.loading.arrow import (
     starts_of,
     text_buffers,
 )
-from models_registry.loading.field_types import scalar_codes
+from models_registry.loading.field_types import refusal_of, scalar_codes
 from serving.formats.layouts import BadValue, Field, Layout, List, Scalar, ScalarKind, String
 
 WORD = 64
 
 
 class RefusedValue(BadValue):
-    """A value that its field cannot hold.
-
-    Attributes:
-        field: the field's name.
-        row: its row in the batch, from 0.
-        reason: why, without the field's name.
-    """
+    """A value that its field cannot hold: in which row, from 0, and for which reason, without the field's name."""
 
     def __init__(self, field: str, row: int, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
@@ -53,11 +47,7 @@ class RefusedValue(BadValue):
 class Payloads:
     """The payloads of a batch, one after the other.
 
-    Attributes:
-        rows: how many there are.
-        octets: all their bytes.
-        width: bytes of each; None where they differ.
-        offsets: where each begins in `octets`, and the end of the last.
+    Each has `width` bytes; None where they differ. `offsets` is where each begins in `octets`, and the end of the last.
     """
 
     rows: int
@@ -67,12 +57,7 @@ class Payloads:
 
 
 def pack_columns(layout: Layout, columns: Mapping[str, pa.Array], rows: int) -> Payloads:
-    """Return the payloads of a batch.
-
-    Args:
-        layout: the fields.
-        columns: an Arrow array of `rows` values for each field; a field without one is null in every row.
-        rows: how many rows there are.
+    """Return the payloads of a batch of rows. A field without a column is null in every row.
 
     Raises:
         RefusedValue: what `Layout.pack` would refuse, for the first such row of the first such field.
@@ -81,7 +66,7 @@ def pack_columns(layout: Layout, columns: Mapping[str, pa.Array], rows: int) -> 
     for field in layout.fields:
         column = columns.get(field.name)
         _FieldWriter(field, column if column is not None else pa.nulls(rows)).write(page)
-    return page.to_payloads(layout.payload_width)
+    return page.variable() if layout.payload_width is None else page.fixed(layout.payload_width)
 
 
 # --- Placing codes ----------------------------------------------------------------------------------------------------
@@ -123,11 +108,8 @@ class _Page:
         start = self.position if isinstance(self.position, int) else self.position[rows]
         self._pieces.append(_Piece(codes, bits, start + bits_before, rows))
 
-    def to_payloads(self, width: int | None) -> Payloads:
-        """Write all pieces. A `width` in bytes says that every row has the same."""
-        return self._variable() if width is None else self._fixed(width)
-
-    def _fixed(self, width: int) -> Payloads:
+    def fixed(self, width: int) -> Payloads:
+        """Write all pieces, `width` bytes a row."""
         row_words = max(1, -(-width // 8))
         words = np.zeros((self.rows, row_words), np.uint64)
         for piece in self._pieces:
@@ -145,7 +127,8 @@ class _Page:
         octets = words.byteswap().view(np.uint8).reshape(self.rows, 8 * row_words)
         return Payloads(self.rows, octets[:, :width].reshape(-1), width, np.arange(self.rows + 1) * width)
 
-    def _variable(self) -> Payloads:
+    def variable(self) -> Payloads:
+        """Write all pieces, each row as long as it is."""
         row_bits = np.broadcast_to(np.asarray(self.position, np.int64), (self.rows,))
         row_bytes = (row_bits + 7) >> 3
         row_words = (row_bits + WORD - 1) // WORD
@@ -270,11 +253,7 @@ class _FieldWriter:
     def _refusal(self, row: int) -> RefusedValue:
         """Return the refusal of one row, in the layout's own words."""
         value = self.column[row].as_py()
-        try:
-            Layout([self.field]).pack({self.field.name: value})
-        except BadValue as error:
-            return RefusedValue(self.field.name, row, str(error).removeprefix(f"{self.field.name}: "))
-        return RefusedValue(self.field.name, row, f"{value!r} cannot be stored")
+        return RefusedValue(self.field.name, row, refusal_of(self.field, value) or f"{value!r} cannot be stored")
 
     def _refuse_type(self) -> None:
         """Raise for a column of a type that the field cannot take, unless it holds nothing at all."""

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from models_registry.loading.arrow import Integers, Mask, starts_of
+from models_registry.loading.field_types import longest_payload
 from models_registry.loading.packing import Payloads, RefusedValue, pack_columns
 from serving.formats.keys import FINGERPRINT_BYTES
 from serving.formats.layouts import Layout
@@ -41,12 +42,9 @@ _HEAD = np.dtype([("prefix", "u4"), ("size", "u4"), ("fingerprint", "u8"), ("row
 
 @dataclass(frozen=True)
 class Digests:
-    """What is kept of the digests of some rows' keys.
+    """What is kept of the digests of some rows' keys: their first 4 bytes, and bytes 8 to 13.
 
-    Attributes:
-        prefixes: the first 4 bytes.
-        fingerprints: bytes 8 to 13.
-        is_known: which rows have a key at all; None if all have.
+    `is_known` is which rows have a key at all; None if all have.
     """
 
     prefixes: Prefixes
@@ -71,11 +69,9 @@ class PackedRows:
 
 @dataclass(frozen=True)
 class SharedPlaces:
-    """Places, each a block and a fingerprint, that more than one row has.
+    """How many places, each a block and a fingerprint, more than one row has.
 
-    Attributes:
-        count: how many.
-        samples: for some of them how many rows they have, the first and the last of these, by number from 0.
+    `samples` is for some of them how many rows they have, the first and the last of these, by number from 0.
     """
 
     count: int
@@ -93,10 +89,7 @@ class _Piece:
 class Buckets:
     """One load's rows on their way into the order of blocks.
 
-    Args:
-        folder: for the file.
-        layout: of the payloads.
-        shared_bits: with how many equal bits all digests begin, as those of one range of a large load do.
+    With `shared_bits` equal bits all digests begin, as those of one range of a large load do.
 
     Attributes:
         layout: of the payloads.
@@ -120,15 +113,9 @@ class Buckets:
     # --- In -----------------------------------------------------------------------------------------------------------
 
     def add(self, digests: Digests, columns: Mapping[str, pa.ChunkedArray], first_row: int) -> None:
-        """Pack rows and put them into their buckets.
-
-        Args:
-            digests: of the rows' keys. A row without a key is left out.
-            columns: the rows' values by field.
-            first_row: the number of the first row in the source, from 0.
-        """
+        """Pack rows and put them into their buckets; one without a key is left out. Rows count from 0 in the source."""
         rows = len(digests.prefixes)
-        at_once = max(1024, min(ROWS_PER_BATCH, BYTES_PER_BATCH // longest_row(self.layout)))
+        at_once = max(1024, min(ROWS_PER_BATCH, BYTES_PER_BATCH // longest_payload(self.layout)))
         for start in range(0, rows, at_once):
             end = min(start + at_once, rows)
             batch = {name: column.slice(start, end - start) for name, column in columns.items()}
@@ -242,11 +229,6 @@ class Buckets:
                 raise OSError("rows that were written to the disk are not there any more")
             parts.append(part)
         return b"".join(parts)
-
-
-def longest_row(layout: Layout) -> int:
-    """Return how many bytes a row's payload can have, at most."""
-    return sum(field.max_bits for field in layout.fields) // 8 + 1
 
 
 def as_arrow(payloads: Payloads) -> pa.Array:

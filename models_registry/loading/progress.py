@@ -136,20 +136,11 @@ def progress_of(load: Load, now: datetime | None = None) -> LoadProgress:
 def loads_of(tenant: Tenant, *, model: str = "", version: str = "", state: str = "") -> QuerySet[Load]:
     """Return a studio's loads, newest first, their versions and models with them and reports left out.
 
-    Args:
-        tenant: whose.
-        model: slug of the model they are of; empty for any.
-        version: name of the version; empty for any.
-        state: one of `LoadState`; empty for any.
+    Only those of a model's slug, a version's name and a state; empty for any.
     """
-    rows: QuerySet[Load] = Load.objects.for_tenant(tenant).select_related("version__model").defer("report")
-    if model:
-        rows = rows.filter(version__model__slug=model)
-    if version:
-        rows = rows.filter(version__name=version)
-    if state:
-        rows = rows.filter(state=state)
-    return rows.order_by("-pk")
+    wanted = {"version__model__slug": model, "version__name": version, "state": state}
+    rows = Load.objects.for_tenant(tenant).filter(**{field: value for field, value in wanted.items() if value})
+    return rows.select_related("version__model").defer("report").order_by("-pk")
 
 
 def _share(done: int, total: int | None) -> float | None:

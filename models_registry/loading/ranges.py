@@ -113,7 +113,6 @@ def run_range(range_id: int) -> None:
 
 
 def _go(work: Work, part: LoadRange, folder: Path) -> None:
-    """Go through all stages of a range."""
     load, whole = part.load, part.load.table
     blocks = _blocks(part, whole)
     # How many rows there are is checked for the whole.

@@ -54,13 +54,7 @@ def _difference(difference: ReportedDifference) -> Iterator[str]:
         about = f" (estimated from {share(difference.share_compared)} of the keys)"
     yield ""
     yield f"Difference from the served table{about}"
-    counts = {
-        "added": difference.added,
-        "removed": difference.removed,
-        "changed": difference.changed,
-        "unchanged": difference.unchanged,
-    }
-    for what, count in counts.items():
+    for what in ("added", "removed", "changed", "unchanged"):
         keys = difference.samples.get(what, ())
         example = f"   for example {', '.join(keys)}" if keys else ""
-        yield f"  {what:<9} {count:>14,}{example}"
+        yield f"  {what:<9} {getattr(difference, what):>14,}{example}"

@@ -80,11 +80,6 @@ def load_activate_anyway(*, load: Load, actor: User | None, reason: str) -> Load
     It reads the same source anew. The comparisons with the served table that rejected the first (row count,
     distributions, coverage) are waived; every other check still holds, and one that single rows fail is never waived.
 
-    Args:
-        load: the rejected one.
-        actor: who answers for it.
-        reason: why, for the audit trail; required.
-
     Raises:
         RuleBroken: there is no reason, the load was not rejected, or by a check that is never waived, or a newer load
             has become active or waives the same already, or the studio has ended.
@@ -169,12 +164,7 @@ def load_enqueue(load_id: int) -> bool:
 def table_roll_back(*, version: Version, actor: User | None, reason: str, table: Table | None = None) -> Version:
     """Serve one of the two kept tables instead of the active one, which is kept in turn. Live within 2 s.
 
-    Args:
-        version: whose.
-        actor: who does it.
-        reason: why.
-        table: the version's previous or older table; None for the previous. Going back to the previous one twice is
-            back where it was.
+    `table` is the version's previous or older one; None for the previous. Back to that twice is where it was.
 
     Raises:
         RuleBroken: it is not one of the kept tables, it is not whole any more, or another table became active

@@ -45,9 +45,7 @@ BEGUN_AGAIN = "The worker that ran this load before was lost (killed, or out of 
 def run_load(load_id: int, *, listener: Callable[[Progress], None] | None = None) -> None:
     """Run a queued load to its end, whatever that is; the Load says it. Anything but a queued load is left alone.
 
-    Args:
-        load_id: of the Load.
-        listener: told how far the load is, about twice a second.
+    The listener is told how far the load is, about twice a second.
     """
     load = claim(load_id)
     if load is not None:
@@ -98,13 +96,7 @@ def run_claimed(load: Load, *, listener: Callable[[Progress], None] | None = Non
 
 
 def _go(work: Work, folder: Path, unless_active: ExitStack) -> None:
-    """Go through all stages.
-
-    Args:
-        work: of the run.
-        folder: the run's own.
-        unless_active: takes what must be done when the run has ended without an active table.
-    """
+    """Go through all stages. `unless_active` takes what must be done when the run ends without an active table."""
     try:
         table = _prepare(work, folder, unless_active)
     finally:

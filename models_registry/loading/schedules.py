@@ -28,9 +28,7 @@ log = logging.getLogger(__name__)
 
 # A year: whoever wants less has no use for a schedule.
 MAX_MINUTES = 366 * 24 * 60
-CRONTAB_FIELDS = 5
 MAX_CRONTAB = 100
-HOURS_A_DAY = 24
 
 
 # --- Writes -----------------------------------------------------------------------------------------------------------
@@ -203,7 +201,7 @@ def next_cron_run(crontab: str, timezone: str, after: datetime) -> datetime:
     """
     zone = ZoneInfo(timezone)
     local = after.astimezone(zone)
-    if len(crontab.split()) != CRONTAB_FIELDS or len(crontab) > MAX_CRONTAB:
+    if len(crontab.split()) != 5 or len(crontab) > MAX_CRONTAB:
         raise RuleBroken(
             "A crontab has five fields (minute, hour, day of the month, month, day of the week) in at most "
             f"{MAX_CRONTAB} characters.",
@@ -211,7 +209,7 @@ def next_cron_run(crontab: str, timezone: str, after: datetime) -> datetime:
         )
     try:
         wall_times = CronSim(crontab, local.replace(tzinfo=None))
-        if len(wall_times.hours) == HOURS_A_DAY:
+        if len(wall_times.hours) == 24:
             return next(CronSim(crontab, local)).astimezone(UTC)
         for wall_time in wall_times:
             moment = _moment(wall_time, zone)

@@ -37,12 +37,7 @@ class HandedOver(Exception):
 
 
 def split(pulse: Pulse, scratch: Scratch, *, report: Report) -> None:
-    """Hand a load over to whoever takes its ranges.
-
-    Args:
-        pulse: of the run that opened the source.
-        scratch: the source in partitions.
-        report: what was found so far.
+    """Hand a load, its source in partitions by now, over to whoever takes its ranges.
 
     Raises:
         HandedOver: that was done.

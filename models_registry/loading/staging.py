@@ -39,12 +39,7 @@ def select(what: str, source: str) -> str:
 
 
 class InvalidText(ValueError):
-    """A text that is not UTF-8.
-
-    Attributes:
-        column: its column.
-        row: its row in the source, from 1.
-    """
+    """A text that is not UTF-8. Its row counts from 1 in the source."""
 
     def __init__(self, column: str, row: int) -> None:
         super().__init__(f"column {column} holds bytes in row {row:,} that are not valid UTF-8 text")
@@ -55,13 +50,8 @@ class InvalidText(ValueError):
 class Staging:
     """One load's rows.
 
-    Args:
-        folder: for what is spilled, and for the packed rows.
-        columns: of the source, those that are staged.
-        key_fields: see below.
-        layout: what is packed.
-        memory_mb: DuckDB spills to disk beyond that.
-        shared_bits: with how many equal bits the digests of all keys begin.
+    What is spilled beyond `memory_mb`, and the packed rows, are in `folder`. `shared_bits` is how many equal bits the
+    digests of all keys begin with.
 
     Attributes:
         rows: how many there are so far.
@@ -123,12 +113,8 @@ class Staging:
     ) -> Generator[int]:
         """Take all rows; give how many there are so far after every few hundred thousand.
 
-        Args:
-            schema: of the batches; it must have every staged column.
-            batches: is gone through in another thread.
-            beat: see `read_ahead`.
-            may_be_ahead: see `read_ahead`; of three threads that are at work otherwise.
-            cancel: see `read_ahead`.
+        The batches, whose schema has every staged column, are gone through in another thread: the last three arguments
+        are those of `read_ahead`. Three threads are at work otherwise.
 
         Raises:
             InvalidText: a text is not UTF-8.
@@ -154,8 +140,10 @@ class Staging:
             yield self.rows
 
     def _renamed(self, table: pa.Table) -> pa.Table:
-        columns = [_for_duckdb(table[column]) for column in self.names]
-        return pa.table(columns, names=list(self.names.values()))
+        columns = (table[column] for column in self.names)
+        # DuckDB knows no 16-bit floats.
+        read = [column.cast(pa.float32()) if pa.types.is_float16(column.type) else column for column in columns]
+        return pa.table(read, names=list(self.names.values()))
 
     def _insert(self, table: pa.Table) -> Digests | None:
         """Add rows; give their keys' digests, if they have keys."""
@@ -173,17 +161,11 @@ class Staging:
 
     def query(self, sql: str, beat: Callable[[], None], parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Return the rows of a query that has few; it may take long."""
-        return call(
-            lambda: list(self._connection.execute(sql, list(parameters)).fetchall()),
-            beat,
-            cancel=self._connection.interrupt,
-        )
+        interrupt = self._connection.interrupt
+        return call(lambda: self._connection.execute(sql, list(parameters)).fetchall(), beat, cancel=interrupt)
 
     def sample(self) -> pa.Table:
-        """Return the fields of the rows with the lowest digests, so always of the same keys; of all if there are few.
-
-        How many is what `distributions.sample_rows` says.
-        """
+        """Return the fields of the rows with the lowest digests, of the same keys always; of all if there are few."""
         return self._sample.table(self.rows)
 
     def keys_of(self, row_ids: Sequence[int], beat: Callable[[], None]) -> dict[int, str]:
@@ -203,9 +185,8 @@ class Staging:
         chosen = ", ".join([*keys, *(self.names[field] for field in staged)])
         numbers = ", ".join(str(int(number)) for number in row_ids)
         sql = select(chosen, f"rows WHERE rowid IN ({numbers})")
-        found: pa.Table = call(
-            lambda: self._connection.sql(sql).to_arrow_table(), beat, cancel=self._connection.interrupt
-        )
+        interrupt = self._connection.interrupt
+        found: pa.Table = call(lambda: self._connection.sql(sql).to_arrow_table(), beat, cancel=interrupt)
         values = zip(*(column.to_pylist() for column in found.columns), strict=True)
         return [(list(row[: len(keys)]), dict(zip(staged, row[len(keys) :], strict=True))) for row in values]
 
@@ -235,11 +216,6 @@ class _Sample:
 def _lowest(rows: pa.Table, prefixes: npt.NDArray[np.uint32], below: int) -> tuple[pa.Table, npt.NDArray[np.uint32]]:
     is_low = prefixes < below
     return (rows, prefixes) if is_low.all() else (rows.filter(pa.array(is_low)), prefixes[is_low])
-
-
-def _for_duckdb(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a column in a type that DuckDB reads; it knows no 16-bit floats."""
-    return column.cast(pa.float32()) if pa.types.is_float16(column.type) else column
 
 
 def _gather(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:

@@ -48,13 +48,7 @@ class _Timed:
 
 @dataclass
 class Work:
-    """What the steps of one run share.
-
-    Attributes:
-        pulse: the run's hold on its load.
-        report: what was found so far.
-        schema: of the source; without columns until it is open.
-    """
+    """What the steps of one run share: its hold on its load, what was found so far, and the source's columns."""
 
     pulse: Pulse
     report: Report = field(default_factory=Report)
@@ -142,13 +136,7 @@ def extract(
 ) -> Iterator[Staging]:
     """Read a source into DuckDB; the rows are there while the block lasts, the source is closed by then.
 
-    Args:
-        work: of the run.
-        source: to be opened.
-        expected: what its columns are held against.
-        folder: the run's own.
-        shared_bits: with how many equal bits the digests of all keys begin.
-        before_rows: called when the columns are known; what it raises ends the run.
+    `before_rows` is called when the columns are known; what it raises ends the run. `shared_bits` is as in `Staging`.
 
     Raises:
         Rejected: no column can be read, or a text is not UTF-8.
@@ -228,12 +216,8 @@ def check_rows(
 ) -> None:
     """Check the rows by themselves.
 
-    Args:
-        work: of the run.
-        staging: the rows.
-        expected: what they are held against.
-        block_bits: of the table to be made, where these rows are only a part of it.
-        left_out: names of checks that say nothing about a part.
+    Where they are only a part of the table to be made, `block_bits` is of that, and `left_out` names the checks that
+    say nothing about a part.
     """
     found = checks.check_rows(staging, work.schema, expected, work.pulse.beat, block_bits=block_bits)
     work.add_checks(*(check for check in found if check.name not in left_out))
@@ -259,15 +243,9 @@ def check_spread(work: Work, staging: Staging, expected: Expected) -> None:
 def compare(
     work: Work, staging: Staging, expected: Expected, served: Table, *, end_block: int, rows_of_whole: int
 ) -> None:
-    """Find the difference from the served table. That it cannot be read is no fault of this load.
+    """Find the difference of good rows from the served table, in its blocks before `end_block`.
 
-    Args:
-        work: of the run.
-        staging: the rows; nothing is wrong with any.
-        expected: what they are held against.
-        served: the table.
-        end_block: its blocks before this one are compared.
-        rows_of_whole: how many rows the whole load has.
+    That the table cannot be read is no fault of this load.
     """
     beat = work.pulse.beat
     with work.stage(StageName.COMPARE) as timed:
@@ -287,21 +265,11 @@ def compare(
 
 
 def write(
-    work: Work,
-    staging: Staging,
-    table: Table,
-    *,
-    rows_per_second: int | None,
-    blocks: range | None = None,
+    work: Work, staging: Staging, table: Table, *, rows_per_second: int | None, blocks: range | None = None
 ) -> list[int]:
-    """Write blocks of a table; give the length of each in bytes.
+    """Write some blocks of a table, or all, from their rows; give the length of each in bytes.
 
-    Args:
-        work: of the run.
-        staging: the rows of these blocks.
-        table: where to.
-        rows_per_second: write at most so many; None: as fast as serving allows.
-        blocks: that these rows are of; None: all.
+    At most `rows_per_second` rows; None: as fast as serving allows.
 
     Raises:
         redis.RedisError: Redis is away, or its memory is full.

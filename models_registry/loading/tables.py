@@ -41,14 +41,7 @@ class TableProblem(Exception):
 
 @dataclass(frozen=True)
 class TableInRedis:
-    """Where one table's blocks are, and what is done with them there.
-
-    Attributes:
-        client: of the Redis that holds them.
-        prefix: of all names in that Redis.
-        table_id: of the table.
-        block_bits: the table has 2 ** `block_bits` blocks.
-    """
+    """Where one table's 2 ** `block_bits` blocks are, and what is done with them there."""
 
     client: Client
     prefix: str
@@ -75,12 +68,10 @@ class TableInRedis:
         return self.block_name(0)[:-1].encode()
 
     def write(self, cuts: Iterable[Cut], lengths: list[int], *, pacer: Pacer | None = None) -> Generator[int]:
-        """SET blocks; yield how many have been sent so far after each cut.
+        """SET blocks in order; yield how many have been sent so far after each cut.
 
-        Args:
-            cuts: the blocks in order.
-            lengths: the length in bytes of every block is appended to it, for `verify_lengths`.
-            pacer: rests between one small pipeline and the next.
+        The length in bytes of every block is appended to `lengths`, for `verify_lengths`. The pacer rests between one
+        small pipeline and the next.
 
         Raises:
             redis.RedisError: Redis is away, or refuses a block (its memory is full).
@@ -129,10 +120,7 @@ class TableInRedis:
         if isinstance(self.client, RedisCluster):
             at_once = _commands_per_pipeline(self.client)
             for start in range(0, len(numbers), at_once):
-                pipeline = cast(Any, self.client).pipeline()
-                for number in numbers[start : start + at_once]:
-                    pipeline.strlen(self.block_name(number))
-                yield from cast(list[int], pipeline.execute())
+                yield from _ask(self.client, "STRLEN", map(self.block_name, numbers[start : start + at_once]))
             return
         head = self._head
         replies: list[Any] = []
@@ -156,10 +144,8 @@ class TableInRedis:
         sent = yielded = 0
         if isinstance(self.client, RedisCluster):
             for first in range(0, end, at_once):
-                pipeline = cast(Any, self.client).pipeline()
-                for number in range(first, min(first + at_once, end)):
-                    pipeline.get(self.block_name(number))
-                yield _whole(pipeline.execute(), first)
+                numbers = range(first, min(first + at_once, end))
+                yield _whole(_ask(self.client, "GET", map(self.block_name, numbers)), first)
             return
         head = self._head
         with _Pipe(self.client, replies, commands_per_send=min(at_once, COMMANDS_PER_SEND)) as pipe:
@@ -247,11 +233,16 @@ def _whole(blocks: list[bytes | None], first: int) -> list[bytes]:
 def _count(client: Client, command: str, names: Sequence[str]) -> int:
     """Return what a command that counts keys returns for many; in a cluster they live on many nodes."""
     if isinstance(client, RedisCluster):
-        pipeline = cast(Any, client).pipeline()
-        for name in names:
-            pipeline.execute_command(command, name)
-        return sum(cast(list[int], pipeline.execute()))
+        return sum(_ask(client, command, names))
     return int(cast(Any, client).execute_command(command, *names))
+
+
+def _ask(cluster: RedisCluster, command: str, names: Iterable[str]) -> list[Any]:
+    """Return a cluster's replies to a command for each of some keys, sent together."""
+    pipeline = cast(Any, cluster).pipeline()
+    for name in names:
+        pipeline.execute_command(command, name)
+    return cast(list[Any], pipeline.execute())
 
 
 def _commands_per_pipeline(client: RedisCluster) -> int:
@@ -286,12 +277,7 @@ class _Pipe:
     """Commands sent ahead of their replies through one connection.
 
     A reply that is an error is raised. The connection is thrown away unless every reply has been read, because a late
-    one must not reach the next user of the connection.
-
-    Args:
-        client: whose pool the connection is from.
-        replies: what replies are appended to; without one they are forgotten.
-        commands_per_send: how many go out at once; fewer where replies are long.
+    one must not reach the next user of the connection. Replies are appended to `replies`, or forgotten.
     """
 
     def __init__(

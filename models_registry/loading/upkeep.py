@@ -44,11 +44,7 @@ _SPLIT = ~Q(scratch_table="") & Q(state__in=[LoadState.WRITING, LoadState.VERIFY
 
 
 def sweep(now: datetime, enqueue_drop: Callable[[int], object]) -> Counter[str]:
-    """Mend what was left behind; give how many of each kind.
-
-    Args:
-        now: the time.
-        enqueue_drop: hands the dropping of a table (its primary key) to a worker.
+    """Mend what was left behind; give how many of each kind. `enqueue_drop` hands the dropping of a table to a worker.
 
     Cost: a handful of queries, one more for each thing found; a question to the broker where something waits; a read of
     Redis for each table to drop.
@@ -61,7 +57,7 @@ def sweep(now: datetime, enqueue_drop: Callable[[int], object]) -> Counter[str]:
         done["loads handed over again"] += _queue_again(load, now)
     for part in _lost_ranges(now, forgotten):
         done["ranges handed over again"] += _wait_again(part, now)
-    for load in _split_loads():
+    for load in Load.objects.unscoped().exclude(scratch_table="").iterator():
         done["split loads gone on with"] += _go_on(load, now)
     orphaned = Table.objects.unscoped().filter(state=TableState.WRITING).exclude(load__state__in=RUNNING_STATES)
     done["tables orphaned"] = orphaned.update(state=TableState.DROPPING)
@@ -139,10 +135,6 @@ def _wait_again(part: LoadRange, now: datetime) -> bool:
         return False
     hand_over(RANGE_TASK, part.pk)
     return True
-
-
-def _split_loads() -> Iterator[Load]:
-    yield from Load.objects.unscoped().exclude(scratch_table="").iterator()
 
 
 def _go_on(load: Load, now: datetime) -> bool:
