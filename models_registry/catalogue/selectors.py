@@ -42,14 +42,11 @@ def with_model_count(studios: QuerySet[Tenant]) -> QuerySet[Tenant]:
 
 @dataclass(frozen=True)
 class VersionState:
-    """A version as pages show it.
+    """A version as pages show it, its layout, source and active table fetched with it.
 
     Attributes:
-        version: its layout, source and active table fetched with it.
-        weight_bp: its share of the units, in basis points.
         table: the rows it is answered from; None if it was never loaded, or they are not whole.
         data_at: the instant whose data these are; None without a table.
-        is_late: see the function.
         newest_load: the last one begun, ended or not; dry runs, which change nothing, left out.
     """
 
@@ -97,12 +94,9 @@ class ModelState(Enum):
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """A model with its versions and weights.
+    """A model, its tenant with it, every version by code, and the weights.
 
-    Attributes:
-        model: the row, its tenant with it.
-        rollout: the revision that is served, its 10,000 slots left out; None without versions.
-        versions: every version, by code.
+    `rollout` is the revision that is served, its 10,000 slots left out; None without versions.
     """
 
     model: RecommendationModel
@@ -159,13 +153,10 @@ class WeightChange:
 
 @dataclass(frozen=True)
 class HistoryLine:
-    """A saved revision: what was saved, and what that changed against the revision before it.
+    """A saved revision, its 10,000 slots left out, and what it changed against the one before it.
 
-    Attributes:
-        revision: the row, its 10,000 slots left out.
-        changes: the versions whose weight changed, by code; at the first revision, all that have one.
-        is_newest: it is what is served now.
-        is_new_phase: everybody was reassigned.
+    `changes` are the versions whose weight changed, by code; at the first revision, all that have one. With a new phase
+    everybody was reassigned.
     """
 
     revision: RolloutRevision
@@ -186,19 +177,17 @@ class FirstSteps:
     Attributes:
         model: the model that the next step is about; None before there is one.
         version: its first version.
+        credential: the one used last, else made last.
         without_players: a loaded version with no weight, where no version that has one is loaded; else None.
         has_asked: serving has counted a request; that a token was given out does not do.
     """
 
-    has_model: bool
-    has_version: bool
+    model: RecommendationModel | None
+    version: Version | None
     has_table: bool
-    has_credential: bool
+    without_players: Version | None
+    credential: Credential | None
     has_asked: bool
-    model: RecommendationModel | None = None
-    version: Version | None = None
-    without_players: Version | None = None
-    credential: Credential | None = None
 
     @property
     def is_done(self) -> bool:
@@ -209,10 +198,10 @@ class FirstSteps:
     def next_step(self) -> str:
         """The first step that is not done: model, version, load, credential, ask, or nothing."""
         steps = {
-            "model": self.has_model,
-            "version": self.has_version,
+            "model": self.model is not None,
+            "version": self.version is not None,
             "load": self.has_table,
-            "credential": self.has_credential,
+            "credential": self.credential is not None,
             "ask": self.has_asked,
         }
         return next((step for step, is_done in steps.items() if not is_done), "")
@@ -271,8 +260,7 @@ def _summaries(
     tenant: Tenant, models: Sequence[RecommendationModel], rollouts: Mapping[int, RolloutRevision], now: datetime
 ) -> list[ModelSummary]:
     """Return the models with their versions. Two queries."""
-    loads_of_version = Load.objects.unscoped().filter(version=OuterRef("pk"), is_dry_run=False)
-    newest_load = loads_of_version.order_by("-fence")
+    newest_load = Load.objects.unscoped().filter(version=OuterRef("pk"), is_dry_run=False).order_by("-fence")
     versions = (
         Version.objects.for_tenant(tenant)
         .filter(model__in=[model.pk for model in models])
@@ -288,18 +276,15 @@ def _summaries(
         rollout = rollouts.get(version.model_id)
         weights = weights_by_code(rollout.weights_bp) if rollout else {}
         load = loads.get(version.newest_load_id) if version.newest_load_id else None
-        by_model[version.model_id].append(_version_state(version, weights.get(version.code, 0), load, now))
+        table = version.active_table
+        if table is not None and table.state != TableState.READY:
+            table = None
+        at = data_at(table) if table is not None else None
+        state = VersionState(version, weights.get(version.code, 0), table, at, is_late(version, now), load)
+        by_model[version.model_id].append(state)
     for model in models:
         model.tenant = tenant
     return [ModelSummary(model, rollouts.get(model.pk), by_model[model.pk]) for model in models]
-
-
-def _version_state(version: Version, weight_bp: int, newest_load: Load | None, now: datetime) -> VersionState:
-    table = version.active_table
-    if table is not None and table.state != TableState.READY:
-        table = None
-    at = data_at(table) if table is not None else None
-    return VersionState(version, weight_bp, table, at, is_late(version, now), newest_load)
 
 
 # --- Rollouts -------------------------------------------------------------------------------------------------------
@@ -310,13 +295,9 @@ def history_of(
 ) -> Page[HistoryLine]:
     """Return one page of the lines of a model's rollout, newest first. One query.
 
-    Args:
-        model: whose.
-        names: of its versions by code.
-        after: the cursor's value; None for the first page.
-        limit: how many lines at most.
+    `names` are its versions' by code, `after` is the cursor's value.
     """
-    rows = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model).defer("allocation")
+    rows = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model)
     rows = rows.select_related("restores").defer("allocation", "restores__allocation")
     page = page_of(rows, by="number", limit=limit, after=after, is_descending=True)
     lines = [
@@ -358,13 +339,10 @@ def first_steps(tenant: Tenant, models: Iterable[ModelSummary]) -> FirstSteps:
     version = furthest.versions[0].version if furthest and furthest.versions else None
     loaded = [state for summary in summaries for state in summary.versions if state.table]
     return FirstSteps(
-        has_model=furthest is not None,
-        has_version=version is not None,
-        has_table=bool(loaded),
-        has_credential=credential is not None,
-        has_asked=CredentialUse.objects.for_tenant(tenant).exists(),
         model=furthest.model if furthest else None,
         version=version,
+        has_table=bool(loaded),
         without_players=None if any(state.weight_bp for state in loaded) or not loaded else loaded[0].version,
         credential=credential,
+        has_asked=CredentialUse.objects.for_tenant(tenant).exists(),
     )

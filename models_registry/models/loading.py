@@ -75,6 +75,7 @@ class LoadState(models.TextChoices):
     SUPERSEDED = "superseded", "Superseded"
 
 
+ENDED_STATES = [LoadState.ACTIVE, LoadState.CHECKED, LoadState.REJECTED, LoadState.FAILED, LoadState.SUPERSEDED]
 RUNNING_STATES = [LoadState.QUEUED, LoadState.EXTRACTING, LoadState.CHECKING, LoadState.WRITING, LoadState.VERIFYING]
 
 
@@ -143,16 +144,7 @@ class Load(TenantOwned):
             models.CheckConstraint(condition=Q(state__in=LoadState.values), name="load_state_known"),
             models.CheckConstraint(
                 condition=Q(state__in=[*RUNNING_STATES, LoadState.SUPERSEDED], finished_at=None)
-                | Q(
-                    state__in=[
-                        LoadState.ACTIVE,
-                        LoadState.CHECKED,
-                        LoadState.REJECTED,
-                        LoadState.FAILED,
-                        LoadState.SUPERSEDED,
-                    ],
-                    finished_at__isnull=False,
-                ),
+                | Q(state__in=ENDED_STATES, finished_at__isnull=False),
                 name="load_finished_when_ended",
             ),
             models.CheckConstraint(

@@ -44,11 +44,7 @@ def assignment_query(
 ) -> str:
     """Return a query that adds slot and version, as one revision of the weights has them, to the rows of a table.
 
-    Args:
-        model: whose units are divided.
-        rollout: the revision, its 10,000 slots with it.
-        names: of the model's versions by code.
-        testers: units left out, as the weights do not decide for them.
+    `names` are the versions' by code. Testers are left out, as the weights do not decide for them.
     """
     fields = [model.unit_field] if model.unit_field else list(model.key_fields)
     parts = [f"CAST({field} AS STRING)" for field in fields]

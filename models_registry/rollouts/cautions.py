@@ -16,15 +16,9 @@ FEWER_ROWS = 0.01
 
 @dataclass(frozen=True)
 class Caution:
-    """One thing to know before saving.
+    """One thing to know about a version before saving.
 
-    Attributes:
-        kind: not_loaded, late or fewer_rows.
-        code: of the version.
-        name: of the version.
-        state: how it stands, with its data's age.
-        share: of fewer_rows, how many fewer it has, 0 … 1; 0 for the others.
-        than: of fewer_rows, the name of the version it is compared with.
+    Of fewer_rows, `share` is how many fewer it has, 0 … 1, and `than` the name of the version it is compared with.
     """
 
     kind: Literal["not_loaded", "late", "fewer_rows"]
@@ -36,11 +30,9 @@ class Caution:
 
 
 def cautions(versions: Sequence[VersionState], weights_bp: Mapping[int, int]) -> list[Caution]:
-    """Return what speaks against these weights, by version; only versions that would get more than they have.
+    """Return what speaks against weights, by version; only versions that would get more than they have.
 
-    Args:
-        versions: all of the model's, as they stand, with the weights they have.
-        weights_bp: the proposed ones, by code.
+    `versions` are all of the model's, as they stand; `weights_bp` are the proposed weights, by code.
     """
     fullest = fullest_of(versions)
     found: list[Caution] = []
@@ -77,12 +69,7 @@ def caution_sentence(caution: Caution, model: RecommendationModel) -> str:
 
 
 def fewer_rows(state: VersionState, fullest: VersionState | None) -> float:
-    """Return the share of rows a version lacks against the fullest one served, 0 … 1; 0 if not worth a word.
-
-    Args:
-        state: the version.
-        fullest: as `fullest_of` gives it.
-    """
+    """Return the share of rows a version lacks against the fullest one served, 0 … 1; 0 if not worth a word."""
     if state.table is None or fullest is None or fullest.table is None or not fullest.table.row_count:
         return 0.0
     fewer = 1 - state.table.row_count / fullest.table.row_count

@@ -110,10 +110,7 @@ def weights_without(weights_bp: Mapping[int, int], code: int) -> dict[int, int]:
 def effect_sentence(effect: Effect, names: Mapping[int, str], units: str) -> str:
     """Return an effect in words, such as “10 % of players change version: 10 % from A to C”, with a full stop.
 
-    Args:
-        effect: what a change does.
-        names: version names by code.
-        units: `units_word` of the model.
+    `names` are the versions' by code, `units` is the model's `units_word`.
     """
     if not effect.moved_bp:
         return f"No {units} change version."

@@ -37,14 +37,10 @@ def override_set(
         override, _ = rows.update_or_create(model=model, unit=unit, defaults={"version": version, "note": note})
         if before is None:
             check_published_size(model.tenant, field="unit")
-        record_act(
-            model,
-            actor,
-            audit.Action.OVERRIDE_SET,
-            f"Gave a tester the version “{version.name}” of “{model.slug}”.",
-            before={"unit": unit, "version": before.version.name} if before else None,
-            after={"unit": unit, "version": version.name, "note": note},
-        )
+        summary = f"Gave a tester the version “{version.name}” of “{model.slug}”."
+        was = {"unit": unit, "version": before.version.name} if before else None
+        after = {"unit": unit, "version": version.name, "note": note}
+        record_act(model, actor, audit.Action.OVERRIDE_SET, summary, before=was, after=after)
     return override
 
 

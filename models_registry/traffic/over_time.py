@@ -176,14 +176,9 @@ def read(
     with_weights: bool = False,
     now: datetime | None = None,
 ) -> Reading:
-    """Return the traffic of some models of one studio over a period. Two queries, two more with weights.
+    """Return the traffic of some models of one studio over a period until now. Two queries, two more with weights.
 
-    Args:
-        summaries: the models and how they stand.
-        period: until now.
-        with_sources: tell where answers came from; twice as many rows are read.
-        with_weights: read what the weights were in that time, too.
-        now: whose past it is.
+    To tell where answers came from, twice as many rows are read.
     """
     now = now or timezone.now()
     starts = _starts(period, now)
@@ -223,11 +218,10 @@ def _counts(
     step = int(period.column.total_seconds())
     found: dict[int, Cells] = {}
     columns: dict[datetime, datetime] = {}
-    rows = rows.order_by()
     if with_sources:
-        read = rows.values_list("version_id", "starts_at", "source", "answers")
+        read = rows.order_by().values_list("version_id", "starts_at", "source", "answers")
     else:
-        grouped = rows.values("version_id", "starts_at").annotate(source=Value(""), total=Sum("answers"))
+        grouped = rows.order_by().values("version_id", "starts_at").annotate(source=Value(""), total=Sum("answers"))
         read = grouped.values_list("version_id", "starts_at", "source", "total")
     for version_id, starts_at, source, answers in read:
         column = columns.get(starts_at)

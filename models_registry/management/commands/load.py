@@ -62,12 +62,14 @@ class Command(BaseCommand):
             raise CommandError(f"{problem}") from None
         if load is None:
             raise CommandError("Another process took the load first. See the load's page in the dashboard.")
-        with _ProgressBar(Console(stderr=True)) as bar:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _RowsColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            bar = _Bars(progress)
             running.run_claimed(load, listener=bar.show)
             ended = self._followed(load.pk, bar)
         self._conclude(version, ended)
 
-    def _followed(self, load_id: int, bar: _ProgressBar) -> Load:
+    def _followed(self, load_id: int, bar: _Bars) -> Load:
         """Return a load once it has ended: one that was cut into ranges is in the workers' hands for now."""
         load = Load.objects.unscoped().get(pk=load_id)
         if load.state in RUNNING_STATES:
@@ -170,20 +172,12 @@ class _RowsColumn(ProgressColumn):
         return Text(f"{task.completed:,.0f}{total} rows{speed}")
 
 
-class _ProgressBar:
+class _Bars:
     """A bar for each stage that goes through rows."""
 
-    def __init__(self, console: Console) -> None:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _RowsColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=console)
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
         self._tasks: dict[LoadState, TaskID] = {}
-
-    def __enter__(self) -> _ProgressBar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
 
     def show(self, load: LoadProgress) -> None:
         """Show how far a load is."""
