@@ -66,6 +66,11 @@ class RecommendationModel(TenantOwned):
     def __str__(self) -> str:
         return self.slug
 
+    @property
+    def units_word(self) -> str:
+        """What is bucketed, in the plural: “players”, or “keys” where it is the whole key."""
+        return "players" if self.unit_field else "keys"
+
 
 class Layout(TenantOwned):
     """The fields of an answer and their bits. Never edited once made: a change makes the next revision."""

@@ -10,7 +10,6 @@ from django.db.models import Max
 
 from models_registry.catalogue.acts import record_act
 from models_registry.catalogue.selectors import model_summary, name_of, weights_by_code
-from models_registry.catalogue.units import units_word
 from models_registry.models import BASIS_POINTS, RecommendationModel, RolloutRevision, Version, new_salt
 from models_registry.rollouts.allocation import (
     HISTORY,
@@ -323,7 +322,7 @@ def _save(
         model,
         actor,
         action,
-        f"{words}: {percent(revision.moved_bp)} of {units_word(model)} change version.",
+        f"{words}: {percent(revision.moved_bp)} of {model.units_word} change version.",
         reason=reason,
         before={"revision": current.number, "phase": current.phase, "weights_bp": current.weights_bp},
         after={"revision": revision.number, "phase": revision.phase, "weights_bp": revision.weights_bp},

@@ -10,7 +10,6 @@ from django.http import Http404, HttpResponse
 from django.shortcuts import render, resolve_url
 
 from models_registry.catalogue.selectors import ModelSummary, model_summary
-from models_registry.catalogue.units import units_word
 from models_registry.models import RecommendationModel, Version
 from recsite.dashboard.forms.dashboard_form import DashboardForm
 from recsite.dashboard.gate import Gate, StudioRequest, View
@@ -66,7 +65,7 @@ def about_version(version: Version, summary: ModelSummary) -> dict[str, Any]:
         "version": version,
         "state": state,
         "schedule": getattr(version, "schedule", None),
-        "who": units_word(version.model),
+        "who": version.model.units_word,
     }
 
 

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from models_registry.catalogue.selectors import weights_by_code
-from models_registry.catalogue.units import units_word
 from models_registry.models import RecommendationModel, RolloutRevision, Version
 from models_registry.rollouts.allocation import Flow, weights_of
 from models_registry.rollouts.services import (
@@ -210,7 +209,7 @@ def test_effect__of_a_model_that_buckets_by_the_whole_key__speaks_of_keys(model:
     model.unit_field = ""
     model.save()
     effect = rollout_preview(model=model, weights_bp={0: 5000, 1: 3000, 2: 2000})
-    assert effect_sentence(effect, NAMES, units_word(model)) == "10 % of keys change version: 10 % from A to C."
+    assert effect_sentence(effect, NAMES, model.units_word) == "10 % of keys change version: 10 % from A to C."
     reweight(model, 5000, 3000, 2000)
     summary = AuditEntry.objects.for_tenant(model.tenant).get().summary
     assert summary == f"Changed the weights of “{model.slug}”: 10 % of keys change version."

@@ -9,7 +9,6 @@ from django.db.models import QuerySet
 from rest_framework import serializers
 
 from models_registry.catalogue.selectors import model_summary, name_of
-from models_registry.catalogue.units import units_word
 from models_registry.models import BASIS_POINTS, RecommendationModel, RolloutRevision, Version
 from models_registry.rollouts.cautions import Caution, caution_sentence, cautions
 from models_registry.rollouts.services import (
@@ -270,7 +269,7 @@ def effect_of(effect: Effect, names: Mapping[int, str], model: RecommendationMod
         "moved_bp": effect.moved_bp,
         "flows": flows,
         "is_new_phase": effect.is_new_phase,
-        "sentence": effect_sentence(effect, names, units_word(model)),
+        "sentence": effect_sentence(effect, names, model.units_word),
     }
 
 

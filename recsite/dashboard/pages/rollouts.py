@@ -12,7 +12,6 @@ from django.urls import reverse
 from django.utils.html import format_html
 
 from models_registry.catalogue.selectors import ModelSummary, VersionState, history_of, model_summary, weights_by_code
-from models_registry.catalogue.units import units_word
 from models_registry.models import RecommendationModel, RolloutRevision
 from models_registry.rollouts.cautions import cautions, fewer_rows, fullest_of
 from models_registry.rollouts.services import (
@@ -121,7 +120,7 @@ def history(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
         "tab": "rollout",
         "summary": summary,
         "model": model,
-        "who": units_word(model),
+        "who": model.units_word,
         "lines": page.rows,
         "older": page.next_cursor,
     }
@@ -251,7 +250,7 @@ def _proposal_context(summary: ModelSummary, form: WeightsForm, proposal: Propos
         "form": form,
         "proposal": proposal,
         "names": summary.names,
-        "who": units_word(summary.model),
+        "who": summary.model.units_word,
     }
 
 
@@ -266,7 +265,7 @@ def _ask(
         "form": form,
         "back": reverse("rollout", args=[summary.model.tenant.slug, summary.model.slug]),
         "names": summary.names,
-        "who": units_word(summary.model),
+        "who": summary.model.units_word,
     }
     return render(request, template, {**shared, **context}, status=422 if form.errors else 200)
 
@@ -295,7 +294,7 @@ def _say_saved(request: StudioRequest, before: ModelSummary, revision: RolloutRe
             revision.number,
             about,
             percent(revision.moved_bp),
-            units_word(before.model),
+            before.model.units_word,
         ),
     )
 

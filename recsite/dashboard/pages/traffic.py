@@ -8,7 +8,6 @@ from django.http import HttpResponse
 from django.shortcuts import render
 
 from models_registry.catalogue.selectors import model_summary, models_of
-from models_registry.catalogue.units import units_word
 from models_registry.models import RecommendationModel
 from models_registry.traffic import propagation
 from models_registry.traffic.over_time import DAY, PERIODS, Period, Reading, read
@@ -55,7 +54,7 @@ def model_traffic(request: StudioRequest, model: RecommendationModel) -> HttpRes
         "tab": "traffic",
         "summary": summary,
         "model": model,
-        "who": units_word(model),
+        "who": model.units_word,
         "charts": model_charts(reading, found, zone),
         "rows": table_rows(found, zone),
         "has_traffic": bool(found.answers),
