@@ -164,7 +164,7 @@ def _report_of_whole(load: Load, work: Work) -> Report:
     """Return the load's report with what a range found."""
     notes = steps.notes_of_rests(work.pulse.seconds_rested, who="One of its ranges")
     # The first check, that of the columns, is in the load's report already.
-    return Report.read(load.report).with_checks(work.report.checks[1:]).with_notes(*notes)
+    return Report.read(load.report).plus(checks=work.report.checks[1:], notes=notes)
 
 
 def _drop_if_over(part: LoadRange) -> None:
@@ -197,7 +197,8 @@ def finish(load_id: int) -> None:
     try:
         pulse.enter(LoadState.VERIFYING)
         _verify(pulse, load.table, ranges)
-        report = report.with_stages(Stage.of(StageName.VERIFY, time.monotonic() - began, pulse.rows_written))
+        verified = Stage.of(StageName.VERIFY, time.monotonic() - began, pulse.rows_written)
+        report = report.plus(stages=[verified])
         activate(pulse, load.table, report=report)
         log.info("load.done load=%s rows=%s ranges=%s", load.pk, pulse.rows_written, len(ranges))
     except Overtaken:
@@ -241,13 +242,8 @@ def _merged(load: Load, ranges: list[LoadRange]) -> Report:
             seconds[StageName(stage.name)] += stage.seconds
     rested = sum(report.seconds_rested or 0.0 for report in reports)
     rows = sum(part.rows_written for part in ranges)
-    return (
-        Report.read(load.report)
-        .having(fields=first.fields, distribution=first.distribution, difference=first.difference)
-        .with_checks(first.checks[1:])
-        .with_notes(
-            f"Read, checked and written in {len(ranges)} ranges of keys.",
-            *steps.notes_of_rests(rested, who="Together they"),
-        )
-        .with_stages(*(Stage.of(name, spent, rows) for name, spent in seconds.items()))
-    )
+    notes = [f"Read, checked and written in {len(ranges)} ranges of keys."]
+    notes += steps.notes_of_rests(rested, who="Together they")
+    stages = [Stage.of(name, spent, rows) for name, spent in seconds.items()]
+    whole = Report.read(load.report).plus(first.checks[1:], notes, stages)
+    return whole.having(fields=first.fields, distribution=first.distribution, difference=first.difference)

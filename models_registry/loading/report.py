@@ -197,14 +197,6 @@ class Report(msgspec.Struct, frozen=True):
         """Return the report with other values."""
         return msgspec.structs.replace(self, **values)
 
-    def with_checks(self, checks: Iterable[Check]) -> Self:
-        """Return the report with more checks."""
-        return self.having(checks=(*self.checks, *checks))
-
-    def with_notes(self, *notes: str) -> Self:
-        """Return the report with more notes."""
-        return self.having(notes=(*self.notes, *notes))
-
-    def with_stages(self, *stages: Stage) -> Self:
-        """Return the report with more stages."""
-        return self.having(stages=(*self.stages, *stages))
+    def plus(self, checks: Iterable[Check] = (), notes: Iterable[str] = (), stages: Iterable[Stage] = ()) -> Self:
+        """Return the report with more of these."""
+        return self.having(checks=(*self.checks, *checks), notes=(*self.notes, *notes), stages=(*self.stages, *stages))

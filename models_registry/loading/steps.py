@@ -56,11 +56,11 @@ class Work:
 
     def add_checks(self, *found: Check) -> None:
         """Put checks into the report."""
-        self.report = self.report.with_checks(found)
+        self.report = self.report.plus(checks=found)
 
     def add_notes(self, *notes: str) -> None:
         """Put notes into the report."""
-        self.report = self.report.with_notes(*notes)
+        self.report = self.report.plus(notes=notes)
 
     @contextmanager
     def stage(self, name: StageName) -> Iterator[_Timed]:
@@ -71,7 +71,7 @@ class Work:
             yield timed
         finally:
             rows = self.pulse.rows_read if timed.rows is None else timed.rows
-            self.report = self.report.with_stages(Stage.of(name, time.monotonic() - began, rows))
+            self.report = self.report.plus(stages=[Stage.of(name, time.monotonic() - began, rows)])
 
     def reject_if_failed(self) -> None:
         """Raise Rejected if a check failed and was not waived."""

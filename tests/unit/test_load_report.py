@@ -103,7 +103,7 @@ def check(name: str, *, passed: bool = False, may_be_waived: bool = False, is_wa
     ],
 )
 def test_report__of_checks__says_what_stops_the_load(checks: list[Check], problem: str, may_be_waived: bool) -> None:
-    report = Report().with_checks(checks)
+    report = Report().plus(checks=checks)
     assert (report.problem, report.may_be_waived) == (problem, may_be_waived)
 
 

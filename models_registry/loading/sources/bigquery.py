@@ -201,24 +201,18 @@ def drop_partitions(scratch: str, *, endpoints: Endpoints) -> None:
 
 def referenced_by(job: bigquery.QueryJob, *, apart_from: TableName | None = None) -> Referenced:
     """Return what BigQuery says a job does and uses: tables, routines, property graphs."""
-    own = None if apart_from is None else (apart_from.project, apart_from.dataset, apart_from.table)
-    tables = [
-        (table.project, table.dataset_id, table.table_id)
-        for table in job.referenced_tables
-        if (table.project, table.dataset_id, table.table_id) != own
-    ]
+    named = (TableName(table.project, table.dataset_id, table.table_id) for table in job.referenced_tables)
+    tables = [name for name in named if name != apart_from]
     # The client has no name for these two lists of the answer.
     statistics = job._properties.get("statistics", {}).get("query", {})  # noqa: SLF001
     others = [
-        (thing["projectId"], thing["datasetId"], thing[id_key])
+        TableName(thing["projectId"], thing["datasetId"], thing[id_key])
         for list_key, id_key in (("referencedRoutines", "routineId"), ("referencedPropertyGraphs", "propertyGraphId"))
         for thing in statistics.get(list_key, ())
     ]
     return Referenced(
         statement=str(job.statement_type or ""),
-        things=tuple(
-            (f"{project}.{dataset}", f"“{project}.{dataset}.{thing}”") for project, dataset, thing in tables + others
-        ),
+        things=tuple((f"{thing.project}.{thing.dataset}", f"“{thing}”") for thing in tables + others),
         tables=len(tables),
     )
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from models_registry.loading.sources.port import SourceProblem
 
@@ -205,8 +206,7 @@ def at_most_max_files(files: Iterator[str], location: str) -> list[str]:
     return found
 
 
-@dataclass(frozen=True)
-class TableName:
+class TableName(NamedTuple):
     """A table of BigQuery, by its three names."""
 
     project: str
@@ -214,7 +214,7 @@ class TableName:
     table: str
 
     def __str__(self) -> str:
-        return f"{self.project}.{self.dataset}.{self.table}"
+        return ".".join(self)
 
 
 @dataclass(frozen=True)
