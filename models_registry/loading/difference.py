@@ -33,10 +33,10 @@ MAX_CHUNK_BLOCKS = 2**12
 
 @dataclass
 class Difference:
-    """What was found in some blocks of the served table.
+    """What was found, in rows, in so many blocks of the served table.
 
-    Of these `removed` have a key that the load has not. Of its rows `added` have a key that is new, `changed`
-    and `unchanged` one that is served; some of them by their number in the source, from 0, are in the lists.
+    `removed` are its rows whose key the load has not, `added` the load's rows whose key it has not; `changed` and
+    `unchanged` have a key in both. The lists hold a few of the load's rows, by number in the source, from 0.
     """
 
     blocks: int

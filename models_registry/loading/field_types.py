@@ -122,9 +122,9 @@ class FieldType(ABC, Generic[K]):
 
 @dataclass(frozen=True)
 class Spread:
-    """The values of a column that fit, ready to be counted: texts as an Arrow array, or numbers, perhaps all whole.
+    """The values of a column that fit, ready to be counted: texts as an Arrow array, or numbers (whole ones or not).
 
-    So many others are `unfit`.
+    `unfit` is how many do not.
     """
 
     values: pa.Array | Numbers

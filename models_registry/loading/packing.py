@@ -96,13 +96,9 @@ class _Page:
         self.position = self.position + bits
 
     def put_many(self, codes: Codes, bits: int | Integers, counts: Integers, bits_before: Integers) -> None:
-        """Append `counts[row]` codes to each row.
+        """Append `counts[row]` of the codes, which are in order, to each row.
 
-        Args:
-            codes: the codes of all rows in order.
-            bits: of each code.
-            counts: how many each row gets.
-            bits_before: for each code, the bits of its row's codes that come before it.
+        `bits_before` is for each code how many bits of its row's codes come before it.
         """
         rows = np.repeat(np.arange(self.rows), counts)
         start = self.position if isinstance(self.position, int) else self.position[rows]

@@ -92,7 +92,6 @@ class Buckets:
     With `shared_bits` equal bits all digests begin, as those of one range of a large load do.
 
     Attributes:
-        layout: of the payloads.
         refused: the first value that the packer refused, its row counted in the source. From there on nothing more is
             packed, since no table will be made of it; places are still looked through.
     """

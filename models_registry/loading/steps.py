@@ -267,9 +267,9 @@ def compare(
 def write(
     work: Work, staging: Staging, table: Table, *, rows_per_second: int | None, blocks: range | None = None
 ) -> list[int]:
-    """Write some blocks of a table, or all, from their rows; give the length of each in bytes.
+    """Write some blocks of a table (None: all) from their rows; give the length of each in bytes.
 
-    At most `rows_per_second` rows; None: as fast as serving allows.
+    It writes at most `rows_per_second`; None: as fast as serving allows.
 
     Raises:
         redis.RedisError: Redis is away, or its memory is full.

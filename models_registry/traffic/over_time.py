@@ -33,15 +33,10 @@ USUAL_DELAY = timedelta(seconds=60)
 
 @dataclass(frozen=True)
 class Period:
-    """A time that can be looked at, until now.
+    """A time until now that can be looked at, by its name in the address or in words for people.
 
-    Attributes:
-        name: in the address.
-        words: for people.
-        length: how long it is.
-        span: of the counts that are read.
-        column: how long a column of the chart is; a multiple of the span.
-        refresh_seconds: how often a page looks again.
+    `span` is of the counts that are read, `column` how long a column of the chart is, a multiple of that. A page looks
+    again every `refresh_seconds`.
     """
 
     name: str
