@@ -31,7 +31,7 @@ class Cores:
 
     @classmethod
     def of_this_machine(cls) -> Cores:
-        """Return the first core that this process may use to the server, the others to the rest.
+        """Split the cores this process may use: the first to the server, the others to the rest.
 
         Raises:
             TooFewCores: there is only one.

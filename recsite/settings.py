@@ -19,7 +19,8 @@ except ValidationError as error:
     problem = "; ".join(f"RECSITE_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()) + "."
 if problem:
     raise ImproperlyConfigured(
-        f"{problem} Run `make demo` for a working set-up on this machine; docs/production.md is about your own."
+        f"{problem} Run `make demo` for a working set-up on this machine; docs/production.md explains your own "
+        "installation."
     )
 
 DEBUG = ENV.debug

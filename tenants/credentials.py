@@ -164,7 +164,9 @@ def credential_rotate(
         if credential.kind != CredentialKind.SECRET:
             raise RuleBroken("This credential is a public key. Register the new key as another credential.")
         if based_on not in (None, credential.generation):
-            raise ChangedMeanwhile("It has been given a new secret meanwhile. Nothing was changed; look at it again.")
+            raise ChangedMeanwhile(
+                "Somebody replaced this secret in the meantime. Nothing was changed. Reload the page."
+            )
         is_overlapping = previous_until > now
         before = {"generation": credential.generation, "secret": credential.secret_hint}
         credential.previous_secret_hash = credential.secret_hash if is_overlapping else ""

@@ -81,13 +81,13 @@ def first_staff_create(*, username: str, email: str, password: str) -> User:
     return user
 
 
-def first_studio_create(*, slug: str, name: str, places: Sequence[str], staff: User) -> Tenant:
-    """Make a studio that may read tables in these places, with a person of platform staff as its first admin.
+def first_studio_create(*, slug: str, name: str, sources: Sequence[str], staff: User) -> Tenant:
+    """Make a studio that may read tables from these sources, with a person of platform staff as its first admin.
 
     Raises:
         RuleBroken: a value will not do.
     """
     with transaction.atomic():
-        tenant = tenant_create(slug=slug, name=name, actor=staff, **sources_sorted(places))
+        tenant = tenant_create(slug=slug, name=name, actor=staff, **sources_sorted(sources))
         member_set(tenant=tenant, user=staff, role=Role.STUDIO_ADMIN, actor=staff)
     return tenant

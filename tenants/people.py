@@ -43,7 +43,7 @@ class PasswordLink:
 
 
 def member_add(*, tenant: Tenant, who: str, role: str, actor: User | None, is_by_token: bool = False) -> Added:
-    """Return somebody a role in a studio, by user name or e-mail address; an address without an account gets one.
+    """Give somebody a role in a studio, by user name or e-mail address; an address without an account gets one.
 
     The new account belongs to this studio: no other can add it, since nobody has shown that the address is theirs. It
     has no password until its link is used (`password_link`). Platform staff add anybody; a studio by itself adds its

@@ -134,13 +134,13 @@ def _record(tenant: Tenant, actor: User | None, action: audit.Action, summary: s
     announce_after_commit(tenant.pk)
 
 
-def sources_sorted(places: Sequence[str]) -> dict[str, list[str]]:
-    """Return places that a studio may read, sorted into what `tenant_create` takes: datasets, gs:// folders, folders.
+def sources_sorted(sources: Sequence[str]) -> dict[str, list[str]]:
+    """Return what a studio may read, sorted into what `tenant_create` takes: datasets, gs:// folders, folders.
 
     Raises:
         RuleBroken: one of them is none of these.
     """
-    entries = [place.strip() for place in places if place.strip()]
+    entries = [source.strip() for source in sources if source.strip()]
     buckets = [entry for entry in entries if entry.startswith("gs://")]
     folders = [entry for entry in entries if entry.startswith("/")]
     datasets = [entry for entry in entries if entry not in buckets and entry not in folders]
@@ -344,5 +344,5 @@ def _check_local_roots(roots: Sequence[str]) -> list[str]:
 
 def _texts(entries: Sequence[str], field: str) -> list[str]:
     if isinstance(entries, str) or not all(isinstance(entry, str) for entry in entries):
-        raise RuleBroken("This must be a list of texts.", field=field)
+        raise RuleBroken("Enter a list of texts.", field=field)
     return list(dict.fromkeys(entry.strip() for entry in entries))

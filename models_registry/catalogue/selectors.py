@@ -31,7 +31,7 @@ from tenants.models import Credential, Tenant
 from tenants.paging import Page, page_of
 
 # Without a target: tables are written every few hours; data a day old was missed several times.
-STALE_AFTER = timedelta(hours=24)
+LATE_AFTER = timedelta(hours=24)
 
 
 def with_model_count(studios: QuerySet[Tenant]) -> QuerySet[Tenant]:
@@ -247,7 +247,7 @@ def late_by(version: Version, now: datetime) -> timedelta:
     table = version.active_table
     if table is None and version.freshness_minutes is None:
         return timedelta(0)
-    target = STALE_AFTER if version.freshness_minutes is None else timedelta(minutes=version.freshness_minutes)
+    target = LATE_AFTER if version.freshness_minutes is None else timedelta(minutes=version.freshness_minutes)
     return now - (data_at(table) if table is not None else version.created_at) - target
 
 

@@ -51,7 +51,7 @@ class Expected:
 
 
 def check_columns(schema: pa.Schema, expected: Expected) -> tuple[Check, tuple[str, ...]]:
-    """Hold a source's columns against key fields and layout; give the check, and the columns whose rows can be checked.
+    """Check a source's columns against key fields and layout; return that and the columns whose rows can be checked.
 
     An optional field's column may be missing: it is absent in every row then.
     """

@@ -217,7 +217,7 @@ def _verify(pulse: Pulse, table: Table, ranges: list[LoadRange]) -> None:
     """
     rows, size_bytes = sum(part.rows_written for part in ranges), sum(part.size_bytes for part in ranges)
     if rows != table.row_count:
-        raise TableProblem(f"The ranges have {rows:,} rows together, the source has {table.row_count:,}.")
+        raise TableProblem(f"The ranges hold {rows:,} rows in total, but the source has {table.row_count:,}.")
     in_redis = TableInRedis.of(table)
     if missing := in_redis.count_missing():
         raise TableProblem(f"Redis lost part of what was written: at least {missing:,} blocks are missing.")

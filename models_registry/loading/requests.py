@@ -181,7 +181,7 @@ def table_roll_back(*, version: Version, actor: User | None, reason: str, table:
             raise RuleBroken(f"The version “{version.name}” has no earlier table to go back to.")
         target = table or previous
         if target not in (previous, older):
-            raise RuleBroken(f"That is not one of the two tables that “{version.name}” keeps.", field="table")
+            raise RuleBroken(f"“{version.name}” does not keep that table.", field="table")
         if not target.is_whole:
             raise RuleBroken(f"The earlier table of “{version.name}” is no longer complete in Redis.")
         unchanged = rows.filter(pk=version.pk, active_table=active, previous_table=previous, older_table=older)

@@ -110,7 +110,7 @@ def _go(work: Work, folder: Path, unless_active: ExitStack) -> None:
 
 
 def _prepare(work: Work, folder: Path, unless_active: ExitStack) -> Table | None:
-    """Go through all stages but the last; give the table that waits for that, or None after a dry run."""
+    """Go through all stages but the last; return the table that waits for that, or None after a dry run."""
     load = work.pulse.load
     expected = steps.expected_of(load)
     source = _source(load, expected)

@@ -223,7 +223,7 @@ def drop(table_pk: int, now: datetime) -> bool:
 
 
 def _removed_folders() -> Iterator[Path]:
-    """Remove the working folders on this machine that belong to no running load, and give them."""
+    """Remove the working folders on this machine that belong to no running load, and yield them."""
     workspace = settings.LOAD_WORKSPACE_DIR
     if not workspace.is_dir():
         return

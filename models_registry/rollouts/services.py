@@ -160,7 +160,7 @@ def rollout_reweight(
 def rollout_switch_off(
     *, model: RecommendationModel, version: Version, actor: User | None, reason: str, based_on: int | None = None
 ) -> RolloutRevision:
-    """The kill switch: take a version's whole weight and give it to the others in proportion (`weights_without`).
+    """Take a version's whole weight and give it to the others in proportion (`weights_without`): the kill switch.
 
     Going back to the revision before undoes it exactly.
 
@@ -234,7 +234,7 @@ def _lock_current(model: RecommendationModel, based_on: int | None) -> RolloutRe
     current = _current_or_refuse(model)
     if based_on is not None and current.number != based_on:
         raise ChangedMeanwhile(
-            f"{current.actor_name} changed the weights meanwhile (revision {current.number}). Nothing was saved."
+            f"{current.actor_name} changed the weights in the meantime (revision {current.number}). Nothing was saved."
         )
     return current
 

@@ -39,7 +39,7 @@ class Kind(Enum):
         "A request with this Idempotency-Key is still being answered; try again.",
     )
     SECRET_SHOWN = ("secret_shown", 409, "This request was answered before, with a secret that is shown only once.")
-    CONFLICT = ("conflict", 409, "It was changed meanwhile, and nothing was saved; look again.")
+    CONFLICT = ("conflict", 409, "It was changed in the meantime. Nothing was saved. Read it again.")
     LIMIT_REACHED = ("limit_reached", 409, "The studio has reached a limit; `detail` says which.")
     LENGTH_REQUIRED = ("length_required", 411, "A body needs a Content-Length.")
     TOO_LARGE = ("body_too_large", 413, "The body is too large.")

@@ -139,7 +139,7 @@ def _to_sign_in(request: StudioRequest) -> HttpResponseBase:
         return HttpResponseClientRedirect(redirect_to_login(here).url)
     if request.method in ("GET", "HEAD"):
         return redirect_to_login(request.get_full_path())
-    messages.warning(request, "You were signed out meanwhile, so nothing was saved. Sign in, then do it again.")
+    messages.warning(request, "You were signed out in the meantime, so nothing was saved. Sign in, then do it again.")
     return redirect_to_login(_came_from(request) or resolve_url("home"))
 
 

@@ -50,7 +50,7 @@ def may_save(summary: ModelSummary, form: WeightsForm, proposal: Proposal) -> bo
         seen_number = whole_number(seen.partition(",")[0])
         newest = summary.rollout
         if newest is not None and seen_number not in (None, newest.number):
-            words = f"{newest.actor_name} changed the weights meanwhile. This is what yours would do to theirs:"
+            words = f"{newest.actor_name} changed the weights in the meantime. This is what yours would do to theirs:"
         else:
             words = "Look at what this does, then save it."
         form.add_error(None, words)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import Prefetch, QuerySet
+from django.db.models import Prefetch, Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, RadioFilter
 from unfold.decorators import display
 
-from models_registry.catalogue.selectors import STALE_AFTER, data_at, is_late, name_of, weights_by_code
+from models_registry.catalogue.selectors import LATE_AFTER, data_at, is_late, name_of, weights_by_code
 from models_registry.loading.schedules import words
 from models_registry.models import Layout, Load, LoadState, RecommendationModel, Schedule, Source, Version
 from recsite.staff.columns import (
@@ -26,7 +27,7 @@ from recsite.staff.columns import (
 from recsite.staff.pages import Label, ReadOnlyAdmin, StudioFilter, column, instant, link_to, list_link
 from tenants.figures import age, megabytes, number, percent, plain_json
 
-DATA_COLOURS = {"fresh": "success", "stale": "warning", "missing": "danger", "none": "default"}
+DATA_COLOURS = {"in_time": "success", "late": "warning", "missing": "danger", "none": "default"}
 
 
 # --- Models ---------------------------------------------------------------------------------------------------------
@@ -96,7 +97,7 @@ class RecommendationModelAdmin(ReadOnlyAdmin):
         oldest = min(data_at(table) for table in tables)
         now = timezone.now()
         return Label(
-            "stale" if any(is_late(version, now) for version in served) else "fresh", age(oldest).removesuffix(" ago")
+            "late" if any(is_late(version, now) for version in served) else "in_time", age(oldest).removesuffix(" ago")
         )
 
     default = column(
@@ -162,19 +163,23 @@ class DataFilter(RadioFilter):
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         """Return the choices."""
-        return [("loaded", "Loaded"), ("stale", "Older than a day"), ("none", "Not loaded")]
+        return [("loaded", "Loaded"), ("late", "Late"), ("none", "Not loaded")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> Any:
         """Narrow to the choice."""
         chosen = self.value()
         if chosen == "none":
             return queryset.filter(active_table=None)
-        if chosen in {"loaded", "stale"}:
+        if chosen in {"loaded", "late"}:
             queryset = queryset.exclude(active_table=None)
-        if chosen != "stale":
+        if chosen != "late":
             return queryset
         dated = queryset.annotate(data_time=data_time("active_table"))
-        return dated.filter(data_time__lt=timezone.now() - STALE_AFTER)
+        now = timezone.now()
+        late = Q(freshness_minutes=None, data_time__lt=now - LATE_AFTER)
+        for minutes in queryset.exclude(freshness_minutes=None).order_by().values_list("freshness_minutes").distinct():
+            late |= Q(freshness_minutes=minutes[0], data_time__lt=now - timedelta(minutes=minutes[0]))
+        return dated.filter(late)
 
 
 @admin.register(Version)
@@ -224,7 +229,7 @@ class VersionAdmin(ReadOnlyAdmin):
         if version.active_table is None:
             return Label("none", "not loaded")
         when = data_at(version.active_table)
-        return Label("stale" if is_late(version, timezone.now()) else "fresh", age(when).removesuffix(" ago"))
+        return Label("late" if is_late(version, timezone.now()) else "in_time", age(when).removesuffix(" ago"))
 
     @display(description="Late after")
     def target(self, version: Any) -> str:

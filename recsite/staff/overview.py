@@ -80,7 +80,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
 
 
 def overview(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
-    """Return the first page what is worth knowing at a glance. Eight queries, however much there is."""
+    """Add to the first page's context what is worth knowing at a glance. Eight queries, however much there is."""
     a_day_ago = timezone.now() - timedelta(hours=24)
     served = _served()
     loads = Load.objects.unscoped().select_related("version__model__tenant").defer("report", "source_location")

@@ -61,13 +61,13 @@ class ServiceForm(forms.ModelForm):  # type: ignore[type-arg]  # generic in the 
     """A form whose last check is the write itself: valid means that the service has accepted it.
 
     So a refusal stands next to its field and nothing typed is lost, and there is no second set of rules to keep. The
-    service runs in a savepoint; `instance` becomes what it gives. Model validation is left out: services do that.
+    service runs in a savepoint; `instance` becomes what it returns. Model validation is left out: services do that.
     """
 
     actor: ClassVar[User | None] = None
 
     def write(self) -> models.Model:
-        """Call the service with the cleaned data; give the row that was made or changed."""
+        """Call the service with the cleaned data; return the row that was made or changed."""
         raise NotImplementedError
 
     def _post_clean(self) -> None:

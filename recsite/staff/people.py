@@ -89,7 +89,7 @@ class PersonAdmin(UserAdmin, StaffAdmin):  # type: ignore[misc,type-arg]  # two 
             self.message_user(request, note, messages.WARNING)
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: Any) -> None:
-        """An account has no rows of other tables to save: groups are not used."""
+        """Save nothing: an account has no rows of other tables, groups are not used."""
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any:
         """Tell the audit trail."""
@@ -133,7 +133,7 @@ class MembershipForm(ServiceForm):
         help_texts: ClassVar = {"role": "Each role may do what the ones after it in this list may."}
 
     def write(self) -> Membership:
-        """Return the role."""
+        """Set the role."""
         data = self.cleaned_data
         tenant: Tenant = data["tenant"] if self.instance.pk is None else self.instance.tenant
         user: User = data["user"] if self.instance.pk is None else self.instance.user
@@ -156,11 +156,11 @@ class MembershipAdmin(StaffAdmin):
     search_fields = ("user__username", "user__email", "tenant__name", "tenant__slug")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        """Another person or studio is another membership."""
+        """Lock studio and person: another one is another membership."""
         return ("studio", "user") if obj else ()
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        """Return the studio by the name it has elsewhere."""
+        """Name the studio's field: a choice for a new role, text for one that exists."""
         return ("studio", "user", "role") if obj else ("tenant", "user", "role")
 
     person = column(

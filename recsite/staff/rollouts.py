@@ -46,7 +46,7 @@ class RolloutRevisionAdmin(ReadOnlyAdmin):
         shares = sorted(weights_by_code(revision.weights_bp).items(), key=lambda item: (-item[1], item[0]))
         return " · ".join(f"{name_of(code, names)} {percent(bp)}" for code, bp in shares if bp)
 
-    moved = column("Players moved", lambda revision: percent(revision.moved_bp), "moved_bp")
+    moved = column("Moved", lambda revision: percent(revision.moved_bp), "moved_bp")
     restored = column(
         "Goes back to", lambda revision: f"Revision {revision.restores.number}" if revision.restores else "–"
     )

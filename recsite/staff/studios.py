@@ -152,11 +152,11 @@ class StudioAdmin(StaffAdmin):
         )
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        """The short name is in tokens."""
+        """Lock the short name: it is in tokens."""
         return ("slug",) if obj else ()
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nothing in a studio that has ended changes."""
+        """Refuse to change a studio that has ended."""
         return super().has_change_permission(request, obj) and getattr(obj, "ended_at", None) is None
 
     short_name = column("Short name", lambda studio: str(studio.slug), "slug")

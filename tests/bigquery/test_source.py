@@ -73,7 +73,7 @@ def test_table__read__is_asked_for_at_the_recorded_instant_and_only_the_wanted_c
 
 def test_table__not_allowed__is_refused_before_anything_is_asked(bigquery: BigQuery) -> None:
     assert problem("bigquery_table", SECRETS) == (
-        f"This studio may not read “{SECRETS}”: platform staff have not allowed it the dataset “{PROJECT}.rival”."
+        f"This studio may not read “{SECRETS}”: platform staff have not allowed the dataset “{PROJECT}.rival”."
     )
     assert bigquery.fronts.calls == []
     assert bigquery.fronts.sessions == []
@@ -133,7 +133,7 @@ def test_query__on_a_view__reads_it(bigquery: BigQuery) -> None:
 def test_query__on_another_studios_table__is_refused_and_never_runs(bigquery: BigQuery) -> None:
     sentence = problem("bigquery_query", f"SELECT o.* FROM `{OFFERS}` o JOIN `{SECRETS}` s USING (player_id)")
     assert sentence == (
-        f"This studio may not read “{SECRETS}”, which the query uses: platform staff have not allowed it the dataset "
+        f"This studio may not read “{SECRETS}”, which the query uses: platform staff have not allowed the dataset "
         f"“{PROJECT}.rival”."
     )
     assert [job.get("dryRun") for job in bigquery.fronts.queries()] == [True]
@@ -203,7 +203,7 @@ def test_query__with_a_value_that_fails__gives_bigquerys_own_words(bigquery: Big
 def test_query__failing_after_it_was_accepted__gives_bigquerys_own_words(bigquery: BigQuery) -> None:
     bigquery.fronts.job_error = {"reason": "resourcesExceeded", "message": "Resources exceeded during query execution."}
     sentence = problem("bigquery_query", f"SELECT * FROM `{OFFERS}`")
-    assert sentence == "BigQuery failed the query: Resources exceeded during query execution."
+    assert sentence == "The query failed in BigQuery: Resources exceeded during query execution."
     assert scratch_tables(bigquery) == []
 
 

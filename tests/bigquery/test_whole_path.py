@@ -200,7 +200,7 @@ def test_load__of_what_will_not_do__says_so_in_a_sentence_and_the_old_table_goes
     load = way.load(SourceKind.BIGQUERY_QUERY, f"SELECT s.* FROM `{secrets}` s JOIN `{GOOD}` g USING (player_id)")
     assert load.state == LoadState.FAILED
     assert load.problem == (
-        f"This studio may not read “{secrets}”, which the query uses: platform staff have not allowed it the dataset "
+        f"This studio may not read “{secrets}”, which the query uses: platform staff have not allowed the dataset "
         f"“{PROJECT}.foreign”."
     )
     way.assert_served()
@@ -216,7 +216,7 @@ def test_load__of_a_table_that_the_studio_may_no_longer_read__fails_and_the_old_
     load = way.load_again()
     assert (load.state, load.problem) == (
         LoadState.FAILED,
-        f"This studio may not read “{location}”: platform staff have not allowed it the dataset “{PROJECT}.{DATASET}”.",
+        f"This studio may not read “{location}”: platform staff have not allowed the dataset “{PROJECT}.{DATASET}”.",
     )
     assert len(bigquery.fronts.sessions) == sessions_before
     way.assert_served()

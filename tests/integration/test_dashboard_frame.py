@@ -198,7 +198,7 @@ def test_form__session_ended_meanwhile__says_that_nothing_was_saved_and_leads_ba
     url = f"/studios/{studio.slug}/models/offers"
     answer = post(client, f"{url}/weights", Referer=f"http://testserver{url}/history?before=3#x")
     assert answer.location == f"/sign-in?next={url}/history%3Fbefore%3D3"
-    assert "You were signed out meanwhile, so nothing was saved." in get(client, answer.location).text
+    assert "You were signed out in the meantime, so nothing was saved." in get(client, answer.location).text
     assert "nothing was saved" not in get(client, answer.location).text
 
 

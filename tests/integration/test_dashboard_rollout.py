@@ -253,7 +253,7 @@ def test_save__somebody_else_saved_meanwhile__shows_the_effect_on_theirs(
     rollout_reweight(model=offers.model, weights_bp={0: 10_000}, actor=owner, reason="")
     answer = post(client, f"{offers.url}/weights", {**form, "seen": seen, "step": "save"})
     assert answer.status == 422
-    assert f"{owner.username} changed the weights meanwhile." in answer.text
+    assert f"{owner.username} changed the weights in the meantime." in answer.text
     assert "50 % of players change version." in answer.text
     assert newest(offers.model).number == 2
 
@@ -358,7 +358,7 @@ def test_go_back__somebody_saved_meanwhile__is_refused(client: Client, offers: O
     save(client, offers, weights(50, 30, 20))
     answer = post(client, f"{offers.url}/history/1", {"based_on": based_on})
     assert answer.status == 422
-    assert "changed the weights meanwhile (revision 3). Nothing was saved." in answer.text
+    assert "changed the weights in the meantime (revision 3). Nothing was saved." in answer.text
     assert newest(offers.model).number == 3
 
 

@@ -156,7 +156,7 @@ def test_gs__below_an_allowed_prefix__is_allowed(location: str, prefix: str) -> 
     ],
 )
 def test_gs__not_covered_to_a_path_boundary__is_refused(location: str, prefix: str) -> None:
-    with pytest.raises(SourceProblem, match="it is not below a gs:// address that platform staff have allowed"):
+    with pytest.raises(SourceProblem, match="it is not under a gs:// address that platform staff have allowed"):
         rules.gs_folder(location, [prefix])
 
 
@@ -248,7 +248,7 @@ def test_table__in_an_allowed_dataset__is_named() -> None:
     "location", ["studio.other.offers", "studio.games2.offers", "studio.GAMES.offers", "rival.games.offers"]
 )
 def test_table__in_another_dataset__is_refused_by_name(location: str) -> None:
-    with pytest.raises(SourceProblem, match="platform staff have not allowed it the dataset"):
+    with pytest.raises(SourceProblem, match="platform staff have not allowed the dataset"):
         rules.bigquery_table(location, DATASETS)
 
 

@@ -262,7 +262,7 @@ def _run_into(
         _wait(job, limits.time)
     if job.error_result is not None:
         raise SourceProblem(
-            f"BigQuery failed the query: {rules.shown(str(job.error_result.get('message'))).rstrip('.')}."
+            f"The query failed in BigQuery: {rules.shown(str(job.error_result.get('message'))).rstrip('.')}."
         )
     return job
 

@@ -58,7 +58,7 @@ def connect(endpoints: Endpoints, fallback_project: str | None) -> Iterator[Clie
         fallback_project: who pays if neither settings nor the credentials name a project.
     """
     if bool(endpoints.api) != bool(endpoints.storage):
-        raise SourceProblem("BigQuery's two addresses must be set together: the API's and the Storage API's.")
+        raise SourceProblem("Set both addresses of BigQuery, the API's and the Storage API's, or neither.")
     with explained("its credentials"):
         if endpoints.api and endpoints.storage:
             rest = bigquery.Client(

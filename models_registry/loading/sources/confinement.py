@@ -95,7 +95,7 @@ def check_local(path: Path, roots: Sequence[str], location: str) -> Path:
         if Path(root).is_absolute() and real.is_relative_to(os.path.realpath(root)):
             return real
     raise SourceProblem(
-        f"This studio may not read “{shown(location)}”: it is not below a folder that platform staff have allowed it."
+        f"This studio may not read “{shown(location)}”: it is not in a folder that platform staff have allowed."
     )
 
 
@@ -152,8 +152,8 @@ def gs_folder(location: str, prefixes: Sequence[str]) -> tuple[str, tuple[str, .
         ):
             return folder, pattern
     raise SourceProblem(
-        f"This studio may not read “{shown(location)}”: it is not below a gs:// address that platform staff have "
-        "allowed it."
+        f"This studio may not read “{shown(location)}”: it is not under a gs:// address that platform staff have "
+        "allowed."
     )
 
 
@@ -241,7 +241,7 @@ def bigquery_table(location: str, datasets: Sequence[str]) -> TableName:
     name = TableName(*match.groups())
     if f"{name.project}.{name.dataset}" not in datasets:
         raise SourceProblem(
-            f"This studio may not read “{name}”: platform staff have not allowed it the dataset "
+            f"This studio may not read “{name}”: platform staff have not allowed the dataset "
             f"“{name.project}.{name.dataset}”."
         )
     return name
@@ -269,18 +269,18 @@ def check_query_text(query: str) -> None:
         if found is not None:
             raise SourceProblem(
                 f"A query may not use {found[0].upper()}: BigQuery does not say what is read through it, so it cannot "
-                "be held against what this studio may read."
+                "be checked against what this studio may read."
             )
         words = {word.casefold() for word in re.findall(r"\w+", text)}
         if {"ml", "model"} <= words:
             raise SourceProblem(
                 "A query may not use ML functions: BigQuery does not say which models they read, so they cannot be "
-                "held against what this studio may read."
+                "checked against what this studio may read."
             )
 
 
 def check_referenced(referenced: Referenced, datasets: Sequence[str]) -> None:
-    """Hold what BigQuery says a query reads against what the studio may read.
+    """Check what BigQuery says a query reads against what the studio may read.
 
     Raises:
         SourceProblem: it is not one SELECT, reads something else, or BigQuery's list is empty or may be incomplete.
@@ -295,16 +295,17 @@ def check_datasets(referenced: Referenced, datasets: Sequence[str]) -> None:
     """Raise SourceProblem unless everything in BigQuery's list lies in these datasets and the list is whole."""
     if not referenced.tables:
         raise SourceProblem(
-            "BigQuery names no table that this query reads, so it cannot be held against what this studio may read."
+            "BigQuery does not say which tables this query reads, so it cannot be checked against what this studio "
+            "may read."
         )
     if referenced.tables >= MAX_REFERENCED:
         raise SourceProblem(
             f"The query reads {MAX_REFERENCED} tables or more, and BigQuery does not list more than that, so they "
-            "cannot be held against what this studio may read; read fewer tables."
+            "cannot be checked against what this studio may read; read fewer tables."
         )
     for dataset, thing in referenced.things:
         if dataset not in datasets:
             raise SourceProblem(
-                f"This studio may not read {thing}, which the query uses: platform staff have not allowed it the "
+                f"This studio may not read {thing}, which the query uses: platform staff have not allowed the "
                 f"dataset “{dataset}”."
             )

@@ -22,12 +22,12 @@ def document() -> dict[str, Any]:
 
 
 class DocumentView(APIView):
-    """Gives the document, as JSON or with `?format=yaml` as YAML."""
+    """Serves the document, as JSON or with `?format=yaml` as YAML."""
 
     schema = None
     renderer_classes = (OpenApiJsonRenderer2, OpenApiYamlRenderer, OpenApiYamlRenderer2)
     http_method_names = ["get", "head"]  # noqa: RUF012 - as Django declares it
 
     def get(self, request: Request) -> Response:
-        """Return it."""
+        """Return the document."""
         return Response(document(), headers={"Cache-Control": "no-cache"})

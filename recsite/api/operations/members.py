@@ -41,7 +41,7 @@ class ChangedMemberAnswer(MemberAnswer):
     note = serializers.SerializerMethodField(help_text="What else must be done now, in words; usually empty.")
 
     def get_note(self, membership: Membership) -> str:
-        """Return it."""
+        """Return what is left to do."""
         return str(self.context["note"])
 
 

@@ -130,7 +130,8 @@ class CautionAnswer(Answer[Caution]):
 
     kind = serializers.ChoiceField(
         choices=["not_loaded", "late", "fewer_rows"],
-        help_text="It has no rows, its data is more than a day old, or it has fewer rows than another.",
+        help_text="It has no rows, its data is late (older than its target, or than a day without one), or it has "
+        "fewer rows than another.",
     )
     version = serializers.CharField(source="name", help_text="The one that would get more than it has.")
     fewer_rows_share = serializers.FloatField(source="share", help_text="Of fewer_rows: how many fewer, 0 … 1.")

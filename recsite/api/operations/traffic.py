@@ -144,9 +144,9 @@ def _times(asked: dict[str, Any], span: TrafficSpan) -> tuple[datetime, datetime
     try:
         since = asked.get("since") or until - timedelta(hours=24)
     except OverflowError:
-        raise serializers.ValidationError({"until": ["Nothing was counted then."]}) from None
+        raise serializers.ValidationError({"until": ["There are no counts from that time."]}) from None
     if since > until:
-        raise serializers.ValidationError({"since": ["This is after “until”, or in the future."]})
+        raise serializers.ValidationError({"since": ["This must be before “until”, and not in the future."]})
     if (until - since) / timedelta(seconds=span) > MAX_POINTS:
         raise serializers.ValidationError({"since": [f"One answer has at most {MAX_POINTS:,} points."]})
     return since, until

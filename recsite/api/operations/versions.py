@@ -268,7 +268,7 @@ def _kept_table(version: Version, table_id: str | None) -> Table | None:
     for table in (version.previous_table, version.older_table):
         if table is not None and table.table_id == table_id:
             return table
-    raise RuleBroken(f"“{version.name}” keeps no table “{table_id}”.", field="table")
+    raise RuleBroken(f"“{version.name}” does not keep the table “{table_id}”.", field="table")
 
 
 def _layout(model: RecommendationModel, revision: int | None) -> Layout | None:

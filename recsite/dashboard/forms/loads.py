@@ -81,7 +81,7 @@ class WaiveForm(DashboardForm):
     """Why the comparison checks that a load failed are waived."""
 
     reason = forms.CharField(
-        label="Why this is right",
+        label="Why you waive these checks",
         max_length=500,
         widget=forms.Textarea({"rows": 2, "placeholder": "For the audit trail"}),
     )

@@ -99,7 +99,7 @@ def automation_token_new(request: StudioRequest) -> HttpResponse:
             )
         except AlreadyMade:
             words = "This form was sent before, and made its token."
-            messages.warning(request, f"{words} If you lack what was shown then, revoke it and make another.")
+            messages.warning(request, f"{words} If you no longer have the secret, revoke this token and make another.")
             return redirect("automation", request.studio.tenant.slug)
         except RuleBroken as error:
             form.refuse(error)

@@ -140,7 +140,7 @@ def credential(request: StudioRequest, client_id: str) -> HttpResponse:
             except RuleBroken as error:
                 form.refuse(error)
             else:
-                messages.success(request, "Saved. It holds within 2 seconds.")
+                messages.success(request, "Saved. It applies within 2 seconds.")
                 return redirect("credential", request.studio.tenant.slug, client_id)
     context = {
         "section": "credentials",

@@ -100,18 +100,18 @@ class Command(BaseCommand):
     def _make(self, there: Beginning) -> tuple[User, Tenant]:
         staff, studio = there.staff, there.studio
         person = {} if staff is not None else self._person()
-        place = {} if studio is not None else self._studio()
+        new = {} if studio is not None else self._studio()
         with transaction.atomic():
             if staff is None:
                 staff = first_staff_create(**person)
             if studio is None:
-                studio = first_studio_create(staff=staff, **place)
+                studio = first_studio_create(staff=staff, **new)
         if person:
             self._say(f"Made platform staff “{staff}”.")
         else:
             self._say(f"Platform staff already exists: {staff}.")
-        if place:
-            read = ", ".join(place["places"]) or "nothing yet; allow sources in the admin before the first load"
+        if new:
+            read = ", ".join(new["sources"]) or "nothing yet; allow sources in the admin before the first load"
             self._say(f"Made the studio “{studio}” ({studio.slug}), with {staff} as its admin. It may read: {read}.")
         else:
             self._say(f"A studio already exists: {studio} ({studio.slug}).")
@@ -143,10 +143,10 @@ class Command(BaseCommand):
         if given is None and self.asks:
             self._say("  Where may it read tables? project.dataset, gs://bucket/folder/ or /a/folder;")
             self._say("  separate several with spaces; leave it empty for none yet.")
-            places: list[str] = self._until_right("  Places", "", lambda text: _places(text.split()))
+            sources: list[str] = self._until_right("  Sources", "", lambda text: _sources(text.split()))
         else:
-            places = _places(given or [])
-        return {"slug": slug, "name": name, "places": places}
+            sources = _sources(given or [])
+        return {"slug": slug, "name": name, "sources": sources}
 
     def _ask(self, option: str, words: str, default: str | None, check: Callable[[str], str]) -> str:
         """Return an option's value, or what is typed, or the default; checked."""
@@ -191,9 +191,9 @@ class Command(BaseCommand):
         )
 
 
-def _places(entries: list[str]) -> list[str]:
-    """Return the places, checked."""
-    return [place for places in sources_sorted(entries).values() for place in places]
+def _sources(entries: list[str]) -> list[str]:
+    """Return the sources, checked."""
+    return [source for sources in sources_sorted(entries).values() for source in sources]
 
 
 def dashboard_address() -> str:
