@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from csp.constants import SELF, UNSAFE_EVAL, UNSAFE_INLINE
 from csp.decorators import csp_update
-from django.http import Http404, HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import resolve, reverse
 from typing_extensions import override
@@ -37,8 +37,10 @@ def answers_for_machines(get_response: Handler) -> Handler:
     def middleware(request: HttpRequest) -> HttpResponseBase:
         if request.path_info in {reverse(name) for name in FOR_MACHINES}:
             with suppress(Http404):  # what is not for them looks as everywhere else
-                view: Handler = resolve(request.path_info).func
-                return view(request)
+                view: Callable[[HttpRequest], HttpResponse] = resolve(request.path_info).func
+                response = view(request)
+                response.headers["Content-Length"] = str(len(response.content))
+                return response
         return get_response(request)
 
     return middleware

@@ -6,11 +6,14 @@ releases: whatever an older one lacks has a default here, and what is not known 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any, Self
 
 import msgspec
+
+log = logging.getLogger(__name__)
 
 
 class StageName(StrEnum):
@@ -26,9 +29,9 @@ class StageName(StrEnum):
 class Sample(msgspec.Struct, frozen=True):
     """A row that fails a check. `row` counts from 1 in the order of the source; `key` is its key's values."""
 
-    row: int
-    key: str
-    value: str
+    row: int = 0
+    key: str = ""
+    value: str = ""
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -45,8 +48,8 @@ class Check(msgspec.Struct, frozen=True):
         is_waived: it failed, and somebody waived it for this load.
     """
 
-    name: str
-    passed: bool
+    name: str = ""
+    passed: bool = False
     count: int = 0
     words: str = ""
     samples: tuple[Sample, ...] = ()
@@ -141,13 +144,20 @@ class Report(msgspec.Struct, frozen=True):
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> Self:
-        """Return a report as the database holds it; {} is that of a load that has not begun."""
-        return msgspec.convert(stored, cls)
+        """Return a report as the database holds it; {} is that of a load that has not begun.
+
+        One that cannot be read must hold up neither a page nor the next load: a note takes its place.
+        """
+        try:
+            return msgspec.convert(stored, cls)
+        except msgspec.ValidationError as error:
+            log.warning("report.unreadable problem=%s", error)
+            return cls(notes=("This report was written by another release and cannot be read.",))
 
     def as_json(self) -> dict[str, Any]:
         """Return what the database holds, and the API answers: without what is not known."""
         stored: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
-        if self.distribution is None:
+        if self.distribution is None and not self.fields:
             del stored["fields"]
         return {name: value for name, value in stored.items() if value is not None}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, assert_never
 from zoneinfo import ZoneInfo, available_timezones
 
 from cronsim import CronSim, CronSimError
@@ -58,12 +58,15 @@ def schedule_set(
     Raises:
         RuleBroken: any of these will not do, or the crontab's time never comes.
     """
-    if kind == ScheduleKind.INTERVAL:
-        every_minutes, crontab = _check_minutes(every_minutes, field="every_minutes", what="The interval"), ""
-    elif kind == ScheduleKind.CRONTAB:
-        every_minutes, crontab = None, " ".join(crontab.split())
-    else:
+    if kind not in ScheduleKind:
         raise RuleBroken("A schedule needs either an interval or a crontab.", field="kind")
+    match ScheduleKind(kind):
+        case ScheduleKind.INTERVAL:
+            every_minutes, crontab = _check_minutes(every_minutes, field="every_minutes", what="The interval"), ""
+        case ScheduleKind.CRONTAB:
+            every_minutes, crontab = None, " ".join(crontab.split())
+        case unknown:
+            assert_never(unknown)
     # Only a name that the database lists is looked up: nothing else gets as far as the file system.
     if timezone not in available_timezones():
         raise RuleBroken(f"“{timezone}” is not a time zone. Use one such as Europe/Berlin.", field="timezone")
@@ -184,8 +187,16 @@ def next_run(schedule: Schedule, after: datetime) -> datetime:
     Raises:
         RuleBroken: the crontab cannot be read, or its time never comes.
     """
-    if schedule.kind == ScheduleKind.CRONTAB:
-        return next_cron_run(schedule.crontab, schedule.timezone, after)
+    match ScheduleKind(schedule.kind):
+        case ScheduleKind.CRONTAB:
+            return next_cron_run(schedule.crontab, schedule.timezone, after)
+        case ScheduleKind.INTERVAL:
+            return _next_interval_run(schedule, after)
+        case unknown:
+            assert_never(unknown)
+
+
+def _next_interval_run(schedule: Schedule, after: datetime) -> datetime:
     every = timedelta(minutes=schedule.every_minutes or 0)
     due_at = schedule.next_run_at
     if due_at is None or due_at > after:
@@ -233,11 +244,14 @@ def _moment(wall_time: datetime, zone: ZoneInfo) -> datetime:
 
 def words(schedule: Schedule) -> str:
     """Say when a schedule runs, in words, such as “every 4 hours”."""
-    if schedule.kind == ScheduleKind.INTERVAL:
-        text = f"every {in_words(schedule.every_minutes or 0)}"
-    else:
-        explained = CronSim(schedule.crontab, datetime(2026, 1, 1, tzinfo=UTC)).explain()
-        text = f"{explained[0].lower()}{explained[1:]} ({schedule.timezone})"
+    match ScheduleKind(schedule.kind):
+        case ScheduleKind.INTERVAL:
+            text = f"every {in_words(schedule.every_minutes or 0)}"
+        case ScheduleKind.CRONTAB:
+            explained = CronSim(schedule.crontab, datetime(2026, 1, 1, tzinfo=UTC)).explain()
+            text = f"{explained[0].lower()}{explained[1:]} ({schedule.timezone})"
+        case unknown:
+            assert_never(unknown)
     return text if schedule.is_enabled else f"{text}, switched off"
 
 

@@ -142,7 +142,7 @@ def test_query__on_another_studios_table__is_refused_and_never_runs(bigquery: Bi
 def test_query__of_which_bigquery_lists_no_table__is_refused_and_never_runs(bigquery: BigQuery) -> None:
     bigquery.fronts.lists_references = False
     assert problem("bigquery_query", f"SELECT * FROM `{OFFERS}`").startswith(
-        "BigQuery names no table that this query reads"
+        "BigQuery does not say which tables this query reads"
     )
     assert [job.get("dryRun") for job in bigquery.fronts.queries()] == [True]
 

@@ -274,7 +274,7 @@ def test_load__rejected_without_a_table_before__says_what_players_get(scene: Sce
     load = scene.load(columns([]))
     assert load.state in (LoadState.REJECTED, LoadState.FAILED)
     text = get(person(scene, Role.PRODUCT_MANAGER), page_of(load)).text
-    assert "a has no table yet, so its players get no recommendation." in text
+    assert "a has no table yet: whoever gets it gets no recommendation." in text
 
 
 def test_load__too_few_rows__is_activated_anyway_by_an_admin(scene: Scene) -> None:
@@ -325,7 +325,7 @@ def test_load__dry_run_that_failed__is_run_dry_again(scene: Scene) -> None:
     run_load(load.pk)
     answer = get(person(scene, Role.STUDIO_ADMIN), page_of(load))
     assert ">Dry run again</button>" in answer.html
-    assert "Put the source right before it is loaded." in answer.text
+    assert "Fix the source before you load it." in answer.text
 
 
 def test_load__difference__is_shown_with_keys(client: Client, offers: Offers, loads: str) -> None:
@@ -342,7 +342,7 @@ def test_load__difference__is_shown_with_keys(client: Client, offers: Offers, lo
         version=offers.b, state=LoadState.CHECKED, is_dry_run=True, report={"difference": difference}
     )
     text = get(client, f"{loads}/{load.pk}").text
-    assert "Estimated from 12.5 % of the rows; a dry run counts all of them." in text
+    assert "Estimated from 12.5 % of the keys; a dry run counts all of them." in text
     assert text.count("stimated") == 1
     assert "Added 1,200 Removed 3 Changed 40 Unchanged 900,000" in text
     assert "Added, for example: p1 , p2 Changed, for example: p3" in text

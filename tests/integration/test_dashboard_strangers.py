@@ -174,7 +174,7 @@ def offers(studio: Tenant) -> Offers:
 
 
 def test_routes__each_has_its_cases() -> None:
-    assert sorted(studio_routes()) == sorted(CASES)
+    assert set(studio_routes()) == CASES.keys()
 
 
 @pytest.mark.parametrize(("name", "case"), ALL, ids=IDS)

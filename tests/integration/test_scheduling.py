@@ -15,7 +15,7 @@ from pytest_django.fixtures import DjangoAssertNumQueries, Settings
 
 from models_registry.catalogue import limits
 from models_registry.catalogue.selectors import is_late
-from models_registry.loading.metrics import DEFINITIONS
+from models_registry.loading.metrics import DEFINITIONS, _read
 from models_registry.loading.schedules import freshness_set, schedule_remove, schedule_set, start_due_loads
 from models_registry.models import Load, LoadState, Schedule, TableState, Version
 from tenants.models import AuditEntry, Tenant, User
@@ -285,6 +285,11 @@ def test_metrics__loads_late_versions_and_lost_tables__are_counted(version: Vers
     after = metrics(client)
     assert (after["recsite_versions_late"], after["recsite_tables_lost"]) == (1, 1)
     assert after["recsite_most_late_seconds"] == pytest.approx(2 * 3600, abs=60)
+
+
+@pytest.mark.django_db
+def test_metrics__every_definition__has_a_value() -> None:
+    assert _read().keys() == {definition.name for definition in DEFINITIONS}
 
 
 def test_metrics__asked_for__cost_three_queries(

@@ -110,3 +110,32 @@ def test_report__of_checks__says_what_stops_the_load(checks: list[Check], proble
 def test_stage__of_no_time__has_no_rate() -> None:
     assert Stage.of(StageName.WRITE, 0.0, 10) == Stage("write", 0.0, 10, 0)
     assert Stage.of(StageName.WRITE, 0.5, 10) == Stage("write", 0.5, 10, 20)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"checks": [{"words": None}]},
+        {"notes": None},
+        {"stages": [{"name": "check", "rows": 1.5}]},
+        {"difference": {"samples": 3}},
+        {"distribution": []},
+    ],
+)
+def test_report__that_nobody_can_read__is_a_note(stored: dict[str, Any]) -> None:
+    assert Report.read(stored) == Report(notes=("This report was written by another release and cannot be read.",))
+
+
+def test_report__with_parts_left_out__has_defaults() -> None:
+    (check,) = Report.read({"checks": [{"samples": [{}]}]}).checks
+    assert (check.name, check.passed, check.samples[0].value) == ("", False, "")
+
+
+def test_report__written_again__keeps_fields_without_a_distribution() -> None:
+    stored: dict[str, Any] = {
+        "checks": [],
+        "notes": [],
+        "stages": [],
+        "fields": [{"name": "a", "kind": "uint", "bins": [], "psi": None}],
+    }
+    assert Report.read(stored).as_json() == stored

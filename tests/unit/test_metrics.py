@@ -155,4 +155,6 @@ def test_worker_file__folder_is_gone__serving_goes_on(tmp_path: Path) -> None:
 
 def test_documentation__is_what_the_definitions_say() -> None:
     text = (settings.BASE_DIR / "docs" / "metrics.md").read_text()
-    assert text == as_markdown(CONTROL_PLANE), "run `python manage.py metrics_docs`"
+    assert text == as_markdown(CONTROL_PLANE), (
+        "run `RECSITE_ENV_FILE=tests/test.env .venv/bin/python manage.py metrics_docs`"
+    )
