@@ -57,10 +57,10 @@ class Studio:
         return reaches(self.role, Role.STUDIO_ADMIN) and self.tenant.ended_at is None
 
     @property
-    def may_read_something(self) -> bool:
-        """Tell whether platform staff have allowed the studio any source for its tables."""
+    def allowed_sources(self) -> list[str]:
+        """Where platform staff have allowed the studio's tables to be: buckets, folders and datasets."""
         tenant = self.tenant
-        return bool(tenant.allowed_datasets or tenant.allowed_gs_prefixes or tenant.allowed_local_roots)
+        return [*tenant.allowed_gs_prefixes, *tenant.allowed_local_roots, *tenant.allowed_datasets]
 
     @property
     def is_staff(self) -> bool:

@@ -6,11 +6,19 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from django.http import Http404, HttpResponse
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404
 
+from models_registry.catalogue.selectors import ModelSummary
 from models_registry.models import RecommendationModel
 from recsite.dashboard.gate import Gate, StudioRequest, View, studio_page
 from tenants.models import Role
+
+
+def about_model(summary: ModelSummary, tab: str) -> dict[str, Any]:
+    """Return what each of a model's pages is given; `tab` is the one that is open."""
+    model = summary.model
+    return {"section": "models", "tab": tab, "summary": summary, "model": model, "who": model.units_word}
 
 
 def model_page(role: Role = Role.VIEWER, methods: tuple[str, ...] = ("GET",)) -> Callable[[View], Gate]:
@@ -24,9 +32,7 @@ def model_page(role: Role = Role.VIEWER, methods: tuple[str, ...] = ("GET",)) ->
         @wraps(view)
         def find(request: StudioRequest, model: str, **kwargs: Any) -> HttpResponse:
             tenant = request.studio.tenant
-            found = RecommendationModel.objects.for_tenant(tenant).filter(slug=model).first()
-            if found is None:
-                raise Http404
+            found = get_object_or_404(RecommendationModel.objects.for_tenant(tenant), slug=model)
             found.tenant = tenant
             return view(request, found, **kwargs)
 

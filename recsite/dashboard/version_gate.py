@@ -7,13 +7,14 @@ from functools import wraps
 from typing import Any
 
 from django.http import Http404, HttpResponse
-from django.shortcuts import render, resolve_url
+from django.shortcuts import get_object_or_404, resolve_url
 
 from models_registry.catalogue.selectors import ModelSummary, model_summary
 from models_registry.models import RecommendationModel, Version
+from recsite.dashboard.form_pages import form_page
 from recsite.dashboard.forms.dashboard_form import DashboardForm
 from recsite.dashboard.gate import Gate, StudioRequest, View
-from recsite.dashboard.model_gate import model_page
+from recsite.dashboard.model_gate import about_model, model_page
 from tenants.models import Role
 
 
@@ -33,9 +34,7 @@ def version_page(role: Role = Role.VIEWER, methods: tuple[str, ...] = ("GET",)) 
                 .select_related("layout", "source", "schedule", *tables)
                 .defer(*(f"{table}__{field}" for table in tables for field in ("report", "source_location")))
             )
-            found = rows.filter(model=model, name=version).first()
-            if found is None:
-                raise Http404
+            found = get_object_or_404(rows, model=model, name=version)
             found.model = model
             return view(request, found, **kwargs)
 
@@ -58,26 +57,14 @@ def about_version(version: Version, summary: ModelSummary) -> dict[str, Any]:
     state = summary.version_state(version.code)
     if state is None:
         raise Http404
-    return {
-        "section": "models",
-        "summary": summary,
-        "model": version.model,
-        "version": version,
-        "state": state,
-        "schedule": getattr(version, "schedule", None),
-        "who": version.model.units_word,
-    }
+    about = about_model(summary, "")
+    return {**about, "version": version, "state": state, "schedule": getattr(version, "schedule", None)}
 
 
 def ask_about_version(
     request: StudioRequest, template: str, version: Version, form: DashboardForm, **more: Any
 ) -> HttpResponse:
     """Return a page that asks something about a version; one whose form is not valid is a 422."""
-    context = {
-        **about_version(version, model_summary(version.model)),
-        "form": form,
-        "problem": "",
-        "back": resolve_url(*version_address(version)),
-        **more,
-    }
-    return render(request, template, context, status=422 if form.errors else 200)
+    about = about_version(version, model_summary(version.model))
+    context = {**about, "problem": "", "back": resolve_url(*version_address(version)), **more}
+    return form_page(request, template, form, **context)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from django import forms
@@ -80,15 +81,23 @@ class DashboardForm(InPlainWords):
         assert isinstance(field, forms.ChoiceField)  # noqa: S101 - for mypy
         field.choices = list(choices)
 
-    def refuse(self, error: RuleBroken, fields: Mapping[str, str] | None = None) -> None:
-        """Put a refusal next to the field it is about, or above the form.
+    def refuse(self, error: RuleBroken, **fields: str) -> None:
+        """Put a service's refusal next to the field it is about, or above the form.
 
         Args:
-            error: what a service raised.
+            error: what it raised.
             fields: names of fields here by the service's names, where they differ.
         """
-        field = (fields or {}).get(error.field, error.field)
+        field = fields.get(error.field, error.field)
         self.add_error(field if field in self.fields else None, str(error))
+
+    @contextmanager
+    def refusing(self, **fields: str) -> Iterator[None]:
+        """End a block at a service's refusal, and `refuse`."""
+        try:
+            yield
+        except RuleBroken as error:
+            self.refuse(error, **fields)
 
 
 _T = TypeVar("_T")

@@ -11,10 +11,10 @@ from typing import Any
 from django import forms
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.http import HttpResponse, StreamingHttpResponse
-from django.shortcuts import render
 from django.utils.http import urlencode
 
 from recsite.dashboard.audit_trail import TrailFilter, trail_page, trail_rows
+from recsite.dashboard.form_pages import form_page
 from recsite.dashboard.forms.dashboard_form import DashboardForm
 from recsite.dashboard.gate import StudioRequest, studio_page
 from tenants.audit import Kind
@@ -69,7 +69,6 @@ def audit(request: StudioRequest) -> HttpResponse:
     asked = {name: str(value) for name, value in request.GET.items() if name in form.fields and value}
     context = {
         "section": "audit",
-        "form": form,
         "lines": page.rows,
         "people": Membership.objects.for_tenant(tenant).values_list("user__username", flat=True),
         "is_narrowed": bool(asked),
@@ -78,7 +77,7 @@ def audit(request: StudioRequest) -> HttpResponse:
         "older": f"?{urlencode({**asked, 'before': page.next_cursor})}" if page.next_cursor else "",
         "query": urlencode(asked),
     }
-    return render(request, "dashboard/audit.html", context, status=422 if form.errors else 200)
+    return form_page(request, "dashboard/audit.html", form, **context)
 
 
 @studio_page()

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from django import forms
 from django.contrib import messages
-from django.http import Http404, HttpResponse
-from django.shortcuts import redirect, render
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
 
+from recsite.dashboard.form_pages import form_page, sent
 from recsite.dashboard.forms.dashboard_form import NeededReasonForm, OnceForm
 from recsite.dashboard.gate import StudioRequest, studio_page
 from tenants.automation import automation_token_issue, automation_token_revoke
@@ -86,7 +86,7 @@ def automation(request: StudioRequest) -> HttpResponse:
 @studio_page(Role.STUDIO_ADMIN, ("GET", "POST"))
 def automation_token_new(request: StudioRequest) -> HttpResponse:
     """Ask what a token is for; answer with the token."""
-    form = TokenForm(request.POST if request.method == "POST" else None)
+    form = TokenForm(sent(request))
     if form.is_valid():
         try:
             issued = automation_token_issue(
@@ -112,32 +112,27 @@ def automation_token_new(request: StudioRequest) -> HttpResponse:
                 "api_url": request.build_absolute_uri("/api/"),
             }
             return render(request, "dashboard/automation_token_secret.html", context)
-    context = {"section": "credentials", "form": form}
-    return render(request, "dashboard/automation_token_new.html", context, status=422 if form.errors else 200)
+    return form_page(request, "dashboard/automation_token_new.html", form, section="credentials")
 
 
 @studio_page(Role.STUDIO_ADMIN, ("GET", "POST"))
 def automation_token_revoke_page(request: StudioRequest, token: str) -> HttpResponse:
     """Ask why, and revoke."""
-    rows: Any = AutomationToken.objects.for_tenant(request.studio.tenant)
-    found = rows.filter(public_id=token).first()
-    if found is None:
-        raise Http404
-    found.tenant = request.studio.tenant
-    form = NeededReasonForm(request.POST if request.method == "POST" else None)
+    tenant = request.studio.tenant
+    found = get_object_or_404(AutomationToken.objects.for_tenant(tenant), public_id=token)
+    found.tenant = tenant
+    form = NeededReasonForm(sent(request))
     if form.is_valid():
-        try:
+        with form.refusing():
             automation_token_revoke(token=found, actor=request.user, **form.cleaned_data)
-        except RuleBroken as error:
-            form.refuse(error)
-        else:
             messages.success(request, f"Revoked {found.name}. Its next request is refused.")
-            return redirect("automation", request.studio.tenant.slug)
-    context = {
-        "section": "credentials",
-        "token": found,
-        "form": form,
-        "problem": "It is revoked already." if found.revoked_at else "",
-        "back": reverse("automation", args=[request.studio.tenant.slug]),
-    }
-    return render(request, "dashboard/automation_token_revoke.html", context, status=422 if form.errors else 200)
+            return redirect("automation", tenant.slug)
+    return form_page(
+        request,
+        "dashboard/automation_token_revoke.html",
+        form,
+        section="credentials",
+        token=found,
+        problem="It is revoked already." if found.revoked_at else "",
+        back=reverse("automation", args=[tenant.slug]),
+    )

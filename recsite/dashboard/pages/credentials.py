@@ -17,6 +17,7 @@ from django.urls import reverse
 from models_registry.models import RecommendationModel
 from recsite.dashboard.commands_to_try import commands_to_try, example_model
 from recsite.dashboard.credential_states import CredentialSummary, credential_of, credentials_of
+from recsite.dashboard.form_pages import form_page, sent
 from recsite.dashboard.forms.credentials import ALL, CHOSEN, CredentialForm, KeyForm, NewCredentialForm, RotateForm
 from recsite.dashboard.forms.dashboard_form import NeededReasonForm
 from recsite.dashboard.gate import StudioRequest, studio_page
@@ -52,7 +53,7 @@ def credentials(request: StudioRequest) -> HttpResponse:
 @studio_page(Role.STUDIO_ADMIN, ("GET", "POST"))
 def credential_new(request: StudioRequest) -> HttpResponse:
     """Ask for a name, models and limits; answer with the secret."""
-    form = NewCredentialForm(_models(request), request.POST if request.method == "POST" else None)
+    form = NewCredentialForm(_models(request), sent(request))
     if form.is_valid():
         try:
             issued = credential_issue(tenant=request.studio.tenant, actor=request.user, **form.values)
@@ -64,14 +65,13 @@ def credential_new(request: StudioRequest) -> HttpResponse:
             form.refuse(error)
         else:
             return _secret_page(request, issued, is_new=True)
-    context = {"section": "credentials", "form": form}
-    return render(request, "dashboard/credential_new.html", context, status=422 if form.errors else 200)
+    return form_page(request, "dashboard/credential_new.html", form, section="credentials")
 
 
 @studio_page(Role.STUDIO_ADMIN, ("GET", "POST"))
 def credential_key_new(request: StudioRequest) -> HttpResponse:
     """Ask for a public key, and register it."""
-    form = KeyForm(_models(request), request.POST if request.method == "POST" else None)
+    form = KeyForm(_models(request), sent(request))
     if form.is_valid():
         try:
             credential = credential_register_key(tenant=request.studio.tenant, actor=request.user, **form.values)
@@ -82,8 +82,7 @@ def credential_key_new(request: StudioRequest) -> HttpResponse:
         else:
             messages.success(request, "Registered. Tokens that this key signs are accepted within 2 seconds.")
             return redirect("credential", request.studio.tenant.slug, credential.client_id)
-    context = {"section": "credentials", "form": form}
-    return render(request, "dashboard/credential_key_new.html", context, status=422 if form.errors else 200)
+    return form_page(request, "dashboard/credential_key_new.html", form, section="credentials")
 
 
 def _to_what_was_made(request: StudioRequest, form: NewCredentialForm, words: str) -> HttpResponse:
@@ -119,9 +118,12 @@ def _secret_page(request: StudioRequest, issued: IssuedCredential, *, is_new: bo
 def credential(request: StudioRequest, client_id: str) -> HttpResponse:
     """Show a credential, and change its name, models and limits."""
     summary = _find(request, client_id)
-    row, models = summary.credential, _models(request)
+    row = summary.credential
+    if request.method == "POST" and not request.studio.may_administer:
+        raise PermissionDenied(f"Changing a credential needs the role “{Role.STUDIO_ADMIN.label}”.")
     form = CredentialForm(
-        models,
+        _models(request),
+        sent(request),
         initial={
             "name": row.name,
             "reach": CHOSEN if summary.models else ALL,
@@ -130,28 +132,21 @@ def credential(request: StudioRequest, client_id: str) -> HttpResponse:
             "burst": row.burst,
         },
     )
-    if request.method == "POST":
-        if not request.studio.may_administer:
-            raise PermissionDenied(f"Changing a credential needs the role “{Role.STUDIO_ADMIN.label}”.")
-        form = CredentialForm(models, request.POST)
-        if form.is_valid():
-            try:
-                credential_update(credential=row, actor=request.user, **form.values)
-            except RuleBroken as error:
-                form.refuse(error)
-            else:
-                messages.success(request, "Saved. It applies within 2 seconds.")
-                return redirect("credential", request.studio.tenant.slug, client_id)
-    context = {
-        "section": "credentials",
-        "summary": summary,
-        "form": form,
-        "audience": settings.TOKEN_AUDIENCE,
-        "commands": commands_to_try(
-            row, model=example_model(row), token_url=request.build_absolute_uri(reverse("token"))
-        ),
-    }
-    return render(request, "dashboard/credential.html", context, status=422 if form.errors else 200)
+    if form.is_valid():
+        with form.refusing():
+            credential_update(credential=row, actor=request.user, **form.values)
+            messages.success(request, "Saved. It applies within 2 seconds.")
+            return redirect("credential", request.studio.tenant.slug, client_id)
+    token_url = request.build_absolute_uri(reverse("token"))
+    return form_page(
+        request,
+        "dashboard/credential.html",
+        form,
+        section="credentials",
+        summary=summary,
+        audience=settings.TOKEN_AUDIENCE,
+        commands=commands_to_try(row, model=example_model(row), token_url=token_url),
+    )
 
 
 @studio_page(Role.STUDIO_ADMIN, ("GET", "POST"))
@@ -159,21 +154,16 @@ def credential_rotate_page(request: StudioRequest, client_id: str) -> HttpRespon
     """Ask when the old secret ends; answer with the new one."""
     summary = _find(request, client_id)
     row = summary.credential
-    form = RotateForm(initial={"generation": row.generation})
-    if request.method == "POST":
-        form = RotateForm(request.POST)
-        if form.is_valid():
-            try:
-                issued = credential_rotate(
-                    credential=row,
-                    actor=request.user,
-                    previous_until=form.previous_until,
-                    based_on=form.cleaned_data["generation"],
-                )
-            except RuleBroken as error:
-                form.refuse(error, {"previous_until": "until"})
-            else:
-                return _secret_page(request, issued, is_new=False)
+    form = RotateForm(sent(request), initial={"generation": row.generation})
+    if form.is_valid():
+        with form.refusing(previous_until="until"):
+            issued = credential_rotate(
+                credential=row,
+                actor=request.user,
+                previous_until=form.previous_until,
+                based_on=form.cleaned_data["generation"],
+            )
+            return _secret_page(request, issued, is_new=False)
     problem = "This credential is a public key. Register the new key as another credential." if summary.is_key else ""
     return _ask(request, "dashboard/credential_rotate.html", summary, form, problem)
 
@@ -182,13 +172,10 @@ def credential_rotate_page(request: StudioRequest, client_id: str) -> HttpRespon
 def credential_revoke_page(request: StudioRequest, client_id: str) -> HttpResponse:
     """Say whether it is safe, ask why, and revoke."""
     summary = _find(request, client_id)
-    form = NeededReasonForm(request.POST if request.method == "POST" else None)
+    form = NeededReasonForm(sent(request))
     if form.is_valid():
-        try:
+        with form.refusing():
             credential_revoke(credential=summary.credential, actor=request.user, **form.cleaned_data)
-        except RuleBroken as error:
-            form.refuse(error)
-        else:
             messages.success(request, f"Revoked {summary.credential.name}. Its tokens are refused within 2 seconds.")
             return redirect("credential", request.studio.tenant.slug, client_id)
     return _ask(request, "dashboard/credential_revoke.html", summary, form)
@@ -198,15 +185,16 @@ def _ask(
     request: StudioRequest, template: str, summary: CredentialSummary, form: Any, problem: str = ""
 ) -> HttpResponse:
     row = summary.credential
-    context = {
-        "section": "credentials",
-        "summary": summary,
-        "credential": row,
-        "form": form,
-        "problem": "It is revoked, and nothing about it changes any more." if row.revoked_at else problem,
-        "back": reverse("credential", args=[request.studio.tenant.slug, row.client_id]),
-    }
-    return render(request, template, context, status=422 if form.errors else 200)
+    return form_page(
+        request,
+        template,
+        form,
+        section="credentials",
+        summary=summary,
+        credential=row,
+        problem="It is revoked, and nothing about it changes any more." if row.revoked_at else problem,
+        back=reverse("credential", args=[request.studio.tenant.slug, row.client_id]),
+    )
 
 
 def _find(request: StudioRequest, client_id: str) -> CredentialSummary:

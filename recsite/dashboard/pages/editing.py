@@ -24,11 +24,11 @@ from models_registry.catalogue.services import (
 from models_registry.loading.field_types import field_name
 from models_registry.loading.requests import load_request
 from models_registry.models import RecommendationModel, Version
-from recsite.dashboard.forms.dashboard_form import DashboardForm
+from recsite.dashboard.form_pages import form_page, sent
 from recsite.dashboard.forms.layouts import LayoutEditor
 from recsite.dashboard.forms.models import DefaultForm, ModelForm, ModelSettingsForm, VersionForm
 from recsite.dashboard.gate import StudioRequest, studio_page
-from recsite.dashboard.model_gate import model_page
+from recsite.dashboard.model_gate import about_model, model_page
 from serving.formats.layouts import Layout
 from tenants.models import Role
 from tenants.rules import RuleBroken
@@ -47,7 +47,8 @@ def model_new(request: StudioRequest) -> HttpResponse:
     action = request.POST.get("layout")
     if action:
         # Bound, so that what was typed stays, but not checked.
-        return _model_new_page(request, _unchecked(ModelForm, request), LayoutEditor.edited(request.POST, action))
+        typed = ModelForm(initial={name: request.POST.get(name, "") for name in ModelForm.base_fields})
+        return _model_new_page(request, typed, LayoutEditor.edited(request.POST, action))
     form, editor = ModelForm(request.POST), LayoutEditor.typed(request.POST)
     if form.is_valid() & editor.is_valid():
         try:
@@ -55,7 +56,10 @@ def model_new(request: StudioRequest) -> HttpResponse:
                 tenant=request.studio.tenant, actor=request.user, layout=editor.fields, **form.cleaned_data
             )
         except RuleBroken as error:
-            _refuse(form, editor, error)
+            if error.field in ("layout", "fields"):
+                editor.problem = str(error)
+            else:
+                form.refuse(error)
         else:
             messages.success(request, f"Made the model {model.slug}. Next: a first version.")
             return redirect("rollout", model.tenant.slug, model.slug)
@@ -65,17 +69,6 @@ def model_new(request: StudioRequest) -> HttpResponse:
 def _model_new_page(request: StudioRequest, form: ModelForm, editor: LayoutEditor, status: int = 200) -> HttpResponse:
     context = {"section": "models", "form": form, "editor": editor, "is_refused": status == 422}
     return render(request, "dashboard/model_new.html", context, status=status)
-
-
-def _unchecked(form_class: type[ModelForm], request: StudioRequest) -> ModelForm:
-    return form_class(initial={name: request.POST.get(name, "") for name in form_class.base_fields})
-
-
-def _refuse(form: DashboardForm, editor: LayoutEditor, error: RuleBroken) -> None:
-    if error.field in ("layout", "fields"):
-        editor.problem = str(error)
-    else:
-        form.refuse(error)
 
 
 # --- Settings ---------------------------------------------------------------------------------------------------------
@@ -117,10 +110,7 @@ def _settings_page(
 ) -> HttpResponse:
     newest = newest_layout(summary.model)
     context = {
-        "section": "models",
-        "tab": "settings",
-        "summary": summary,
-        "model": summary.model,
+        **about_model(summary, "settings"),
         "layout": newest,
         "next_layout": newest.revision + 1,
         "is_refused": status == 422,
@@ -132,23 +122,22 @@ def _settings_page(
 
 def _save_basics(request: StudioRequest, model: RecommendationModel, forms: dict[str, Any]) -> str | None:
     form = forms["basics"] = ModelSettingsForm(request.POST)
-    if not form.is_valid():
-        return None
-    return _write(form, lambda: model_update(model=model, actor=request.user, **form.values), "Saved.")
+    if form.is_valid():
+        with form.refusing():
+            model_update(model=model, actor=request.user, **form.values)
+            return "Saved."
+    return None
 
 
 def _save_default(request: StudioRequest, model: RecommendationModel, forms: dict[str, Any]) -> str | None:
     form = forms["default"] = DefaultForm(request.POST)
-    if not form.is_valid():
-        return None
-    wanted = form.cleaned_data["default_answer"]
-    return _write(
-        form,
-        lambda: default_set(model=model, default_answer=wanted, actor=request.user),
-        "Saved. Whoever has no row gets this default from now on."
-        if wanted
-        else "Saved. There is no default any more.",
-    )
+    if form.is_valid():
+        with form.refusing():
+            default_set(model=model, actor=request.user, **form.cleaned_data)
+            is_given = bool(form.cleaned_data["default_answer"])
+            what = "Whoever has no row gets this default from now on." if is_given else "There is no default any more."
+            return f"Saved. {what}"
+    return None
 
 
 def _save_layout(request: StudioRequest, model: RecommendationModel, forms: dict[str, Any]) -> str | None:
@@ -174,15 +163,6 @@ _SETTINGS: dict[str, Callable[[StudioRequest, RecommendationModel, dict[str, Any
 }
 
 
-def _write(form: DashboardForm, write: Callable[[], object], said: str) -> str | None:
-    try:
-        write()
-    except RuleBroken as error:
-        form.refuse(error)
-        return None
-    return said
-
-
 # --- Versions ---------------------------------------------------------------------------------------------------------
 
 
@@ -190,8 +170,8 @@ def _write(form: DashboardForm, write: Callable[[], object], said: str) -> str |
 def version_new(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
     """Ask for a new version and its source, make it, and have it loaded if that is wanted."""
     summary = model_summary(model)
-    form = VersionForm(model.tenant, request.POST if request.method == "POST" else None)
-    if request.method == "POST" and form.is_valid():
+    form = VersionForm(model.tenant, sent(request))
+    if form.is_valid():
         values = form.cleaned_data
         try:
             version = version_create(
@@ -219,17 +199,8 @@ def version_new(request: StudioRequest, model: RecommendationModel) -> HttpRespo
                 said += " It has no weight yet. Give it one."
             messages.success(request, said)
             return redirect("version", model.tenant.slug, model.slug, version.name)
-    tenant = model.tenant
-    context = {
-        "section": "models",
-        "tab": "",
-        "summary": summary,
-        "model": model,
-        "form": form,
-        "allowed": [*tenant.allowed_gs_prefixes, *tenant.allowed_local_roots, *tenant.allowed_datasets],
-        "layout": newest_layout(model),
-    }
-    return render(request, "dashboard/version_new.html", context, status=422 if form.errors else 200)
+    about = {**about_model(summary, ""), "allowed": request.studio.allowed_sources, "layout": newest_layout(model)}
+    return form_page(request, "dashboard/version_new.html", form, **about)
 
 
 def _made_just_now(model: RecommendationModel, values: dict[str, Any]) -> Version | None:

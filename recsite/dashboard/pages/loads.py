@@ -7,8 +7,8 @@ from functools import wraps
 from typing import Any
 
 from django.contrib import messages
-from django.http import Http404, HttpResponse
-from django.shortcuts import redirect, render
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 
 from models_registry.loading.progress import loads_of, progress_of
@@ -16,11 +16,11 @@ from models_registry.loading.report import Report
 from models_registry.loading.requests import load_activate_anyway, may_be_waived
 from models_registry.models import RUNNING_STATES, Load, LoadState, Table, Version
 from recsite.dashboard.charts.spreads import spread_of
+from recsite.dashboard.form_pages import form_page, sent
 from recsite.dashboard.forms.loads import LoadFilter, WaiveForm
 from recsite.dashboard.gate import Gate, StudioRequest, View, studio_page
 from tenants.models import Role
 from tenants.paging import page_of, read_cursor
-from tenants.rules import RuleBroken
 
 LINES = 30
 
@@ -37,9 +37,7 @@ def load_page(role: Role = Role.VIEWER, methods: tuple[str, ...] = ("GET",)) -> 
         def find(request: StudioRequest, load: int, **kwargs: Any) -> HttpResponse:
             tenant = request.studio.tenant
             rows = Load.objects.for_tenant(tenant).select_related("version__model", "waives")
-            found = rows.filter(pk=load).first()
-            if found is None:
-                raise Http404
+            found = get_object_or_404(rows, pk=load)
             found.version.model.tenant = tenant
             return view(request, found, **kwargs)
 
@@ -74,60 +72,45 @@ def load(request: StudioRequest, load: Load) -> HttpResponse:
     table = Table.objects.for_tenant(request.studio.tenant).filter(load=load).first()
     of_version = Load.objects.for_tenant(request.studio.tenant).filter(version=load.version)
     about = _about(load)
-    return render(
-        request,
-        "dashboard/load.html",
-        {
-            **about,
-            "running": of_version.filter(state__in=RUNNING_STATES).defer("report").order_by("-fence").first(),
-            "table": table,
-            "is_served": table is not None and load.version.active_table_id == table.pk,
-            "may_be_waived": may_be_waived(load),
-            "waived_by": load.waived_by.order_by("-fence").first() if load.state == LoadState.REJECTED else None,
-            "spreads": [spread_of(field) for field in about["report"].fields],
-        },
-    )
+    context = {
+        **about,
+        "running": of_version.filter(state__in=RUNNING_STATES).defer("report").order_by("-fence").first(),
+        "table": table,
+        "is_served": table is not None and load.version.active_table_id == table.pk,
+        "may_be_waived": may_be_waived(load),
+        "waived_by": load.waived_by.order_by("-fence").first() if load.state == LoadState.REJECTED else None,
+        "spreads": [spread_of(field) for field in about["report"].fields],
+    }
+    return render(request, "dashboard/load.html", context)
 
 
 @load_page()
 def progress(request: StudioRequest, load: Load) -> HttpResponse:
     """Return how far a load is: the part of its page, and of its version's, that asks again until it has ended."""
-    return render(
-        request,
-        "dashboard/_load_progress.html",
-        {"progress": progress_of(load), "page_url": request.htmx.current_url_abs_path},
-    )
+    context = {"progress": progress_of(load), "page_url": request.htmx.current_url_abs_path}
+    return render(request, "dashboard/_load_progress.html", context)
 
 
 @load_page(Role.STUDIO_ADMIN, ("GET", "POST"))
 def activate_anyway(request: StudioRequest, load: Load) -> HttpResponse:
     """Ask why a rejected load should become active all the same, and queue the load that does it."""
-    form = WaiveForm(request.POST) if request.method == "POST" else WaiveForm()
-    if request.method == "POST" and form.is_valid():
-        try:
-            new = load_activate_anyway(load=load, actor=request.user, reason=form.cleaned_data["reason"])
-        except RuleBroken as error:
-            form.refuse(error)
-        else:
+    form = WaiveForm(sent(request))
+    if form.is_valid():
+        with form.refusing():
+            new = load_activate_anyway(load=load, actor=request.user, **form.cleaned_data)
             messages.success(request, f"Load {new.fence} is queued. It becomes active although these checks failed.")
             return redirect("load", request.studio.tenant.slug, new.pk)
     problem = "" if may_be_waived(load) else "This load can’t be activated: it failed a check that is never waived."
-    context = {
-        **_about(load),
-        "form": form,
-        "problem": problem,
-        "back": reverse("load", args=[request.studio.tenant.slug, load.pk]),
-    }
-    return render(request, "dashboard/activate_anyway.html", context, status=422 if form.errors else 200)
+    back = reverse("load", args=[request.studio.tenant.slug, load.pk])
+    return form_page(request, "dashboard/activate_anyway.html", form, **_about(load), problem=problem, back=back)
 
 
 def _about(load: Load) -> dict[str, Any]:
-    report = Report.read(load.report)
     return {
         "section": "loads",
         "load": load,
         "version": load.version,
         "model": load.version.model,
         "progress": progress_of(load),
-        "report": report,
+        "report": Report.read(load.report),
     }

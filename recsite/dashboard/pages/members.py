@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from django import forms
 from django.conf import settings
 from django.contrib import messages
-from django.http import Http404, HttpResponse
-from django.shortcuts import redirect, render
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 
+from recsite.dashboard.form_pages import form_page, sent
 from recsite.dashboard.forms.dashboard_form import DashboardForm
 from recsite.dashboard.gate import StudioRequest, studio_page
 from tenants.access import ROLE_WORDS
 from tenants.models import Membership, Role, User
 from tenants.people import Added, PasswordLink, may_link, member_add, password_link
-from tenants.rules import RuleBroken
 from tenants.services import admins_who_can_sign_in, member_remove, member_set
 
 
@@ -94,25 +93,18 @@ def members(request: StudioRequest) -> HttpResponse:
 def member_new(request: StudioRequest) -> HttpResponse:
     """Ask whom to add; for a new account answer with the link to set its password."""
     tenant = request.studio.tenant
-    form = MemberForm(request.POST if request.method == "POST" else None, initial={"role": Role.PRODUCT_MANAGER})
+    form = MemberForm(sent(request), initial={"role": Role.PRODUCT_MANAGER})
+    added: Added | None = None
     if form.is_valid():
-        try:
+        with form.refusing():
             added = member_add(tenant=tenant, actor=request.user, **form.cleaned_data)
-        except RuleBroken as error:
-            form.refuse(error)
-        else:
-            return _added(request, added)
-    context = {"section": "members", "form": form}
-    return render(request, "dashboard/member_new.html", context, status=422 if form.errors else 200)
-
-
-def _added(request: StudioRequest, added: Added) -> HttpResponse:
+    if added is None:
+        return form_page(request, "dashboard/member_new.html", form, section="members")
     user = added.membership.user
     if added.is_new_account:
-        link = password_link(tenant=request.studio.tenant, user=user, actor=request.user)
-        return _link_page(request, link, is_new=True)
+        return _link_page(request, password_link(tenant=tenant, user=user, actor=request.user), is_new=True)
     _say_role(request, user.get_username(), added.membership.role, added.note)
-    return redirect("members", request.studio.tenant.slug)
+    return redirect("members", tenant.slug)
 
 
 def _say_role(request: StudioRequest, username: str, role: str, note: str) -> None:
@@ -125,17 +117,12 @@ def _say_role(request: StudioRequest, username: str, role: str, note: str) -> No
 def member_role(request: StudioRequest, username: str) -> HttpResponse:
     """Ask for another role, and give it."""
     membership = _find(request, username)
-    form = RoleForm(request.POST if request.method == "POST" else None, initial={"role": membership.role})
+    form = RoleForm(sent(request), initial={"role": membership.role})
     if form.is_valid():
-        try:
-            given = member_set(
-                tenant=request.studio.tenant, user=membership.user, role=form.cleaned_data["role"], actor=request.user
-            )
-        except RuleBroken as error:
-            form.refuse(error)
-        else:
+        with form.refusing():
+            given = member_set(tenant=membership.tenant, user=membership.user, actor=request.user, **form.cleaned_data)
             _say_role(request, username, given.membership.role, given.note)
-            return redirect("members", request.studio.tenant.slug)
+            return redirect("members", membership.tenant.slug)
     return _ask(request, "dashboard/member_role.html", membership, form)
 
 
@@ -143,13 +130,10 @@ def member_role(request: StudioRequest, username: str) -> HttpResponse:
 def member_remove_page(request: StudioRequest, username: str) -> HttpResponse:
     """Ask, then take the role away."""
     membership = _find(request, username)
-    form = DashboardForm(request.POST if request.method == "POST" else None)
+    form = DashboardForm(sent(request))
     if form.is_valid():
-        try:
+        with form.refusing():
             member_remove(tenant=request.studio.tenant, user=membership.user, actor=request.user)
-        except RuleBroken as error:
-            form.refuse(error)
-        else:
             messages.success(request, f"{username} is no member of {request.studio.tenant.name} any more.")
             is_out = membership.user == request.user and not request.studio.is_staff
             return redirect("home") if is_out else redirect("members", request.studio.tenant.slug)
@@ -160,13 +144,10 @@ def member_remove_page(request: StudioRequest, username: str) -> HttpResponse:
 def member_link(request: StudioRequest, username: str) -> HttpResponse:
     """Ask, then answer with a link with which the person sets a password."""
     membership = _find(request, username)
-    form = DashboardForm(request.POST if request.method == "POST" else None)
+    form = DashboardForm(sent(request))
     if form.is_valid():
-        try:
+        with form.refusing():
             link = password_link(tenant=request.studio.tenant, user=membership.user, actor=request.user)
-        except RuleBroken as error:
-            form.refuse(error)
-        else:
             return _link_page(request, link, is_new=False)
     problem = ""
     if not may_link(membership.user, request.studio.tenant, request.user):
@@ -187,10 +168,8 @@ def _link_page(request: StudioRequest, link: PasswordLink, *, is_new: bool) -> H
 
 
 def _find(request: StudioRequest, username: str) -> Membership:
-    rows: Any = Membership.objects.for_tenant(request.studio.tenant).select_related("user")
-    found: Membership | None = rows.filter(user__username=username).first()
-    if found is None:
-        raise Http404
+    rows = Membership.objects.for_tenant(request.studio.tenant).select_related("user")
+    found = get_object_or_404(rows, user__username=username)
     found.tenant = request.studio.tenant
     return found
 
@@ -199,12 +178,13 @@ def _ask(
     request: StudioRequest, template: str, membership: Membership, form: DashboardForm, problem: str = ""
 ) -> HttpResponse:
     person: User = membership.user
-    context = {
-        "section": "members",
-        "person": person,
-        "is_you": person == request.user,
-        "form": form,
-        "problem": problem,
-        "back": reverse("members", args=[request.studio.tenant.slug]),
-    }
-    return render(request, template, context, status=422 if form.errors else 200)
+    return form_page(
+        request,
+        template,
+        form,
+        section="members",
+        person=person,
+        is_you=person == request.user,
+        problem=problem,
+        back=reverse("members", args=[request.studio.tenant.slug]),
+    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import messages
 from django.http import Http404, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.html import format_html
 
@@ -27,12 +28,13 @@ from models_registry.rollouts.services import (
 from models_registry.traffic import reading
 from models_registry.traffic.over_time import DAY, read
 from recsite.dashboard.charts.pictures import model_charts
+from recsite.dashboard.form_pages import form_page, sent
 from recsite.dashboard.forms.dashboard_form import ReasonForm
 from recsite.dashboard.forms.weights import WeightsForm
 from recsite.dashboard.gate import StudioRequest
 from recsite.dashboard.going_live import live_of
 from recsite.dashboard.local_time import zone_of
-from recsite.dashboard.model_gate import model_page
+from recsite.dashboard.model_gate import about_model, model_page
 from recsite.dashboard.proposals import Proposal, may_save, propose
 from tenants.figures import percent
 from tenants.models import Role
@@ -115,15 +117,7 @@ def history(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
     summary = model_summary(model)
     after = read_cursor(request.GET.get("before", ""))
     page = history_of(model, summary.names, after=after, limit=LINES_OF_HISTORY)
-    context = {
-        "section": "models",
-        "tab": "rollout",
-        "summary": summary,
-        "model": model,
-        "who": model.units_word,
-        "lines": page.rows,
-        "older": page.next_cursor,
-    }
+    context = {**about_model(summary, "rollout"), "lines": page.rows, "older": page.next_cursor}
     return render(request, "dashboard/history.html", context)
 
 
@@ -134,29 +128,15 @@ def history(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
 def go_back(request: StudioRequest, model: RecommendationModel, number: int) -> HttpResponse:
     """Say what going back to a revision would do, and do it."""
     summary = model_summary(model)
-    target = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model, number=number)
-    revision = target.defer("allocation").first()
-    if revision is None:
-        raise Http404
+    revisions = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model).defer("allocation")
+    target = get_object_or_404(revisions, number=number)
     form = _reason_form(request, summary)
-    if request.method == "POST" and form.is_valid():
-        try:
-            saved = rollout_go_back(model=model, number=number, actor=request.user, **form.cleaned_data)
-        except RuleBroken as error:
-            form.refuse(error)
-        else:
-            _say_saved(request, summary, saved)
-            return _to_rollout(model)
-    found, problem = _try(rollout_go_back_preview, model=model, number=number)
-    after = weights_by_code(revision.weights_bp)
-    context = {
-        "target": revision,
-        "effect": found,
-        "problem": problem,
-        "after_bp": after,
-        "cautions": cautions(summary.versions, after),
-    }
-    return _ask(request, "dashboard/go_back.html", summary, form, context)
+    if saved := _save(request, summary, form, rollout_go_back, number=number):
+        return saved
+    effect, problem = _try(rollout_go_back_preview, model=model, number=number)
+    after = weights_by_code(target.weights_bp)
+    more = {"target": target, "after_bp": after, "cautions": cautions(summary.versions, after)}
+    return _ask(request, "dashboard/go_back.html", summary, form, effect=effect, problem=problem, **more)
 
 
 @model_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
@@ -164,17 +144,10 @@ def new_phase(request: StudioRequest, model: RecommendationModel) -> HttpRespons
     """Say what a new phase is and would do, and begin it."""
     summary = model_summary(model)
     form = _reason_form(request, summary)
-    if request.method == "POST" and form.is_valid():
-        try:
-            saved = rollout_new_phase(model=model, actor=request.user, **form.cleaned_data)
-        except RuleBroken as error:
-            form.refuse(error)
-        else:
-            _say_saved(request, summary, saved)
-            return _to_rollout(model)
-    found, problem = _try(rollout_new_phase_preview, model=model)
-    context = {"effect": found, "problem": problem}
-    return _ask(request, "dashboard/new_phase.html", summary, form, context)
+    if saved := _save(request, summary, form, rollout_new_phase):
+        return saved
+    effect, problem = _try(rollout_new_phase_preview, model=model)
+    return _ask(request, "dashboard/new_phase.html", summary, form, effect=effect, problem=problem)
 
 
 @model_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
@@ -185,28 +158,17 @@ def switch_off(request: StudioRequest, model: RecommendationModel, version: str)
     if state is None:
         raise Http404
     form = _reason_form(request, summary)
-    if request.method == "POST" and form.is_valid():
-        try:
-            saved = rollout_switch_off(model=model, version=state.version, actor=request.user, **form.cleaned_data)
-        except RuleBroken as error:
-            form.refuse(error)
-        else:
-            _say_saved(request, summary, saved)
-            return _to_rollout(model)
+    if saved := _save(request, summary, form, rollout_switch_off, version=state.version):
+        return saved
     after, problem = _try(weights_without, weights_bp=summary.weights_bp, code=state.code)
-    found = None
+    effect = None
     if after is not None and state.weight_bp:
-        found, problem = _try(rollout_preview, model=model, weights_bp=after)
+        effect, problem = _try(rollout_preview, model=model, weights_bp=after)
     elif after is not None:
         problem = f"“{version}” has no weight to take away."
-    context = {
-        "state": state,
-        "effect": found,
-        "problem": problem,
-        "after_bp": after or {},
-        "cautions": cautions(summary.versions, after) if after else [],
-    }
-    return _ask(request, "dashboard/switch_off.html", summary, form, context)
+    warnings = cautions(summary.versions, after) if after else []
+    more = {"state": state, "after_bp": after or {}, "cautions": warnings}
+    return _ask(request, "dashboard/switch_off.html", summary, form, effect=effect, problem=problem, **more)
 
 
 # --- What these share -----------------------------------------------------------------------------------------------
@@ -227,9 +189,7 @@ def _page(
     seen = {total.code: total.seen for total in chart.traffic.totals if total.answers}
     fullest = fullest_of(summary.versions)
     context = {
-        "section": "models",
-        "tab": "rollout",
-        "model": model,
+        **_proposal_context(summary, form, proposal),
         "rows": [
             VersionRow(state, field, seen.get(state.code), fewer_rows(state, fullest)) for state, field in form.rows()
         ],
@@ -239,42 +199,33 @@ def _page(
         "lines": history.rows,
         "has_older": history.next_cursor is not None,
         "live": live_of(summary),
-        **_proposal_context(summary, form, proposal),
     }
     return render(request, "dashboard/rollout.html", context, status=status)
 
 
 def _proposal_context(summary: ModelSummary, form: WeightsForm, proposal: Proposal | None) -> dict[str, Any]:
-    return {
-        "summary": summary,
-        "form": form,
-        "proposal": proposal,
-        "names": summary.names,
-        "who": summary.model.units_word,
-    }
+    return {**about_model(summary, "rollout"), "form": form, "proposal": proposal, "names": summary.names}
 
 
-def _ask(
-    request: StudioRequest, template: str, summary: ModelSummary, form: ReasonForm, context: dict[str, Any]
-) -> HttpResponse:
-    shared = {
-        "section": "models",
-        "tab": "rollout",
-        "summary": summary,
-        "model": summary.model,
-        "form": form,
-        "back": reverse("rollout", args=[summary.model.tenant.slug, summary.model.slug]),
-        "names": summary.names,
-        "who": summary.model.units_word,
-    }
-    return render(request, template, {**shared, **context}, status=422 if form.errors else 200)
+def _ask(request: StudioRequest, template: str, summary: ModelSummary, form: ReasonForm, **more: Any) -> HttpResponse:
+    context = {**about_model(summary, "rollout"), "names": summary.names, **more}
+    back = reverse("rollout", args=[summary.model.tenant.slug, summary.model.slug])
+    return form_page(request, template, form, back=back, **context)
 
 
 def _reason_form(request: StudioRequest, summary: ModelSummary) -> ReasonForm:
-    newest = summary.rollout.number if summary.rollout else None
-    if request.method == "POST":
-        return ReasonForm(request.POST)
-    return ReasonForm(initial={"based_on": newest})
+    return ReasonForm(sent(request), initial={"based_on": summary.rollout.number if summary.rollout else None})
+
+
+def _save(
+    request: StudioRequest, summary: ModelSummary, form: ReasonForm, act: Callable[..., RolloutRevision], **more: Any
+) -> HttpResponse | None:
+    """Do what was asked about and go back to the rollout; None where that is still to be asked, or was refused."""
+    if form.is_valid():
+        with form.refusing():
+            _say_saved(request, summary, act(model=summary.model, actor=request.user, **more, **form.cleaned_data))
+            return _to_rollout(summary.model)
+    return None
 
 
 def _try(preview: Any, **arguments: Any) -> tuple[Any, str]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.http import HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import redirect
 
 from models_registry.catalogue.selectors import model_summary
 from models_registry.models import Override, RecommendationModel
 from models_registry.rollouts.testers import override_remove, override_set
+from recsite.dashboard.form_pages import form_page, sent
 from recsite.dashboard.forms.testers import TesterForm
 from recsite.dashboard.gate import StudioRequest
-from recsite.dashboard.model_gate import model_page
+from recsite.dashboard.model_gate import about_model, model_page
 from tenants.models import Role
 from tenants.rules import RuleBroken
 
@@ -22,31 +23,17 @@ def testers(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
     """Return the testers and take a new one. Four queries on top of the gate's."""
     summary = model_summary(model)
     versions = [state.version for state in summary.versions]
-    form = TesterForm(versions)
-    if request.method == "POST":
-        if not request.studio.may_change:
-            raise PermissionDenied(f"Adding a tester needs the role “{Role.PRODUCT_MANAGER.label}”.")
-        form = TesterForm(versions, request.POST)
-        if form.is_valid():
-            values = form.cleaned_data
-            try:
-                added = override_set(
-                    model=model, unit=values["unit"], version=form.chosen, note=values["note"], actor=request.user
-                )
-            except RuleBroken as error:
-                form.refuse(error)
-            else:
-                messages.success(request, f"{added.unit} gets {added.version.name} from now on.")
-                return redirect("testers", model.tenant.slug, model.slug)
-    context = {
-        "section": "models",
-        "tab": "testers",
-        "summary": summary,
-        "model": model,
-        "form": form,
-        "testers": list(Override.objects.for_tenant(model.tenant).filter(model=model).select_related("version")),
-    }
-    return render(request, "dashboard/testers.html", context, status=422 if form.errors else 200)
+    if request.method == "POST" and not request.studio.may_change:
+        raise PermissionDenied(f"Adding a tester needs the role “{Role.PRODUCT_MANAGER.label}”.")
+    form = TesterForm(versions, sent(request))
+    if form.is_valid():
+        with form.refusing():
+            chosen = {**form.cleaned_data, "version": form.chosen}
+            added = override_set(model=model, actor=request.user, **chosen)
+            messages.success(request, f"{added.unit} gets {added.version.name} from now on.")
+            return redirect("testers", model.tenant.slug, model.slug)
+    found = list(Override.objects.for_tenant(model.tenant).filter(model=model).select_related("version"))
+    return form_page(request, "dashboard/testers.html", form, **about_model(summary, "testers"), testers=found)
 
 
 @model_page(Role.PRODUCT_MANAGER, ("POST",))

@@ -14,7 +14,7 @@ from models_registry.traffic.over_time import DAY, PERIODS, Period, Reading, rea
 from recsite.dashboard.charts.pictures import model_charts, table_rows
 from recsite.dashboard.gate import StudioRequest, studio_page
 from recsite.dashboard.local_time import zone_of
-from recsite.dashboard.model_gate import model_page
+from recsite.dashboard.model_gate import about_model, model_page
 
 
 @studio_page()
@@ -50,11 +50,7 @@ def model_traffic(request: StudioRequest, model: RecommendationModel) -> HttpRes
     found = reading.models[model.pk]
     context = {
         **_shared(request, reading),
-        "section": "models",
-        "tab": "traffic",
-        "summary": summary,
-        "model": model,
-        "who": model.units_word,
+        **about_model(summary, "traffic"),
         "charts": model_charts(reading, found, zone),
         "rows": table_rows(found, zone),
         "has_traffic": bool(found.answers),

@@ -17,6 +17,7 @@ from models_registry.loading.requests import load_request, table_roll_back
 from models_registry.models import Override, RolloutRevision, Table, TableState, Version
 from models_registry.rollouts.analysis import assignment_query
 from recsite.dashboard.first_steps import steps_context
+from recsite.dashboard.form_pages import sent
 from recsite.dashboard.forms.dashboard_form import ReasonForm
 from recsite.dashboard.forms.loads import LoadForm
 from recsite.dashboard.forms.models import SourceForm
@@ -67,10 +68,9 @@ def version(request: StudioRequest, version: Version) -> HttpResponse:
 @version_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
 def version_load(request: StudioRequest, version: Version) -> HttpResponse:
     """Queue a load of a version, and go to where it can be followed; or ask first how fast it may go."""
-    form = LoadForm(request.POST) if request.method == "POST" else LoadForm()
-    if request.method == "POST" and form.is_valid():
-        said = f"The load of {version.name} is queued."
-        return _load(request, version, said=said, rows_per_second_limit=form.cleaned_data["rows_per_second_limit"])
+    form = LoadForm(sent(request))
+    if form.is_valid():
+        return _load(request, version, said=f"The load of {version.name} is queued.", **form.cleaned_data)
     return ask_about_version(request, "dashboard/version_load.html", version, form)
 
 
@@ -80,17 +80,9 @@ def version_dry_run(request: StudioRequest, version: Version) -> HttpResponse:
     return _load(request, version, said=f"The dry run of {version.name} is queued.", dry_run=True)
 
 
-def _load(
-    request: StudioRequest,
-    version: Version,
-    *,
-    said: str,
-    dry_run: bool = False,
-    rows_per_second_limit: int | None = None,
-) -> HttpResponse:
-    limit = rows_per_second_limit
+def _load(request: StudioRequest, version: Version, *, said: str, **how: Any) -> HttpResponse:
     try:
-        load = load_request(version=version, actor=request.user, dry_run=dry_run, rows_per_second_limit=limit)
+        load = load_request(version=version, actor=request.user, **how)
     except RuleBroken as error:
         messages.error(request, str(error))
         return redirect(*version_address(version))
@@ -101,25 +93,16 @@ def _load(
 @version_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
 def version_source(request: StudioRequest, version: Version) -> HttpResponse:
     """Ask where a version's rows come from, and change it."""
-    source, tenant = getattr(version, "source", None), version.model.tenant
-    if request.method == "POST":
-        form = SourceForm(tenant, request.POST)
-    else:
-        form = SourceForm(
-            tenant, initial={"source_kind": source.kind, "source_location": source.location} if source else None
-        )
-    if request.method == "POST" and form.is_valid():
-        values = form.cleaned_data
-        try:
-            source_set(
-                version=version, kind=values["source_kind"], location=values["source_location"], actor=request.user
-            )
-        except RuleBroken as error:
-            form.refuse(error)
-        else:
+    source = getattr(version, "source", None)
+    held = {"source_kind": source.kind, "source_location": source.location} if source else None
+    form = SourceForm(version.model.tenant, sent(request), initial=held)
+    if form.is_valid():
+        kind, location = form.cleaned_data["source_kind"], form.cleaned_data["source_location"]
+        with form.refusing():
+            source_set(version=version, kind=kind, location=location, actor=request.user)
             messages.success(request, f"Saved. The next load of {version.name} reads there.")
             return redirect(*version_address(version))
-    allowed = [*tenant.allowed_gs_prefixes, *tenant.allowed_local_roots, *tenant.allowed_datasets]
+    allowed = request.studio.allowed_sources
     return ask_about_version(request, "dashboard/version_source.html", version, form, allowed=allowed)
 
 
@@ -132,18 +115,15 @@ def roll_back(request: StudioRequest, version: Version, table: str) -> HttpRespo
         and not Table.objects.for_tenant(version.model.tenant).filter(version=version, table_id=table).exists()
     ):
         raise Http404
-    form = ReasonForm(request.POST) if request.method == "POST" else ReasonForm()
+    form = ReasonForm(sent(request))
     problem = ""
     if target is None or (not target.words and not target.is_served):
         problem = "This table is not kept any more, so there is nothing to go back to."
     elif target.is_served:
         problem = "This table is the one that is served now."
-    elif request.method == "POST" and form.is_valid():
-        try:
+    elif form.is_valid():
+        with form.refusing():
             table_roll_back(version=version, actor=request.user, reason=form.cleaned_data["reason"], table=target.table)
-        except RuleBroken as error:
-            form.refuse(error)
-        else:
             messages.success(request, f"{version.name} serves this table from now on; it is live within 2 seconds.")
             return redirect(*version_address(version))
     now = next((kept for kept in kept_tables(version) if kept.is_served), None)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from django.http import HttpResponse
-from django.shortcuts import render
 
 from models_registry.catalogue.selectors import data_at, model_summary
 from models_registry.models import RecommendationModel, Table
 from models_registry.rollouts.explaining import Explanation, explain
+from recsite.dashboard.form_pages import form_page
 from recsite.dashboard.forms.testers import WhyForm
 from recsite.dashboard.gate import StudioRequest
-from recsite.dashboard.model_gate import model_page
-from tenants.rules import RuleBroken
+from recsite.dashboard.model_gate import about_model, model_page
 
 
 @model_page()
@@ -19,24 +18,14 @@ def why(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
     """Return the form, and the explanation once a key is in it. Four queries on top of the gate's."""
     summary = model_summary(model)
     is_asked = any(name in request.GET for name in [*model.key_fields, "unit"])
-    form = WhyForm(model, request.GET) if is_asked else WhyForm(model)
+    form = WhyForm(model, request.GET if is_asked else None)
     found: Explanation | None = None
-    if is_asked and form.is_valid():
-        try:
+    if form.is_valid():
+        with form.refusing():
             found = explain(model=model, key=form.key, unit=form.unit_given)
-        except RuleBroken as error:
-            form.refuse(error)
     table = _table(model, found)
-    context = {
-        "section": "models",
-        "tab": "why",
-        "summary": summary,
-        "model": model,
-        "form": form,
-        "found": found,
-        "data_at": data_at(table) if table else None,
-    }
-    return render(request, "dashboard/why.html", context, status=422 if form.errors else 200)
+    context = {**about_model(summary, "why"), "found": found, "data_at": data_at(table) if table else None}
+    return form_page(request, "dashboard/why.html", form, **context)
 
 
 def _table(model: RecommendationModel, found: Explanation | None) -> Table | None:
