@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from models_registry.catalogue.selectors import weights_by_code
@@ -156,13 +157,20 @@ class _Shared:
     def until(self) -> datetime:
         return self.reading.until
 
+    def steps(self, values: Callable[[Column], Mapping[str, float]]) -> list[Step]:
+        """Return the columns with what is stacked in each that is known."""
+        return [
+            Step(column.starts_at, column.ends_at, values(column) if column.is_known else None)
+            for column in self.columns
+        ]
+
     def picture(
         self,
         key: str,
         title: str,
         words: str,
         layers: _Layers,
-        spots: Sequence[str],
+        spot_words: Callable[[Column], str],
         *,
         lines: Sequence[str] = (),
         marks: Sequence[Mark] = (),
@@ -176,7 +184,7 @@ class _Shared:
             values=drawing.value_lines(layers.top, layers.sign),
             times=drawing.time_labels(self.since, self.until, self.zone),
             unknown=drawing.bands(self._unknown(layers.steps), self.since, self.until),
-            spots=[] if self.is_small else [self._spot(*pair) for pair in zip(self.columns, spots, strict=True)],
+            spots=[] if self.is_small else [self._spot(column, spot_words) for column in self.columns],
             marks=list(marks),
             lines=list(lines),
         )
@@ -189,7 +197,8 @@ class _Shared:
         known = [n for n, column in enumerate(self.traffic.columns) if column.is_known]
         return list(steps[: known[-1] + 1]) if known else list(steps)
 
-    def _spot(self, column: Column, words: str) -> Spot:
+    def _spot(self, column: Column, spot_words: Callable[[Column], str]) -> Spot:
+        words = spot_words(column) if column.is_known else "not known"
         left = drawing.across(column.starts_at, self.since, self.until)
         right = drawing.across(column.ends_at, self.since, self.until)
         return Spot(left, round(right - left, 3), f"{span_words(column, self.zone)}: {words}")
@@ -207,52 +216,22 @@ class _Shared:
 
 
 def _answers(shared: _Shared, unit: str, seconds: float) -> Picture:
-    columns, names = shared.traffic.columns, shared.names
-    steps = [
-        Step(
-            column.starts_at,
-            column.ends_at,
-            {str(code): seconds * answers / column.seconds for code, answers in column.by_version.items()}
-            if column.is_known
-            else None,
-        )
-        for column in columns
-    ]
-    top = drawing.round_top(max((sum(step.values.values()) for step in steps if step.values), default=0.0))
-    spots = [
-        _answers_words(column.answers) + _list(names, column.by_version) if column.is_known else "not known"
-        for column in columns
-    ]
+    steps = shared.steps(
+        lambda column: {str(code): seconds * answers / column.seconds for code, answers in column.by_version.items()}
+    )
+    top = drawing.round_top(_highest(steps))
     return shared.picture(
         "answers",
         f"answers per {unit} by version",
         _in_words(shared, top, unit),
-        _Layers(steps, [str(code) for code in names], top, f"answers per {unit}"),
-        spots,
+        _Layers(steps, [str(code) for code in shared.names], top, f"answers per {unit}"),
+        lambda column: _answers_words(column.answers) + _list(shared.names, column.by_version),
         marks=shared.marks(),
     )
 
 
 def _shares(shared: _Shared) -> Picture:
-    columns, names = shared.traffic.columns, shared.names
-    steps = [
-        Step(
-            column.starts_at,
-            column.ends_at,
-            {str(code): 100 * answers / column.answers for code, answers in column.by_version.items()}
-            if column.is_known and column.answers
-            else ({} if column.is_known else None),
-        )
-        for column in columns
-    ]
-    spots = [
-        ", ".join(f"{names[code]} {share(column.by_version.get(code, 0) / column.answers)}" for code in names)
-        if column.is_known and column.answers
-        else "no answers"
-        if column.is_known
-        else "not known"
-        for column in columns
-    ]
+    names = shared.names
     told = ", ".join(
         f"{total.name} {share(total.share)} (by the weights {share(total.configured or 0.0)})"
         for total in shared.traffic.versions
@@ -262,8 +241,14 @@ def _shares(shared: _Shared) -> Picture:
         "shares",
         "share of each version",
         told or "No answers in this time.",
-        _Layers(steps, [str(code) for code in names], 100.0, "of all answers", " %"),
-        spots,
+        _Layers(
+            shared.steps(lambda column: _percent_by_layer(column, column.by_version)),
+            [str(code) for code in names],
+            100.0,
+            "of all answers",
+            " %",
+        ),
+        lambda column: _share_words(column, {names[code]: column.by_version.get(code, 0) for code in names}),
         lines=_configured_lines(shared),
     )
 
@@ -285,47 +270,41 @@ def _configured_lines(shared: _Shared) -> list[str]:
 
 def _without_row(shared: _Shared) -> Picture | None:
     """Draw which part was answered without a row; None where every answer had one."""
-    columns = shared.traffic.columns
-    steps = [
-        Step(
-            column.starts_at,
-            column.ends_at,
-            {
-                str(source.value): 100 * column.by_source.get(source, 0) / column.answers if column.answers else 0.0
-                for source in WITHOUT_ROW
-            }
-            if column.is_known
-            else None,
-        )
-        for column in columns
-    ]
-    highest = max((sum(step.values.values()) for step in steps if step.values), default=0.0)
+    answers = shared.traffic.answers
+    steps = shared.steps(
+        lambda column: _percent_by_layer(column, {source: column.by_source.get(source, 0) for source in WITHOUT_ROW})
+    )
+    highest = _highest(steps)
     if not highest:
         return None
-    top = min(100.0, max(1.0, drawing.round_top(highest)))
-    spots = [
-        ", ".join(
-            f"{words} {share(column.by_source.get(source, 0) / column.answers)}"
-            for source, words in WITHOUT_ROW.items()
-        )
-        if column.is_known and column.answers
-        else "no answers"
-        if column.is_known
-        else "not known"
-        for column in columns
-    ]
-    answers = shared.traffic.answers
     totals = {
-        words: sum(column.by_source.get(source, 0) for column in columns) for source, words in WITHOUT_ROW.items()
+        words: sum(column.by_source.get(source, 0) for column in shared.columns)
+        for source, words in WITHOUT_ROW.items()
     }
     told = ", ".join(f"{words} {share(count / answers)}" for words, count in totals.items() if count and answers)
     return shared.picture(
         "without",
         "answers without a row of the table",
         f"Of all answers: {told or 'none'}.",
-        _Layers(steps, [str(source.value) for source in WITHOUT_ROW], top, "of all answers", " %"),
-        spots,
+        _Layers(
+            steps,
+            [str(source) for source in WITHOUT_ROW],
+            min(100.0, max(1.0, drawing.round_top(highest))),
+            "of all answers",
+            " %",
+        ),
+        lambda column: _share_words(
+            column, {words: column.by_source.get(source, 0) for source, words in WITHOUT_ROW.items()}
+        ),
     )
+
+
+def _percent_by_layer(column: Column, counts: Mapping[Any, int]) -> dict[str, float]:
+    return {str(key): 100 * count / column.answers for key, count in counts.items()} if column.answers else {}
+
+
+def _highest(steps: Sequence[Step]) -> float:
+    return max((sum(step.values.values()) for step in steps if step.values), default=0.0)
 
 
 # --- Words ----------------------------------------------------------------------------------------------------------
@@ -358,6 +337,12 @@ def _in_words(shared: _Shared, top: float, unit: str) -> str:
 
 def _answers_words(count: int) -> str:
     return "1 answer" if count == 1 else f"{number(count)} answers"
+
+
+def _share_words(column: Column, counts: Mapping[str, int]) -> str:
+    if not column.answers:
+        return "no answers"
+    return ", ".join(f"{words} {share(count / column.answers)}" for words, count in counts.items())
 
 
 def _list(names: Mapping[int, str], by_version: Mapping[int, int]) -> str:
