@@ -81,7 +81,11 @@ class StudioRequest(HttpRequest):
     htmx: HtmxDetails
 
 
-def studio_page(role: Role = Role.VIEWER, methods: tuple[str, ...] = ("GET",)) -> Callable[[View], Gate]:
+def studio_page(
+    role: Role = Role.VIEWER,
+    methods: tuple[str, ...] = ("GET",),
+    find: Callable[[Tenant, dict[str, Any]], object] | None = None,
+) -> Callable[[View], Gate]:
     """Make a view one of a studio's pages; it gets `request.studio`, and not the address's first argument.
 
     Somebody who is not signed in is sent to sign in and back; a stranger gets the 404 of a studio that does not exist;
@@ -93,6 +97,8 @@ def studio_page(role: Role = Role.VIEWER, methods: tuple[str, ...] = ("GET",)) -
     Args:
         role: what it takes at least.
         methods: which HTTP methods there are (HEAD goes with GET).
+        find: what of the studio the view gets first, by what the address says, of which it takes (pops) its own.
+            It looks in this studio alone: what does not exist and what belongs to another studio are the same 404.
     """
     allowed = (*methods, "HEAD") if "GET" in methods else methods
 
@@ -108,7 +114,8 @@ def studio_page(role: Role = Role.VIEWER, methods: tuple[str, ...] = ("GET",)) -
                 raise Http404
             request.studio = _enter(person, studio, role)
             with timezone.override(zone_of(request)):
-                response = view(request, **kwargs)
+                found = [find(request.studio.tenant, kwargs)] if find else []
+                response = view(request, *found, **kwargs)
             add_never_cache_headers(response)
             return response
 

@@ -1,4 +1,4 @@
-"""How fast a load may go, which ones are listed, and why the checks that rejected one are waived."""
+"""How fast a load may go, and which ones are listed."""
 
 from __future__ import annotations
 
@@ -75,13 +75,3 @@ def _of_a_model(given: Mapping[str, str], by_model: Mapping[str, Sequence[str]])
     version = given["version"]
     models = [given["model"], *by_model] if version and "/" not in version else []
     return next((f"{model}/{version}" for model in models if version in by_model.get(model, ())), version)
-
-
-class WaiveForm(DashboardForm):
-    """Why the comparison checks that a load failed are waived."""
-
-    reason = forms.CharField(
-        label="Why you waive these checks",
-        max_length=500,
-        widget=forms.Textarea({"rows": 2, "placeholder": "For the audit trail"}),
-    )

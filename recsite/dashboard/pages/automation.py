@@ -112,7 +112,16 @@ def automation_token_new(request: StudioRequest) -> HttpResponse:
                 "api_url": request.build_absolute_uri("/api/"),
             }
             return render(request, "dashboard/automation_token_secret.html", context)
-    return form_page(request, "dashboard/automation_token_new.html", form, section="credentials")
+    return form_page(
+        request,
+        "dashboard/automation_token_new.html",
+        form,
+        section="credentials",
+        heading="Make an automation token",
+        lead="For one job, with no more than it needs. The next page shows the token, once.",
+        submit="Make the token",
+        back=reverse("automation", args=[request.studio.tenant.slug]),
+    )
 
 
 @studio_page(Role.STUDIO_ADMIN, ("GET", "POST"))

@@ -65,7 +65,8 @@ def credential_new(request: StudioRequest) -> HttpResponse:
             form.refuse(error)
         else:
             return _secret_page(request, issued, is_new=True)
-    return form_page(request, "dashboard/credential_new.html", form, section="credentials")
+    lead = "A client id and a secret. The next page shows the secret, once: have a safe place for it ready."
+    return _new_page(request, form, heading="Issue a credential", lead=lead, submit="Issue the credential")
 
 
 @studio_page(Role.STUDIO_ADMIN, ("GET", "POST"))
@@ -82,7 +83,16 @@ def credential_key_new(request: StudioRequest) -> HttpResponse:
         else:
             messages.success(request, "Registered. Tokens that this key signs are accepted within 2 seconds.")
             return redirect("credential", request.studio.tenant.slug, credential.client_id)
-    return form_page(request, "dashboard/credential_key_new.html", form, section="credentials")
+    lead = (
+        "Your own backend signs its players' tokens with a private key that nobody else has. This is how serving "
+        "recognises them."
+    )
+    return _new_page(request, form, heading="Register a public key", lead=lead, submit="Register the key")
+
+
+def _new_page(request: StudioRequest, form: NewCredentialForm, **words: str) -> HttpResponse:
+    back = reverse("credentials", args=[request.studio.tenant.slug])
+    return form_page(request, "dashboard/credential_new.html", form, section="credentials", back=back, **words)
 
 
 def _to_what_was_made(request: StudioRequest, form: NewCredentialForm, words: str) -> HttpResponse:

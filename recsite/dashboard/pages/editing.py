@@ -28,7 +28,7 @@ from recsite.dashboard.form_pages import form_page, sent
 from recsite.dashboard.forms.layouts import LayoutEditor
 from recsite.dashboard.forms.models import DefaultForm, ModelForm, ModelSettingsForm, VersionForm
 from recsite.dashboard.gate import StudioRequest, studio_page
-from recsite.dashboard.model_gate import about_model, model_page
+from recsite.dashboard.inner_gates import about_model, model_page
 from serving.formats.layouts import Layout
 from tenants.models import Role
 from tenants.rules import RuleBroken

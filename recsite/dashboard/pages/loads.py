@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 from django.contrib import messages
 from django.http import HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.urls import reverse
 
 from models_registry.loading.progress import loads_of, progress_of
@@ -17,33 +15,14 @@ from models_registry.loading.requests import load_activate_anyway, may_be_waived
 from models_registry.models import RUNNING_STATES, Load, LoadState, Table, Version
 from recsite.dashboard.charts.spreads import spread_of
 from recsite.dashboard.form_pages import form_page, sent
-from recsite.dashboard.forms.loads import LoadFilter, WaiveForm
-from recsite.dashboard.gate import Gate, StudioRequest, View, studio_page
+from recsite.dashboard.forms.dashboard_form import NeededReasonForm
+from recsite.dashboard.forms.loads import LoadFilter
+from recsite.dashboard.gate import StudioRequest, studio_page
+from recsite.dashboard.inner_gates import load_page
 from tenants.models import Role
 from tenants.paging import page_of, read_cursor
 
 LINES = 30
-
-
-def load_page(role: Role = Role.VIEWER, methods: tuple[str, ...] = ("GET",)) -> Callable[[View], Gate]:
-    """Make a view one of a load's pages; it gets the load, its version, model and tenant with it. One query.
-
-    A load that does not exist and one of another studio are the same 404, as it is looked for in the studio alone.
-    """
-
-    def decorate(view: View) -> Gate:
-        @studio_page(role, methods)
-        @wraps(view)
-        def find(request: StudioRequest, load: int, **kwargs: Any) -> HttpResponse:
-            tenant = request.studio.tenant
-            rows = Load.objects.for_tenant(tenant).select_related("version__model", "waives")
-            found = get_object_or_404(rows, pk=load)
-            found.version.model.tenant = tenant
-            return view(request, found, **kwargs)
-
-        return find
-
-    return decorate
 
 
 @studio_page()
@@ -94,7 +73,8 @@ def progress(request: StudioRequest, load: Load) -> HttpResponse:
 @load_page(Role.STUDIO_ADMIN, ("GET", "POST"))
 def activate_anyway(request: StudioRequest, load: Load) -> HttpResponse:
     """Ask why a rejected load should become active all the same, and queue the load that does it."""
-    form = WaiveForm(sent(request))
+    form = NeededReasonForm(sent(request))
+    form.fields["reason"].label = "Why you waive these checks"
     if form.is_valid():
         with form.refusing():
             new = load_activate_anyway(load=load, actor=request.user, **form.cleaned_data)

@@ -99,7 +99,9 @@ def member_new(request: StudioRequest) -> HttpResponse:
         with form.refusing():
             added = member_add(tenant=tenant, actor=request.user, **form.cleaned_data)
     if added is None:
-        return form_page(request, "dashboard/member_new.html", form, section="members")
+        words = {"heading": "Add a member", "lead": "", "submit": "Add the member"}
+        back = reverse("members", args=[tenant.slug])
+        return form_page(request, "dashboard/make.html", form, section="members", back=back, **words)
     user = added.membership.user
     if added.is_new_account:
         return _link_page(request, password_link(tenant=tenant, user=user, actor=request.user), is_new=True)

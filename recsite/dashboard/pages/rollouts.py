@@ -33,8 +33,8 @@ from recsite.dashboard.forms.dashboard_form import ReasonForm
 from recsite.dashboard.forms.weights import WeightsForm
 from recsite.dashboard.gate import StudioRequest
 from recsite.dashboard.going_live import live_of
+from recsite.dashboard.inner_gates import about_model, model_page
 from recsite.dashboard.local_time import zone_of
-from recsite.dashboard.model_gate import about_model, model_page
 from recsite.dashboard.proposals import Proposal, may_save, propose
 from tenants.figures import percent
 from tenants.models import Role

@@ -11,7 +11,7 @@ from models_registry.models import Version
 from recsite.dashboard.form_pages import sent
 from recsite.dashboard.forms.schedules import FreshnessForm, ScheduleForm
 from recsite.dashboard.gate import StudioRequest
-from recsite.dashboard.version_gate import ask_about_version, version_address, version_page
+from recsite.dashboard.inner_gates import ask_about_version, version_address, version_page
 from tenants.models import Role
 
 

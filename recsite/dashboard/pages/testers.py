@@ -13,7 +13,7 @@ from models_registry.rollouts.testers import override_remove, override_set
 from recsite.dashboard.form_pages import form_page, sent
 from recsite.dashboard.forms.testers import TesterForm
 from recsite.dashboard.gate import StudioRequest
-from recsite.dashboard.model_gate import about_model, model_page
+from recsite.dashboard.inner_gates import about_model, model_page
 from tenants.models import Role
 from tenants.rules import RuleBroken
 

@@ -13,8 +13,8 @@ from models_registry.traffic import propagation
 from models_registry.traffic.over_time import DAY, PERIODS, Period, Reading, read
 from recsite.dashboard.charts.pictures import model_charts, table_rows
 from recsite.dashboard.gate import StudioRequest, studio_page
+from recsite.dashboard.inner_gates import about_model, model_page
 from recsite.dashboard.local_time import zone_of
-from recsite.dashboard.model_gate import about_model, model_page
 
 
 @studio_page()

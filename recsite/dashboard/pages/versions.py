@@ -22,7 +22,7 @@ from recsite.dashboard.forms.dashboard_form import ReasonForm
 from recsite.dashboard.forms.loads import LoadForm
 from recsite.dashboard.forms.models import SourceForm
 from recsite.dashboard.gate import StudioRequest
-from recsite.dashboard.version_gate import about_version, ask_about_version, version_address, version_page
+from recsite.dashboard.inner_gates import about_version, ask_about_version, version_address, version_page
 from tenants.models import Role
 from tenants.rules import RuleBroken
 

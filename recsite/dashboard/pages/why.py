@@ -10,7 +10,7 @@ from models_registry.rollouts.explaining import Explanation, explain
 from recsite.dashboard.form_pages import form_page
 from recsite.dashboard.forms.testers import WhyForm
 from recsite.dashboard.gate import StudioRequest
-from recsite.dashboard.model_gate import about_model, model_page
+from recsite.dashboard.inner_gates import about_model, model_page
 
 
 @model_page()
