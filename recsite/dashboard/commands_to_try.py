@@ -7,6 +7,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.conf import settings
+from django.http import HttpRequest
+from django.urls import reverse
 
 from models_registry.catalogue.access import models_of
 from tenants.models import Credential, CredentialKind
@@ -24,28 +26,23 @@ def example_model(credential: Credential) -> Any:
     return models.filter(versions__active_table__isnull=False).first() or models.first()
 
 
-def answer_url(model: Any) -> str:
-    """Return the address that answers with a model's recommendation for `SOME_KEY`; without a model, the bare one."""
-    address = f"{settings.SERVING_URL.rstrip('/')}/v1/recommendations"
-    if model is None:
-        return address
-    return f"{address}?{urlencode({'model': model.slug, **dict.fromkeys(model.key_fields, SOME_KEY)})}"
-
-
-def commands_to_try(credential: Credential, *, model: Any, token_url: str, secret: str = "") -> str:
+def commands_to_try(request: HttpRequest, credential: Credential, model: Any, *, secret: str = "") -> str:
     """Return commands that work as they are pasted: one asks for a token, the next with it for an answer.
 
     Args:
+        request: of the page that shows them, by which tokens are given out too.
         credential: whose they are. One that is a public key signs its tokens elsewhere: a place for one is left.
-        model: what to ask for.
-        token_url: where tokens are given out.
+        model: what to ask for; None leaves it out of the address.
         secret: of the credential; without it a place for it is left.
     """
-    ask = f'curl -i {shlex.quote(answer_url(model))} -H "Authorization: Bearer $TOKEN"'
+    asked = {"model": model.slug, **dict.fromkeys(model.key_fields, SOME_KEY)} if model else {}
+    address = f"{settings.SERVING_URL.rstrip('/')}/v1/recommendations{'?' if asked else ''}{urlencode(asked)}"
+    ask = f'curl -i {shlex.quote(address)} -H "Authorization: Bearer $TOKEN"'
     if credential.kind != CredentialKind.SECRET:
         return f"TOKEN='a token that your backend has signed'\n{ask}"
     # Its letters need no quotes, but what somebody puts in place of the words may.
     quoted = f"'{secret or 'the secret you were shown'}'"
+    token_url = request.build_absolute_uri(reverse("token"))
     read = r"""sed 's/.*"access_token": *"\([^"]*\)".*/\1/'"""
     return (
         f"CLIENT_SECRET={quoted}\n"

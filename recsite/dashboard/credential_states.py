@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.utils import timezone
 
@@ -30,14 +30,8 @@ class CredentialState(Enum):
 LOOKS = {CredentialState.WORKS: "ok", CredentialState.TWO_SECRETS: "warn", CredentialState.REVOKED: "plain"}
 
 
-@dataclass(frozen=True)
-class Revoking:
-    """What revoking would do, judged by what the credential was used for.
-
-    Attributes:
-        looks: of the note: ok, warn or bad.
-        words: sentences.
-    """
+class Revoking(NamedTuple):
+    """What revoking would do, judged by what the credential was used for: a note's looks, and its sentences."""
 
     looks: str
     words: str
@@ -114,11 +108,10 @@ def credentials_of(tenant: Tenant) -> list[CredentialSummary]:
 def credential_of(tenant: Tenant, client_id: str) -> CredentialSummary | None:
     """Return one of a studio's credentials, its tenant with it; None where there is none. Three queries."""
     rows = Credential.objects.for_tenant(tenant).filter(client_id=client_id)
-    found = _summaries(rows.select_related("created_by"))
-    if not found:
-        return None
-    found[0].credential.tenant = tenant
-    return found[0]
+    for summary in _summaries(rows.select_related("created_by")):
+        summary.credential.tenant = tenant
+        return summary
+    return None
 
 
 def _summaries(rows: Iterable[Any]) -> list[CredentialSummary]:

@@ -59,12 +59,8 @@ class TokenLine:
     @property
     def is_over(self) -> bool:
         """Tell whether it is revoked or expired."""
-        return self.token.revoked_at is not None or self.is_expired
-
-    @property
-    def is_expired(self) -> bool:
-        """Tell whether its time is up."""
-        return self.token.expires_at is not None and self.token.expires_at <= self.now
+        expires_at = self.token.expires_at
+        return self.token.revoked_at is not None or (expires_at is not None and expires_at <= self.now)
 
 
 @studio_page()

@@ -108,15 +108,13 @@ def _secret_page(request: StudioRequest, issued: IssuedCredential, *, is_new: bo
     """Return the one page that ever holds the secret: the answer to the POST itself."""
     credential = issued.credential
     model = example_model(credential)
-    token_url = request.build_absolute_uri(reverse("token"))
     context = {
         "section": "credentials",
         "credential": credential,
         "secret": issued.secret,
         "is_new": is_new,
         "model": model,
-        "commands": commands_to_try(credential, model=model, token_url=token_url, secret=issued.secret),
-        "token_url": token_url,
+        "commands": commands_to_try(request, credential, model, secret=issued.secret),
     }
     return render(request, "dashboard/credential_secret.html", context)
 
@@ -147,7 +145,6 @@ def credential(request: StudioRequest, client_id: str) -> HttpResponse:
             credential_update(credential=row, actor=request.user, **form.values)
             messages.success(request, "Saved. It applies within 2 seconds.")
             return redirect("credential", request.studio.tenant.slug, client_id)
-    token_url = request.build_absolute_uri(reverse("token"))
     return form_page(
         request,
         "dashboard/credential.html",
@@ -155,7 +152,7 @@ def credential(request: StudioRequest, client_id: str) -> HttpResponse:
         section="credentials",
         summary=summary,
         audience=settings.TOKEN_AUDIENCE,
-        commands=commands_to_try(row, model=example_model(row), token_url=token_url),
+        commands=commands_to_try(request, row, example_model(row)),
     )
 
 

@@ -8,7 +8,6 @@ from django.contrib import messages
 from django.contrib.auth.forms import PasswordChangeForm, SetPasswordForm
 from django.contrib.auth.views import PasswordChangeView, PasswordResetConfirmView
 from django.db import transaction
-from django.forms import Form
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import reverse_lazy
@@ -20,36 +19,29 @@ from tenants.people import link_holds, lock_account, record_password_change
 _RULES = "At least 10 characters, not a common password, and not like the user name."
 
 
-def _reword(form: Form) -> None:
-    form.label_suffix = ""
-    new, again = form.fields["new_password1"], form.fields["new_password2"]
-    new.label, new.help_text = "New password", _RULES
-    again.label, again.help_text = "The same once more", ""
-
-
-class OwnPasswordForm(InPlainWords, PasswordChangeForm):
+class NewPasswordForm(InPlainWords, SetPasswordForm):  # type: ignore[type-arg]  # generic in the stubs alone
     """Django's, in this project's words."""
+
+    error_messages = {"password_mismatch": "The passwords differ."}  # noqa: RUF012 - as Django declares it
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, label_suffix="", **kwargs)
+        new, again = self.fields["new_password1"], self.fields["new_password2"]
+        new.label, new.help_text = "New password", _RULES
+        again.label, again.help_text = "The same once more", ""
+
+
+class OwnPasswordForm(NewPasswordForm, PasswordChangeForm):
+    """Django's, in this project's words."""
+
+    error_messages = {  # noqa: RUF012 - as Django declares it
+        **NewPasswordForm.error_messages,
+        "password_incorrect": "This is not your password now.",
+    }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["old_password"].label = "Password now"
-        _reword(self)
-
-    error_messages = {  # noqa: RUF012 - as Django declares it
-        **PasswordChangeForm.error_messages,
-        "password_incorrect": "This is not your password now.",
-        "password_mismatch": "The passwords differ.",
-    }
-
-
-class NewPasswordForm(InPlainWords, SetPasswordForm):  # type: ignore[type-arg]  # generic in the stubs alone
-    """Django's, in this project's words."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        _reword(self)
-
-    error_messages = {"password_mismatch": "The passwords differ."}  # noqa: RUF012 - as Django declares it
 
 
 class OwnPasswordPage(PasswordChangeView):
