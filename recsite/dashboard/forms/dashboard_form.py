@@ -13,6 +13,9 @@ from typing_extensions import override
 from tenants.models import new_public_id
 from tenants.rules import RuleBroken
 
+# For what is typed letter by letter: names, ids.
+AS_TYPED = {"autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"}
+
 # What is wrong, in the words of whoever fills the form in, by field class and Django's code.
 _WORDS: tuple[tuple[type[forms.Field], dict[str, str]], ...] = (
     (
@@ -35,11 +38,7 @@ _WORDS: tuple[tuple[type[forms.Field], dict[str, str]], ...] = (
     (forms.ChoiceField, {"required": "Choose one.", "invalid_choice": "Choose one of the listed options."}),
     (
         forms.MultipleChoiceField,
-        {
-            "required": "Tick at least one.",
-            "invalid_choice": "Choose one of the listed options.",
-            "invalid_list": "Choose one of the listed options.",
-        },
+        {"required": "Tick at least one.", "invalid_list": "Choose one of the listed options."},
     ),
 )
 

@@ -19,7 +19,7 @@ from models_registry.loading.field_types import (
     Parameter,
     parameters_of,
 )
-from recsite.dashboard.forms.dashboard_form import DashboardForm
+from recsite.dashboard.forms.dashboard_form import AS_TYPED, DashboardForm
 from tenants.rules import RuleBroken
 
 MAX_FIELDS = 64
@@ -46,11 +46,7 @@ def _type_field(label: str, types: Sequence[type[FieldType[Any]]], *, marked: st
 class LayoutFieldForm(DashboardForm):
     """One field of an answer. It has an input for every parameter of any type."""
 
-    name = forms.CharField(
-        label="Name",
-        max_length=128,
-        widget=forms.TextInput({"autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"}),
-    )
+    name = forms.CharField(label="Name", max_length=128, widget=forms.TextInput(AS_TYPED))
     type = _type_field("Type", TYPES, marked="data-type", required=True)
     optional = forms.BooleanField(label="May be missing", required=False)
 

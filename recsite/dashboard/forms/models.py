@@ -10,12 +10,10 @@ from django import forms
 
 from models_registry.catalogue.rules import check_key_fields, check_source, check_unit_field, check_version_name
 from models_registry.models import SourceKind
-from recsite.dashboard.forms.dashboard_form import DashboardForm, held_to
+from recsite.dashboard.forms.dashboard_form import AS_TYPED, DashboardForm, held_to
 from tenants.figures import plain_json
 from tenants.models import Tenant
 from tenants.rules import RuleBroken, check_slug
-
-_NAME_LOOKS = {"autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"}
 
 
 class NamesField(forms.CharField):
@@ -79,14 +77,14 @@ class ModelForm(DashboardForm):
     slug = forms.CharField(
         label="Short name",
         max_length=50,
-        widget=forms.TextInput({**_NAME_LOOKS, "placeholder": "offers"}),
+        widget=forms.TextInput({**AS_TYPED, "placeholder": "offers"}),
         help_text="Games ask for it by this name. It can’t be changed later.",
     )
     name = forms.CharField(label="Name", max_length=100, widget=forms.TextInput({"placeholder": "Offers in the shop"}))
     key_fields = NamesField(
         label="Keyed by",
         initial="player_id",
-        widget=forms.TextInput(_NAME_LOOKS),
+        widget=forms.TextInput(AS_TYPED),
         help_text="The columns that say whose row it is, in order: player_id, or several, such as country, level_band. "
         "They can’t be changed later.",
     )
@@ -95,7 +93,7 @@ class ModelForm(DashboardForm):
         max_length=64,
         required=False,
         initial="player_id",
-        widget=forms.TextInput(_NAME_LOOKS),
+        widget=forms.TextInput(AS_TYPED),
         help_text="The key field that holds the player, so that one player always gets one version. Leave it empty to "
         "divide by the whole key. It can’t be changed later.",
     )
@@ -198,7 +196,7 @@ class VersionForm(SourceForm):
     name = forms.CharField(
         label="Name",
         max_length=60,
-        widget=forms.TextInput({**_NAME_LOOKS, "placeholder": "2026-11-a"}),
+        widget=forms.TextInput({**AS_TYPED, "placeholder": "2026-11-a"}),
         help_text="Answers carry it. Letters, digits, dots, hyphens and underscores.",
     )
     load_now = forms.BooleanField(label="Load it now", required=False, initial=True)

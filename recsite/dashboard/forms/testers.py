@@ -8,16 +8,14 @@ from typing import Any
 from django import forms
 
 from models_registry.models import RecommendationModel, Version
-from recsite.dashboard.forms.dashboard_form import DashboardForm
+from recsite.dashboard.forms.dashboard_form import AS_TYPED, DashboardForm
 from serving.formats.keys import MAX_KEY_BYTES
-
-_ID_LOOKS = {"autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"}
 
 
 class TesterForm(DashboardForm):
     """Somebody who gets one version whatever the weights say."""
 
-    unit = forms.CharField(label="Player id", max_length=MAX_KEY_BYTES, widget=forms.TextInput(_ID_LOOKS))
+    unit = forms.CharField(label="Player id", max_length=MAX_KEY_BYTES, widget=forms.TextInput(AS_TYPED))
     version = forms.ChoiceField(label="Version")
     note = forms.CharField(
         label="Note",
@@ -49,7 +47,7 @@ class WhyForm(DashboardForm):
         label="Bucketed as",
         max_length=MAX_KEY_BYTES,
         required=False,
-        widget=forms.TextInput(_ID_LOOKS),
+        widget=forms.TextInput(AS_TYPED),
         help_text="Only if your server sends “unit” with its requests.",
     )
 
@@ -61,7 +59,7 @@ class WhyForm(DashboardForm):
                 label=name,
                 max_length=MAX_KEY_BYTES,
                 required=model.unit_field in (name, ""),
-                widget=forms.TextInput(_ID_LOOKS),
+                widget=forms.TextInput(AS_TYPED),
             )
         is_player_the_key = list(model.key_fields) == [model.unit_field]
         if is_player_the_key:

@@ -12,7 +12,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 
 from recsite.dashboard.form_pages import form_page, sent
-from recsite.dashboard.forms.dashboard_form import DashboardForm
+from recsite.dashboard.forms.dashboard_form import AS_TYPED, DashboardForm
 from recsite.dashboard.gate import StudioRequest, studio_page
 from tenants.access import ROLE_WORDS
 from tenants.models import Membership, Role, User
@@ -34,7 +34,7 @@ class MemberForm(DashboardForm):
     who = forms.CharField(
         label="E-mail address or user name",
         max_length=150,
-        widget=forms.TextInput({"autocomplete": "off", "autocapitalize": "none", "spellcheck": "false"}),
+        widget=forms.TextInput(AS_TYPED),
         help_text="An address that has no account yet gets one, with a link to set a password that you hand over. "
         "People who have an account already, other than the studio's own, are added by platform staff.",
     )
