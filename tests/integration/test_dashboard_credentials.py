@@ -252,7 +252,7 @@ def test_rotate__the_answer_reloaded__does_not_make_another_secret(admin: Client
     secret = secret_of(post(admin, rotate, form))
     again = post(admin, rotate, form)
     assert again.status == 422
-    assert "It has been given a new secret meanwhile." in again.text
+    assert "Somebody replaced this secret in the meantime." in again.text
     assert credential_authenticate(credential.client_id, secret).generation == 2
     assert credential_authenticate(credential.client_id, factories.SECRET).generation == 1
 
