@@ -60,7 +60,7 @@ class TrailForm(DashboardForm):
 
 @studio_page()
 def audit(request: StudioRequest) -> HttpResponse:
-    """Return a page of the trail. Three queries on top of the gate's."""
+    """Show a page of the trail. Three queries on top of the gate's."""
     tenant = request.studio.tenant
     form = TrailForm(request.GET)
     wanted = form.wanted

@@ -65,7 +65,7 @@ class TokenLine:
 
 @studio_page()
 def automation(request: StudioRequest) -> HttpResponse:
-    """Return every token. One query on top of the gate's."""
+    """Show every token. One query on top of the gate's."""
     now = timezone.now()
     rows = AutomationToken.objects.for_tenant(request.studio.tenant).select_related("created_by")
     lines = [TokenLine(token, now) for token in rows]

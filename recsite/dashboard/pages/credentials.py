@@ -36,7 +36,7 @@ from tenants.rules import AlreadyMade, RuleBroken
 
 @studio_page()
 def credentials(request: StudioRequest) -> HttpResponse:
-    """Return every credential with its use. Three queries on top of the gate's."""
+    """Show every credential with its use. Three queries on top of the gate's."""
     found = credentials_of(request.studio.tenant)
     context = {
         "section": "credentials",

@@ -34,5 +34,5 @@ def home(request: HttpRequest) -> HttpResponse:
 
 @studio_page()
 def studio(request: StudioRequest) -> HttpResponse:
-    """Return a studio's first page: its models."""
+    """Go to a studio's first page: its models."""
     return redirect("models", request.studio.tenant.slug)

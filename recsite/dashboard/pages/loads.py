@@ -27,7 +27,7 @@ LINES = 30
 
 @studio_page()
 def loads(request: StudioRequest) -> HttpResponse:
-    """Return the studio's loads, newest first, thirty at a time. Two queries on top of the gate's."""
+    """Show the studio's loads, newest first, thirty at a time. Two queries on top of the gate's."""
     tenant = request.studio.tenant
     versions = Version.objects.for_tenant(tenant).order_by("model__slug", "name")
     form = LoadFilter(versions.values_list("model__slug", "name"), request.GET)
@@ -47,7 +47,7 @@ def loads(request: StudioRequest) -> HttpResponse:
 
 @load_page()
 def load(request: StudioRequest, load: Load) -> HttpResponse:
-    """Return a load: how far it is, or how it ended and what its checks found. Four queries on top of the gate's."""
+    """Show a load: how far it is, or how it ended and what its checks found. Four queries on top of the gate's."""
     table = Table.objects.for_tenant(request.studio.tenant).filter(load=load).first()
     of_version = Load.objects.for_tenant(request.studio.tenant).filter(version=load.version)
     about = _about(load)
@@ -65,7 +65,7 @@ def load(request: StudioRequest, load: Load) -> HttpResponse:
 
 @load_page()
 def progress(request: StudioRequest, load: Load) -> HttpResponse:
-    """Return how far a load is: the part of its page, and of its version's, that asks again until it has ended."""
+    """Show how far a load is: the part of its page, and of its version's, that asks again until it has ended."""
     context = {"progress": progress_of(load), "page_url": request.htmx.current_url_abs_path}
     return render(request, "dashboard/_load_progress.html", context)
 

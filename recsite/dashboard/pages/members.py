@@ -71,7 +71,7 @@ class Member:
 
 @studio_page()
 def members(request: StudioRequest) -> HttpResponse:
-    """Return everybody with their role. Two queries on top of the gate's."""
+    """Show everybody with their role. Two queries on top of the gate's."""
     tenant = request.studio.tenant
     rows = list(Membership.objects.for_tenant(tenant).select_related("user"))
     admins = set(admins_who_can_sign_in(tenant).values_list("pk", flat=True))

@@ -13,7 +13,7 @@ from recsite.dashboard.gate import StudioRequest, studio_page
 
 @studio_page()
 def models(request: StudioRequest) -> HttpResponse:
-    """Return every model with its weights, the age of its data and its state.
+    """Show every model with its weights, the age of its data and its state.
 
     Six queries on top of the gate's, and one pipeline to Redis.
     """

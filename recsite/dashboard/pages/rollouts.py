@@ -60,7 +60,7 @@ class VersionRow:
 
 @model_page()
 def rollout(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
-    """Return a model's versions, weights, traffic and history. Seven queries on top of the gate's."""
+    """Show a model's versions, weights, traffic and history. Seven queries on top of the gate's."""
     summary = model_summary(model)
     return _page(request, summary, WeightsForm(summary.versions))
 
@@ -97,7 +97,7 @@ def weights(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
 
 @model_page(Role.PRODUCT_MANAGER, ("POST",))
 def effect(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
-    """Return what saving would do, for the page to show while somebody types. Changes nothing."""
+    """Show what saving would do, for the page to show while somebody types. Changes nothing."""
     summary = model_summary(model)
     form = WeightsForm(summary.versions, request.POST)
     proposal = propose(summary, form) if form.is_valid() else None
@@ -106,14 +106,14 @@ def effect(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
 
 @model_page()
 def live(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
-    """Return how far the newest weights have come: one line, which asks again until they are everywhere."""
+    """Show how far the newest weights have come: one line, which asks again until they are everywhere."""
     summary = model_summary(model)
     return render(request, "dashboard/_live.html", {"summary": summary, "live": live_of(summary)})
 
 
 @model_page()
 def history(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
-    """Return the older lines of the history, fifty at a time."""
+    """Show the older lines of the history, fifty at a time."""
     summary = model_summary(model)
     after = read_cursor(request.GET.get("before", ""))
     page = history_of(model, summary.names, after=after, limit=LINES_OF_HISTORY)

@@ -20,7 +20,7 @@ from tenants.rules import RuleBroken
 
 @model_page(Role.VIEWER, ("GET", "POST"))
 def testers(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
-    """Return the testers and take a new one. Four queries on top of the gate's."""
+    """Show the testers and take a new one. Four queries on top of the gate's."""
     summary = model_summary(model)
     versions = [state.version for state in summary.versions]
     if request.method == "POST" and not request.studio.may_change:

@@ -19,7 +19,7 @@ from recsite.dashboard.local_time import zone_of
 
 @studio_page()
 def studio_traffic(request: StudioRequest) -> HttpResponse:
-    """Return each model's answers over a period. Six queries on top of the gate's."""
+    """Show each model's answers over a period. Six queries on top of the gate's."""
     period = _period(request)
     summaries = models_of(request.studio.tenant)
     reading = read(summaries, period, with_sources=False)
@@ -39,7 +39,7 @@ def studio_traffic(request: StudioRequest) -> HttpResponse:
 
 @model_page()
 def model_traffic(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
-    """Return one model's answers over a period, its versions' shares against the weights, and what had no row.
+    """Show one model's answers over a period, its versions' shares against the weights, and what had no row.
 
     Seven queries on top of the gate's.
     """

@@ -48,7 +48,7 @@ class KeptTable:
 
 @version_page()
 def version(request: StudioRequest, version: Version) -> HttpResponse:
-    """Return all about a version. At most eight queries on top of the gate's."""
+    """Show all about a version. At most eight queries on top of the gate's."""
     summary = model_summary(version.model)
     about = about_version(version, summary)
     lines = [progress_of(load) for load in _loads(version, LOADS_SHOWN + 1)]

@@ -15,7 +15,7 @@ from recsite.dashboard.inner_gates import about_model, model_page
 
 @model_page()
 def why(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
-    """Return the form, and the explanation once a key is in it. Four queries on top of the gate's."""
+    """Show the form, and the explanation once a key is in it. Four queries on top of the gate's."""
     summary = model_summary(model)
     is_asked = any(name in request.GET for name in [*model.key_fields, "unit"])
     form = WhyForm(model, request.GET if is_asked else None)
