@@ -232,7 +232,12 @@ BAD_FILES = [
     Source("a pipe", lambda folder: os.mkfifo(folder / NAME), FAILED, "is not a file"),
     Source("not there", lambda _: None, FAILED, "rows.parquet"),
     Source("no file of that pattern", table(usual()), FAILED, "nothing-*.parquet", "nothing-*.parquet"),
-    Source("a link out of the root", _linked(lambda folder: folder.parent / f"{folder.name}-out"), FAILED, "not below"),
+    Source(
+        "a link out of the root",
+        _linked(lambda folder: folder.parent / f"{folder.name}-out"),
+        FAILED,
+        "not in a folder that",
+    ),
     Source("a link to nothing", lambda folder: (folder / NAME).symlink_to(folder / "gone"), FAILED, "is not a file"),
     Source("two columns of one name", _two_of_one_name, FAILED, "two columns named “offer_id”"),
     Source(

@@ -274,7 +274,7 @@ def test_rows__whose_address_nobody_answers_for__are_a_clear_sentence(bigquery: 
 
 def test_settings__with_one_address_of_two__are_refused(bigquery: BigQuery, settings: Settings) -> None:
     settings.BIGQUERY_STORAGE_ENDPOINT = None
-    assert "must be set together" in problem("bigquery_table", OFFERS)
+    assert "Set both addresses of BigQuery" in problem("bigquery_table", OFFERS)
 
 
 # --- The emulator itself --------------------------------------------------------------------------------------------

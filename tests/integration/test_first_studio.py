@@ -162,8 +162,8 @@ def test_first_studio__typed__asks_until_it_is_right_and_shows_no_password(tmp_p
             ("Password again: ", PASSWORD),
             ("Name: ", "Aurora Games"),
             ("Short name, in addresses and tokens [aurora-games]: ", ""),
-            ("Places: ", "gs://bucket"),
-            ("Places: ", "gs://bucket/out/ analytics.recs"),
+            ("Sources: ", "gs://bucket"),
+            ("Sources: ", "gs://bucket/out/ analytics.recs"),
         ]:
             said += read_until(terminal, prompt)
             os.write(terminal, f"{answer}\n".encode())

@@ -524,7 +524,7 @@ def test_table_roll_back__the_older_of_two__the_other_two_are_kept_in_turn(model
 def test_table_roll_back__a_table_that_is_not_kept__is_refused(model: RecommendationModel) -> None:
     version = version_with_two_tables(model)
     for table in (TableFactory.create(load__version=version), version.active_table):
-        with pytest.raises(RuleBroken, match="not one of the two tables") as refused:
+        with pytest.raises(RuleBroken, match="does not keep that table") as refused:
             table_roll_back(version=version, actor=None, reason="", table=table)
         assert refused.value.field == "table"
 
