@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 
 from csp.constants import SELF, UNSAFE_EVAL, UNSAFE_INLINE
 from csp.decorators import csp_update
@@ -31,11 +32,17 @@ class OneLine(logging.Filter):
 FOR_MACHINES = ("healthz", "readyz", "readyz-tokens", "metrics")
 
 
+@cache
+def _paths_for_machines() -> frozenset[str]:
+    """Return where these are; worked out at the first request, since it reads all addresses."""
+    return frozenset(reverse(name) for name in FOR_MACHINES)
+
+
 def answers_for_machines(get_response: Handler) -> Handler:
     """Answer probes and Prometheus before the host is looked at, and without what pages need."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
-        if request.path_info in {reverse(name) for name in FOR_MACHINES}:
+        if request.path_info in _paths_for_machines():
             with suppress(Http404):  # what is not for them looks as everywhere else
                 view: Callable[[HttpRequest], HttpResponse] = resolve(request.path_info).func
                 response = view(request)
