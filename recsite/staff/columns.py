@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from django.db.models import F, OuterRef, QuerySet, Subquery
+from django.db.models import F, OuterRef, Subquery
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest
-from unfold.contrib.filters.admin import DropdownFilter
 
 from models_registry.models import Load, LoadState, RecommendationModel, RolloutRevision
-from recsite.staff.pages import ReadOnlyAdmin, column, link_to
-from tenants.rules import whole_number
+from recsite.staff.pages import OwnerFilter, ReadOnlyAdmin, column, link_to
 
 LOAD_COLOURS = {
     LoadState.QUEUED.value: "info",
@@ -49,25 +47,15 @@ def data_time(table_path: str) -> Coalesce:
     )
 
 
-class ModelFilter(DropdownFilter):
-    """Rows of one model, reached by the `model_path` of the table's admin."""
+class ModelFilter(OwnerFilter):
+    """Rows of one model."""
 
-    title = "model"
-    parameter_name = "model"
-
-    def __init__(self, request: HttpRequest, params: Any, model: Any, model_admin: Any) -> None:
-        self.path = model_admin.model_path
-        super().__init__(request, params, model, model_admin)
+    title = parameter_name = "model"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         """Return the models, each with its studio."""
         rows = RecommendationModel.objects.unscoped().order_by("tenant__name", "slug")
         return [(str(pk), f"{name} / {slug}") for pk, name, slug in rows.values_list("pk", "tenant__name", "slug")]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        """Narrow to the choice."""
-        chosen = whole_number(self.value() or "")
-        return queryset if chosen is None else queryset.filter(**{self.path: chosen})
 
 
 class VersionRowAdmin(ReadOnlyAdmin):

@@ -217,24 +217,27 @@ class StaffAdmin(ModelAdmin):
         return row
 
 
-class StudioFilter(DropdownFilter):
-    """Rows of one studio."""
-
-    title = "studio"
-    parameter_name = "studio"
+class OwnerFilter(DropdownFilter):
+    """Rows that belong to one studio or model, reached by the table's `studio_path` or `model_path`."""
 
     def __init__(self, request: HttpRequest, params: Any, model: Any, model_admin: StaffAdmin) -> None:
-        self.path = model_admin.studio_path
+        self.path: str = getattr(model_admin, f"{self.parameter_name}_path")
         super().__init__(request, params, model, model_admin)
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        """Return the studios."""
-        return [(str(pk), name) for pk, name in Tenant.objects.values_list("pk", "name")]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         """Narrow to the choice."""
         chosen = whole_number(self.value() or "")
         return queryset if chosen is None else queryset.filter(**{self.path: chosen})
+
+
+class StudioFilter(OwnerFilter):
+    """Rows of one studio."""
+
+    title = parameter_name = "studio"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """Return the studios."""
+        return [(str(pk), name) for pk, name in Tenant.objects.values_list("pk", "name")]
 
 
 class ReadOnlyAdmin(StaffAdmin):
