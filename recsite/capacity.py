@@ -1,7 +1,7 @@
 """How much of everything an installation needs: arithmetic over unit costs that benchmarks on this code measured.
 
-Unit costs are those of docs/performance.md, of a core of the machine that is named there; whoever has measured their own
-(`make bench-serving`, `make bench-loading`) gives those. Prices are examples of the order of a large cloud's list prices.
+Unit costs are those of docs/performance.md, of a core of the machine that is named there; whoever has measured their
+own (`make bench-serving`, `make bench-loading`) gives those. Prices are examples of the order of a large cloud's list.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class UnitCosts:
         row_bytes: memory of Redis for a row.
         rows_a_second: what one loader loads, checks included, on two cores of its own.
         answer_bytes: an answer on the wire: the README's has 320 bytes with its headers; TLS and TCP come to it.
-        core_month, memory_gb_month, redis_gb_month, egress_gb: money for a core, a GB of memory and a GB of managed Redis
-            for a month, and for a GB sent to the internet.
+        core_month, memory_gb_month, redis_gb_month: money for a core, a GB of memory and a GB of managed Redis a month.
+        egress_gb: money for a GB sent to the internet.
     """
 
     request_cpu_us: float = 27.4
@@ -57,7 +57,7 @@ class Workload:
         loads_a_day: of each version.
         load_minutes: within how long all versions' loads are to be done, if they begin at once.
         replicas: copies of each Redis.
-        busy_share: of a core, a lane's or Redis', that the busiest moment may take; the rest is for bursts and lost pods.
+        busy_share: of a core, a lane's or Redis', that the busiest moment may take; the rest is for bursts.
         average_share: of `requests`, over a month.
         redis_node_gb: memory of one Redis that you would run.
     """

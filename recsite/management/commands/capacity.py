@@ -63,7 +63,8 @@ class Command(BaseCommand):
 
     @override
     def handle(self, **options: Any) -> None:
-        work, costs = (of(**{field.name: options[field.name] for field in fields(of)}) for of in (Workload, UnitCosts))
+        work = Workload(**{field.name: options[field.name] for field in fields(Workload)})
+        costs = UnitCosts(**{field.name: options[field.name] for field in fields(UnitCosts)})
         self.stdout.write("\n".join(_lines(work, plan(work, costs))))
 
 
