@@ -1,7 +1,7 @@
 """How data comes: schedules, loads, and the tables that loads made."""
 
 import secrets
-from typing import ClassVar
+from typing import ClassVar, assert_never
 
 from django.db import models
 from django.db.models import F, Q
@@ -57,7 +57,13 @@ class Schedule(TenantOwned):
         indexes: ClassVar = [models.Index(fields=["next_run_at"], name="schedule_by_next_run")]
 
     def __str__(self) -> str:
-        return f"every {self.every_minutes} minutes" if self.kind == ScheduleKind.INTERVAL else self.crontab
+        match ScheduleKind(self.kind):
+            case ScheduleKind.INTERVAL:
+                return f"every {self.every_minutes} minutes"
+            case ScheduleKind.CRONTAB:
+                return self.crontab
+            case unknown:
+                assert_never(unknown)
 
 
 class LoadState(models.TextChoices):

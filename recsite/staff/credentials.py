@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, assert_never
 
 from django.contrib import admin
 from django.db.models import QuerySet
@@ -58,7 +58,14 @@ class CredentialAdmin(ReadOnlyAdmin):
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         """Show what this kind of credential has."""
-        proof = ("secret_shown",) if obj.kind == CredentialKind.SECRET else ("issuer", "public_key")
+        proof: tuple[str, ...]
+        match CredentialKind(obj.kind):
+            case CredentialKind.SECRET:
+                proof = ("secret_shown",)
+            case CredentialKind.PUBLIC_KEY:
+                proof = ("issuer", "public_key")
+            case unknown:
+                assert_never(unknown)
         asks = ("may_ask_for", "limit")
         return ("name", "studio", "client_id", "state_sentence", "kind_label", *proof, *asks, "last_used", "made")
 
@@ -80,11 +87,17 @@ class CredentialAdmin(ReadOnlyAdmin):
             return f"Active; the secret before this one still works and ends {age(credential.previous_until)}"
         return "Active"
 
-    kind_label = column(
-        "Proof",
-        lambda credential: "Secret" if credential.kind == CredentialKind.SECRET else f"Key ({credential.algorithm})",
-        "kind",
-    )
+    @display(description="Proof", ordering="kind")
+    def kind_label(self, credential: Any) -> str:
+        """Say what its tokens are signed with."""
+        match CredentialKind(credential.kind):
+            case CredentialKind.SECRET:
+                return "Secret"
+            case CredentialKind.PUBLIC_KEY:
+                return f"Key ({credential.algorithm})"
+            case unknown:
+                assert_never(unknown)
+
     secret_shown = column(
         "Secret", lambda credential: f"{credential.secret_hint} (number {credential.generation}; it was shown once)"
     )
@@ -105,9 +118,13 @@ class CredentialAdmin(ReadOnlyAdmin):
     @display(description="Last used", ordering="last_used_at")
     def last_used(self, credential: Any) -> str:
         """Say how long ago a token was last asked for; tokens that a studio signs itself leave no trace here."""
-        if credential.kind == CredentialKind.PUBLIC_KEY:
-            return "–"
-        return age(credential.last_used_at)
+        match CredentialKind(credential.kind):
+            case CredentialKind.PUBLIC_KEY:
+                return "–"
+            case CredentialKind.SECRET:
+                return age(credential.last_used_at)
+            case unknown:
+                assert_never(unknown)
 
     made = column(
         "Made",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, assert_never
 from zoneinfo import available_timezones
 
 from django import forms
@@ -74,10 +74,17 @@ class ScheduleForm(DashboardForm):
     def values(self) -> dict[str, Any]:
         """The values as the service takes them. Only when the form is valid, and a kind was chosen."""
         values = self.cleaned_data
-        is_interval = values["kind"] == ScheduleKind.INTERVAL
+        every_minutes: int | None
+        match ScheduleKind(values["kind"]):
+            case ScheduleKind.INTERVAL:
+                every_minutes = values["every"] and values["every"] * (values["unit"] or 60)
+            case ScheduleKind.CRONTAB:
+                every_minutes = None
+            case unknown:
+                assert_never(unknown)
         return {
             "kind": values["kind"],
-            "every_minutes": values["every"] * (values["unit"] or 60) if is_interval and values["every"] else None,
+            "every_minutes": every_minutes,
             "crontab": values["crontab"],
             "timezone": values["timezone"] or "UTC",
             "is_enabled": values["is_enabled"],

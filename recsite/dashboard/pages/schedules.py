@@ -23,7 +23,7 @@ def version_schedule(request: StudioRequest, version: Version) -> HttpResponse:
     if form.is_valid():
         said = f"{version.name} is loaded only on request."
         with form.refusing(every_minutes="every"):
-            if form.values["kind"]:
+            if form.cleaned_data["kind"]:
                 schedule = schedule_set(version=version, actor=request.user, **form.values)
                 said = f"{version.name} is loaded {words(schedule)}."
             elif held is not None:
