@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import Literal
 
-from models_registry.catalogue.selectors import VersionState
-from models_registry.models import RecommendationModel
-from tenants.figures import percent
+from models_registry.catalogue.selectors import ModelSummary, VersionState
+from tenants.figures import age, share
 
 # Fewer rows than the fullest version that is served by at least this share is worth a word.
 FEWER_ROWS = 0.01
@@ -18,54 +17,50 @@ FEWER_ROWS = 0.01
 class Caution:
     """One thing to know about a version before saving.
 
-    Of fewer_rows, `share` is how many fewer it has, 0 … 1, and `than` the name of the version it is compared with.
+    Attributes:
+        lead, rest: what it says: which version is how, and what that means for players. Each ends with a full stop,
+            or the lead with a colon.
+        share: of fewer_rows: how many fewer it has, 0 … 1.
+        than: of fewer_rows: the name of the version it is compared with.
     """
 
     kind: Literal["not_loaded", "late", "fewer_rows"]
     code: int
     name: str
-    state: VersionState
+    lead: str
+    rest: str
     share: float = 0.0
     than: str = ""
 
+    @property
+    def sentence(self) -> str:
+        """All that it says."""
+        return f"{self.lead} {self.rest}"
 
-def cautions(versions: Sequence[VersionState], weights_bp: Mapping[int, int]) -> list[Caution]:
-    """Return what speaks against weights, by version; only versions that would get more than they have.
 
-    `versions` are all of the model's, as they stand; `weights_bp` are the proposed weights, by code.
-    """
-    fullest = fullest_of(versions)
+def cautions(summary: ModelSummary, weights_bp: Mapping[int, int]) -> list[Caution]:
+    """Return what speaks against a model's proposed weights, by code; only of versions that would get more."""
+    model = summary.model
+    who = model.units_word
+    answer = "no recommendation" if model.default_answer is None else "the default answer"
+    fullest = fullest_of(summary.versions)
     found: list[Caution] = []
-    for state in versions:
+    for state in summary.versions:
         if weights_bp.get(state.code, 0) <= state.weight_bp:
             continue
         if state.table is None:
-            found.append(Caution("not_loaded", state.code, state.name, state))
+            lead = f"{state.name} was never loaded."
+            found.append(Caution("not_loaded", state.code, state.name, lead, f"Its {who} would get {answer}."))
             continue
         if state.is_late:
-            found.append(Caution("late", state.code, state.name, state))
+            lead = f"{state.name} is late."
+            found.append(Caution("late", state.code, state.name, lead, f"Its data is from {age(state.data_at)}."))
         fewer = fewer_rows(state, fullest)
         if fewer and fullest is not None:
-            found.append(Caution("fewer_rows", state.code, state.name, state, share=fewer, than=fullest.name))
+            lead = f"{state.name} covers fewer {who}:"
+            rest = f"{share(fewer)} fewer rows than {fullest.name}. About as many of those who move would get {answer}."
+            found.append(Caution("fewer_rows", state.code, state.name, lead, rest, fewer, fullest.name))
     return found
-
-
-def caution_sentence(caution: Caution, model: RecommendationModel) -> str:
-    """Return a caution about a model's weights in words, with a full stop."""
-    answer = "no recommendation" if model.default_answer is None else "the default answer"
-    match caution.kind:
-        case "not_loaded":
-            return f"{caution.name} was never loaded: whoever gets it would get {answer}."
-        case "late":
-            return f"{caution.name} is late: its data is from {caution.state.data_at:%Y-%m-%d %H:%M} UTC."
-        case "fewer_rows":
-            fewer = percent(round(10_000 * caution.share))
-            return (
-                f"{caution.name} has {fewer} fewer rows than {caution.than}: "
-                f"about as many of those who move to it would get {answer}."
-            )
-        case _:
-            assert_never(caution.kind)
 
 
 def fewer_rows(state: VersionState, fullest: VersionState | None) -> float:

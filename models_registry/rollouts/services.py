@@ -20,7 +20,7 @@ from models_registry.rollouts.allocation import (
     reallocate,
     weights_of,
 )
-from models_registry.rollouts.cautions import caution_sentence, cautions
+from models_registry.rollouts.cautions import cautions
 from tenants import audit
 from tenants.figures import percent
 from tenants.models import User
@@ -269,9 +269,9 @@ def _check_weights(model: RecommendationModel, weights_bp: Mapping[int, int]) ->
 
 
 def _check_cautions(model: RecommendationModel, weights: Mapping[int, int]) -> None:
-    found = cautions(model_summary(model).versions, weights)
+    found = cautions(model_summary(model), weights)
     if found:
-        words = " ".join(caution_sentence(caution, model) for caution in found)
+        words = " ".join(caution.sentence for caution in found)
         raise CautionsUnseen(f"{words} Nothing was saved.", field="despite_cautions")
 
 

@@ -40,7 +40,7 @@ def propose(summary: ModelSummary, form: WeightsForm) -> Proposal | None:
         form.refuse(error)
         return None
     stamp = ",".join([f"{summary.rollout.number}", *(f"{code}:{bp}" for code, bp in sorted(wanted.items()))])
-    return Proposal(wanted, found, cautions(summary.versions, wanted), stamp)
+    return Proposal(wanted, found, cautions(summary, wanted), stamp)
 
 
 def may_save(summary: ModelSummary, form: WeightsForm, proposal: Proposal) -> bool:

@@ -184,7 +184,7 @@ def test_reweight__what_speaks_against_it__is_what_the_dashboard_warns_of(scene:
     assert acts_with(Guard.CAUTIONS) == [("api-rollout-reweight", "POST")]
     weights = CASES["api-rollout-reweight", "POST"].body
     summary = model_summary(RecommendationModel.objects.for_tenant(scene.studio).get())
-    warned = cautions(summary.versions, {0: 9000, 1: 1000})
+    warned = cautions(summary, {0: 9000, 1: 1000})
 
     previewed = token_client(scene.studio).post("models/offers/rollout/preview", weights)
 

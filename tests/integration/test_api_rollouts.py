@@ -194,7 +194,7 @@ def test_weights__with_a_caution__are_saved_only_if_the_caller_means_them(
 ) -> None:
     offers.default_answer = default
     offers.save()
-    words = f"B was never loaded: whoever gets it would get {answer}."
+    words = f"B was never loaded. Its keys would get {answer}."
     body = {"weights_bp": {"A": 5000, "B": 5000}}
 
     preview = api.post("models/offers/rollout/preview", body)

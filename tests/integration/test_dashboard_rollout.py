@@ -289,7 +289,7 @@ def unload(version: Version) -> None:
         (unload, "2026-11-c was never loaded. Its players would get the default answer."),
         (
             lambda version: give_table(version, at=timezone.now() - timedelta(days=3)),
-            "2026-11-c is late. Its data is from 3 days ago .",
+            "2026-11-c is late. Its data is from 3 days ago.",
         ),
         (
             lambda version: give_table(version, rows=900),

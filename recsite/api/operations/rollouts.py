@@ -10,7 +10,7 @@ from rest_framework import serializers
 
 from models_registry.catalogue.selectors import model_summary, name_of
 from models_registry.models import BASIS_POINTS, RecommendationModel, RolloutRevision, Version
-from models_registry.rollouts.cautions import Caution, caution_sentence, cautions
+from models_registry.rollouts.cautions import Caution, cautions
 from models_registry.rollouts.services import (
     Effect,
     current_rollout,
@@ -136,11 +136,7 @@ class CautionAnswer(Answer[Caution]):
     version = serializers.CharField(source="name", help_text="The one that would get more than it has.")
     fewer_rows_share = serializers.FloatField(source="share", help_text="Of fewer_rows: how many fewer, 0 … 1.")
     than = serializers.CharField(help_text="Of fewer_rows: the version that has more; else empty.")
-    sentence = serializers.SerializerMethodField(help_text="The same in words.")
-
-    def get_sentence(self, caution: Caution) -> str:
-        """Return the words."""
-        return caution_sentence(caution, self.context["model"])
+    sentence = serializers.CharField(help_text="The same in words.")
 
 
 class PreviewAnswer(EffectAnswer):
@@ -194,7 +190,7 @@ class RolloutPreview(StudioView, tag="Rollouts"):
         summary = model_summary(find_model(self.tenant, model))
         weights_bp = weights_from_names(given["weights_bp"], summary.names)
         answer = effect_of(rollout_preview(model=summary.model, weights_bp=weights_bp), summary.names, summary.model)
-        found = {**answer, "cautions": cautions(summary.versions, weights_bp)}
+        found = {**answer, "cautions": cautions(summary, weights_bp)}
         return Result(found, model=summary.model)
 
 

@@ -135,7 +135,7 @@ def go_back(request: StudioRequest, model: RecommendationModel, number: int) -> 
         return saved
     effect, problem = _try(rollout_go_back_preview, model=model, number=number)
     after = weights_by_code(target.weights_bp)
-    more = {"target": target, "after_bp": after, "cautions": cautions(summary.versions, after)}
+    more = {"target": target, "after_bp": after, "cautions": cautions(summary, after)}
     return _ask(request, "dashboard/go_back.html", summary, form, effect=effect, problem=problem, **more)
 
 
@@ -166,7 +166,7 @@ def switch_off(request: StudioRequest, model: RecommendationModel, version: str)
         effect, problem = _try(rollout_preview, model=model, weights_bp=after)
     elif after is not None:
         problem = f"“{version}” has no weight to take away."
-    warnings = cautions(summary.versions, after) if after else []
+    warnings = cautions(summary, after) if after else []
     more = {"state": state, "after_bp": after or {}, "cautions": warnings}
     return _ask(request, "dashboard/switch_off.html", summary, form, effect=effect, problem=problem, **more)
 

@@ -9,7 +9,7 @@ from django.shortcuts import redirect
 
 from models_registry.catalogue.selectors import model_summary
 from models_registry.models import Override, RecommendationModel
-from models_registry.rollouts.testers import override_remove, override_set
+from models_registry.rollouts.testers import remove_tester, set_tester
 from recsite.dashboard.form_pages import form_page, sent
 from recsite.dashboard.forms.testers import TesterForm
 from recsite.dashboard.gate import StudioRequest
@@ -29,7 +29,7 @@ def testers(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
     if form.is_valid():
         with form.refusing():
             chosen = {**form.cleaned_data, "version": form.chosen}
-            added = override_set(model=model, actor=request.user, **chosen)
+            added = set_tester(model=model, actor=request.user, **chosen)
             messages.success(request, f"{added.unit} gets {added.version.name} from now on.")
             return redirect("testers", model.tenant.slug, model.slug)
     found = list(Override.objects.for_tenant(model.tenant).filter(model=model).select_related("version"))
@@ -41,7 +41,7 @@ def tester_remove(request: StudioRequest, model: RecommendationModel) -> HttpRes
     """Let the weights decide for a tester again."""
     unit = request.POST.get("unit", "")
     try:
-        override_remove(model=model, unit=unit, actor=request.user)
+        remove_tester(model=model, unit=unit, actor=request.user)
     except RuleBroken as error:
         messages.warning(request, str(error))
     else:
