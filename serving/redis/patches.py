@@ -1,24 +1,28 @@
 """What is done otherwise than in redis-py, all of it here; each with what redis-py does and why that will not do.
 
-`tests/contract/test_redis_patches.py` has a test for each that fails once redis-py needs it no more.
+`tests/contract/test_redis_patches.py` has a test for each that fails once redis-py needs it no more. Numbers with a #
+are of issues and changes at https://github.com/redis/redis-py.
 
 1. A cluster's client asks the nodes where everything is when it is made (`RedisCluster.__init__` calls
    `NodesManager.initialize`) and raises an error while they are away. A process must start then all the same, so here
-   it asks when it is first used: `Cluster` is made without redis-py's `__init__`, which is called later.
+   it asks when it is first used: `Cluster` is made without redis-py's `__init__`, which is called later. (#3311, open.)
 2. That no node can be reached, or none has a slot, is a `RedisClusterException` there, which is no `RedisError`; also
-   from a pipeline's `execute`. Whoever uses any kind of Redis expects `redis.ConnectionError`, and here gets it.
+   from a pipeline's `execute`. Whoever uses any kind of Redis expects `redis.ConnectionError`, and here gets it. (No
+   issue says so.)
 3. Once it has a topology it begins each later search with the nodes of that (`startup_nodes` are replaced). When all
    of them are gone, as where a managed cluster is replaced by another behind the same name, it never finds the new
    ones. Here the addresses of the URL are added again after each failure. (`dynamic_startup_nodes=False` would ask
-   those of the URL alone, which may be gone while the others live.)
+   those of the URL alone, which may be gone while the others live. #2472 and #3604 are of this kind.)
 4. Where a slot on its way says that a key is (ASK), it looks up among nodes that own a slot (`NodesManager.get_node`);
    for one that is just being filled it gets None and fails. Here such a node is found by the address that was told.
+   (#4015; #4214, open, would mend it.)
 5. The Sentinels are asked for the master only when a connection is made (`SentinelManagedConnection.connect_to`). A
    master that was replaced may live on, cut off from the Sentinels alone, and then takes what others never see. Here
-   they are asked once a second, and connections to another server than the one they name are let go.
+   they are asked once a second, and connections to another server than the one they name are let go. (#435, closed
+   for the case in which the old master says that it is one no more; #3874, open, is its like.)
 6. A slot that nobody owned when the nodes were asked is nobody's for ever: a command for it fails before it is sent
    (`NodesManager.get_node_from_slot`), and only a node's answer makes the client ask again. Here the nodes are asked
-   again, at most once a second.
+   again, at most once a second. (#3620; since #3621 only a command that may be retried asks again.)
 """
 
 from __future__ import annotations
@@ -52,12 +56,12 @@ class Cluster(RedisCluster):
         self._is_being_made = False
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        """See redis-py."""
+        """Send one command to the node that it is for, and return its reply."""
         with self._used():
             return self._typed.execute_command(*args, **options)
 
     def pipeline(self, transaction: bool | None = None, shard_hint: Any = None) -> Any:  # noqa: FBT001  # redis-py's
-        """See redis-py; without a transaction, which would need all keys in one slot."""
+        """Return a pipeline, without a transaction: that would need all keys in one slot."""
         if transaction:
             raise ValueError("a cluster has no transactions over several keys")
         with self._used():
@@ -72,7 +76,7 @@ class Cluster(RedisCluster):
         return pipeline
 
     def pubsub(self, *arguments: Any, **options: Any) -> Any:
-        """See redis-py."""
+        """Return what listens to channels, at one node."""
         with self._used():
             return self._typed.pubsub(*arguments, **options)
 
@@ -93,7 +97,7 @@ class Cluster(RedisCluster):
                 return ""
 
     def close(self) -> None:
-        """See redis-py."""
+        """Close the connections to all nodes."""
         if self._is_made:
             super().close()
 
@@ -162,7 +166,7 @@ class OfMaster(redis.Redis):
     _followed_at = 0.0
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        """See redis-py."""
+        """Send one command to the node that it is for, and return its reply."""
         self._follow()
         client: Any = super()  # whose types are missing
         return client.execute_command(*args, **options)

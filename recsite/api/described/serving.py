@@ -91,7 +91,7 @@ class RecommendationsDescribed(OpenApiViewExtension):
     target_class = "serving.views.RecommendationsView"
 
     def view_replacement(self) -> Any:
-        """See drf-spectacular."""
+        """Return the view with its two operations described."""
         one = extend_schema(
             operation_id="recommendations_read",
             tags=["Recommendations"],
