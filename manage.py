@@ -8,7 +8,7 @@ if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "recsite.settings")
     if sys.argv[1:2] == ["demo"]:
         # The one command that makes its own settings, which must be there before Django reads them.
-        from recsite.demo.places import prepare
+        from recsite.demo.site import prepare
 
         prepare(sys.argv[2:])
     if sys.argv[1:2] == ["check_formats"]:

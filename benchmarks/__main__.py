@@ -8,7 +8,7 @@ import django
 
 from benchmarks.machine import Cores, TooFewCores
 from benchmarks.options import read_options
-from benchmarks.places import prepare
+from benchmarks.site import prepare
 from recsite.embedded import EmbeddedFailure
 
 if __name__ == "__main__":
@@ -20,7 +20,7 @@ if __name__ == "__main__":
             cores = Cores.of_this_machine()
             # A load has the whole machine, and so has Valkey.
             shared = Cores(cores.server, cores.all) if options.command == "loading" else cores
-            places = prepare(options.folder, shared, stack)
+            site = prepare(options.folder, shared, stack)
         except (TooFewCores, EmbeddedFailure) as error:
             sys.exit(str(error))
         django.setup()
@@ -29,6 +29,6 @@ if __name__ == "__main__":
 
         try:
             benchmark = loading if options.command == "loading" else serving
-            sys.exit(benchmark.run(options, places, cores))
+            sys.exit(benchmark.run(options, site, cores))
         except KeyboardInterrupt:
             sys.exit("Interrupted.")

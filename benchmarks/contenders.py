@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from benchmarks.places import ROOT, Places
+from benchmarks.site import ROOT, BenchSite
 from recsite.embedded import free_port
 
 PEERS = ROOT / "benchmarks" / "peers"
@@ -64,37 +64,37 @@ class Contender:
     name: str
     title: str
     how: str
-    launch: Callable[[Places, int, int], Launch]
+    launch: Callable[[BenchSite, int, int], Launch]
     missing: Callable[[], str | None] = lambda: None
-    build: Callable[[Places], None] = lambda _: None
+    build: Callable[[BenchSite], None] = lambda _: None
     reads: bool = True
     has_block_cache: bool = False
 
 
-def lane_launch(places: Places, port: int, block_cache_mb: int, *, workers: int = 1, url: str | None = None) -> Launch:
+def lane_launch(site: BenchSite, port: int, block_cache_mb: int, *, workers: int = 1, url: str | None = None) -> Launch:
     """Return the lane's command; a lane's state is kept apart from other lanes'."""
     command = [sys.executable, "manage.py", "lane", "--port", str(port), "--metrics-port", str(free_port())]
     command += ["--workers", str(workers), "--block-cache-mb", str(block_cache_mb)]
     environment = {
         # A lane trusts public keys; it must do without the one that signs.
         "RECSITE_SNAPSHOT_PRIVATE_KEY": "",
-        "RECSITE_VAR_DIR": str(places.folder / "lane" / str(port)),
+        "RECSITE_VAR_DIR": str(site.folder / "lane" / str(port)),
         **({"RECSITE_REDIS_URL": url} if url else {}),
     }
     return Launch(command, environment)
 
 
-def _drf(places: Places, port: int, _: int) -> Launch:
+def _drf(site: BenchSite, port: int, _: int) -> Launch:
     command = [sys.executable, "-m", "granian", "recsite.wsgi:application", "--interface", "wsgi", "--http", "1"]
     command += ["--no-ws", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--blocking-threads", "8"]
-    return Launch(command, {"RECSITE_SNAPSHOT_PRIVATE_KEY": "", "RECSITE_VAR_DIR": str(places.folder / "lane" / "drf")})
+    return Launch(command, {"RECSITE_SNAPSHOT_PRIVATE_KEY": "", "RECSITE_VAR_DIR": str(site.folder / "lane" / "drf")})
 
 
-def _fastapi(places: Places, port: int, _: int) -> Launch:
+def _fastapi(site: BenchSite, port: int, _: int) -> Launch:
     command = [str(BENCH_PYTHON), "-m", "uvicorn", "benchmarks.peers.fastapi.main:app", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1", "--loop", "uvloop", "--http", "httptools"]
     command += ["--no-access-log", "--log-level", "warning"]
-    return Launch(command, _peer(places, port))
+    return Launch(command, _peer(site, port))
 
 
 def _fastapi_missing() -> str | None:
@@ -103,13 +103,13 @@ def _fastapi_missing() -> str | None:
     return "its Python packages are not installed: `make bench-serving` installs them (requirements/bench.txt)"
 
 
-def _fastify_folder(places: Places) -> Path:
-    return places.folder / "fastify"
+def _fastify_folder(site: BenchSite) -> Path:
+    return site.folder / "fastify"
 
 
-def _fastify_build(places: Places) -> None:
+def _fastify_build(site: BenchSite) -> None:
     """Install the pinned packages below var/, once for each package.json."""
-    folder = _fastify_folder(places)
+    folder = _fastify_folder(site)
     folder.mkdir(exist_ok=True)
     wanted = (PEERS / "fastify" / "package.json").read_text()
     installed = folder / "installed.json"
@@ -122,19 +122,19 @@ def _fastify_build(places: Places) -> None:
     installed.write_text(wanted)
 
 
-def _fastify(places: Places, port: int, _: int) -> Launch:
-    server = _fastify_folder(places) / "server.js"
-    return Launch([_tool("node"), str(server)], {**_peer(places, port), "NODE_ENV": "production"})
+def _fastify(site: BenchSite, port: int, _: int) -> Launch:
+    server = _fastify_folder(site) / "server.js"
+    return Launch([_tool("node"), str(server)], {**_peer(site, port), "NODE_ENV": "production"})
 
 
-def _go_build(places: Places) -> None:
-    environment = {"GOPATH": str(GO_LIBRARIES), "GO111MODULE": "off", "GOCACHE": str(places.folder / "go-cache")}
-    _run([_tool("go"), "build", "-o", str(places.folder / "go-peer"), "."], PEERS / "go", environment)
+def _go_build(site: BenchSite) -> None:
+    environment = {"GOPATH": str(GO_LIBRARIES), "GO111MODULE": "off", "GOCACHE": str(site.folder / "go-cache")}
+    _run([_tool("go"), "build", "-o", str(site.folder / "go-peer"), "."], PEERS / "go", environment)
 
 
-def _go(places: Places, port: int, _: int) -> Launch:
+def _go(site: BenchSite, port: int, _: int) -> Launch:
     # One core allowed is one P: Go reads that from the affinity by itself.
-    return Launch([str(places.folder / "go-peer")], _peer(places, port))
+    return Launch([str(site.folder / "go-peer")], _peer(site, port))
 
 
 def _go_missing() -> str | None:
@@ -146,14 +146,14 @@ def _go_missing() -> str | None:
     return _debian(packages)
 
 
-def _nginx(places: Places, port: int, _: int) -> Launch:
-    folder = places.folder / "nginx"
+def _nginx(site: BenchSite, port: int, _: int) -> Launch:
+    folder = site.folder / "nginx"
     folder.mkdir(exist_ok=True)
     template = Template((PEERS / "nginx" / "nginx.conf.template").read_text())
     configuration = folder / "nginx.conf"
     configuration.write_text(template.safe_substitute(FOLDER=folder, SOURCE=PEERS / "nginx", PORT=port))
     command = [_tool("nginx"), "-c", str(configuration), "-p", str(folder), "-e", str(folder / "start.log")]
-    return Launch(command, _peer(places, port))
+    return Launch(command, _peer(site, port))
 
 
 def _nginx_missing() -> str | None:
@@ -167,13 +167,13 @@ def _nginx_missing() -> str | None:
     return _debian(packages)
 
 
-def _empty(_places: Places, port: int, _: int) -> Launch:
+def _empty(_site: BenchSite, port: int, _: int) -> Launch:
     command = [sys.executable, "-m", "granian", "benchmarks.peers.empty.main:application", "--interface", "rsgi"]
     command += ["--http", "1", "--no-ws", "--loop", "uvloop", "--runtime-mode", "st", "--workers", "1"]
     return Launch([*command, "--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"], {})
 
 
-def _empty_lane(_places: Places, port: int, _: int) -> Launch:
+def _empty_lane(_site: BenchSite, port: int, _: int) -> Launch:
     return Launch([sys.executable, "-m", "benchmarks.peers.empty.lane", str(port)], {})
 
 
@@ -250,8 +250,8 @@ def redis_benchmark_missing() -> str | None:
     return _debian({"redis-tools": shutil.which("redis-benchmark") is not None})
 
 
-def _peer(places: Places, port: int) -> dict[str, str]:
-    return {"PEERS_FILE": str(places.folder / "peers.json"), "PORT": str(port)}
+def _peer(site: BenchSite, port: int) -> dict[str, str]:
+    return {"PEERS_FILE": str(site.folder / "peers.json"), "PORT": str(port)}
 
 
 def _which(name: str) -> str | None:

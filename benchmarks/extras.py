@@ -80,7 +80,7 @@ class Extras:
         one_core, two_cores = (self.bench.cores.server,), self.bench.cores.all[:2]
         ratios, ones, twos = [], [], []
         try:
-            with running_lane(self.bench.places, two_cores, self.questions.one(), workers=2) as both:
+            with running_lane(self.bench.site, two_cores, self.questions.one(), workers=2) as both:
                 # The first one answers as soon as it is there.
                 time.sleep(SECOND_WORKER_SECONDS)
                 # The newest processes: those above are the command's own.
@@ -116,7 +116,7 @@ class Extras:
         return found
 
     def _move_valkey(self, cores: tuple[int, ...]) -> None:
-        for process in self.bench.places.valkey_processes:
+        for process in self.bench.site.valkey_processes:
             pin(process, cores)
 
     def overload(self, server: Server, checked: Checked) -> dict[str, float]:
@@ -128,7 +128,7 @@ class Extras:
         """Find the peak on many connections, then ask three times as much on as many, not waiting for slow answers."""
         few, peak = (self._peak(server, checked, connections) for connections in (CONNECTIONS, OVERLOAD_CONNECTIONS))
         offered = OVERLOAD * peak.rate
-        processes, valkey = server.processes, self.bench.places.valkey_processes
+        processes, valkey = server.processes, self.bench.site.valkey_processes
         before = Usage.now(processes, valkey)
         with pinned(self.bench.cores.rest):
             outcome = ask_open(
@@ -169,11 +169,11 @@ class Extras:
 
     def start(self) -> dict[str, float]:
         """Start a lane that knows a hundred studios with ten models each; look at its memory once it is ready."""
-        url = self.bench.places.valkey.url.removesuffix("/0") + "/1"
+        url = self.bench.site.valkey.url.removesuffix("/0") + "/1"
         _publish_many(url)
         seconds, memory = [], []
         for _ in range(STARTS):
-            with running_lane(self.bench.places, (self.bench.cores.server,), READY, url=url) as server:
+            with running_lane(self.bench.site, (self.bench.cores.server,), READY, url=url) as server:
                 seconds.append(server.seconds_to_ready)
                 memory.append(memory_bytes(server.processes) / 1e6)
         return {"seconds": median(seconds), "memory_mb": median(memory), "studios": STUDIOS, "models": MODELS_EACH}

@@ -37,10 +37,10 @@ from benchmarks.loading_report import PEERS_PART, SERVING_PART, Part, report
 from benchmarks.machine import Cores, Usage, describe, pinned
 from benchmarks.measuring import CONNECTIONS, Checked
 from benchmarks.options import FEAST_PART
-from benchmarks.places import ROOT, Places
 from benchmarks.questions import Questions, Tokens
 from benchmarks.reporting import number, stamp
 from benchmarks.servers import running_lane
+from benchmarks.site import ROOT, BenchSite
 from benchmarks.world import WorldProblem, make_world
 from models_registry.models import RecommendationModel, Version
 from serving.management.commands.lane import BLOCK_CACHE_MB
@@ -63,31 +63,31 @@ class StepFailed(RuntimeError):
     """A process of the benchmark ended badly; the message holds what it said."""
 
 
-def run(options: Namespace, places: Places, cores: Cores) -> int:
+def run(options: Namespace, site: BenchSite, cores: Cores) -> int:
     """Run the benchmark; give the exit code: 1 where something did not work, whatever the figures are."""
     try:
-        _Run(options, places, cores).go()
+        _Run(options, site, cores).go()
     except (NotReady, WorldProblem, StepFailed) as error:
-        print(f"\n{error}\n(Logs: {places.logs})", flush=True)
+        print(f"\n{error}\n(Logs: {site.logs})", flush=True)
         return 1
     finally:
-        shutil.rmtree(places.data, ignore_errors=True)
+        shutil.rmtree(site.data, ignore_errors=True)
     return 0
 
 
 class _Run:
-    def __init__(self, options: Namespace, places: Places, cores: Cores) -> None:
+    def __init__(self, options: Namespace, site: BenchSite, cores: Cores) -> None:
         self.options = options
-        self.places = places
+        self.site = site
         self.cores = cores
-        self.client = redis.Redis(port=places.valkey.port)
+        self.client = redis.Redis(port=site.valkey.port)
         self.models: dict[str, RecommendationModel] = {}
 
     def go(self) -> None:
         """Prepare, measure, report."""
         _say(f"On this machine: {', '.join(f'{name} {value}' for name, value in describe().items())}.")
         call_command("migrate", verbosity=0, interactive=False)
-        self.models = make_models(self.places.data)
+        self.models = make_models(self.site.data)
         parts: dict[str, Callable[[], Figures]] = {
             PEERS_PART: self._compare,
             "large": self._large,
@@ -103,12 +103,12 @@ class _Run:
             others = used.machine - used.asking - used.valkey - (children_now - children_before)
             figures["others_share"] = max(0.0, others) / used.at
             found[name] = Part(stamp=stamp(), machine=describe(), figures=figures)
-        report(found, self.places.folder / "loading.json", write_docs=self.options.write_docs)
+        report(found, self.site.folder / "loading.json", write_docs=self.options.write_docs)
 
     def _usage(self) -> tuple[Usage, float]:
         """Return what was used so far, and what those processes used that this one started and that ended."""
         times = os.times()
-        return Usage.now([], self.places.valkey_processes), times.children_user + times.children_system
+        return Usage.now([], self.site.valkey_processes), times.children_user + times.children_system
 
     # --- The table ----------------------------------------------------------------------------------------------------
 
@@ -116,8 +116,8 @@ class _Run:
         """Measure loader and peers in turns."""
         rows = self.options.rows
         _say(f"Making two tables of {rows:,} rows …")
-        paths = {kind.name: parquet_of(self.places.data, kind, rows) for kind in KINDS}
-        commands = self.places.data / "commands.resp"
+        paths = {kind.name: parquet_of(self.site.data, kind, rows) for kind in KINDS}
+        commands = self.site.data / "commands.resp"
         prepare(paths[FIELDS.name], commands)
         rounds: dict[str, list[Figures]] = {}
         for turn in range(self.options.rounds):
@@ -144,7 +144,7 @@ class _Run:
         table: Figures = {}
         for kind in KINDS:
             _say(f"Making a table of {rows:,} rows …")
-            path = parquet_of(self.places.data, kind, rows)
+            path = parquet_of(self.site.data, kind, rows)
             for name, figures in self._load_twice(kind, path, rows).items():
                 table[name] = figures
                 peak, drop, stall = figures["peak_bytes"], figures.get("drop_seconds"), figures.get("stall_ms")
@@ -187,7 +187,7 @@ class _Run:
         time.sleep(SETTLE_SECONDS)
         self.client.config_set("slowlog-log-slower-than", 100)
         self.client.slowlog_reset()
-        port = str(self.places.valkey.port)
+        port = str(self.site.valkey.port)
         with _process("benchmarks.loading_worker") as worker, _process("benchmarks.stalls", port) as looking:
             said = worker.go(f"drop {table_id} {block_bits}")
             stalls = looking.go("")
@@ -202,7 +202,7 @@ class _Run:
 
     def _peer(self, name: str, source: Path, rows: int) -> Figures:
         self._empty()
-        with _process("benchmarks.loading_peers", name, str(source), str(self.places.valkey.port)) as peer:
+        with _process("benchmarks.loading_peers", name, str(source), str(self.site.valkey.port)) as peer:
             return self._of_peer(peer, PEERS[name], rows)
 
     def _compare_with_feast(self) -> Figures:
@@ -210,7 +210,7 @@ class _Run:
         if not FEAST_PYTHON.exists():
             raise NotReady("Feast is not installed; `make bench-feast` does that first")
         rows = min(self.options.rows, ROWS_FOR_FEAST)
-        path = parquet_of(self.places.data, FIELDS, rows)
+        path = parquet_of(self.site.data, FIELDS, rows)
         stamped = with_timestamps(path, path.with_suffix(".stamped.parquet"))
         ours = f"recsite, {FIELDS.title}, first load"
         rounds: dict[str, list[Figures]] = {ours: [], FEAST: []}
@@ -225,11 +225,11 @@ class _Run:
 
     def _feast(self, source: Path, rows: int) -> Figures:
         self._empty()
-        folder = self.places.data / "feast"
+        folder = self.site.data / "feast"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         module = "benchmarks.peers.feast.materialize"
-        arguments = (str(source), str(self.places.valkey.port), str(folder))
+        arguments = (str(source), str(self.site.valkey.port), str(folder))
         with _process(module, *arguments, python=FEAST_PYTHON) as feast:
             return self._of_peer(feast, FEAST, rows)
 
@@ -262,9 +262,9 @@ class _Run:
         """Ask lanes at a fixed rate, in turns with nothing else to do and while a table is loaded."""
         self._empty()
         rows = self.options.rows
-        path = parquet_of(self.places.data, FIELDS, rows)
+        path = parquet_of(self.site.data, FIELDS, rows)
         _say("Serving while a table is loaded …")
-        world = make_world(self.places, min(PLAYERS_SERVED, rows))
+        world = make_world(self.site, min(PLAYERS_SERVED, rows))
         questions = Questions(world)
         checked = Checked()
         turns: list[Figures] = []
@@ -272,7 +272,7 @@ class _Run:
         with ExitStack() as stack:
             ports = {
                 name: stack.enter_context(
-                    running_lane(self.places, (self.cores.server,), questions.one(), block_cache_mb=megabytes)
+                    running_lane(self.site, (self.cores.server,), questions.one(), block_cache_mb=megabytes)
                 ).port
                 for name, megabytes in LANES.items()
             }

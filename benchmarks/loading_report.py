@@ -12,8 +12,8 @@ from typing import Any
 from benchmarks.loading_data import FIELDS, LISTS
 from benchmarks.loading_peers import PEERS
 from benchmarks.options import FEAST_PART, LOADING_PARTS
-from benchmarks.places import ROOT
 from benchmarks.reporting import fill, number, table, write_json
+from benchmarks.site import ROOT
 from benchmarks.targets import Target
 
 DOCUMENT = ROOT / "docs" / "performance.md"

@@ -10,8 +10,8 @@ from statistics import median
 
 from benchmarks.load import Exchange, Outcome, ask_closed, ask_open
 from benchmarks.machine import Cores, Usage, pinned
-from benchmarks.places import Places
 from benchmarks.servers import Server
+from benchmarks.site import BenchSite
 
 CONNECTIONS = 64
 # A core that is used this much has nothing left to give.
@@ -86,7 +86,7 @@ class Bench:
         seconds: of each run.
     """
 
-    places: Places
+    site: BenchSite
     cores: Cores
     seconds: float
 
@@ -105,7 +105,7 @@ class Bench:
     ) -> tuple[Outcome, Measurement]:
         """Ask as fast as it answers, from these cores or else from those that are not the server's."""
         begun: list[Usage] = []
-        processes, valkey = server.processes, self.places.valkey_processes
+        processes, valkey = server.processes, self.site.valkey_processes
         with pinned(asking_from or self.cores.rest):
             outcome = ask_closed(
                 server.port,
@@ -165,9 +165,9 @@ def redis_benchmark(bench: Bench, key: str) -> Measurement:
     Raises:
         subprocess.CalledProcessError: it failed.
     """
-    valkey = bench.places.valkey_processes
+    valkey = bench.site.valkey_processes
     requests = max(10_000, int(60_000 * bench.seconds))
-    command = ["redis-benchmark", "-p", str(bench.places.valkey.port), "-c", str(CONNECTIONS), "-n", str(requests)]
+    command = ["redis-benchmark", "-p", str(bench.site.valkey.port), "-c", str(CONNECTIONS), "-n", str(requests)]
     with pinned((bench.cores.server,)):
         before = Usage.now(valkey, valkey)
         done = subprocess.run([*command, "--csv", "GET", key], capture_output=True, text=True, check=True)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.places import ROOT
+from benchmarks.site import ROOT
 
 
 class NoSuchPlace(RuntimeError):

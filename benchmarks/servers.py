@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.contenders import Launch, NotReady, lane_launch
 from benchmarks.load import read_answer
 from benchmarks.machine import family, pinned
-from benchmarks.places import ROOT, Places
+from benchmarks.site import ROOT, BenchSite
 from recsite.embedded import free_port
 
 START_SECONDS = 40.0
@@ -81,7 +81,7 @@ def running(launch: Launch, port: int, log: Path, cores: tuple[int, ...], first_
 
 @contextmanager
 def running_lane(
-    places: Places,
+    site: BenchSite,
     cores: tuple[int, ...],
     first_request: bytes,
     *,
@@ -91,8 +91,8 @@ def running_lane(
 ) -> Iterator[Server]:
     """Run a lane on a free port, as `running` does; `url` is of another Redis than the benchmark's."""
     port = free_port()
-    launch = lane_launch(places, port, block_cache_mb, workers=workers, url=url)
-    with running(launch, port, places.logs / f"lane-{port}.log", cores, first_request) as server:
+    launch = lane_launch(site, port, block_cache_mb, workers=workers, url=url)
+    with running(launch, port, site.logs / f"lane-{port}.log", cores, first_request) as server:
         yield server
 
 

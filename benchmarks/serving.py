@@ -15,11 +15,11 @@ from benchmarks.extras import Extras
 from benchmarks.load import Exchange, ask_closed
 from benchmarks.machine import Cores, describe, pinned
 from benchmarks.measuring import Bench, Measurement, TooFewPlayers, medians, redis_benchmark
-from benchmarks.places import Places
 from benchmarks.questions import Questions, Tokens
 from benchmarks.reporting import number
 from benchmarks.servers import Server, running
 from benchmarks.serving_report import Findings, report
+from benchmarks.site import BenchSite
 from benchmarks.targets import Case
 from benchmarks.world import MODEL, World, WorldProblem, make_world
 from recsite.embedded import free_port
@@ -34,21 +34,21 @@ class WrongAnswers(RuntimeError):
     """A contender does another job than the others; the message shows a wrong answer."""
 
 
-def run(options: Namespace, places: Places, cores: Cores) -> int:
+def run(options: Namespace, site: BenchSite, cores: Cores) -> int:
     """Run the benchmark; give the exit code: 1 where something did not work, whatever the figures are."""
     try:
-        _Run(options, places, cores).go()
+        _Run(options, site, cores).go()
     except (NotReady, WorldProblem, WrongAnswers, TooFewPlayers) as error:
-        print(f"\n{error}\n(Logs: {places.logs})", flush=True)
+        print(f"\n{error}\n(Logs: {site.logs})", flush=True)
         return 1
     return 0
 
 
 class _Run:
-    def __init__(self, options: Namespace, places: Places, cores: Cores) -> None:
+    def __init__(self, options: Namespace, site: BenchSite, cores: Cores) -> None:
         self.options = options
-        self.places = places
-        self.bench = Bench(places, cores, options.seconds)
+        self.site = site
+        self.bench = Bench(site, cores, options.seconds)
         self.findings = Findings()
 
     def go(self) -> None:
@@ -58,19 +58,19 @@ class _Run:
         taking_part = [contender for contender in CONTENDERS if self._takes_part(contender)]
         began = time.monotonic()
         _say(f"Loading {self.options.players:,} players, twice (two versions) …")
-        world = make_world(self.places, self.options.players)
+        world = make_world(self.site, self.options.players)
         for line in world.loads:
             _say(f"  {line}")
         questions = Questions(world)
         for contender in taking_part:
-            contender.build(self.places)
+            contender.build(self.site)
         _say(f"Everything is loaded after {time.monotonic() - began:.0f} s.")
         if "table" in self.options.parts:
             with ExitStack() as stack:
                 self._measure_contenders(stack, taking_part, world, questions)
         self._measure_extras(world, questions)
         self.findings.loads = world.loads
-        report(self.findings, self.options, self.places, cores_in_words=self.bench.cores.in_words())
+        report(self.findings, self.options, self.site, cores_in_words=self.bench.cores.in_words())
 
     def _takes_part(self, contender: Contender) -> bool:
         if contender.name not in self.options.contenders:
@@ -134,8 +134,8 @@ class _Run:
 
     def _start(self, stack: ExitStack, contender: Contender, has_cache: bool, questions: Questions) -> Server:  # noqa: FBT001 - a case
         port = free_port()
-        launch = contender.launch(self.places, port, BLOCK_CACHE_MB if has_cache else 0)
-        log = self.places.logs / f"{contender.name}{'-cache' if has_cache else ''}.log"
+        launch = contender.launch(self.site, port, BLOCK_CACHE_MB if has_cache else 0)
+        log = self.site.logs / f"{contender.name}{'-cache' if has_cache else ''}.log"
         cores = (self.bench.cores.server,)
         return stack.enter_context(running(launch, port, log, cores, questions.one()))
 

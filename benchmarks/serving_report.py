@@ -11,9 +11,9 @@ from typing import Any
 from benchmarks.contenders import CONTENDERS, REDIS_BENCHMARK
 from benchmarks.machine import describe
 from benchmarks.measuring import CONNECTIONS, Checked, Measurement
-from benchmarks.places import ROOT, Places
 from benchmarks.questions import Tokens
 from benchmarks.reporting import fill, number, stamp, table, write_json
+from benchmarks.site import ROOT, BenchSite
 from benchmarks.targets import Case, Target, targets
 
 # What a quiet system uses by itself, measurements to 10 ms included.
@@ -45,7 +45,7 @@ class Findings:
     loads: list[str] = field(default_factory=list)
 
 
-def report(findings: Findings, options: Namespace, places: Places, *, cores_in_words: str) -> None:
+def report(findings: Findings, options: Namespace, site: BenchSite, *, cores_in_words: str) -> None:
     """Print the figures, write them to serving.json in the benchmark's folder, and into the document if asked to."""
     lane = findings.checked["lane"]
     reached = targets(findings.rows, findings.extras, (lane.right, lane.errors))
@@ -61,7 +61,7 @@ def report(findings: Findings, options: Namespace, places: Places, *, cores_in_w
         "answers": _answers(findings.checked),
     }
     print("\n" + "\n\n".join(part for part in parts.values() if part), flush=True)
-    path = places.folder / "serving.json"
+    path = site.folder / "serving.json"
     write_json(path, {**stamped, "machine": machine, "cores": cores_in_words, **_figures(findings, options, reached)})
     print(f"\nAll figures: {path}", flush=True)
     if options.write_docs:

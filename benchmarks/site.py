@@ -20,7 +20,7 @@ from recsite.environment import BASE_DIR
 from serving.formats.encoding import base64url_encode
 
 
-class Places:
+class BenchSite:
     """One benchmark's folder, and the Valkey that everything in it uses.
 
     Attributes:
@@ -43,7 +43,7 @@ class Places:
         return [self.valkey.process.pid]
 
 
-def prepare(folder: Path, cores: Cores, stack: ExitStack) -> Places:
+def prepare(folder: Path, cores: Cores, stack: ExitStack) -> BenchSite:
     """Start a Valkey of the benchmark's own, and point this process and its children at it and at fresh settings.
 
     Args:
@@ -63,7 +63,7 @@ def prepare(folder: Path, cores: Cores, stack: ExitStack) -> Places:
         valkey.start()
     os.environ.update(_settings(folder, valkey))
     os.environ["DJANGO_SETTINGS_MODULE"] = "recsite.settings"
-    return Places(folder, valkey)
+    return BenchSite(folder, valkey)
 
 
 def _settings(folder: Path, valkey: EmbeddedValkey) -> Mapping[str, str]:

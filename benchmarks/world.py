@@ -1,6 +1,6 @@
 """What a serving benchmark asks about: a studio whose two versions the real loader loaded, tokens, and right answers.
 
-Needs Django's settings (`benchmarks.places`). The rows are the demo's: `examples/generate.py` computes each from
+Needs Django's settings (`benchmarks.site`). The rows are the demo's: `examples/generate.py` computes each from
 studio, model, version and player, so that what a contender answers can be held against it.
 """
 
@@ -28,7 +28,7 @@ from django.conf import settings
 from django.core.management import call_command
 
 from benchmarks.load import HEAD_END
-from benchmarks.places import ROOT, Places
+from benchmarks.site import ROOT, BenchSite
 from examples.generate import Example, answer, example_of, parquet_path, write_parquet
 from models_registry.catalogue.access import NarrowedTo
 from models_registry.models import RecommendationModel, RolloutRevision, Version
@@ -111,7 +111,7 @@ class World:
     loads: list[str]
 
 
-def make_world(places: Places, players: int) -> World:
+def make_world(site: BenchSite, players: int) -> World:
     """Make the studio, load both versions, and give peers the same rows as one key a player.
 
     Takes about 40 s for a million players; twice that the first time, when the tables are generated.
@@ -120,7 +120,7 @@ def make_world(places: Places, players: int) -> World:
         WorldProblem: a load did not end well, or the rows are not the generator's.
     """
     example = example_of(STUDIO, MODEL)
-    data = places.data / str(players)
+    data = site.data / str(players)
     for version in example.versions:
         path = parquet_path(data, example, version)
         if not path.exists():
@@ -166,13 +166,13 @@ def make_world(places: Places, players: int) -> World:
         (version, locate(digest(player.encode()), block_bits[version])[0]): row
         for row, (player, version) in enumerate(zip(ids, chosen, strict=True))
     }
-    _write_for_peers(places.valkey.url, tables)
-    peers_file = places.folder / "peers.json"
+    _write_for_peers(site.valkey.url, tables)
+    peers_file = site.folder / "peers.json"
     peers_file.write_text(
         json.dumps(
             {
                 "redis_host": "127.0.0.1",
-                "redis_port": places.valkey.port,
+                "redis_port": site.valkey.port,
                 "model": MODEL,
                 "salt": rollout.salt,
                 "allocation": b64encode(allocation).decode(),

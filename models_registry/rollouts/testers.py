@@ -13,7 +13,7 @@ from tenants.models import User
 from tenants.rules import RuleBroken, check_text
 
 
-def override_set(
+def set_tester(
     *, model: RecommendationModel, unit: str, version: Version, actor: User | None, note: str = ""
 ) -> Override:
     """Pin a tester to one version whatever the weights say. What is so already is not recorded again.
@@ -34,31 +34,31 @@ def override_set(
             return before
         if before is None:
             check_tester_may_be_added(model)
-        override, _ = rows.update_or_create(model=model, unit=unit, defaults={"version": version, "note": note})
+        tester, _ = rows.update_or_create(model=model, unit=unit, defaults={"version": version, "note": note})
         if before is None:
             check_published_size(model.tenant, field="unit")
         summary = f"Gave a tester the version “{version.name}” of “{model.slug}”."
         was = {"unit": unit, "version": before.version.name} if before else None
         after = {"unit": unit, "version": version.name, "note": note}
         record_act(model, actor, audit.Action.OVERRIDE_SET, summary, before=was, after=after)
-    return override
+    return tester
 
 
-def override_remove(*, model: RecommendationModel, unit: str, actor: User | None) -> None:
+def remove_tester(*, model: RecommendationModel, unit: str, actor: User | None) -> None:
     """Let the weights decide for a tester again.
 
     Raises:
-        RuleBroken: there is no override for this unit, or it is none.
+        RuleBroken: there is no tester for this unit, or it is none.
     """
     _check_unit(unit)
     with transaction.atomic():
         lock_model(model)
         rows = Override.objects.for_tenant(model.tenant).select_related("version")
-        override = rows.filter(model=model, unit=unit).first()
-        if override is None:
+        tester = rows.filter(model=model, unit=unit).first()
+        if tester is None:
             raise RuleBroken(f"“{unit}” is not a tester of this model.", field="unit")
-        before = {"unit": unit, "version": override.version.name}
-        override.delete()
+        before = {"unit": unit, "version": tester.version.name}
+        tester.delete()
         record_act(model, actor, audit.Action.OVERRIDE_REMOVE, f"Removed a tester of “{model.slug}”.", before=before)
 
 

@@ -38,7 +38,7 @@ OWN_FOLDERS = ("demo-data", "valkey", "lane", "loads", "log")
 
 
 @dataclass(frozen=True)
-class Places:
+class DemoSite:
     """What one start of the demo uses.
 
     Attributes:
@@ -81,10 +81,10 @@ class Places:
 
 # The locks live as long as this process does, and no child inherits them.
 _held: list[IO[str]] = []
-_prepared: list[Places] = []
+_prepared: list[DemoSite] = []
 
 
-def prepared() -> Places:
+def prepared() -> DemoSite:
     """Return what `prepare` found.
 
     Raises:
@@ -119,11 +119,11 @@ def prepare(arguments: Sequence[str]) -> None:
     dashboard_port, lane_port, metrics_port, valkey_port = _free_ports()
     redis_url = own_redis_url or f"redis://127.0.0.1:{valkey_port}/0"
     own_valkey_port = None if own_redis_url else valkey_port
-    places = Places(var_dir, dashboard_port, lane_port, metrics_port, own_valkey_port, redis_url)
-    chosen = {"RECSITE_REDIS_URL": places.redis_url, "RECSITE_SERVING_URL": places.lane_url}
+    site = DemoSite(var_dir, dashboard_port, lane_port, metrics_port, own_valkey_port, redis_url)
+    chosen = {"RECSITE_REDIS_URL": site.redis_url, "RECSITE_SERVING_URL": site.lane_url}
     lines = [f"{name}={value}\n" for name, value in chosen.items() if name not in given]
     write_private(env_file, f"{settings}{LAST_HEADING}\n{''.join(lines)}")
-    _prepared[:] = [places]
+    _prepared[:] = [site]
 
 
 def _lock(var_dir: Path) -> None:

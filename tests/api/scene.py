@@ -9,7 +9,7 @@ from models_registry.catalogue.services import default_set, model_create, versio
 from models_registry.loading.schedules import schedule_set
 from models_registry.models import LoadState, RecommendationModel, Version
 from models_registry.rollouts.services import rollout_reweight
-from models_registry.rollouts.testers import override_set
+from models_registry.rollouts.testers import set_tester
 from recsite.api.operations.catalogue import NEW_MODEL
 from tenants.automation import automation_token_issue
 from tenants.credentials import credential_issue
@@ -87,7 +87,7 @@ def _make_model(studio: Tenant, admin: User, local_root: str) -> None:
         schedule_set(version=version, kind="interval", every_minutes=240, actor=admin)
     for bp in (1000, 1500, 3000):
         rollout_reweight(model=model, weights_bp={0: 10_000 - bp, 1: bp}, actor=admin, reason="")
-    override_set(model=model, unit=UNIT, version=version, actor=admin)
+    set_tester(model=model, unit=UNIT, version=version, actor=admin)
 
 
 def _make_served_model(studio: Tenant, admin: User, local_root: str) -> RecommendationModel:

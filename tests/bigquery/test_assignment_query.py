@@ -12,7 +12,7 @@ from models_registry.rollouts.analysis import assignment_query
 from serving.formats.keys import SEPARATOR, slot
 from tests import factories
 from tests.bigquery.emulator import BigQuery
-from tests.contract.source_places import put_bigquery
+from tests.contract.source_stores import put_bigquery
 
 pytestmark = pytest.mark.django_db
 

@@ -27,7 +27,7 @@ from models_registry.models import Load, LoadRange, LoadState, RangeState, Sourc
 from recsite.embedded import EmbeddedValkey
 from tests.bigquery.emulator import PROJECT, BigQuery
 from tests.celery_worker import celery_worker, point_celery_at
-from tests.contract.source_places import put_bigquery
+from tests.contract.source_stores import put_bigquery
 from tests.lane_process import descendants, eventually, is_running, stop
 from tests.loading_scene import Scene, all_blocks, answer, blocks_of, row
 

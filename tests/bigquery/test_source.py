@@ -18,7 +18,7 @@ from pytest_django.fixtures import Settings
 from models_registry.loading.sources import Confinement, Extract, SourceProblem, open_source
 from recsite.embedded import free_port
 from tests.bigquery.emulator import PROJECT, BigQuery, require_environment
-from tests.contract.source_places import put_bigquery
+from tests.contract.source_stores import put_bigquery
 
 STUDIO = Confinement(datasets=(f"{PROJECT}.games",), gs_prefixes=(), local_roots=())
 OFFERS = f"{PROJECT}.games.offers"

@@ -27,7 +27,7 @@ from tenants.models import Tenant
 from tenants.services import tenant_create, tenant_update
 from tests.bigquery.emulator import PROJECT, BigQuery
 from tests.celery_worker import celery_worker
-from tests.contract.source_places import put_bigquery
+from tests.contract.source_stores import put_bigquery
 from tests.doors.processes import start_doors
 from tests.doors.raw_http import RawConnection, request
 

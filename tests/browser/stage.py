@@ -30,7 +30,7 @@ from models_registry.loading.requests import load_request  # noqa: E402
 from models_registry.loading.running import run_load  # noqa: E402
 from models_registry.models import Load, RecommendationModel, TrafficPosition, TrafficSource, TrafficSpan, Version  # noqa: E402
 from models_registry.rollouts.services import rollout_reweight  # noqa: E402
-from models_registry.rollouts.testers import override_set  # noqa: E402
+from models_registry.rollouts.testers import set_tester  # noqa: E402
 from tenants.automation import automation_token_issue  # noqa: E402
 from tenants.credentials import credential_issue  # noqa: E402
 from tenants.models import Membership, Role, Tenant, User  # noqa: E402
@@ -115,7 +115,7 @@ def add_history(slug: str) -> Json:
     admin = User.objects.get(username=f"{slug}-studio-admin")
     model = RecommendationModel.objects.for_tenant(tenant).get(slug=MODEL)
     versions = list(Version.objects.for_tenant(tenant).filter(model=model))
-    override_set(model=model, unit="tester-7", version=versions[0], actor=admin, note="Mara's phone")
+    set_tester(model=model, unit="tester-7", version=versions[0], actor=admin, note="Mara's phone")
     version = versions[1]
     _load(version, admin)
     path = version.source.location

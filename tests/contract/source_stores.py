@@ -1,4 +1,4 @@
-"""Each kind of source as a place that a test can put rows into, to be read back through the port."""
+"""Each kind of source as a store that a test can put rows into, to be read back through the port."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DATASET = replace(NOTHING, datasets=(f"{PROJECT}.contract",))
 _OTHER_DATASETS = replace(NOTHING, datasets=(f"{PROJECT}.contract2", f"{PROJECT}x.contract"))
 
 
-class Place(Protocol):
+class Store(Protocol):
     """One implementation of the port with something behind it."""
 
     @property
@@ -38,7 +38,7 @@ class Place(Protocol):
 
     @property
     def elsewhere(self) -> Confinement:
-        """What lets a studio read a neighbour of this place instead."""
+        """What lets a studio read a neighbour of this store instead."""
 
     @property
     def has_snapshot(self) -> bool:
@@ -49,16 +49,16 @@ class Place(Protocol):
 
     @property
     def missing(self) -> str:
-        """A location inside the allowed place at which there is nothing."""
+        """A location inside the allowed store at which there is nothing."""
 
 
 @contextmanager
 def opened(
-    place: Place, location: str, wanted: Sequence[str], confinement: Confinement | None = None
+    store: Store, location: str, wanted: Sequence[str], confinement: Confinement | None = None
 ) -> Iterator[Extract]:
-    """Open a location of a place, with what the place allows unless said otherwise."""
+    """Open a location of a store, with what the store allows unless said otherwise."""
     source: AbstractContextManager[Extract] = open_source(
-        place.kind, location, confinement or place.allowed, wanted, labels={"load": "contract"}
+        store.kind, location, confinement or store.allowed, wanted, labels={"load": "contract"}
     )
     with source as extract:
         yield extract
@@ -165,6 +165,6 @@ def _write_halves(table: pa.Table, folder: Path) -> None:
 
 @contextmanager
 def cloud_files(folder: Path) -> Iterator[tuple[CloudFiles, str]]:
-    """Serve a folder as Cloud Storage; gives the place and the address."""
+    """Serve a folder as Cloud Storage; gives the store and the address."""
     with serve_gcs(folder) as url:
         yield CloudFiles(folder), url

@@ -219,7 +219,7 @@ def test_doors__snapshot_older_than_the_maximum__closed_alike(
 
 
 @pytest.fixture(params=["socket", "TLS", "cluster", "sentinel", "cluster, guarded", "sentinel, guarded"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def redis_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Yield an address of another kind than one server at a port; a guarded one has TLS and passwords."""
     folder = tmp_path / "redis"
     with ExitStack() as stack:
@@ -245,13 +245,13 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
                 yield stack.enter_context(guarded_by_sentinel(folder, Guard.make(folder)))
 
 
-def test_doors__every_kind_of_address__same_status_headers_and_body(place: str, tmp_path: Path) -> None:
-    client = connect(place, timeout_seconds=5, connect_timeout_seconds=2)
+def test_doors__every_kind_of_address__same_status_headers_and_body(redis_url: str, tmp_path: Path) -> None:
+    client = connect(redis_url, timeout_seconds=5, connect_timeout_seconds=2)
     scene = Scene(client)
     scene.write_all()
     elsewhere = {f"RECSITE_{part}_URL": "redis://127.0.0.1:1/0" for part in ("BROKER", "CACHE")}
     # Relays in Python stand before the guarded ones.
-    with start_doors(place, tmp_path, deadline_ms=200, variables=elsewhere) as doors:
+    with start_doors(redis_url, tmp_path, deadline_ms=200, variables=elsewhere) as doors:
         wait_until_found(doors, scene)
         comparison = Comparison(doors)
         cases = corpus(scene)

@@ -13,7 +13,7 @@ from models_registry.catalogue.access import NarrowedTo
 from models_registry.catalogue.services import model_create, version_create
 from models_registry.models import LoadState, RecommendationModel, Version
 from models_registry.rollouts.services import rollout_new_phase
-from models_registry.rollouts.testers import override_set
+from models_registry.rollouts.testers import set_tester
 from tenants.automation import automation_token_issue
 from tenants.credentials import credential_issue
 from tenants.models import Tenant
@@ -49,7 +49,7 @@ def make_version(model: RecommendationModel, name: str) -> Version:
 def add_overrides(model: RecommendationModel, names: list[str]) -> None:
     version = model.versions.first() or make_version(model, "v0")
     for name in names:
-        override_set(model=model, unit=name, version=version, actor=None)
+        set_tester(model=model, unit=name, version=version, actor=None)
 
 
 def add_phases(model: RecommendationModel, names: list[str]) -> None:

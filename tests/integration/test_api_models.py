@@ -248,7 +248,7 @@ def test_table__nothing_to_go_back_to__is_refused(v1: Version, api: ApiClient) -
     assert (answer.status, answer.code, answer.fields) == (422, "refused", [])
 
 
-# --- Overrides ------------------------------------------------------------------------------------------------------
+# --- Testers ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("unit", ["tester-1", "with space", "a/b?c=d&e", "ünï", "..", "x" * 256])

@@ -19,7 +19,7 @@ from rest_framework.views import APIView
 from models_registry.catalogue.services import layout_add, model_create, version_create
 from models_registry.loading.requests import load_request
 from models_registry.models import LoadState, Version
-from models_registry.rollouts.testers import override_set
+from models_registry.rollouts.testers import set_tester
 from recsite.api.authentication import Need
 from recsite.api.studio_view import StudioView
 from tenants.automation import automation_token_issue
@@ -222,7 +222,7 @@ def make_scene(studio: Tenant, owner: User) -> Scene:
         active_table=tables[0], previous_table=tables[1], last_fence=103, active_fence=102
     )
     ScheduleFactory.create(version=versions[0])
-    override_set(model=model, unit="tester-1", version=versions[1], actor=owner)
+    set_tester(model=model, unit="tester-1", version=versions[1], actor=owner)
     names = {
         "model": "offers",
         "version": "v1",

@@ -11,7 +11,7 @@ from django.utils import timezone
 from models_registry.catalogue.services import model_create, version_create
 from models_registry.models import RecommendationModel, TrafficSource, TrafficSpan, Version
 from models_registry.publishing import publish_tenant
-from models_registry.rollouts.testers import override_set
+from models_registry.rollouts.testers import set_tester
 from tenants.models import Tenant
 from tests.factories import (
     DEFAULT_ANSWER,
@@ -184,7 +184,7 @@ def test_explain__whole_key__gives_version_and_answer(studio: Tenant, versions: 
 def test_explain__part_of_the_key__gives_the_version_alone(
     offers: RecommendationModel, versions: list[Version], api: ApiClient
 ) -> None:
-    override_set(model=offers, unit="tester", version=versions[1], actor=None)
+    set_tester(model=offers, unit="tester", version=versions[1], actor=None)
 
     body = api.post("models/offers/explain", {"key": {"player_id": "tester"}}).body
 

@@ -11,7 +11,7 @@ from django.test import Client
 from django.urls import reverse
 from django.urls.converters import StringConverter
 
-from models_registry.rollouts.testers import override_set
+from models_registry.rollouts.testers import set_tester
 from tenants.models import Tenant, User
 from tests import factories
 from tests.integration.dashboard_scene import Offers, get, make_offers, post, signed_in
@@ -73,7 +73,7 @@ def test_admin__a_list_narrowed_by_many_digits__is_not_narrowed(offers: Offers, 
 def test_audit__first_and_last_of_all_days__leave_nothing_out(
     client: Client, offers: Offers, studio: Tenant, page: str, status: int, day: str
 ) -> None:
-    override_set(model=offers.model, unit="qa-phone-7", version=offers.b, actor=None)
+    set_tester(model=offers.model, unit="qa-phone-7", version=offers.b, actor=None)
     answer = get(client, f"/studios/{studio.slug}/{page}?{day}")
     assert answer.status == status
     assert "Gave a tester the version" in answer.html

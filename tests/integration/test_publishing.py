@@ -20,7 +20,7 @@ from models_registry.loading.requests import table_roll_back
 from models_registry.models import Override, RecommendationModel, Table, TableState, Version
 from models_registry.publishing import build_tenant, digest_of, publish_tenant, republish_all
 from models_registry.rollouts.services import rollout_reweight
-from models_registry.rollouts.testers import override_set
+from models_registry.rollouts.testers import set_tester
 from models_registry.tasks import republish
 from recsite.embedded import EmbeddedValkey, free_port
 from serving.formats import snapshot
@@ -309,7 +309,7 @@ CHANGES: dict[str, Callable[[RecommendationModel, Credential], object]] = {
     "weights": lambda m, _: rollout_reweight(model=m, weights_bp={0: 10_000}, actor=None, reason=""),
     "default": lambda model, _: default_set(model=model, default_answer=None, actor=None),
     "table": lambda model, _: table_roll_back(version=model.versions.get(code=0), actor=None, reason=""),
-    "override": lambda m, _: override_set(model=m, unit="t", version=m.versions.get(code=1), actor=None),
+    "override": lambda m, _: set_tester(model=m, unit="t", version=m.versions.get(code=1), actor=None),
 }
 
 

@@ -32,7 +32,7 @@ from models_registry.models import (
     TableState,
     Version,
 )
-from models_registry.rollouts.testers import override_remove, override_set
+from models_registry.rollouts.testers import remove_tester, set_tester
 from tenants.models import AuditEntry, Tenant, User
 from tenants.rules import LimitReached, RuleBroken
 from tenants.services import tenant_end, tenant_update
@@ -399,9 +399,9 @@ def test_everything_else_that_serving_is_given__counts_too(
     size_bytes = publishable_bytes(model.tenant)
     assert 10_200 < size_bytes < 11_000
     monkeypatch.setattr(limits, "MAX_PUBLISHED_BYTES", size_bytes + 100)
-    override_set(model=model, unit="t", version=version, actor=None)
+    set_tester(model=model, unit="t", version=version, actor=None)
     with pytest.raises(LimitReached):
-        override_set(model=model, unit="t" * 101, version=version, actor=None)
+        set_tester(model=model, unit="t" * 101, version=version, actor=None)
     with pytest.raises(LimitReached):
         new_version(model, "b")
     monkeypatch.setattr(limits, "MAX_PUBLISHED_BYTES", size_bytes - 1)
@@ -409,7 +409,7 @@ def test_everything_else_that_serving_is_given__counts_too(
         default_set(model=model, default_answer={**DEFAULT_ANSWER, "offer_id": 2}, actor=None)
     # What makes it less, or no more, goes on.
     default_set(model=model, default_answer=None, actor=None)
-    override_set(model=model, unit="t", version=version, actor=None, note="again")
+    set_tester(model=model, unit="t", version=version, actor=None, note="again")
 
 
 def test_testers__as_many_as_a_model_may_have__the_next_is_refused(
@@ -418,13 +418,13 @@ def test_testers__as_many_as_a_model_may_have__the_next_is_refused(
     version = new_version(model)
     monkeypatch.setattr(limits, "MAX_TESTERS", 2)
     for unit in ("a", "b"):
-        override_set(model=model, unit=unit, version=version, actor=None)
+        set_tester(model=model, unit=unit, version=version, actor=None)
     with pytest.raises(LimitReached, match="already has the maximum of 2 testers") as refused:
-        override_set(model=model, unit="c", version=version, actor=None)
+        set_tester(model=model, unit="c", version=version, actor=None)
     assert refused.value.field == "unit"
-    override_set(model=model, unit="b", version=version, actor=None, note="the same tester")
-    override_remove(model=model, unit="a", actor=None)
-    override_set(model=model, unit="c", version=version, actor=None)
+    set_tester(model=model, unit="b", version=version, actor=None, note="the same tester")
+    remove_tester(model=model, unit="a", actor=None)
+    set_tester(model=model, unit="c", version=version, actor=None)
 
 
 def test_dry_run__while_one_of_the_version_waits__is_refused_and_names_it(model: RecommendationModel) -> None:
@@ -544,36 +544,36 @@ def test_load_request__a_limit_that_will_not_do__is_refused(limit: int, model: R
     assert refused.value.field == "rows_per_second_limit"
 
 
-# --- Overrides ------------------------------------------------------------------------------------------------------
+# --- Testers ------------------------------------------------------------------------------------------------------
 
 
-def test_override_set__then_another_version__then_removed__leaves_three_entries(model: RecommendationModel) -> None:
+def test_tester_set__then_another_version__then_removed__leaves_three_entries(model: RecommendationModel) -> None:
     first, second = new_version(model), new_version(model, "b")
-    override_set(model=model, unit="tester", version=first, actor=None, note="QA phone")
-    override_set(model=model, unit="tester", version=second, actor=None)
+    set_tester(model=model, unit="tester", version=first, actor=None, note="QA phone")
+    set_tester(model=model, unit="tester", version=second, actor=None)
     [override] = Override.objects.for_tenant(model.tenant)
     assert override.version == second
-    override_remove(model=model, unit="tester", actor=None)
+    remove_tester(model=model, unit="tester", actor=None)
     assert not Override.objects.for_tenant(model.tenant).exists()
     actions = AuditEntry.objects.for_tenant(model.tenant).filter(action__startswith="override").order_by("pk")
     assert [entry.action for entry in actions] == ["override.set", "override.set", "override.remove"]
 
 
 @pytest.mark.parametrize("unit", ["", "line\nbreak", "x" * 257, "é" * 129])
-def test_override_set__unit_that_cannot_be_bucketed__is_refused(model: RecommendationModel, unit: str) -> None:
+def test_tester_set__unit_that_cannot_be_bucketed__is_refused(model: RecommendationModel, unit: str) -> None:
     with pytest.raises(RuleBroken):
-        override_set(model=model, unit=unit, version=new_version(model), actor=None)
+        set_tester(model=model, unit=unit, version=new_version(model), actor=None)
 
 
-def test_override_set__version_of_another_model__is_refused(model: RecommendationModel) -> None:
+def test_tester_set__version_of_another_model__is_refused(model: RecommendationModel) -> None:
     other = new_version(new_model(model.tenant, slug="other"))
     with pytest.raises(RuleBroken, match="another model"):
-        override_set(model=model, unit="tester", version=other, actor=None)
+        set_tester(model=model, unit="tester", version=other, actor=None)
 
 
 def test_override_remove__none_there__is_refused(model: RecommendationModel) -> None:
     with pytest.raises(RuleBroken):
-        override_remove(model=model, unit="tester", actor=None)
+        remove_tester(model=model, unit="tester", actor=None)
 
 
 def test_audit__everything_that_was_done__is_there_with_its_time(model: RecommendationModel) -> None:

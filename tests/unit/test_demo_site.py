@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 
-from recsite.demo import places
+from recsite.demo import site
 from recsite.embedded import free_port
 from recsite.environment import Environment
 from serving.formats.snapshot import parse_private_key, parse_public_keys
@@ -30,20 +30,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def _forget() -> None:
-    places._prepared.clear()
-    for lock in places._held:
+    site._prepared.clear()
+    for lock in site._held:
         lock.close()
-    places._held.clear()
+    site._held.clear()
 
 
-def _start(*arguments: str) -> places.Places:
+def _start(*arguments: str) -> site.DemoSite:
     _forget()
-    places.prepare(arguments)
-    return places.prepared()
+    site.prepare(arguments)
+    return site.prepared()
 
 
 def _write_above_the_heading(file: Path, line: str) -> None:
-    file.write_text(file.read_text().replace(places.LAST_HEADING, f"{line}\n{places.LAST_HEADING}"))
+    file.write_text(file.read_text().replace(site.LAST_HEADING, f"{line}\n{site.LAST_HEADING}"))
 
 
 def test_first_start__settings_file__is_private_and_all_that_settings_need(folder: Path) -> None:
@@ -70,7 +70,7 @@ def test_second_start__secrets_and_own_lines__are_kept(folder: Path) -> None:
     second = dotenv_values(file)
     assert second["RECSITE_SECRET_KEY"] == first["RECSITE_SECRET_KEY"]
     assert second["RECSITE_BIGQUERY_PROJECT"] == "mine"
-    assert file.read_text().count(places.LAST_HEADING) == 1
+    assert file.read_text().count(site.LAST_HEADING) == 1
 
 
 def test_reset__secrets__are_new_and_data_is_gone(folder: Path) -> None:
@@ -91,7 +91,7 @@ def test_start__usual_port_is_taken__another_one_is_used(monkeypatch: pytest.Mon
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        monkeypatch.setattr(places, "LANE_PORT", port)
+        monkeypatch.setattr(site, "LANE_PORT", port)
         prepared = _start()
     ports = {prepared.dashboard_port, prepared.lane_port, prepared.metrics_port, prepared.valkey_port}
     assert port not in ports
@@ -100,10 +100,10 @@ def test_start__usual_port_is_taken__another_one_is_used(monkeypatch: pytest.Mon
 
 def test_start__another_demo_starts_at_once__each_has_ports_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DASHBOARD_PORT", "LANE_PORT", "METRICS_PORT", "VALKEY_PORT"):
-        monkeypatch.setattr(places, name, free_port())
+        monkeypatch.setattr(site, name, free_port())
     # Neither has a part that listens yet.
-    first, second = places._free_ports(), places._free_ports()
-    assert first == [places.DASHBOARD_PORT, places.LANE_PORT, places.METRICS_PORT, places.VALKEY_PORT]
+    first, second = site._free_ports(), site._free_ports()
+    assert first == [site.DASHBOARD_PORT, site.LANE_PORT, site.METRICS_PORT, site.VALKEY_PORT]
     assert len({*first, *second}) == 8
 
 
@@ -115,9 +115,7 @@ def test_start__redis_of_ones_own__starts_no_valkey(folder: Path, where: str, mo
     else:
         _start()
         file = folder / "demo.env"
-        file.write_text(
-            file.read_text().replace(places.LAST_HEADING, f"RECSITE_REDIS_URL={url}\n{places.LAST_HEADING}")
-        )
+        file.write_text(file.read_text().replace(site.LAST_HEADING, f"RECSITE_REDIS_URL={url}\n{site.LAST_HEADING}"))
     prepared = _start()
     assert prepared.valkey_port is None
     assert prepared.redis_url == url
@@ -129,7 +127,7 @@ def test_start__settings_file_of_somebody_else__is_refused_and_left_alone(folder
     file = folder / "demo.env"
     file.write_text("RECSITE_SECRET_KEY=production\n")
     with pytest.raises(SystemExit, match="did not make"):
-        places.prepare([])
+        site.prepare([])
     assert file.read_text() == "RECSITE_SECRET_KEY=production\n"
 
 
@@ -137,7 +135,7 @@ def test_start__a_demo_runs_in_that_folder__says_so_and_ends(folder: Path, capsy
     _start()
     before = (folder / "demo.env").read_text()
     with pytest.raises(SystemExit) as ended:
-        places.prepare([])
+        site.prepare([])
     assert ended.value.code == 1
     assert f"running already (process {os.getpid()})" in capsys.readouterr().out
     assert (folder / "demo.env").read_text() == before

@@ -8,7 +8,7 @@ from django.db.models import QuerySet
 from rest_framework import serializers
 
 from models_registry.models import Override, RecommendationModel
-from models_registry.rollouts.testers import override_remove, override_set
+from models_registry.rollouts.testers import remove_tester, set_tester
 from recsite.api.bodies import Answer, Body, Query, Text
 from recsite.api.operations.lookups import find_model, one_of, version_named
 from recsite.api.paging import PageQuery, page_of
@@ -20,7 +20,7 @@ from tenants.paging import Page
 OVERRIDE = {"unit": "tester-7", "version": "2026-11-a", "note": "Mara's phone", "created_at": "2026-11-01T10:00:00Z"}
 
 
-class OverrideAnswer(Answer[Override]):
+class TesterAnswer(Answer[Override]):
     """A tester's version."""
 
     example = OVERRIDE
@@ -30,7 +30,7 @@ class OverrideAnswer(Answer[Override]):
     created_at = serializers.DateTimeField()
 
 
-class NewOverride(Body):
+class NewTester(Body):
     """A tester and their version."""
 
     example: ClassVar = {name: OVERRIDE[name] for name in ("unit", "version", "note")}
@@ -39,7 +39,7 @@ class NewOverride(Body):
     note = Text(max_length=200, required=False, allow_blank=True, default="", help_text="Who it is.")
 
 
-class OverrideQuery(PageQuery):
+class TesterQuery(PageQuery):
     """Which testers."""
 
     version = serializers.CharField(
@@ -47,20 +47,20 @@ class OverrideQuery(PageQuery):
     )
 
 
-class OverrideUnit(Query):
+class TesterUnit(Query):
     """Which tester."""
 
     unit = serializers.CharField(max_length=256, trim_whitespace=False, help_text="The tester's unit.")
 
 
-class Overrides(StudioView, tag="Testers"):
-    @operation("overrides_list", Scope.READ, takes=OverrideQuery, gives=OverrideAnswer)
+class Testers(StudioView, tag="Testers"):
+    @operation("overrides_list", Scope.READ, takes=TesterQuery, gives=TesterAnswer)
     def get(self, asked: dict[str, Any], model: str) -> Page[Any]:
         """List a model's testers, by unit."""
         rows = _rows(find_model(self.tenant, model))
         return page_of(rows, asked, by="unit", kind=str)
 
-    @operation("overrides_set", Scope.ROLLOUTS_WRITE, takes=NewOverride, gives=OverrideAnswer)
+    @operation("overrides_set", Scope.ROLLOUTS_WRITE, takes=NewTester, gives=TesterAnswer)
     def put(self, given: dict[str, Any], model: str) -> Override:
         """Give a tester one version, whatever the weights say.
 
@@ -68,14 +68,14 @@ class Overrides(StudioView, tag="Testers"):
         """
         row = find_model(self.tenant, model)
         version = version_named(row, given["version"], field="version")
-        return override_set(model=row, unit=given["unit"], version=version, actor=self.actor, note=given["note"])
+        return set_tester(model=row, unit=given["unit"], version=version, actor=self.actor, note=given["note"])
 
-    @operation("overrides_remove", Scope.ROLLOUTS_WRITE, takes=OverrideUnit)
+    @operation("overrides_remove", Scope.ROLLOUTS_WRITE, takes=TesterUnit)
     def delete(self, asked: dict[str, Any], model: str) -> None:
         """Remove a tester: the weights decide for them again."""
         row = find_model(self.tenant, model)
         one_of(_rows(row).filter(**asked), f"“{asked['unit']}” is not a tester of this model.")
-        override_remove(model=row, actor=self.actor, **asked)
+        remove_tester(model=row, actor=self.actor, **asked)
 
 
 def _rows(model: RecommendationModel) -> QuerySet[Override]:

@@ -30,7 +30,7 @@ from recsite.api.operations.rollouts import (
 )
 from recsite.api.operations.schedules import VersionSchedule
 from recsite.api.operations.studio import CallerDetail, StudioDetail
-from recsite.api.operations.testers import Overrides
+from recsite.api.operations.testers import Testers
 from recsite.api.operations.traffic import ModelTraffic, Propagation
 from recsite.api.operations.versions import VersionDetail, VersionFreshness, VersionList, VersionRollBack, VersionSource
 
@@ -72,7 +72,7 @@ urlpatterns = [
     re_path(rf"{LOAD}$", LoadDetail.as_view(), name="api-version-load"),
     re_path(rf"{LOAD}/activate-anyway$", LoadActivation.as_view(), name="api-version-load-activate"),
     re_path(r"^loads$", StudioLoads.as_view(), name="api-loads"),
-    re_path(rf"{MODEL}/overrides$", Overrides.as_view(), name="api-overrides"),
+    re_path(rf"{MODEL}/overrides$", Testers.as_view(), name="api-overrides"),
     re_path(rf"{MODEL}/rollout$", RolloutDetail.as_view(), name="api-rollout"),
     re_path(rf"{MODEL}/rollout/preview$", RolloutPreview.as_view(), name="api-rollout-preview"),
     re_path(rf"{MODEL}/rollout/reweight$", RolloutReweight.as_view(), name="api-rollout-reweight"),

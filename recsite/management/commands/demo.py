@@ -24,9 +24,9 @@ from recsite.demo.data import (
 )
 from recsite.demo.demo_file import DemoFile, read_demo_file, write_demo_file
 from recsite.demo.loads import LoadFailed, is_whole, load_all
-from recsite.demo.places import Places, prepared
 from recsite.demo.processes import Part, PartFailed, Parts, StopRequested, http_status
 from recsite.demo.screen import Screen, final_screen
+from recsite.demo.site import DemoSite, prepared
 from recsite.embedded import EmbeddedValkey
 from tenants.models import User
 
@@ -58,21 +58,21 @@ class Command(BaseCommand):
         self, *args: Any, players: int | None = None, patience: float = PATIENCE_SECONDS, **options: Any
     ) -> None:
         try:
-            places = prepared()
+            site = prepared()
         except LookupError as error:
             raise CommandError(str(error)) from None
         screen = Screen()
-        _log_to_file(places)
-        parts = Parts(places.var_dir / "demo.pids", screen.say)
+        _log_to_file(site)
+        parts = Parts(site.var_dir / "demo.pids", screen.say)
         parts.listen_for_signals()
         try:
             parts.stop_leftovers()
-            _start(places, parts, screen, players, patience)
+            _start(site, parts, screen, players, patience)
             parts.watch()
         except StopRequested:
             pass
         except (PartFailed, LoadFailed, OtherPlayers, WrongAnswer) as error:
-            raise CommandError(f"The demo could not start. {error}\n(All logs: {places.log_dir})") from None
+            raise CommandError(f"The demo could not start. {error}\n(All logs: {site.log_dir})") from None
         finally:
             if parts.parts:
                 screen.say("Stopping …")
@@ -80,31 +80,31 @@ class Command(BaseCommand):
                 screen.say("Stopped. The data stays in place for the next start.")
 
 
-def _log_to_file(places: Places) -> None:
+def _log_to_file(site: DemoSite) -> None:
     """Keep this process's own log out of what the person in front of it reads."""
-    places.log_dir.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(places.log_dir / "demo.log", mode="w")
+    site.log_dir.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(site.log_dir / "demo.log", mode="w")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.getLogger().handlers[:] = [handler]
 
 
-def _start(places: Places, parts: Parts, screen: Screen, players: int | None, patience_seconds: float) -> None:
-    known = read_demo_file(places.demo_file)
+def _start(site: DemoSite, parts: Parts, screen: Screen, players: int | None, patience_seconds: float) -> None:
+    known = read_demo_file(site.demo_file)
     with screen.step("Generating example data"):
-        for _ in write_data(places.data_dir, players):
+        for _ in write_data(site.data_dir, players):
             parts.rest(0)
-    if places.valkey_port is not None:
+    if site.valkey_port is not None:
         with screen.step("Starting Valkey"):
-            parts.start(_valkey(places, places.valkey_port))
+            parts.start(_valkey(site, site.valkey_port))
             parts.wait_for_answers(patience_seconds)
     with screen.step("Preparing the database"):
         call_command("migrate", verbosity=0, interactive=False)
         people = make_people(known)
-        make_studios(places.data_dir)
-        credentials = make_credentials(known, players_of(places.data_dir) or 0)
+        make_studios(site.data_dir)
+        credentials = make_credentials(known, players_of(site.data_dir) or 0)
         parts.rest(0)
     with screen.step("Starting workers, scheduler, dashboard and lane"):
-        for part in _own_parts(places):
+        for part in _own_parts(site):
             parts.start(part)
         parts.wait_for_answers(patience_seconds)
 
@@ -115,23 +115,23 @@ def _start(places: Places, parts: Parts, screen: Screen, players: int | None, pa
             load_all(missing, User.objects.get(username=PEOPLE["admin"]), display, parts.rest)
         with screen.step("Comparing the first answers with the generator"):
             for credential in credentials:
-                wait_for_right_answers(places.dashboard_url, places.lane_url, credential, parts.rest, patience_seconds)
+                wait_for_right_answers(site.dashboard_url, site.lane_url, credential, parts.rest, patience_seconds)
     content: DemoFile = {
-        "dashboard_url": places.dashboard_url,
-        "lane_url": places.lane_url,
-        "redis_url": places.redis_url,
+        "dashboard_url": site.dashboard_url,
+        "lane_url": site.lane_url,
+        "redis_url": site.redis_url,
         "admin": people["admin"],
         "product_manager": people["product_manager"],
         "studio": people["studio"],
         "credentials": credentials,
     }
-    write_demo_file(places.demo_file, content)
-    screen.say(final_screen(content, places.demo_file))
+    write_demo_file(site.demo_file, content)
+    screen.say(final_screen(content, site.demo_file))
 
 
-def _valkey(places: Places, port: int) -> Part:
+def _valkey(site: DemoSite, port: int) -> Part:
     server = EmbeddedValkey(
-        places.var_dir / "valkey",
+        site.var_dir / "valkey",
         port=port,
         # Every write goes to a file, so that a restart goes on with the tables; memory that is full refuses writes
         # rather than dropping rows; the log goes where the others' logs go; the title stays what was started.
@@ -141,20 +141,20 @@ def _valkey(places: Places, port: int) -> Part:
         ),
     )
     server.directory.mkdir(parents=True, exist_ok=True)
-    return Part("valkey", server.arguments, places.log_dir / "valkey.log", answers=server.answers)
+    return Part("valkey", server.arguments, site.log_dir / "valkey.log", answers=server.answers)
 
 
-def _own_parts(places: Places) -> list[Part]:
+def _own_parts(site: DemoSite) -> list[Part]:
     """Return the project's own processes: the commands that a deployment runs, on loopback."""
     python, on_loopback = sys.executable, ["--host", "127.0.0.1", "--port"]
     celery, level = [python, "-m", "celery", "-A", "recsite"], ["--loglevel", "INFO"]
     worker = [*celery, "worker", *level]
     granian = [python, "-m", "granian", "recsite.wsgi:application", "--interface", "wsgi", "--http", "1", "--no-ws"]
     granian += ["--respawn-failed-workers", "--workers-kill-timeout", "5", "--blocking-threads", "4"]
-    lane = [python, "manage.py", "lane", "--metrics-port", str(places.metrics_port)]
+    lane = [python, "manage.py", "lane", "--metrics-port", str(site.metrics_port)]
 
     def part(name: str, command: list[str], **more: Any) -> Part:
-        return Part(name, command, places.log_dir / f"{name}.log", **more)
+        return Part(name, command, site.log_dir / f"{name}.log", **more)
 
     return [
         part("worker", [*worker, "-Q", "celery", "-n", "worker@%h", "--concurrency", "1"]),
@@ -163,13 +163,13 @@ def _own_parts(places: Places) -> list[Part]:
         part("scheduler", [*celery, "beat", *level, "--pidfile", ""]),
         part(
             "dashboard",
-            [*granian, *on_loopback, str(places.dashboard_port)],
-            answers=lambda: http_status(f"{places.dashboard_url}/healthz") is not None,
+            [*granian, *on_loopback, str(site.dashboard_port)],
+            answers=lambda: http_status(f"{site.dashboard_url}/healthz") is not None,
         ),
         part(
             "lane",
-            [*lane, *on_loopback, str(places.lane_port)],
-            answers=lambda: http_status(f"{places.lane_url}/readyz") == 200,
+            [*lane, *on_loopback, str(site.lane_port)],
+            answers=lambda: http_status(f"{site.lane_url}/readyz") == 200,
             # A lane trusts public keys; it must do without the one that signs.
             environment={"RECSITE_SNAPSHOT_PRIVATE_KEY": ""},
         ),
