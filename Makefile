@@ -64,14 +64,18 @@ bench-loading: $(VENV)/.base ## loading against one key per row on this machine;
 bench-feast: $(VENV)/.base $(FEAST)/.installed ## loading against Feast, which installs a few hundred MB first
 	@$(BIN)/python -m benchmarks loading --parts feast $(ARGS)
 
-# uv keeps the pinned versions that still fit; `make lock ARGS=--upgrade` takes the newest.
-COMPILE = $(UV) pip compile --quiet --generate-hashes --universal --python-version 3.11 $(ARGS)
+# uv keeps the pinned versions that still fit; `make lock ARGS=--upgrade` takes the newest. Extras stay in their lines,
+# which plain-pins.awk doubles: older pips want a pin of `package` and one of `package[extra]`.
+COMPILE = $(UV) pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-strip-extras $(ARGS)
 lock: $(UV) ## pin the dependencies of pyproject.toml, with hashes, under requirements/
 	$(COMPILE) pyproject.toml -o requirements/base.txt
 	$(COMPILE) pyproject.toml --group dev -o requirements/dev.txt
+	$(COMPILE) --group build -o requirements/build.txt
 	$(COMPILE) --group bqemulator -o requirements/bqemulator.txt
 	$(COMPILE) --group bench -o requirements/bench.txt
 	$(COMPILE) --group feast -o requirements/feast.txt
+	for file in $(filter-out requirements/uv.txt,$(wildcard requirements/*.txt)); do \
+		awk -f requirements/plain-pins.awk $$file >$$file.new && mv $$file.new $$file || exit 1; done
 
 # --- Environments: made once, brought up to date when a file under requirements/ changed ------------------------------
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -15,6 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 BASE = PROJECT["project"]["dependencies"]
 GROUPS = PROJECT["dependency-groups"]
+
+
+PIN = re.compile(r"^([a-z0-9._-]+)(\[.+?\])?(==.+\\\n(?: {4}--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.MULTILINE)
 
 
 def _pins(name: str) -> dict[str, set[Version]]:
@@ -31,7 +36,8 @@ def _pins(name: str) -> dict[str, set[Version]]:
     ("file", "wanted"),
     [
         ("base.txt", BASE),
-        ("dev.txt", [*BASE, *GROUPS["dev"]]),
+        ("dev.txt", [*BASE, *GROUPS["build"], *(group for group in GROUPS["dev"] if isinstance(group, str))]),
+        ("build.txt", GROUPS["build"]),
         ("bqemulator.txt", GROUPS["bqemulator"]),
         ("bench.txt", GROUPS["bench"]),
     ],
@@ -50,9 +56,39 @@ def test_dev_requirements__what_base_pins__is_pinned_the_same() -> None:
         assert dev.get(name) == versions, f"{name}: run `make lock`"
 
 
-@pytest.mark.parametrize("file", ["base.txt", "dev.txt", "bqemulator.txt", "bench.txt", "uv.txt"])
+@pytest.mark.parametrize("file", ["base.txt", "dev.txt", "build.txt", "bqemulator.txt", "bench.txt", "uv.txt"])
 def test_requirements_file__each_pin__has_a_hash(file: str) -> None:
     text = (ROOT / "requirements" / file).read_text()
     pins = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
     assert pins
     assert [pin.split()[0] for pin in pins if "--hash=sha256:" not in pin] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "requirements").glob("*.txt")), ids=lambda path: path.name)
+def test_requirements_file__line_that_is_no_pin__is_a_comment(path: Path) -> None:
+    """An option among them could name an index, which is for whoever installs to choose."""
+    others = PIN.sub("", path.read_text()).splitlines()
+    assert [line for line in others if line.strip() and not line.lstrip().startswith("#")] == []
+
+
+@pytest.mark.parametrize("name", ["base.txt", "dev.txt", "bqemulator.txt", "bench.txt"])
+def test_requirements_file__package_with_extras__is_pinned_with_and_without(name: str) -> None:
+    """Older pips in hash mode want both; which of them a dependency asks for is not in the file."""
+    pins = PIN.findall((ROOT / "requirements" / name).read_text())
+    plain = {(package, pin) for package, extras, pin in pins if not extras}
+    with_extras = {(package, pin) for package, extras, pin in pins if extras}
+    assert with_extras
+    assert with_extras <= plain
+
+
+@pytest.mark.slow
+def test_base_requirements__pip_of_python_3_11__installs_them_in_hash_mode(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", tmp_path], check=True)
+    pip = [str(tmp_path / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+    if subprocess.run([*pip, "pip==23.2"], check=False, capture_output=True).returncode:
+        pytest.skip("no index of packages is in reach")
+
+    command = [*pip, "--dry-run", "--require-hashes", "-r", str(ROOT / "requirements" / "base.txt")]
+    tried = subprocess.run(command, check=False, capture_output=True, text=True, timeout=250)
+
+    assert not tried.returncode, tried.stderr
