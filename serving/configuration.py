@@ -45,7 +45,7 @@ class Serving(NamedTuple):
         gauges["recsite_snapshot_age_seconds"] = self.keeper.oldest_age_seconds(time.time())
         gauges["recsite_snapshot_poll_age_seconds"] = self.watch.poll_age_seconds()
         gauges["recsite_tenants"] = len(self.world.tenants)
-        return self.numbers.reading()
+        return self.numbers.reading(tenant.slug for tenant in tuple(self.world.tenants.values()) if not tenant.is_ended)
 
 
 def assemble(kind: Literal["lane", "door"], *, siblings: int = 1) -> Serving:

@@ -31,8 +31,9 @@ from serving.http import (
     NOT_JSON,
     NOT_READY,
     SERVER_ONLY,
-    UNAUTHORIZED,
+    UNAUTHORIZED_FOR,
     VARY,
+    Error,
     Exposure,
     LostBlock,
     Refused,
@@ -88,34 +89,41 @@ def begin(request: Request, world: World, now: float, settings: Settings) -> Res
         return METHOD_NOT_ALLOWED
     try:
         caller = world.caller(request.authorization, now)
-    except BadToken:
+    except BadToken as refused:
         # A server that knows nobody cannot tell a bad token from a good one.
-        return UNAUTHORIZED if world.tenants else NOT_READY
+        return UNAUTHORIZED_FOR[refused.reason] if world.tenants else NOT_READY
     credential = caller.credential
     uses = world.uses
     uses[credential.id] = uses.get(credential.id, 0) + 1
     tenant = world.tenants[credential.tenant_id]
     if now - tenant.issued_at > settings.snapshot_max_age_seconds:
-        return NOT_READY
+        return _of(tenant, NOT_READY)
     try:
         if method == "GET":
             _charge(caller, tenant, 1, now)
             return _begin_one(request, caller, tenant, settings)
         return _begin_batch(request, caller, tenant, now, settings)
     except Refused as refused:
-        return refused.response
+        return _of(tenant, refused.response)
+
+
+def _of(tenant: PreparedTenant, response: Response) -> Response:
+    """Return an error as one that is counted as a tenant's."""
+    ((_, status, reason),) = response.errors
+    return msgspec.structs.replace(response, errors=((tenant.slug, status, reason),))
 
 
 def _charge(caller: Caller, tenant: PreparedTenant, cost: int, now: float) -> None:
-    own = caller.credential.bucket
+    own, reached = caller.credential.bucket, "credential"
     wait = own.take(cost, now)
     if not wait:
+        reached = "tenant"
         wait = tenant.bucket.take(cost, now)
         if not wait:
             return
         own.give_back(cost)
     seconds = str(max(1, ceil(wait)))
-    raise Refused(problem(429, "rate_limited", "The rate limit is reached.", ("retry-after", seconds)))
+    raise Refused(problem(429, "rate_limited", "The rate limit is reached.", ("retry-after", seconds), reason=reached))
 
 
 def _begin_one(request: Request, caller: Caller, tenant: PreparedTenant, settings: Settings) -> Response | Lookup:
@@ -315,7 +323,9 @@ class Lookup:
         version, source, payload = self._version, found.source, found.payload
         if payload is None:
             if source == "fallback":
-                return msgspec.structs.replace(NO_ANSWER, exposures=version.exposures[source], lost=found.lost)
+                exposures = version.exposures[source]
+                errors = (_unanswered(exposures[0]),)
+                return msgspec.structs.replace(NO_ANSWER, exposures=exposures, lost=found.lost, errors=errors)
             return Response(204, _NO_STORE, b"", "", version.exposures[source], found.lost)
         if self._wants_bits:
             body, heads, form = version.prefix + payload, version.heads.bits, _BITS
@@ -377,7 +387,7 @@ def _begin_batch(
             lookup = Lookup(_version(model, unit), row, settings.redis_prefix)
             steps.append(lookup.first() or lookup)
         except Refused as refused:
-            steps.append(refused.response)
+            steps.append(_of(tenant, refused.response))
     return BatchLookup(model.slug, steps).next()
 
 
@@ -428,17 +438,26 @@ class BatchLookup:
         answers: list[bytes] = []
         exposures: list[Exposure] = []
         lost: list[LostBlock] = []
+        errors: list[Error] = []
         for step in self._steps:
             assert not isinstance(step, Lookup)  # noqa: S101  # `next` came here because none is one any more
             if isinstance(step, Response):
                 answers.append(_refusal(step))
+                errors.extend(step.errors)
                 continue
             exposures.extend(step.version.exposures[step.source])
             lost.extend(step.lost)
+            if step.payload is None and step.source == "fallback":
+                errors.append(_unanswered(exposures[-1]))
             answers.append(_batch_item(step))
         head = msgspec.json.encode({"model": self._slug})[:-1]
         body = head + b',"answers":[' + b",".join(answers) + b"]}"
-        return Response(200, _JSON + _NO_STORE, body, "", exposures, lost)
+        return Response(200, _JSON + _NO_STORE, body, "", exposures, lost, "", errors)
+
+
+def _unanswered(exposure: Exposure) -> Error:
+    """Return what is counted, besides its exposure, of a key without a block and without a default."""
+    return exposure.tenant, NO_ANSWER.status, NO_ANSWER.code
 
 
 def _batch_item(found: Found) -> bytes:

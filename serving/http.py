@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 from urllib.parse import unquote_to_bytes
 
 import msgspec
+
+from serving.formats.tokens import TokenRefusal
 
 PATH = "/v1/recommendations"
 JSON = "application/json"
@@ -16,6 +18,9 @@ VARY = "Accept, Authorization"
 MAX_BODY_BYTES = 1_048_576
 
 Source = Literal["table", "default", "fallback", "none"]
+# Of an error, for counting: whose request it ended ("" where no token said), its status, and why: its code; of a 401
+# what was wrong with the token (`TokenRefusal`), of a 429 whose limit was reached (`credential` or `tenant`).
+Error = tuple[str, int, str]
 
 
 class Request(msgspec.Struct, gc=False):
@@ -52,8 +57,9 @@ class Response(msgspec.Struct, gc=False):
     Attributes:
         head: the headers as they stand in an answer, each with its line's end (`head_of`).
         code: the stable code of an error; "" otherwise.
-        exposures: for counting alone, as is `lost`.
+        exposures: for counting alone, as are `lost` and `errors`.
         detail: what an error says.
+        errors: the one that this is, or those of a batch's keys.
     """
 
     status: int
@@ -63,6 +69,7 @@ class Response(msgspec.Struct, gc=False):
     exposures: Sequence[Exposure] = ()
     lost: Sequence[LostBlock] = ()
     detail: str = ""
+    errors: Sequence[Error] = ()
 
     @property
     def headers(self) -> list[tuple[str, str]]:
@@ -108,10 +115,11 @@ def problem_document(
     return msgspec.json.encode({"type": "about:blank", **members, **(extra or {})})
 
 
-def problem(status: int, code: str, detail: str, *extra: tuple[str, str]) -> Response:
-    """Return an RFC 9457 error with a stable code; `extra` are further headers."""
+def problem(status: int, code: str, detail: str, *extra: tuple[str, str], reason: str = "") -> Response:
+    """Return an RFC 9457 error with a stable code; `extra` are further headers, `reason` is what is counted."""
     head = head_of(("content-type", PROBLEM), ("cache-control", "no-store"), *extra)
-    return Response(status, head, problem_document(status, code, detail), code, detail=detail)
+    body = problem_document(status, code, detail)
+    return Response(status, head, body, code, detail=detail, errors=(("", status, reason or code),))
 
 
 UNAUTHORIZED = problem(401, "unauthorized", "A valid bearer token is required.", ("www-authenticate", "Bearer"))
@@ -132,6 +140,11 @@ SERVER_ONLY = problem(
     403, "server_token_required", "Only a server token, one without “sub”, may ask for several keys at once."
 )
 NOT_JSON = problem(415, "unsupported_media_type", f"Send the keys as {JSON}.")
+
+# One answer for all, told apart where they are counted.
+UNAUTHORIZED_FOR: dict[TokenRefusal, Response] = {
+    reason: msgspec.structs.replace(UNAUTHORIZED, errors=(("", 401, reason),)) for reason in get_args(TokenRefusal)
+}
 
 # /healthz: the process runs. /readyz: it also knows whom to serve (else NOT_READY).
 _PLAIN = head_of(("content-type", "text/plain"), ("cache-control", "no-store"))

@@ -13,15 +13,17 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import add
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import msgspec
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
-from serving.http import Exposure, Response
+from serving.formats.tokens import TokenRefusal
+from serving.http import NO_ANSWER, Error, Exposure, Response
 
 # A worker that has not written for this long is not counted in gauges: it hangs, or its machine slept.
 STALE_SECONDS = 10
@@ -50,11 +52,33 @@ DEFINITIONS = (
         "Each key of a batch counts, and so does an answer that the client was told it still holds (304).",
         ("tenant", "model", "version", "source"),
     ),
-    Definition("recsite_token_refusals_total", "counter", "Requests without a token that is accepted (401)."),
+    Definition(
+        "recsite_tenant_requests_total",
+        "counter",
+        "Requests by tenant and class: ok (from a table), default, fallback, none (a 204), 4xx, 429 (not among the "
+        "4xx), 5xx. Each key of a batch counts. The tenant is empty where no accepted token said whose it was.",
+        ("tenant", "class"),
+    ),
+    Definition(
+        "recsite_rate_limited_total",
+        "counter",
+        "Requests over a limit (429), a batch once, by whose limit it was: credential or tenant.",
+        ("tenant", "limit"),
+    ),
+    Definition(
+        "recsite_token_refusals_total",
+        "counter",
+        "Requests without a token that is accepted (401), by why: missing, malformed, unknown_credential, revoked (of "
+        "a known credential, with a retired secret or under a master key that this process was not given), signature, "
+        "expired, clock (valid only in the future), claims (audience, issuer, tenant, length of life, sub).",
+        ("reason",),
+    ),
     Definition(
         "recsite_request_duration_seconds",
         "histogram",
-        "Time from when a request is here as a whole to its answer, without the network.",
+        "Time from when a request is here as a whole to its answer, without the network, by outcome: cached (answered "
+        "without Redis), redis, batch (of several keys), refused (an error that took no look at a table).",
+        ("outcome",),
     ),
     Definition("recsite_requests_in_flight", "gauge", "Requests that wait for Redis."),
     Definition("recsite_unexpected_errors_total", "counter", "Requests that met a defect of this program (503)."),
@@ -97,20 +121,28 @@ _UNLABELLED = {
 }
 # Upper bounds in seconds; the last bucket has none.
 LATENCY_BOUNDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 1.0)
+# Requests by latency bucket, not cumulated; at last the sum of their latencies.
+Buckets = list[float]
+_SUM = -1
+OUTCOMES = ("cached", "redis", "batch", "refused")
 
 
 class Reading(msgspec.Struct):
     """A process's numbers at one moment, in a form that can be written and added up.
 
     Attributes:
-        values: of every counter and gauge, by metric name, then by label values.
-        buckets: requests by latency bucket, not cumulated.
-        seconds: sum of all latencies.
+        values: of every counter and gauge, by metric name, then by label values; without those that `told_apart` adds.
+        errors: how many there were.
+        tenants: those that are known: who asks nothing is shown as that.
+        buckets: by outcome.
     """
 
     values: dict[str, dict[tuple[str, ...], float]] = {}
-    buckets: list[int] = msgspec.field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS) + 1))
-    seconds: float = 0.0
+    errors: dict[Error, int] = {}
+    tenants: list[str] = []
+    buckets: dict[str, Buckets] = msgspec.field(
+        default_factory=lambda: {outcome: [0.0] * (len(LATENCY_BOUNDS) + 2) for outcome in OUTCOMES}
+    )
 
 
 class Numbers:
@@ -118,13 +150,16 @@ class Numbers:
 
     Attributes are the metrics' names without prefix and suffix. A thread may lose another's addition: several hold a
     lock around `observe`, as the DRF door does.
+
+    Attributes:
+        cached: what `observe` adds latencies of requests to that Redis was not asked about, as is `redis` of others.
     """
 
     def __init__(self) -> None:
         self.requests: dict[int, int] = {}
         self.exposures: dict[Exposure, int] = {}
         self.snapshot_refusals: dict[str, int] = {}
-        self.token_refusals = 0
+        self.errors: dict[Error, int] = {}
         self.unexpected_errors = 0
         self.redis_reads = 0
         self.redis_batches = 0
@@ -134,33 +169,43 @@ class Numbers:
         self.block_cache_hits = 0
         self.gauges: dict[str, float] = {}
         self._buckets = Reading().buckets
-        self._seconds = 0.0
+        self.cached, self.redis, self._batch, self._refused = self._buckets.values()
 
-    def observe(self, response: Response, seconds: float) -> None:
-        """Count an answer that took this long."""
+    def observe(self, response: Response, seconds: float, buckets: Buckets) -> None:
+        """Count an answer that took this long; to `cached` or `redis`, where it is of one key."""
         status = response.status
         requests = self.requests
         requests[status] = requests.get(status, 0) + 1
-        if status == 401:
-            self.token_refusals += 1
-        self._buckets[bisect_left(LATENCY_BOUNDS, seconds)] += 1
-        self._seconds += seconds
         exposures = self.exposures
         for exposure in response.exposures:
             exposures[exposure] = exposures.get(exposure, 0) + 1
+        if response.errors:
+            errors = self.errors
+            for error in response.errors:
+                errors[error] = errors.get(error, 0) + 1
+            if not response.exposures:
+                buckets = self._refused
+            elif status == 200:
+                buckets = self._batch
+        if len(response.exposures) > 1:
+            buckets = self._batch
+        buckets[bisect_left(LATENCY_BOUNDS, seconds)] += 1
+        buckets[_SUM] += seconds
         if response.lost:
             self.lost_blocks += len(response.lost)
 
     def refuse(self, response: Response) -> None:
         """Count the answer to what was no request, or too much of one; it took no time that would say something."""
         self.requests[response.status] = self.requests.get(response.status, 0) + 1
+        for error in response.errors:
+            self.errors[error] = self.errors.get(error, 0) + 1
 
     def refuse_snapshot(self, reason: str) -> None:
         """Count a snapshot that was refused."""
         self.snapshot_refusals[reason] = self.snapshot_refusals.get(reason, 0) + 1
 
-    def reading(self) -> Reading:
-        """Return the numbers as they stand."""
+    def reading(self, tenants: Iterable[str] = ()) -> Reading:
+        """Return the numbers as they stand, and which tenants are known."""
         values: dict[str, dict[tuple[str, ...], float]] = {
             "recsite_requests_total": {(str(status),): count for status, count in tuple(self.requests.items())},
             "recsite_exposures_total": {tuple(exposure): count for exposure, count in tuple(self.exposures.items())},
@@ -168,7 +213,8 @@ class Numbers:
             **{name: {(): getattr(self, attribute)} for name, attribute in _UNLABELLED.items()},
             **{name: {(): value} for name, value in self.gauges.items()},
         }
-        return Reading(values, list(self._buckets), self._seconds)
+        buckets = {outcome: list(buckets) for outcome, buckets in self._buckets.items()}
+        return Reading(values, dict(self.errors), list(tenants), buckets)
 
 
 # --- Several processes as one ---------------------------------------------------------------------------------------
@@ -180,15 +226,18 @@ def combined(readings: Iterable[Reading]) -> Reading:
     for reading in readings:
         for definition in DEFINITIONS:
             _add(total, reading, definition)
-        total.buckets = [mine + other for mine, other in zip(total.buckets, reading.buckets, strict=True)]
-        total.seconds += reading.seconds
+        for error, count in reading.errors.items():
+            total.errors[error] = total.errors.get(error, 0) + count
+        total.tenants = sorted({*total.tenants, *reading.tenants})
+        for outcome, buckets in total.buckets.items():
+            buckets[:] = map(add, buckets, reading.buckets[outcome])
     return total
 
 
 def _without_gauges(reading: Reading) -> Reading:
     names = {definition.name for definition in DEFINITIONS if definition.kind == "counter"}
     values = {name: values for name, values in reading.values.items() if name in names}
-    return Reading(values, reading.buckets, reading.seconds)
+    return Reading(values, reading.errors, [], reading.buckets)
 
 
 def _add(total: Reading, reading: Reading, definition: Definition) -> None:
@@ -202,23 +251,50 @@ def _add(total: Reading, reading: Reading, definition: Definition) -> None:
             sums[labels] = (max if definition.across == "max" else min)(sums[labels], value)
 
 
+def told_apart(reading: Reading) -> dict[str, dict[tuple[str, ...], float]]:
+    """Return the counters that follow from exposures and errors, so that no request need count them."""
+    refusals: dict[tuple[str, ...], float] = {(reason,): 0 for reason in get_args(TokenRefusal)}
+    limited: dict[tuple[str, ...], float] = {}
+    requests: dict[tuple[str, ...], float] = {(tenant, "ok"): 0 for tenant in reading.tenants}
+    for (tenant, _, _, source), count in reading.values.get("recsite_exposures_total", {}).items():
+        of = (tenant, "ok" if source == "table" else source)
+        requests[of] = requests.get(of, 0) + count
+    for (tenant, status, reason), count in reading.errors.items():
+        of = (tenant, "429" if status == 429 else f"{status // 100}xx")
+        requests[of] = requests.get(of, 0) + count
+        if status == 401:
+            refusals[reason,] += count
+        elif status == 429:
+            limited[tenant, reason] = limited.get((tenant, reason), 0) + count
+        elif reason == NO_ANSWER.code and tenant:
+            # Its exposure says that it came from a fallback, but there was none.
+            requests[tenant, "fallback"] = requests.get((tenant, "fallback"), 0) - count
+    return {
+        "recsite_tenant_requests_total": requests,
+        "recsite_rate_limited_total": limited,
+        "recsite_token_refusals_total": refusals,
+    }
+
+
 def families(reading: Reading) -> Iterator[Metric]:
     """Yield a reading in Prometheus' terms."""
+    values = reading.values | told_apart(reading)
     for definition in DEFINITIONS:
         if definition.kind == "histogram":
-            yield HistogramMetricFamily(
-                definition.name, definition.help, buckets=_cumulated(reading.buckets), sum_value=reading.seconds
-            )
+            histogram = HistogramMetricFamily(definition.name, definition.help, labels=definition.labels)
+            for outcome, (*buckets, seconds) in reading.buckets.items():
+                histogram.add_metric([outcome], _cumulated(buckets), seconds)
+            yield histogram
             continue
         family_class = CounterMetricFamily if definition.kind == "counter" else GaugeMetricFamily
         family = family_class(definition.name, definition.help, labels=definition.labels)
-        for labels, value in sorted(reading.values.get(definition.name, {}).items()):
+        for labels, value in sorted(values.get(definition.name, {}).items()):
             family.add_metric(labels, value)
         yield family
 
 
-def _cumulated(buckets: list[int]) -> list[tuple[str, float]]:
-    total = 0
+def _cumulated(buckets: Buckets) -> list[tuple[str, float]]:
+    total = 0.0
     cumulated: list[tuple[str, float]] = []
     for bound, count in zip((*map(str, LATENCY_BOUNDS), "+Inf"), buckets, strict=True):
         total += count

@@ -23,7 +23,7 @@ from rest_framework.views import APIView
 from typing_extensions import override
 
 from serving.configuration import Serving, assemble
-from serving.engine import UNAVAILABLE, Block, begin
+from serving.engine import UNAVAILABLE, BatchLookup, Block, Lookup, begin
 from serving.http import (
     ALIVE,
     BODY_INCOMPLETE,
@@ -36,7 +36,7 @@ from serving.http import (
     Request,
     Response,
 )
-from serving.metrics import NumbersCollector
+from serving.metrics import NumbersCollector, Reading
 from serving.redis.clients import by_holder
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,12 @@ def serving() -> Serving:
 def _started() -> Serving:
     parts = assemble("door")
     parts.start()
-    REGISTRY.register(NumbersCollector(parts.reading))
+
+    def reading() -> Reading:
+        with _counting:  # of an answer all is counted, or nothing
+            return parts.reading()
+
+    REGISTRY.register(NumbersCollector(reading))
     return parts
 
 
@@ -123,11 +128,16 @@ def answer(request: HttpRequest) -> HttpResponse:
     """Answer a request for recommendations."""
     started = time.perf_counter()
     parts = serving()
+    buckets = parts.numbers.cached
     if not _capacity.acquire(blocking=False):
         response = OVER_CAPACITY
     else:
         try:
-            response = _asked(request, parts)
+            step = _asked(request, parts)
+            while not isinstance(step, Response):
+                buckets = parts.numbers.redis
+                step = step.resume(_read(step.names, parts))
+            response = step
         except Exception as error:  # noqa: BLE001  # a defect must not become a 500
             # Its text could name a player.
             logger.error("request.failed error=%s", type(error).__name__)  # noqa: TRY400  # nor may its frames
@@ -136,13 +146,13 @@ def answer(request: HttpRequest) -> HttpResponse:
         finally:
             _capacity.release()
     with _counting:
-        parts.numbers.observe(response, time.perf_counter() - started)
+        parts.numbers.observe(response, time.perf_counter() - started, buckets)
         if response.lost:
             parts.watch.report_lost(block.table_id for block in response.lost)
     return _sent(response)
 
 
-def _asked(request: HttpRequest, parts: Serving) -> Response:
+def _asked(request: HttpRequest, parts: Serving) -> Response | Lookup | BatchLookup:
     body = _body(request) if request.method == "POST" else b""
     if isinstance(body, Response):
         return body
@@ -159,10 +169,7 @@ def _asked(request: HttpRequest, parts: Serving) -> Response:
         content_type=given.get("CONTENT_TYPE"),
         body=body,
     )
-    step = begin(asked, parts.world, time.time(), parts.settings)
-    while not isinstance(step, Response):
-        step = step.resume(_read(step.names, parts))
-    return step
+    return begin(asked, parts.world, time.time(), parts.settings)
 
 
 def _body(request: HttpRequest) -> bytes | Response:

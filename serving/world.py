@@ -339,7 +339,7 @@ class World:
             BadToken: it is not accepted, for whatever reason.
         """
         if authorization is None:
-            raise BadToken("there is none")
+            raise BadToken("missing", "there is none")
         known = self._verified.get(authorization)
         if known is not None and known.credential.is_live and now < known.good_until:
             return known
@@ -362,13 +362,15 @@ class World:
         if credential is not None:
             key, until = credential.keys[header]
             if until is not None and now >= until:
-                raise BadToken("signed with a secret that was retired")
+                raise BadToken("revoked", "signed with a secret that was retired")
             payload = check_hs256(token, len(header), key)
         else:
             kid = unverified_kid(token)
             credential = self._by_kid.get(kid)
-            if credential is None or credential.public_key is None:
-                raise BadToken("no credential signs tokens with this header")
+            if credential is None:
+                raise BadToken("unknown_credential", "no credential has this id")
+            if credential.public_key is None:
+                raise BadToken("revoked", "no secret of its credential signs tokens with this header")
             payload = check_with_pyjwt(token, credential.public_key, credential.published.algorithm)
         claims = check_claims(
             payload,
@@ -407,9 +409,9 @@ def _bearer_token(authorization: str) -> str:
     """Return the token of an Authorization header, of ASCII and three segments; raises BadToken."""
     token = authorization[7:].strip(" ")
     if authorization[:7].lower() != "bearer " or not token.isascii():
-        raise BadToken("not a bearer token")
+        raise BadToken("malformed", "not a bearer token")
     if len(token) > MAX_TOKEN_BYTES:
-        raise BadToken("longer than 4 KiB")
+        raise BadToken("malformed", "longer than 4 KiB")
     if token.count(".") != 2:
-        raise BadToken("not three segments")
+        raise BadToken("malformed", "not three segments")
     return token

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jwt
 import msgspec
@@ -27,8 +27,22 @@ MAX_UNIT_BYTES = 256
 KID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
+# What is counted of tokens that are not accepted. `revoked`: of a known credential, but signed with a secret that was
+# retired, or under a master key that this process was not given. `clock`: issued, or valid, only in the future.
+# `claims`: for another audience or tenant, from another issuer, or valid for too long.
+TokenRefusal = Literal[
+    "missing", "malformed", "unknown_credential", "revoked", "signature", "expired", "clock", "claims"
+]
+
+
 class BadToken(ValueError):
-    """A token that is not accepted. Why is for a debug log, never for the caller."""
+    """A token that is not accepted. Why is for numbers and a debug log, never for the caller."""
+
+    @property
+    def reason(self) -> TokenRefusal:
+        """Return what it was raised with first; a text for people comes second."""
+        reason: TokenRefusal = self.args[0]
+        return reason
 
 
 class Claims(msgspec.Struct, frozen=True, gc=False):
@@ -120,11 +134,11 @@ def check_hs256(token: bytes, header_length: int, key: HMAC) -> Payload:
     own.update(signed)
     # Compared as they are spelled: what is not canonical base64url cannot be equal.
     if not hmac.compare_digest(base64url_encode(own.finalize()).encode(), signature):
-        raise BadToken("signature does not fit")
+        raise BadToken("signature", "it does not fit")
     try:
         return _payloads.decode(base64url_decode(signed[header_length + 1 :]))
     except (ValueError, RecursionError):
-        raise BadToken("payload is not as it must be") from None
+        raise BadToken("malformed", "payload is not as it must be") from None
 
 
 def unverified_kid(token: bytes) -> str:
@@ -136,10 +150,10 @@ def unverified_kid(token: bytes) -> str:
     try:
         header = msgspec.json.decode(base64url_decode(token.partition(b".")[0]))
     except (ValueError, RecursionError):
-        raise BadToken("header is not JSON") from None
+        raise BadToken("malformed", "header is not JSON") from None
     kid = header.get("kid") if isinstance(header, dict) else None
     if not isinstance(kid, str) or not KID.fullmatch(kid):
-        raise BadToken("no usable kid")
+        raise BadToken("malformed", "no usable kid")
     return kid
 
 
@@ -154,8 +168,10 @@ def check_with_pyjwt(token: bytes, public_key: Any, algorithm: str) -> Payload:
         for segment in token.split(b"."):
             base64url_decode(segment)
         return msgspec.convert(jwt.decode(token, public_key, algorithms=[algorithm], options=_SIGNATURE_ALONE), Payload)
+    except jwt.InvalidSignatureError:
+        raise BadToken("signature", "it does not fit") from None
     except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise BadToken(str(error)) from None
+        raise BadToken("malformed", str(error)) from None
 
 
 def check_claims(payload: Payload, *, now: float, audience: str, issuer: str, tenant_slug: str) -> Claims:
@@ -169,25 +185,25 @@ def check_claims(payload: Payload, *, now: float, audience: str, issuer: str, te
     """
     expires_at, issued_at, not_before = payload.exp, payload.iat, payload.nbf
     if not 0 < expires_at - issued_at <= MAX_LIFE_SECONDS:
-        raise BadToken("lives longer than 24 h, or not at all")
+        raise BadToken("claims", "lives longer than 24 h, or not at all")
     if now >= expires_at + LEEWAY_SECONDS:
-        raise BadToken("expired")
+        raise BadToken("expired", "its end has passed")
     if issued_at > now + LEEWAY_SECONDS:
-        raise BadToken("issued in the future")
+        raise BadToken("clock", "issued in the future")
     if not_before is not UNSET and not_before > now + LEEWAY_SECONDS:
-        raise BadToken("not valid yet")
+        raise BadToken("clock", "not valid yet")
     given_audience = payload.aud
     if given_audience != audience and (isinstance(given_audience, str) or audience not in given_audience):
-        raise BadToken("for another audience")
+        raise BadToken("claims", "for another audience")
     if payload.iss != issuer:
-        raise BadToken("from another issuer")
+        raise BadToken("claims", "from another issuer")
     if payload.tenant is not UNSET and payload.tenant != tenant_slug:
-        raise BadToken("for another tenant")
+        raise BadToken("claims", "for another tenant")
     subject, models = payload.sub, payload.models
     if subject is UNSET:
         return Claims(expires_at, None, None if models is UNSET else models)
     if not is_unit(subject):
-        raise BadToken("sub is no unit")
+        raise BadToken("claims", "sub is no unit")
     return Claims(expires_at, subject, None if models is UNSET else models)
 
 

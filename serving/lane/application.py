@@ -30,7 +30,7 @@ from serving.engine import BatchLookup, Block, Lookup, begin
 from serving.http import ALIVE, NO_ANSWER, NOT_FOUND, OVER_CAPACITY, PATH, Request, Response
 from serving.lane.http11 import Connection
 from serving.lane.server import HttpServer
-from serving.metrics import WorkerFile
+from serving.metrics import Buckets, WorkerFile
 from serving.redis.cache import BlockCache
 from serving.redis.reader import MOST_AT_ONCE, read_all
 from serving.redis.topology import reader_for
@@ -130,7 +130,7 @@ class Lane:
             self._note(error)
             response = NO_ANSWER
         if response is not None:
-            self._end(response, connection)
+            self._end(response, connection, self._numbers.cached)
 
     def _answer_now(self, request: Request, connection: Connection) -> Response | None:
         """Return the answer, or None if it takes a block that is not here."""
@@ -174,17 +174,17 @@ class Lane:
             following = NO_ANSWER
         if isinstance(following, Response):
             self._waiting -= 1
-            self._end(following, connection)
+            self._end(following, connection, self._numbers.redis)
         else:
             self._read_on(following, connection)
 
     def _read_on(self, step: Lookup | BatchLookup, connection: Connection) -> None:
         read_all(self._cache, step.names, partial(self._resume, step, connection))
 
-    def _end(self, response: Response, connection: Connection) -> None:
+    def _end(self, response: Response, connection: Connection, buckets: Buckets) -> None:
         try:
             connection.send(response)
-            self._numbers.observe(response, time.perf_counter() - connection.asked_at)
+            self._numbers.observe(response, time.perf_counter() - connection.asked_at, buckets)
             if response.lost:
                 for lost in response.lost:
                     self._cache.drop(lost.name)

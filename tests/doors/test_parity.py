@@ -17,7 +17,7 @@ from serving.http import BITS
 from serving.redis.clients import connect
 from tests.doors.corpus import Case, corpus, get, post
 from tests.doors.processes import Doors, start_doors
-from tests.doors.raw_http import RawConnection, RawResponse
+from tests.doors.raw_http import RawConnection, RawResponse, request
 from tests.doors.scene import PLAYERS, Scene, player
 from tests.redis_parts import Guard, cluster_of_three, guarded_by_sentinel, guarded_cluster, tls_before, watched
 
@@ -216,6 +216,40 @@ def test_doors__snapshot_older_than_the_maximum__closed_alike(
             answer = lane.ask(get("any", f"model=offers&player_id={player(1)}", scene.token()).raw)
         assert (answer.status, b'"not_ready"' in answer.body) == (503, True)
         assert comparison.differences == []
+
+
+def test_doors__what_they_were_asked__is_counted_alike(server: EmbeddedValkey, scene: Scene, tmp_path: Path) -> None:
+    with start_doors(server.url, tmp_path, variables={"RECSITE_METRICS_TOKEN": "what Prometheus sends"}) as doors:
+        comparison = Comparison(doors)
+        comparison.ask("healthy", corpus(scene))
+        comparison.ask(
+            "over the limit", [get("slow", f"model=offers&player_id={player(1)}", scene.token("cr_slow"))] * 6
+        )
+        time.sleep(1.5)  # the lane's workers write their numbers once a second
+        lane, drf = (counted(port) for port in (doors.lane_metrics_port, doors.drf_port))
+    assert lane == drf
+    for label in (
+        '"ok"',
+        '"default"',
+        '"none"',
+        '"4xx"',
+        '"429"',
+        '"credential"',
+        '"signature"',
+        '"missing"',
+        '"expired"',
+    ):
+        assert any(label in series and count for series, count in lane.items()), label
+
+
+def counted(port: int) -> dict[str, float]:
+    """Return what a door counted of requests that named a tenant, and of tokens that it refused."""
+    with RawConnection(port) as connection:
+        bearer = ("Authorization", "Bearer what Prometheus sends")
+        text = connection.ask(request("GET", "/metrics", [bearer, ("Connection", "close")])).body.decode()
+    names = ("recsite_tenant_requests_total", "recsite_rate_limited_total", "recsite_token_refusals_total")
+    lines = [line for line in text.splitlines() if line.startswith(names) and 'tenant=""' not in line]
+    return {series: float(count) for series, _, count in (line.rpartition(" ") for line in lines)}
 
 
 @pytest.fixture(params=["socket", "TLS", "cluster", "sentinel", "cluster, guarded", "sentinel, guarded"])

@@ -44,7 +44,7 @@ class Process:
         model = version.model
         exposure = Exposure(model.tenant.slug, model.slug, version.name, source)
         for _ in range(times):
-            self.numbers.observe(Response(200, "", b"", "", (exposure,)), 0.001)
+            self.numbers.observe(Response(200, "", b"", "", (exposure,)), 0.001, self.numbers.redis)
 
 
 @pytest.fixture
@@ -111,7 +111,8 @@ def test_collect__entry_of_another_release_and_unknown_names__passed_over(
     valkey.xadd(name, {"other": b"field"})
     process = Process(valkey)
     process.answer(version)
-    process.numbers.observe(Response(200, "", b"", "", (Exposure("nobody", "offers", "one", "table"),)), 0.001)
+    exposures = (Exposure("nobody", "offers", "one", "table"),)
+    process.numbers.observe(Response(200, "", b"", "", exposures), 0.001, process.numbers.redis)
     process.reporter.send_traffic()
     collecting.collect()
     assert totals(version) == {"table": 1}

@@ -235,3 +235,14 @@ def test_limit__a_body_that_cannot_be_read_costs_one() -> None:
     served = world(tenant(model(), credentials=(credential(rate=1, burst=2),)))
     statuses = [answer(post(b"nonsense"), served, store).status for _ in range(3)]
     assert statuses == [400, 400, 429]
+
+
+def test_errors_of_keys__are_counted_as_the_tenants() -> None:
+    store = Store()
+    served = aurora(store, ROWS)
+    refused = answer(post(batch({"player_id": "p5"}, {}, {"player_id": "p1", "x": "y"})), served, store)
+    assert refused.errors == [("aurora", 400, "bad_key"), ("aurora", 400, "unknown_parameter")]
+    store.is_away = True
+    unread = answer(post(batch({"player_id": "p5"}, {"player_id": "p6"})), served, store)
+    assert unread.errors == [("aurora", 503, "unavailable")] * 2
+    assert [exposure.source for exposure in unread.exposures] == ["fallback"] * 2

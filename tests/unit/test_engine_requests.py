@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.formats.keys import slot
-from serving.http import BITS, JSON, UNAUTHORIZED
+from serving.http import BITS, JSON, UNAUTHORIZED, Response
 from tests.serving_world import (
     ANA,
     DEFAULT,
@@ -33,12 +33,18 @@ from tests.serving_world import (
 # --- Who may ask for what -------------------------------------------------------------------------------------------
 
 
+def sent(response: Response) -> tuple[int, str, bytes]:
+    """Return all that a client gets."""
+    return response.status, response.head, response.body
+
+
 def test_no_token_or_a_bad_one__one_401_for_all() -> None:
     store = Store()
     served = aurora(store)
     for authorization in (None, "Bearer", "Bearer ", "Bearer x", "Basic YTpi", token(), "Bearer ☃", "Bearer \xff"):
         response = answer(get(authorization=authorization), served, store)
-        assert response is UNAUTHORIZED
+        assert sent(response) == sent(UNAUTHORIZED)
+        assert [(tenant, status) for tenant, status, _ in response.errors] == [("", 401)]
     assert problem(UNAUTHORIZED) == (401, "unauthorized")
     assert header(UNAUTHORIZED, "www-authenticate") == "Bearer"
 
@@ -340,4 +346,42 @@ def test_tenant_that_ended__its_tokens_are_no_good() -> None:
     ended = tenant(credentials=(), is_ended=True)
     assert answer(get("player_id=a"), served, store).status == 200
     served.put(snapshot(ended, 2))
-    assert answer(get("player_id=a"), served, store) is UNAUTHORIZED
+    assert sent(answer(get("player_id=a"), served, store)) == sent(UNAUTHORIZED)
+
+
+# --- What is counted of errors ---------------------------------------------------------------------------------------
+
+
+def test_error__is_counted_as_the_tenants_that_the_token_names() -> None:
+    store = Store()
+    served = aurora(store)
+    assert answer(get("player_id="), served, store).errors == (("aurora", 400, "bad_key"),)
+    assert answer(get("model=nothing"), served, store).errors == (("aurora", 404, "model_not_found"),)
+    assert answer(get("player_id=ana", accept="text/html"), served, store).errors == (
+        ("aurora", 406, "not_acceptable"),
+    )
+    assert answer(get(method="PUT"), served, store).errors == (("", 405, "method_not_allowed"),)
+    assert answer(get(authorization=None), served, store).errors == (("", 401, "missing"),)
+    old = token(iat=NOW + 10**6, exp=NOW + 10**6 + 60)
+    late = answer(get("player_id=ana", bearer=old), served, store, now=NOW + 10**6)
+    assert late.errors == (("aurora", 503, "not_ready"),)
+    assert answer(get("player_id=ana"), served, store).errors == ()
+    store.is_away = True
+    unread = answer(get("player_id=ana"), served, store)
+    assert unread.errors == (("aurora", 503, "unavailable"),)
+    assert [exposure.source for exposure in unread.exposures] == ["fallback"]
+
+
+@pytest.mark.parametrize(("of_credential", "of_tenant", "whose"), [(1, 100, "credential"), (100, 1, "tenant")])
+def test_limit__is_counted_as_whose_it_was(of_credential: int, of_tenant: int, whose: str) -> None:
+    store = Store()
+    served = world(
+        tenant(
+            model(default=DEFAULT),
+            credentials=(credential(rate=of_credential, burst=of_credential),),
+            rate=of_tenant,
+            burst=of_tenant,
+        )
+    )
+    assert answer(get("player_id=a"), served, store).errors == ()
+    assert answer(get("player_id=a"), served, store).errors == (("aurora", 429, whose),)

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
-from typing import Any
+from typing import Any, get_args
 
 import jwt
 import pytest
@@ -16,7 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.formats import snapshot as published
-from serving.formats.tokens import MAX_TOKEN_BYTES, BadToken, derive_key, header_parameters, header_segment
+from serving.formats.tokens import (
+    MAX_TOKEN_BYTES,
+    BadToken,
+    TokenRefusal,
+    derive_key,
+    header_parameters,
+    header_segment,
+)
 from serving.world import Caller, World
 from tests.serving_world import (
     MASTER_KEYS,
@@ -123,6 +130,44 @@ def test_verified_before__refused_once_it_has_expired() -> None:
     assert known.caller(f"Bearer {token()}", NOW)
     with pytest.raises(BadToken):
         known.caller(f"Bearer {token()}", NOW + 930)
+
+
+def test_refused__why_is_told_apart_for_whoever_counts_it() -> None:
+    good = token()
+    later = (published.AcceptedKey(2, "mk1"), published.AcceptedKey(1, "mk1", NOW + 10))
+    retiring = world(tenant(credentials=(credential(accepted=later),)))
+    whys: dict[TokenRefusal, list[tuple[World, str | None, float]]] = {
+        "missing": [(served(), None, NOW)],
+        "malformed": [
+            (served(), f"Basic {good}", NOW),
+            (served(), "Bearer x.y", NOW),
+            (served(), "Bearer x.y.z", NOW),
+            (served(), f"Bearer {'x' * 5000}", NOW),
+            (served(), f"Bearer {signed(OWN_SEGMENT, b'[]')}", NOW),
+            (served(), f"Bearer {studio_token('cr_ed', 'ES256', ES)}", NOW),
+        ],
+        "unknown_credential": [(served(), f"Bearer {token('cr_nobody')}", NOW)],
+        "revoked": [(served(), f"Bearer {token(generation=2)}", NOW), (retiring, f"Bearer {good}", NOW + 10)],
+        "signature": [
+            (served(), f"Bearer {good[:-4]}AAAA", NOW),
+            (served(), f"Bearer {studio_token('cr_ed', 'EdDSA', OTHER_ED)}", NOW),
+        ],
+        "expired": [(served(), f"Bearer {good}", NOW + 930)],
+        "clock": [
+            (served(), f"Bearer {token(iat=NOW + 31)}", NOW),
+            (served(), f"Bearer {token(nbf=NOW + 31)}", NOW),
+        ],
+        "claims": [
+            (served(), f"Bearer {token(**changes)}", NOW)
+            for changes in ({"aud": "x"}, {"iss": "x"}, {"tenant": "x"}, {"sub": ""}, {"exp": NOW + 10**6})
+        ],
+    }
+    assert whys.keys() == set(get_args(TokenRefusal))
+    for why, cases in whys.items():
+        for known, authorization, now in cases:
+            with pytest.raises(BadToken) as refused:
+                known.caller(authorization, now)
+            assert refused.value.reason == why, refused.value
 
 
 # --- Refused: claims ------------------------------------------------------------------------------------------------
