@@ -206,17 +206,20 @@ def rollout_new_phase(
     reason: str,
     weights_bp: Mapping[int, int] | None = None,
     based_on: int | None = None,
+    despite_cautions: bool = True,
 ) -> RolloutRevision:
     """Begin a phase: a new salt gives every unit a new slot, with the present weights or with others.
 
     Raises:
         RuleBroken: the weights do not sum to 10,000 or name no version of the model.
-        ChangedMeanwhile: as `rollout_reweight`.
+        ChangedMeanwhile, CautionsUnseen: as `rollout_reweight`.
     """
     reason = check_reason(reason)
     with transaction.atomic():
         current = _lock_current(model, based_on)
         weights = weights_by_code(current.weights_bp) if weights_bp is None else _check_weights(model, weights_bp)
+        if not despite_cautions:
+            _check_cautions(model, weights)
         phases = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model)
         phase = (phases.aggregate(newest=Max("phase"))["newest"] or 0) + 1
         salt = new_salt()

@@ -149,7 +149,9 @@ def operation(
     def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(method)
         def handle(view: Any, request: Request, **names: str) -> Response:
-            given = read_body(request, body) if body else read_query(request, query or Query)
+            # Where a body is taken, the address has no parameters.
+            asked = read_query(request, query or Query)
+            given = read_body(request, body) if body else asked
             found = method(view, given, **names) if takes else method(view, **names)
             if gives is None:
                 return Response(status=status)

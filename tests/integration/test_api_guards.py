@@ -74,7 +74,7 @@ ACTS: dict[tuple[str, str], Guard] = {
     ("api-rollout-reweight", "POST"): KEYED | AGAIN | STALE | Guard.CAUTIONS,
     ("api-rollout-go-back", "POST"): KEYED | AGAIN | STALE,
     ("api-rollout-switch-off", "POST"): KEYED | AGAIN | STALE,
-    ("api-rollout-new-phase", "POST"): KEYED | STALE,
+    ("api-rollout-new-phase", "POST"): KEYED | STALE | Guard.CAUTIONS,
 }
 
 
@@ -180,15 +180,20 @@ def test_act__decided_on_what_has_changed_since__is_a_conflict(scene: Scene, nam
     assert send(admin, scene, name, method, based_on=newest).status == CASES[name, method].status
 
 
-def test_reweight__what_speaks_against_it__is_what_the_dashboard_warns_of(scene: Scene) -> None:
-    assert acts_with(Guard.CAUTIONS) == [("api-rollout-reweight", "POST")]
+@pytest.mark.parametrize(("name", "method"), acts_with(Guard.CAUTIONS))
+def test_weights__what_speaks_against_them__is_what_the_dashboard_warns_of(
+    scene: Scene, name: str, method: str
+) -> None:
     weights = CASES["api-rollout-reweight", "POST"].body
     summary = model_summary(RecommendationModel.objects.for_tenant(scene.studio).get())
     warned = cautions(summary, {0: 9000, 1: 1000})
 
     previewed = token_client(scene.studio).post("models/offers/rollout/preview", weights)
 
-    careful = token_client(scene.studio).post("models/offers/rollout/reweight", {**weights, "despite_cautions": False})
+    done = entries()
+    careful = send(ApiClient(person=scene.admin), scene, name, method, **weights, despite_cautions=False)
+
+    assert entries() == done
 
     assert (careful.status, careful.code, careful.fields) == (422, "refused", ["despite_cautions"])
     assert warned

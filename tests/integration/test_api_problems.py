@@ -166,6 +166,11 @@ def test_parameter__wrong__is_invalid_and_named(api: ApiClient, query: str, fiel
     assert answer.fields == [field]
 
 
+def test_parameter__of_an_act_that_takes_a_body__is_invalid_and_named(api: ApiClient) -> None:
+    answer = api.post("models/offers/rollout/reweight?despite_cautions=false", {"weights_bp": {"A": 10_000}})
+    assert (answer.status, answer.code, answer.fields) == (400, "invalid", ["despite_cautions"])
+
+
 @pytest.mark.parametrize(
     "since",
     ["yesterday", "2026-11-01", "2026-11-01T10:00:00", "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00%2B23:59"],

@@ -352,6 +352,18 @@ def test_go_back__to_a_version_that_is_not_loaded__says_so(client: Client, offer
     )
 
 
+@pytest.mark.parametrize("page", ["history/1", "new-phase", "versions/2026-11-b/switch-off"])
+def test_change__sent_without_what_it_was_decided_on__is_asked_about_again(
+    client: Client, offers: Offers, page: str
+) -> None:
+    save(client, offers, weights(50, 30, 20))
+    answer = post(client, f"{offers.url}/{page}", {"reason": "a script"})
+    assert answer.status == 422
+    assert "This was sent without the weights it was decided on." in answer.text
+    assert newest(offers.model).number == 2
+    assert field_value(answer.html, "based_on") == "2"
+
+
 def test_go_back__somebody_saved_meanwhile__is_refused(client: Client, offers: Offers) -> None:
     save(client, offers, weights(20, 30, 50))
     based_on = field_value(get(client, f"{offers.url}/history/1").html, "based_on")
@@ -363,7 +375,7 @@ def test_go_back__somebody_saved_meanwhile__is_refused(client: Client, offers: O
 
 
 def test_go_back__to_what_is_served__is_refused_and_reason_stays(client: Client, offers: Offers) -> None:
-    answer = post(client, f"{offers.url}/history/1", {"reason": "why not"})
+    answer = post(client, f"{offers.url}/history/1", {"reason": "why not", "based_on": "1"})
     assert answer.status == 422
     assert "The current weights are already those of revision 1." in answer.text
     assert "why not</textarea>" in answer.html
@@ -432,7 +444,7 @@ def test_switch_off__says_who_takes_over_and_does_it(client: Client, offers: Off
     assert post(client, url, {"based_on": "1", "reason": "crashes"}).location == offers.url
     assert weights_by_code(newest(offers.model).weights_bp) == {0: 8571, 2: 1429}
     assert offers.model.tenant.audit_entries.get(action="rollout.switch_off").reason == "crashes"
-    post(client, f"{offers.url}/history/1")
+    assert post(client, f"{offers.url}/history/1", {"based_on": "2"}).location == offers.url
     assert bytes(newest(offers.model).allocation) == bytes(first.allocation)
 
 

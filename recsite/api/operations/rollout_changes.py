@@ -32,14 +32,18 @@ class RolloutChange(Reason):
     )
 
 
+def _despite_cautions() -> YesNo:
+    return YesNo(
+        required=False, help_text="false: nothing is saved if the preview has `cautions`; a 422 `refused` says them."
+    )
+
+
 class NewWeights(RolloutChange):
     """Weights to save."""
 
     example: ClassVar = {"weights_bp": WEIGHTS, "reason": "2026-11-a does well"}
     weights_bp = weights_field()
-    despite_cautions = YesNo(
-        required=False, help_text="false: nothing is saved if the preview has `cautions`; a 422 `refused` says them."
-    )
+    despite_cautions = _despite_cautions()
 
 
 class SwitchOff(RolloutChange):
@@ -54,6 +58,7 @@ class NewPhase(RolloutChange):
 
     example: ClassVar = {"weights_bp": WEIGHTS, "reason": "A fresh split for the November test"}
     weights_bp = weights_field(required=False)
+    despite_cautions = _despite_cautions()
 
 
 class GoBack(RolloutChange):

@@ -153,3 +153,11 @@ class ReasonForm(DashboardForm):
         # In the dialog it is on one page with the weights and their reason: labels must find their own field.
         kwargs.setdefault("auto_id", "id_ask_%s")
         super().__init__(*args, **kwargs)
+
+    def clean(self) -> dict[str, Any]:
+        """Refuse what does not say what was on the screen; shown again, it does."""
+        cleaned = super().clean() or {}
+        if cleaned.get("based_on") is None and self.initial.get("based_on") is not None:
+            self.data = {**dict(self.data.items()), "based_on": self.initial["based_on"]}
+            raise forms.ValidationError("This was sent without the weights it was decided on. Look again and confirm.")
+        return cleaned
