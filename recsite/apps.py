@@ -3,7 +3,10 @@
 from importlib import import_module
 
 from django.apps import AppConfig
+from django.db.models.signals import pre_migrate
 from typing_extensions import override
+
+from recsite.postgresql.limits import lift_for_migrations
 
 
 class RecsiteConfig(AppConfig):
@@ -18,3 +21,4 @@ class RecsiteConfig(AppConfig):
     def ready(self) -> None:
         import_module("recsite.celery")
         import_module("recsite.checks")
+        pre_migrate.connect(lift_for_migrations, sender=self, dispatch_uid="recsite.lift_for_migrations")

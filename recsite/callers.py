@@ -10,6 +10,8 @@ from django.db import DatabaseError, connection
 from django.http import Http404, HttpRequest, HttpResponse
 from django_prometheus.exports import ExportToDjangoView
 
+from recsite.postgresql.limits import place
+
 log = logging.getLogger(__name__)
 
 
@@ -42,7 +44,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
 def ready_for_tokens(request: HttpRequest) -> HttpResponse:
     """Say whether this process can mint tokens and show pages: whether its database answers. One query."""
     try:
-        with connection.cursor() as cursor:
+        with place(), connection.cursor() as cursor:
             cursor.execute("SELECT 1")
     except DatabaseError as error:
         log.warning("readiness.no_database error=%s", type(error).__name__)

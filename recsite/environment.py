@@ -56,6 +56,14 @@ class Environment(BaseSettings):
 
     var_dir: Path = BASE_DIR / "var"
     database_url: str = f"sqlite:///{BASE_DIR / 'var' / 'recsite.sqlite3'}"
+    # Of PostgreSQL. A request's statement, and one of a task, a command or a load; migrations have no such limit.
+    database_request_seconds: int = Field(default=5, ge=1, le=60)
+    database_task_seconds: int = Field(default=600, ge=1, le=24 * 3600)
+    database_lock_seconds: int = Field(default=10, ge=1, le=600)
+    database_idle_transaction_seconds: int = Field(default=60, ge=1, le=3600)
+    database_connect_seconds: int = Field(default=3, ge=2, le=60)
+    # How long what was sent may stay unacknowledged, before the connection counts as broken.
+    database_unacknowledged_seconds: int = Field(default=15, ge=1, le=600)
     # One Redis does for everything; broker and cache can each be given one of their own, and must be where the tables
     # are behind Sentinel or in a cluster. Forms: redis://, rediss://, unix://, for the tables and the cache also
     # redis+sentinel://host:port,host:port/service/database, for the tables redis+cluster://host:port,host:port; with

@@ -11,6 +11,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from recsite.environment import BASE_DIR, Environment, environment_file, errors_of
+from recsite.postgresql.limits import options_of
 
 try:
     ENV = Environment(_env_file=environment_file())  # type: ignore[call-arg]  # pydantic-settings' own argument
@@ -143,6 +144,11 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         "transaction_mode": "IMMEDIATE",
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     }
+elif DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
+    # Patient, as tasks and commands are; `recsite.wsgi`, which people and games wait for, is less so.
+    DATABASES["default"]["ENGINE"] = "recsite.postgresql"
+    _options = DATABASES["default"].setdefault("OPTIONS", {})
+    _options |= options_of(ENV, statement_seconds=ENV.database_task_seconds, given=_options.get("options", ""))
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # --- Redis ----------------------------------------------------------------------------------------------------------

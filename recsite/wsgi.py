@@ -2,7 +2,14 @@
 
 import os
 
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "recsite.settings")
+
 from django.core.wsgi import get_wsgi_application
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "recsite.settings")
+from recsite.postgresql.limits import options_of
+from recsite.settings import DATABASES, ENV
+
+if DATABASES["default"]["ENGINE"] == "recsite.postgresql":
+    options = DATABASES["default"]["OPTIONS"]
+    options |= options_of(ENV, statement_seconds=ENV.database_request_seconds, given=options["options"])
 application = get_wsgi_application()

@@ -21,6 +21,7 @@ from models_registry.catalogue.access import askable
 from recsite.api.described.token import minting_described
 from recsite.api.problems import problem_answer
 from recsite.api.studio_view import ApiView
+from recsite.postgresql.limits import place
 from serving.formats.tokens import KID
 from tenants.callers import NotAuthenticated, UnknownModel, credential_authenticate, mint_token
 from tenants.rules import RuleBroken
@@ -73,26 +74,27 @@ class TokenView(ApiView):
     def post(self, request: Request) -> Response:
         """Authenticate the client and mint its token: two queries, and at most one write a minute and credential."""
         wanted = read_token_request(request)
-        try:
-            caller = credential_authenticate(wanted.client_id, wanted.client_secret)
-        except NotAuthenticated:
-            named = wanted.client_id if KID.fullmatch(wanted.client_id) else "malformed"
-            log.info("token.refused credential=%s", named)
-            raise TokenRefused(
-                401, "invalid_client", "The client id and secret don’t match, or aren’t valid now."
-            ) from None
-        try:
-            token, seconds = mint_token(
-                credential=caller.credential,
-                generation=caller.generation,
-                subject=wanted.subject,
-                models=None if wanted.models is None else askable(caller.credential, wanted.models),
-                expires_in_seconds=wanted.expires_in_seconds,
-            )
-        except UnknownModel as error:
-            raise TokenRefused(400, "invalid_scope", str(error)) from None
-        except RuleBroken as error:
-            raise TokenRefused(400, "invalid_request", str(error)) from None
+        with place():
+            try:
+                caller = credential_authenticate(wanted.client_id, wanted.client_secret)
+            except NotAuthenticated:
+                named = wanted.client_id if KID.fullmatch(wanted.client_id) else "malformed"
+                log.info("token.refused credential=%s", named)
+                raise TokenRefused(
+                    401, "invalid_client", "The client id and secret don’t match, or aren’t valid now."
+                ) from None
+            try:
+                token, seconds = mint_token(
+                    credential=caller.credential,
+                    generation=caller.generation,
+                    subject=wanted.subject,
+                    models=None if wanted.models is None else askable(caller.credential, wanted.models),
+                    expires_in_seconds=wanted.expires_in_seconds,
+                )
+            except UnknownModel as error:
+                raise TokenRefused(400, "invalid_scope", str(error)) from None
+            except RuleBroken as error:
+                raise TokenRefused(400, "invalid_request", str(error)) from None
         return Response({"access_token": token, "token_type": "Bearer", "expires_in": seconds})
 
     def handle_exception(self, exc: Exception) -> Any:
@@ -102,7 +104,7 @@ class TokenView(ApiView):
         if isinstance(exc, ParseError | RecursionError):
             return _problem(400, "invalid_request", "The body isn’t valid.", "invalid_request")
         if isinstance(exc, DatabaseError):
-            log.error("token.database_failed", exc_info=exc)
+            log.error("token.database_failed error=%s", type(exc).__name__)
             return _problem(
                 503, "unavailable", "Tokens can’t be issued just now. Try again.", "temporarily_unavailable"
             )

@@ -1,0 +1,67 @@
+"""How long a process waits for PostgreSQL: of a statement, a lock, a connection, a server that hangs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.db import DatabaseError, connections
+
+from recsite.environment import Environment
+
+# The server says itself that a statement took too long; this much later it is taken for one that hangs.
+GRACE_SECONDS = 2
+# So long one waits for a place among those who may wait for the database: a moment, since it takes a thread.
+PLACE_SECONDS = 0.1
+
+
+class DatabaseBusy(DatabaseError):
+    """As many threads as may wait for the database do so already."""
+
+
+def options_of(env: Environment, *, statement_seconds: int, given: str = "") -> dict[str, Any]:
+    """Return a connection's options for a process whose statements may take so long; `given` are the server's, kept."""
+    limits = {
+        "statement_timeout": statement_seconds,
+        "lock_timeout": env.database_lock_seconds,
+        "idle_in_transaction_session_timeout": env.database_idle_transaction_seconds,
+    }
+    return {
+        "options": " ".join([given, *(f"-c {name}={seconds}s" for name, seconds in limits.items())]),
+        "connect_timeout": env.database_connect_seconds,
+        "tcp_user_timeout": env.database_unacknowledged_seconds * 1000,
+        # A peer that vanished is noticed after about half a minute without a byte.
+        "keepalives_idle": 15,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "answer_seconds": statement_seconds + GRACE_SECONDS,
+    }
+
+
+def lift_for_migrations(*, using: str, **_: object) -> None:
+    """Let statements of `migrate` take as long as they do; they still give up a lock that they cannot have."""
+    connection = connections[using]
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SET statement_timeout = 0")
+        connection.connection.answer_seconds = None
+
+
+_places = threading.BoundedSemaphore(2)
+
+
+@contextmanager
+def place() -> Iterator[None]:
+    """Hold one of this process's two places for what waits for the database, so that a hanging one leaves threads.
+
+    Raises:
+        DatabaseBusy: none became free in a moment.
+    """
+    if not _places.acquire(timeout=PLACE_SECONDS):
+        raise DatabaseBusy("others wait for the database already")
+    try:
+        yield
+    finally:
+        _places.release()
