@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar, cast
 
 import redis
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import F, OuterRef, Subquery
@@ -85,6 +86,7 @@ def republish_all() -> int:
     except redis.RedisError as error:
         log.warning("publishing.failed tenant=all problem=%s: %s", type(error).__name__, error)
         return 0
+    _push_roster()
     published = 0
     for tenant in Tenant.objects.order_by("pk").iterator():
         try:
@@ -114,8 +116,16 @@ def _revisions_held() -> dict[str, str]:
 def _needs_publishing(tenant: Tenant, held: Mapping[str, str]) -> bool:
     """Tell whether a tenant's signature grows old, or Redis or the database holds something else than was published."""
     is_old = tenant.snapshot_published_at is None or tenant.snapshot_published_at <= timezone.now() - RESIGN_AFTER
-    is_held = held.get(tenant.public_id) == str(tenant.snapshot_revision)
+    is_held = held.get(tenant.public_id) == str(tenant.snapshot_revision) and _is_there(tenant)
     return is_old or not is_held or digest_of(build_tenant(tenant)) != tenant.snapshot_digest
+
+
+def _is_there(tenant: Tenant) -> bool:
+    """Tell whether Redis has a tenant's envelope; also while the node that would know is away."""
+    try:
+        return bool(publishing_client().exists(snapshot.snapshot_name(settings.REDIS_PREFIX, tenant.public_id)))
+    except redis.RedisError:
+        return True
 
 
 def digest_of(content: snapshot.Tenant) -> str:
@@ -264,12 +274,33 @@ def _read(tenant_id: int) -> tuple[Tenant, snapshot.Tenant]:
         return tenant, build_tenant(tenant)
 
 
-def _sign(content: snapshot.Tenant, revision: int, issued_at: datetime) -> bytes:
+def _private_key() -> tuple[str, Ed25519PrivateKey]:
     if settings.SNAPSHOT_PRIVATE_KEY is None:
         raise NothingToSignWith("RECSITE_SNAPSHOT_PRIVATE_KEY is not set")
-    key_id, private_key = snapshot.parse_private_key(settings.SNAPSHOT_PRIVATE_KEY)
+    return snapshot.parse_private_key(settings.SNAPSHOT_PRIVATE_KEY)
+
+
+def _sign(content: snapshot.Tenant, revision: int, issued_at: datetime) -> bytes:
+    key_id, private_key = _private_key()
     document = snapshot.Snapshot(snapshot.FORMAT, revision, int(issued_at.timestamp()), content)
     return snapshot.sign_snapshot(document, key_id, private_key)
+
+
+def _push_roster() -> None:
+    """Write the signed list of all tenants, of which a lane that starts must know every one before it is ready.
+
+    One that was never published is not on it: nobody can have it, and a studio whose rows cannot be published must not
+    keep lanes from starting.
+    """
+    ids = tuple(Tenant.objects.exclude(snapshot_published_at=None).order_by("pk").values_list("public_id", flat=True))
+    key_id, private_key = _private_key()
+    roster = snapshot.Roster(int(timezone.now().timestamp()), ids)
+    try:
+        publishing_client().set(
+            snapshot.roster_name(settings.REDIS_PREFIX), snapshot.sign_roster(roster, key_id, private_key)
+        )
+    except redis.RedisError as error:
+        log.warning("publishing.failed tenant=all problem=%s: %s", type(error).__name__, error)
 
 
 def _push(tenant_id: str, revision: int, envelope: bytes) -> None:

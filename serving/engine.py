@@ -90,8 +90,11 @@ def begin(request: Request, world: World, now: float, settings: Settings) -> Res
     try:
         caller = world.caller(request.authorization, now)
     except BadToken as refused:
-        # A server that knows nobody cannot tell a bad token from a good one.
-        return UNAUTHORIZED_FOR[refused.reason] if world.tenants else NOT_READY
+        # A server that knows nobody cannot tell a bad token from a good one, and one that lacks a tenant cannot tell
+        # that tenant's from nobody's.
+        knows_nobody = not world.tenants and not world.was_whole
+        may_be_missing = bool(world.missing) and refused.reason == "unknown_credential"
+        return NOT_READY if knows_nobody or may_be_missing else UNAUTHORIZED_FOR[refused.reason]
     credential = caller.credential
     uses = world.uses
     uses[credential.id] = uses.get(credential.id, 0) + 1

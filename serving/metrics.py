@@ -92,7 +92,8 @@ DEFINITIONS = (
     Definition(
         "recsite_snapshot_age_seconds",
         "gauge",
-        "Time since the stalest tenant's snapshot was signed; it is signed anew every five minutes.",
+        "Time since the stalest tenant's snapshot was signed; it is signed anew every five minutes. +Inf where nothing "
+        "is known.",
         across="max",
     ),
     Definition(
@@ -101,7 +102,16 @@ DEFINITIONS = (
         "Time since the map of revisions was last read from Redis, or since the start if it never was.",
         across="max",
     ),
-    Definition("recsite_tenants", "gauge", "Tenants known.", across="min"),
+    Definition("recsite_tenants", "gauge", "Tenants known that have not ended.", across="min"),
+    Definition(
+        "recsite_tenants_expected", "gauge", "Tenants that the map of revisions promises, ended ones too.", across="max"
+    ),
+    Definition(
+        "recsite_snapshots_missing",
+        "gauge",
+        "Tenants that are promised and of whom no snapshot could be had: callers that nobody knows get 503.",
+        across="max",
+    ),
     Definition("recsite_redis_connected", "gauge", "Processes whose connection for blocks works."),
     Definition("recsite_redis_reads_total", "counter", "Blocks asked of Redis."),
     Definition("recsite_redis_batches_total", "counter", "Writes to Redis that carried them; several share one."),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import re
 import threading
@@ -24,10 +25,13 @@ from typing_extensions import override
 from serving.formats.keys import lost_tables_name
 from serving.formats.snapshot import (
     BadSnapshot,
+    Roster,
     Snapshot,
     announcements_name,
+    open_roster,
     open_snapshot,
     revisions_name,
+    roster_name,
     snapshot_name,
 )
 from serving.metrics import Numbers
@@ -54,6 +58,9 @@ class SnapshotKeeper:
 
     For one thread: the watch's (and whoever calls `load_files` before it starts). Several processes may share the
     directory; the newest revision wins. The trusted public keys are by id.
+
+    Partial knowledge is not the whole: which tenants the map of revisions promises that are not here is in the world,
+    and a process is not ready before it once knew all of them.
     """
 
     def __init__(self, world: World, trusted: dict[str, Ed25519PublicKey], directory: Path, numbers: Numbers) -> None:
@@ -62,7 +69,8 @@ class SnapshotKeeper:
         self._directory = directory
         self._numbers = numbers
         self._refused: dict[str, tuple[str, float]] = {}
-        self._is_map_empty = False
+        self._promised: frozenset[str] = frozenset()
+        self._roster: Roster | None = None
 
     def offer(self, envelope: bytes, origin: str = "caller") -> bool:
         """Take an envelope if it is signed with a trusted key, whole, and newer than what is here; tell whether it is.
@@ -85,29 +93,81 @@ class SnapshotKeeper:
 
     def wanted(self, revisions: Mapping[bytes, bytes]) -> list[str]:
         """Return the ids of tenants of whom the map of revisions promises a newer snapshot than the one here."""
-        self._is_map_empty = not revisions
         wanted: list[str] = []
+        promised: set[str] = set()
         for raw_id, raw_revision in revisions.items():
             tenant_id = raw_id.decode("ascii", "replace")
             if not _TENANT_ID.fullmatch(tenant_id) or not raw_revision.isdigit() or len(raw_revision) > 18:
                 self._refuse(f"map:{tenant_id[:64]}", "unreadable", "an entry of the map is not an id with a revision")
                 continue
+            promised.add(tenant_id)
             known = self._world.tenants.get(tenant_id)
             if known is None or known.revision < int(raw_revision):
                 wanted.append(tenant_id)
+        self._promised = frozenset(promised)
+        self._look_for_missing()
         return wanted
 
+    def wants_roster(self) -> bool:
+        """Tell whether it is still to be known whom there is to know."""
+        return not self._world.was_whole
+
+    def offer_roster(self, envelope: bytes | None) -> None:
+        """Take the list of all tenants; of a control plane that is older than this there is none."""
+        if envelope is None:
+            return
+        try:
+            roster = open_roster(envelope, self._trusted)
+        except BadSnapshot as error:
+            self._refuse("roster", "unreadable", str(error))
+            return
+        if self._roster is None or roster.issued_at >= self._roster.issued_at:
+            self._roster = roster
+
+    def note_fetched(self) -> None:
+        """Say that all that was wanted was asked for: what is not here now is not in Redis, or was refused."""
+        self._look_for_missing()
+        if not self._world.missing and (self._promised or self._roster is not None):
+            self._world.was_whole = True
+        if self._world.missing:
+            few = ",".join(sorted(self._world.missing)[:3])
+            self._say_once("missing", f"snapshot.missing tenants={len(self._world.missing)} among_them={few}")
+
     def is_ready(self, now: float, max_age_seconds: float) -> bool:
-        """Tell whether requests can be answered: a tenant is known and current, or there is none to know."""
-        tenants = tuple(self._world.tenants.values())
-        if not tenants:
-            return self._is_map_empty
-        return any(now - tenant.issued_at <= max_age_seconds for tenant in tenants)
+        """Tell whether requests can be answered: all tenants are known, and one is current.
+
+        That there is none is a signed statement too. Who once knew all goes on when a promise comes that is not kept:
+        whoever can write to Redis could take every lane out by it.
+        """
+        if self._world.missing and not self._world.was_whole:
+            return False
+        issued = [tenant.issued_at for tenant in tuple(self._world.tenants.values())]
+        if not issued and self._roster is not None and not self._roster.tenant_ids:
+            issued = [self._roster.issued_at]
+        return any(now - at <= max_age_seconds for at in issued)
+
+    def expected(self) -> int:
+        """Return how many tenants the map of revisions promises."""
+        return len(self._promised)
 
     def oldest_age_seconds(self, now: float) -> float:
-        """Return the time since the stalest living tenant's snapshot was signed; 0 without tenants."""
+        """Return the time since the stalest living tenant's snapshot was signed.
+
+        Where no tenant lives, since that was last said; infinite where nothing is known.
+        """
         tenants = tuple(self._world.tenants.values())
-        return max((now - tenant.issued_at for tenant in tenants if not tenant.is_ended), default=0.0)
+        ages = [now - tenant.issued_at for tenant in tenants if not tenant.is_ended]
+        if ages:
+            return max(ages)
+        said = [tenant.issued_at for tenant in tenants]
+        if self._roster is not None:
+            said.append(self._roster.issued_at)
+        return now - max(said) if said else math.inf
+
+    def _look_for_missing(self) -> None:
+        # Once all were known the map tells of new ones; the roster that was read at the start would only grow old.
+        listed = self._roster.tenant_ids if self._roster is not None and not self._world.was_whole else ()
+        self._world.missing = self._promised.union(listed) - self._world.tenants.keys()
 
     def _judge(self, envelope: bytes, origin: str) -> Snapshot | None:
         try:
@@ -132,13 +192,17 @@ class SnapshotKeeper:
 
     def _refuse(self, origin: str, reason: str, detail: str) -> None:
         self._numbers.refuse_snapshot(reason)
-        last, at = self._refused.get(origin, ("", 0.0))
+        self._say_once(origin, f"snapshot.refused reason={reason} from={origin} detail={detail!r}")
+
+    def _say_once(self, about: str, line: str) -> None:
+        """Log what was not said about this within the last minute."""
+        last, at = self._refused.get(about, ("", 0.0))
         now = time.monotonic()
-        if last != detail or now - at > _REPEAT_SECONDS:
+        if last != line or now - at > _REPEAT_SECONDS:
             if len(self._refused) >= _MAX_REMEMBERED:
                 self._refused.clear()
-            self._refused[origin] = (detail, now)
-            logger.warning("snapshot.refused reason=%s from=%s detail=%r", reason, origin, detail)
+            self._refused[about] = (line, now)
+            logger.warning("%s", line)
 
     def _save(self, snapshot: Snapshot, envelope: bytes) -> None:
         """Write the file, unless another process has written a newer one (or this very one) already."""
@@ -284,6 +348,9 @@ class SnapshotWatch(threading.Thread):
             self.share_limits()
 
     def _fetch(self) -> None:
+        if self._keeper.wants_roster():
+            roster: Any = self._client.get(roster_name(self._prefix))
+            self._keeper.offer_roster(roster)
         revisions: dict[bytes, bytes] = self._client.hgetall(revisions_name(self._prefix))  # type: ignore[assignment]  # redis-py types both of its clients at once
         ids = {snapshot_name(self._prefix, tenant_id): tenant_id for tenant_id in self._keeper.wanted(revisions)}
         problem: Exception | None = None
@@ -293,6 +360,7 @@ class SnapshotWatch(threading.Thread):
                     self._take({name: ids[name] for name in names[first : first + _SNAPSHOTS_AT_ONCE]})
             except (redis.RedisError, OSError) as error:
                 problem = error  # one node of a cluster may be away; the others' tenants need not wait for it
+        self._keeper.note_fetched()
         if problem is not None:
             raise problem
 

@@ -276,12 +276,16 @@ class World:
 
     Attributes:
         tenants: by id.
+        missing: ids of tenants that are promised and not here.
+        was_whole: all that was promised was here once; also where that was nobody.
         uses: requests so far by credential id; a batch counts once.
         first_share: of its limit that a bucket begins with, as other processes have the rest.
     """
 
     def __init__(self, master_keys: dict[str, bytes], audience: str) -> None:
         self.tenants: dict[str, PreparedTenant] = {}
+        self.missing: frozenset[str] = frozenset()
+        self.was_whole = False
         self.uses: dict[str, int] = {}
         self.first_share = 1.0
         self._master_keys = master_keys

@@ -16,6 +16,7 @@ from serving.formats.encoding import base64url_decode
 
 FORMAT = 1
 _CONTEXT = b"recsite snapshot 1\n"
+_ROSTER_CONTEXT = b"recsite roster 1\n"
 
 
 class BadSnapshot(ValueError):
@@ -127,8 +128,19 @@ class Snapshot(msgspec.Struct, frozen=True):
     tenant: Tenant
 
 
+class Roster(msgspec.Struct, frozen=True):
+    """Whom there is to know: the ids of all tenants, ended ones too; none is a statement as well.
+
+    Without it a Redis that was emptied, and is being filled again, looks like a whole one with few tenants.
+    """
+
+    issued_at: int
+    tenant_ids: tuple[str, ...]
+
+
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 _snapshot_decoder = msgspec.msgpack.Decoder(Snapshot)
+_roster_decoder = msgspec.msgpack.Decoder(Roster)
 _envelope_decoder = msgspec.msgpack.Decoder(tuple[str, bytes, bytes])
 
 
@@ -139,8 +151,16 @@ def content_digest_input(tenant: Tenant) -> bytes:
 
 def sign_snapshot(snapshot: Snapshot, key_id: str, private_key: Ed25519PrivateKey) -> bytes:
     """Return the envelope of a snapshot."""
-    document = _encoder.encode(snapshot)
-    return _encoder.encode((key_id, document, private_key.sign(_CONTEXT + document)))
+    return _signed(_CONTEXT, _encoder.encode(snapshot), key_id, private_key)
+
+
+def sign_roster(roster: Roster, key_id: str, private_key: Ed25519PrivateKey) -> bytes:
+    """Return the envelope of a roster."""
+    return _signed(_ROSTER_CONTEXT, _encoder.encode(roster), key_id, private_key)
+
+
+def _signed(context: bytes, document: bytes, key_id: str, private_key: Ed25519PrivateKey) -> bytes:
+    return _encoder.encode((key_id, document, private_key.sign(context + document)))
 
 
 def open_snapshot(envelope: bytes, trusted: dict[str, Ed25519PublicKey]) -> Snapshot:
@@ -149,6 +169,26 @@ def open_snapshot(envelope: bytes, trusted: dict[str, Ed25519PublicKey]) -> Snap
     Raises:
         BadSnapshot: see there; also a format this release does not know.
     """
+    document = _verified(_CONTEXT, envelope, trusted)
+    try:
+        snapshot = _snapshot_decoder.decode(document)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadSnapshot(f"its document is of another shape: {error}") from None
+    if snapshot.format != FORMAT:
+        raise BadSnapshot(f"it is of format {snapshot.format}, this release reads format {FORMAT}")
+    return snapshot
+
+
+def open_roster(envelope: bytes, trusted: dict[str, Ed25519PublicKey]) -> Roster:
+    """Return the roster in an envelope; BadSnapshot as of snapshots."""
+    try:
+        return _roster_decoder.decode(_verified(_ROSTER_CONTEXT, envelope, trusted))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadSnapshot(f"its document is of another shape: {error}") from None
+
+
+def _verified(context: bytes, envelope: bytes, trusted: dict[str, Ed25519PublicKey]) -> bytes:
+    """Return the document in an envelope, its signature checked."""
     try:
         key_id, document, signature = _envelope_decoder.decode(envelope)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -157,16 +197,10 @@ def open_snapshot(envelope: bytes, trusted: dict[str, Ed25519PublicKey]) -> Snap
     if key is None:
         raise BadSnapshot("it is signed with a key that is not trusted here")
     try:
-        key.verify(signature, _CONTEXT + document)
+        key.verify(signature, context + document)
     except InvalidSignature:
         raise BadSnapshot("its signature does not fit") from None
-    try:
-        snapshot = _snapshot_decoder.decode(document)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadSnapshot(f"its document is of another shape: {error}") from None
-    if snapshot.format != FORMAT:
-        raise BadSnapshot(f"it is of format {snapshot.format}, this release reads format {FORMAT}")
-    return snapshot
+    return document
 
 
 def parse_public_keys(setting: str) -> dict[str, Ed25519PublicKey]:
@@ -192,6 +226,11 @@ def snapshot_name(prefix: str, tenant_id: str) -> str:
 def revisions_name(prefix: str) -> str:
     """Return the Redis key (a hash: tenant id → revision, decimal) that serving polls."""
     return f"{prefix}:revisions"
+
+
+def roster_name(prefix: str) -> str:
+    """Return the Redis key (a string) of the roster's envelope."""
+    return f"{prefix}:roster"
 
 
 def announcements_name(prefix: str) -> str:

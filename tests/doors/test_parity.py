@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import redis
+from django.conf import settings
 
 from recsite.embedded import EmbeddedValkey
 from serving.formats.keys import block_bits_for, block_name
+from serving.formats.snapshot import revisions_name
 from serving.http import BITS
 from serving.redis.clients import connect
 from tests.doors.corpus import Case, corpus, get, post
@@ -202,6 +204,26 @@ def test_doors__more_requests_than_capacity__the_rest_are_told_at_once(
         comparison.compare("over capacity", "a crowd", lane[0], drf[0])
         comparison.expect("over capacity", "over capacity")
         assert comparison.differences == []
+
+
+def test_doors__snapshot_that_the_map_promises_is_gone__503_alike_to_its_callers_alone(
+    server: EmbeddedValkey, scene: Scene, tmp_path: Path
+) -> None:
+    scene.publish()
+    scene.client.hset(revisions_name(settings.REDIS_PREFIX), "t-nowhere", "1")
+    with start_doors(server.url, tmp_path, wait_ready=False) as doors:
+        comparison = Comparison(doors)
+        asked = f"model=offers&player_id={player(1)}"
+        comparison.ask(
+            "missing", [get("known", asked, scene.token()), get("unknown", asked, scene.token("cr_nowhere"))]
+        )
+        assert comparison.differences == []
+        for port in (doors.lane_port, doors.drf_port):
+            with RawConnection(port) as door:
+                assert door.ask(request("GET", "/readyz")).status == 503
+                assert door.ask(get("any", asked, scene.token()).raw).status == 200
+                refused = door.ask(get("any", asked, scene.token("cr_nowhere")).raw)
+            assert (refused.status, b'"not_ready"' in refused.body) == (503, True)
 
 
 def test_doors__snapshot_older_than_the_maximum__closed_alike(

@@ -469,3 +469,34 @@ def test_publish_tenant__many_changes_and_two_beats_at_once__ends_with_the_datab
     assert published.tenant.burst in {107, 207}
     assert published.revision == tenant.snapshot_revision == revision_in_redis(valkey, tenant)
     assert tenant.audit_entries.count() == 16
+
+
+# --- Whom there is to know --------------------------------------------------------------------------------------------
+
+
+def roster_in_redis(client: redis.Redis) -> snapshot.Roster:
+    envelope: Any = client.get(snapshot.roster_name(project_settings.REDIS_PREFIX))
+    return snapshot.open_roster(envelope, snapshot.parse_public_keys(project_settings.SNAPSHOT_PUBLIC_KEYS))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_republish_all__no_tenant__says_so_signed(valkey: redis.Redis) -> None:
+    assert republish_all() == 0
+    assert roster_in_redis(valkey).tenant_ids == ()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_republish_all__lists_those_that_were_published(model: RecommendationModel, valkey: redis.Redis) -> None:
+    republish_all()
+    republish_all()
+    assert roster_in_redis(valkey).tenant_ids == (model.tenant.public_id,)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_republish_all__map_is_whole_and_a_snapshot_is_gone__is_published_again(
+    model: RecommendationModel, valkey: redis.Redis
+) -> None:
+    republish_all()
+    valkey.delete(snapshot.snapshot_name(project_settings.REDIS_PREFIX, model.tenant.public_id))
+    assert republish_all() == 1
+    assert in_redis(valkey, model.tenant).tenant.slug == model.tenant.slug

@@ -330,6 +330,23 @@ def test_empty_world__503_instead_of_a_401_that_would_be_wrong() -> None:
         assert header(response, "retry-after") is not None
 
 
+def test_tenant_missing__a_credential_that_nobody_knows__503_as_it_may_be_one_of_the_missing() -> None:
+    served = world(tenant(model(default=DEFAULT)))
+    served.missing = frozenset({"t2"})
+    response = answer(get("player_id=a", bearer=token("cr_elsewhere")), served, Store())
+    assert problem(response) == (503, "not_ready")
+    assert header(response, "retry-after") is not None
+    for authorization in (None, "Bearer nonsense"):
+        assert answer(get(authorization=authorization), served, Store()).status == 401
+    assert answer(get("player_id=a"), served, Store()).status == 200
+
+
+def test_world_that_is_known_to_be_empty__401() -> None:
+    served = world()
+    served.was_whole = True
+    assert answer(get("player_id=a"), served, Store()).status == 401
+
+
 def test_snapshot_older_than_the_maximum__closed_and_only_for_its_tenant() -> None:
     store = Store()
     served = world(tenant(model(default=DEFAULT)))

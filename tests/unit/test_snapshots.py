@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 
 import msgspec
@@ -215,22 +216,83 @@ def test_wanted__nonsense_in_the_map__refused_and_the_rest_is_read(process: Proc
     assert process.numbers.snapshot_refusals == {"unreadable": 6}
 
 
-def test_ready__once_there_is_a_current_tenant_or_surely_none(process: Process) -> None:
+def roster(*tenant_ids: str, issued_at: int = NOW, key: ed25519.Ed25519PrivateKey = SIGNING_KEY) -> bytes:
+    [key_id] = TRUSTED
+    return published.sign_roster(published.Roster(issued_at, tenant_ids), key_id, key)
+
+
+def poll(process: Process, revisions: dict[bytes, bytes], *envelopes: bytes) -> None:
+    """Do what the watch does: look at the map, offer what there is."""
+    process.keeper.wanted(revisions)
+    for raw in envelopes:
+        process.keeper.offer(raw)
+    process.keeper.note_fetched()
+
+
+def test_ready__a_current_tenant__until_it_is_too_old(process: Process) -> None:
     assert not process.keeper.is_ready(NOW, 100)
-    process.keeper.wanted({b"t1": b"5"})
-    assert not process.keeper.is_ready(NOW, 100)
-    process.keeper.wanted({})
-    assert process.keeper.is_ready(NOW, 100)
-    process.keeper.offer(envelope(tenant(), 5, issued_at=NOW))
+    poll(process, {b"t1": b"5"}, envelope(tenant(), 5, issued_at=NOW))
     assert process.keeper.is_ready(NOW + 100, 100)
     assert not process.keeper.is_ready(NOW + 101, 100)
     process.keeper.offer(envelope(tenant(tenant_id="t2", credentials=()), 5, issued_at=NOW + 50))
     assert process.keeper.is_ready(NOW + 101, 100)
 
 
+def test_ready__an_empty_map__is_not_an_empty_world(process: Process) -> None:
+    poll(process, {})
+    assert not process.keeper.is_ready(NOW, 100)
+    assert not process.world.was_whole
+
+
+def test_ready__the_signed_word_that_there_is_nobody__until_it_is_too_old(process: Process) -> None:
+    process.keeper.offer_roster(roster())
+    poll(process, {})
+    assert process.keeper.is_ready(NOW + 100, 100)
+    assert not process.keeper.is_ready(NOW + 101, 100)
+    assert process.keeper.oldest_age_seconds(NOW + 7) == 7
+
+
+@pytest.mark.parametrize("raw", [roster(key=STRANGER), b"", b"nonsense", envelope(tenant(), 1)])
+def test_ready__a_list_of_nobody_that_is_not_signed_as_one__is_no_word(process: Process, raw: bytes) -> None:
+    process.keeper.offer_roster(raw)
+    poll(process, {})
+    assert not process.keeper.is_ready(NOW, 100)
+    assert process.numbers.snapshot_refusals == {"unreadable": 1}
+
+
+def test_ready__a_tenant_that_the_map_promises_is_missing__not_until_it_is_here(
+    process: Process, caplog: pytest.LogCaptureFixture
+) -> None:
+    revisions = {b"t1": b"5", b"t2": b"5"}
+    poll(process, revisions, envelope(tenant(), 5, issued_at=NOW))
+    assert process.world.missing == {"t2"}
+    assert not process.keeper.is_ready(NOW, 100)
+    poll(process, revisions)
+    assert [record.getMessage() for record in caplog.records].count("snapshot.missing tenants=1 among_them=t2") == 1
+    poll(process, revisions, envelope(tenant(tenant_id="t2", credentials=()), 5, issued_at=NOW))
+    assert process.keeper.is_ready(NOW, 100)
+    assert not process.world.missing
+
+
+def test_ready__redis_that_is_being_filled_again__not_before_all_on_the_list_are_here(process: Process) -> None:
+    process.keeper.offer_roster(roster("t1", "t2"))
+    poll(process, {b"t1": b"5"}, envelope(tenant(), 5, issued_at=NOW))
+    assert process.world.missing == {"t2"}
+    assert not process.keeper.is_ready(NOW, 100)
+
+
+def test_ready__once_whole__a_promise_that_is_not_kept_takes_no_lane_out(process: Process) -> None:
+    poll(process, {b"t1": b"5"}, envelope(tenant(), 5, issued_at=NOW))
+    poll(process, {b"t1": b"5", b"junk": b"9"})
+    assert process.world.missing == {"junk"}
+    assert process.keeper.is_ready(NOW, 100)
+    assert not process.keeper.wants_roster()
+
+
 def test_age__of_the_stalest_living_tenant(process: Process) -> None:
-    assert process.keeper.oldest_age_seconds(NOW) == 0
+    assert process.keeper.oldest_age_seconds(NOW) == math.inf
+    process.keeper.offer(envelope(tenant(tenant_id="t3", credentials=(), is_ended=True), 5, issued_at=NOW - 700))
+    assert process.keeper.oldest_age_seconds(NOW) == 700
     process.keeper.offer(envelope(tenant(), 5, issued_at=NOW - 7))
     process.keeper.offer(envelope(tenant(tenant_id="t2", credentials=()), 5, issued_at=NOW - 70))
-    process.keeper.offer(envelope(tenant(tenant_id="t3", credentials=(), is_ended=True), 5, issued_at=NOW - 700))
     assert process.keeper.oldest_age_seconds(NOW) == 70
