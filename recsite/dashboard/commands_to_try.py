@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import Any
+from typing import Any, assert_never
 from urllib.parse import urlencode
 
 from django.conf import settings
@@ -38,8 +38,16 @@ def commands_to_try(request: HttpRequest, credential: Credential, model: Any, *,
     asked = {"model": model.slug, **dict.fromkeys(model.key_fields, SOME_KEY)} if model else {}
     address = f"{settings.SERVING_URL.rstrip('/')}/v1/recommendations{'?' if asked else ''}{urlencode(asked)}"
     ask = f'curl -i {shlex.quote(address)} -H "Authorization: Bearer $TOKEN"'
-    if credential.kind != CredentialKind.SECRET:
-        return f"TOKEN='a token that your backend has signed'\n{ask}"
+    match CredentialKind(credential.kind):
+        case CredentialKind.PUBLIC_KEY:
+            return f"TOKEN='a token that your backend has signed'\n{ask}"
+        case CredentialKind.SECRET:
+            return f"{_asking_for_a_token(request, credential, secret)}\n{ask}"
+        case unknown:
+            assert_never(unknown)
+
+
+def _asking_for_a_token(request: HttpRequest, credential: Credential, secret: str) -> str:
     # Its letters need no quotes, but what somebody puts in place of the words may.
     quoted = f"'{secret or 'the secret you were shown'}'"
     token_url = request.build_absolute_uri(reverse("token"))
@@ -47,6 +55,5 @@ def commands_to_try(request: HttpRequest, credential: Credential, model: Any, *,
     return (
         f"CLIENT_SECRET={quoted}\n"
         f"TOKEN=$(curl -sS {shlex.quote(token_url)} -d grant_type=client_credentials \\\n"
-        f'  -d client_id={credential.client_id} -d client_secret="$CLIENT_SECRET" | {read})\n'
-        f"{ask}"
+        f'  -d client_id={credential.client_id} -d client_secret="$CLIENT_SECRET" | {read})'
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
 from django.utils import timezone
 
@@ -55,7 +55,13 @@ class CredentialSummary:
     @property
     def is_key(self) -> bool:
         """Tell whether its tokens are signed by the studio itself."""
-        return self.credential.kind == CredentialKind.PUBLIC_KEY
+        match CredentialKind(self.credential.kind):
+            case CredentialKind.PUBLIC_KEY:
+                return True
+            case CredentialKind.SECRET:
+                return False
+            case unknown:
+                assert_never(unknown)
 
     @property
     def state(self) -> CredentialState:

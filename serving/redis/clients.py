@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, assert_never
 
 import redis
 from django_redis.pool import ConnectionFactory
@@ -33,12 +33,20 @@ def connect(url: str, *, timeout_seconds: float, connect_timeout_seconds: float,
     parsed = RedisUrl.parse(url)
     times: dict[str, Any] = {"socket_timeout": timeout_seconds, "socket_connect_timeout": connect_timeout_seconds}
     options = {**times, "health_check_interval": check_seconds, "retry": Retry(NoBackoff(), 0)}
-    if parsed.kind == "one":
-        return redis.Redis.from_url(url, **options)
-    options |= parsed.server_keywords()
-    if parsed.kind == "cluster":
-        # One slot that nobody owns must not take the others away.
-        return Cluster(parsed.hosts, require_full_coverage=False, **options)
+    match parsed.kind:
+        case "one":
+            return redis.Redis.from_url(url, **options)
+        case "cluster":
+            # One slot that nobody owns must not take the others away.
+            return Cluster(parsed.hosts, require_full_coverage=False, **options | parsed.server_keywords())
+        case "sentinel":
+            return _master(parsed, times, options | parsed.server_keywords())
+        case unknown:
+            assert_never(unknown)
+
+
+def _master(parsed: RedisUrl, times: dict[str, Any], options: dict[str, Any]) -> redis.Redis:
+    """Return a client of whichever server the Sentinels say is the master."""
     sentinels: Any = Sentinel  # whose types are missing
     asking: dict[str, Any] = {name: min(seconds, SENTINEL_SECONDS) for name, seconds in times.items()}
     asking |= {**parsed.sentinel_keywords(), "retry": Retry(NoBackoff(), 0)}

@@ -16,7 +16,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
 import hiredis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
@@ -55,10 +55,15 @@ def reader_for(url: str, *, deadline_seconds: float, numbers: Numbers) -> NodeRe
         OSError: a file that it names for TLS cannot be read, or is none.
     """
     parsed = RedisUrl.parse(url)
-    if parsed.kind == "one":
-        return NodeReader(Address.parse(url), deadline_seconds=deadline_seconds, numbers=numbers)
-    kind = ClusterReader if parsed.kind == "cluster" else SentinelReader
-    return kind(parsed, deadline_seconds=deadline_seconds, numbers=numbers)
+    match parsed.kind:
+        case "one":
+            return NodeReader(Address.parse(url), deadline_seconds=deadline_seconds, numbers=numbers)
+        case "sentinel":
+            return SentinelReader(parsed, deadline_seconds=deadline_seconds, numbers=numbers)
+        case "cluster":
+            return ClusterReader(parsed, deadline_seconds=deadline_seconds, numbers=numbers)
+        case unknown:
+            assert_never(unknown)
 
 
 def _reader_of(url: RedisUrl, deadline_seconds: float, numbers: Numbers) -> Callable[[str, int], NodeReader]:

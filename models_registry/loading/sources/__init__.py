@@ -5,12 +5,13 @@ The only package that imports Google's client.
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, assert_never
 
 from django.conf import settings
 
 from models_registry.loading.sources import parquet
 from models_registry.loading.sources.port import PARTITIONS, Confinement, Extract, Scratch, SourceProblem
+from models_registry.models import SourceKind
 
 __all__ = [
     "PARTITIONS",
@@ -39,17 +40,22 @@ def open_source(
     Raises:
         SourceProblem: it may not be read, is not there, cannot be reached, or is damaged; also while it is read.
     """
-    if kind == "parquet":
+    if kind not in SourceKind.values:
+        raise SourceProblem(f"“{kind}” is not a kind of source.")
+    known = SourceKind(kind)
+    if known is SourceKind.PARQUET:
         return parquet.open_parquet(location, confinement, wanted, gcs_endpoint=settings.GCS_ENDPOINT)
     # Google's client takes a second to import, which a process that never reads BigQuery need not spend.
     from models_registry.loading.sources import bigquery  # noqa: PLC0415
 
     endpoints, limits = _bigquery_settings()
-    if kind == "bigquery_table":
-        return bigquery.open_table(location, confinement, wanted, endpoints=endpoints, limits=limits)
-    if kind == "bigquery_query":
-        return bigquery.open_query(location, confinement, wanted, endpoints=endpoints, limits=limits, labels=labels)
-    raise SourceProblem(f"“{kind}” is not a kind of source.")
+    match known:
+        case SourceKind.BIGQUERY_TABLE:
+            return bigquery.open_table(location, confinement, wanted, endpoints=endpoints, limits=limits)
+        case SourceKind.BIGQUERY_QUERY:
+            return bigquery.open_query(location, confinement, wanted, endpoints=endpoints, limits=limits, labels=labels)
+        case unknown:
+            assert_never(unknown)
 
 
 def open_partitions(scratch: str, first: int, end: int, wanted: Sequence[str]) -> AbstractContextManager[Extract]:
