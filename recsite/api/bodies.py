@@ -93,8 +93,9 @@ class Whole(serializers.IntegerField):
 class Number(serializers.FloatField):
     """A finite number; texts and true are none."""
 
+    @override
     def to_internal_value(self, data: Any) -> float:
-        """See DRF; a whole number stays one."""
+        # A whole number stays one.
         if isinstance(data, bool) or not isinstance(data, int | float):
             raise serializers.ValidationError("This must be a number.")
         return data
@@ -113,8 +114,9 @@ class YesNo(serializers.BooleanField):
 class Moment(serializers.DateTimeField):
     """An instant in ISO 8601 with its time zone."""
 
+    @override
     def enforce_timezone(self, value: datetime) -> datetime:
-        """See DRF; without a time zone nobody knows which instant is meant."""
+        # Without a time zone nobody knows which instant is meant.
         if timezone.is_naive(value):
             raise serializers.ValidationError("This needs a time zone, as in 2026-11-01T12:00:00Z.")
         return super().enforce_timezone(value)

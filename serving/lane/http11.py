@@ -163,8 +163,9 @@ class Connection(asyncio.Protocol):
         if self._asking is not IDLE:
             self._wait_for_the_rest(len(data))
 
+    @override
     def eof_received(self) -> bool:
-        """See asyncio. A client that has said all may still wait for its answers; not with TLS, where it has gone."""
+        # A client that has said all may still wait for its answers; not with TLS, where it has gone.
         if self._asking is BODY:
             self._refuse(BODY_INCOMPLETE)
         else:

@@ -40,7 +40,7 @@ class BlockCache:
         return block
 
     def read(self, names: Sequence[str], put: Put) -> None:
-        """See `BlockReader`."""
+        """Read blocks as `BlockReader` says: those that are here at once, the others from where the cache reads."""
         missing: list[int] = []
         for index, name in enumerate(names):
             block = self.get(name)

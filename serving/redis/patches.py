@@ -172,7 +172,7 @@ class OfMaster(redis.Redis):
         return client.execute_command(*args, **options)
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:  # noqa: FBT001, FBT002  # redis-py's
-        """See redis-py."""
+        """Return a pipeline of commands for whoever is the master now."""
         self._follow()
         return super().pipeline(transaction, shard_hint)
 

@@ -317,7 +317,7 @@ class NodeReader:
             self._connection.lose()
 
     def read(self, names: Sequence[str], put: Put) -> None:
-        """See `BlockReader`. Ends by the deadline whatever Redis does, and raises nothing."""
+        """Read blocks as `BlockReader` says. Ends by the deadline whatever Redis does, and raises nothing."""
         connection = self._connection
         self._numbers.redis_reads += len(names)
         if connection is None:

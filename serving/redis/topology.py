@@ -110,7 +110,7 @@ class SentinelReader:
             self._node.close()
 
     def read(self, names: Sequence[str], put: Put) -> None:
-        """See `BlockReader`."""
+        """Read blocks as `BlockReader` says, from the master; without one they are UNAVAILABLE at once."""
         if self._node is not None:
             self._node.read(names, put)
             return
@@ -202,7 +202,7 @@ class ClusterReader:
             node.close()
 
     def read(self, names: Sequence[str], put: Put) -> None:
-        """See `BlockReader`."""
+        """Read blocks as `BlockReader` says, each from the node that holds its slot."""
         self._numbers.redis_reads += len(names)
         read = _Read(put, time.monotonic() + self._deadline_seconds)
         asked: dict[NodeReader | None, list[tuple[int, str]]] = {}

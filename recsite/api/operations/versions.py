@@ -9,6 +9,7 @@ from django.db.models import QuerySet
 from django.urls import reverse
 from django.utils import timezone
 from rest_framework import serializers
+from typing_extensions import override
 
 from models_registry.catalogue.selectors import data_at, is_late
 from models_registry.catalogue.services import source_set, version_create
@@ -108,8 +109,9 @@ class VersionAnswer(Answer[Version]):
         """Tell whether its data is too old."""
         return is_late(version, timezone.now())
 
+    @override
     def to_representation(self, instance: Version) -> Any:
-        """See DRF; a version may have no source and no schedule."""
+        # A version may have no source and no schedule.
         for name in ("source", "schedule"):
             if not hasattr(instance, name):
                 setattr(instance, name, None)  # for this answer only
