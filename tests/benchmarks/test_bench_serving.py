@@ -64,3 +64,23 @@ def test_options__unknown__are_refused(arguments: list[str], capsys: pytest.Capt
     with pytest.raises(SystemExit):
         read_options(["serving", *arguments])
     assert arguments[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["serving", "--players", "999"], "must be 1,000 to 5,000,000, not 999"),
+        (["serving", "--players", "1e6"], "“1e6” is not a whole number"),
+        (["serving", "--rounds", "0"], "must be 1 to 20, not 0"),
+        (["serving", "--seconds", "nan"], "must be 0.2 to 30.0, not nan"),
+        (["loading", "--rows", "-1"], "must be 1,000 to 5,000,000, not -1"),
+        (["loading", "--large-rows", "50000001"], "must be 1,000 to 50,000,000, not 50000001"),
+        (["loading", "--seconds", "soon"], "“soon” is not a number"),
+    ],
+)
+def test_options__out_of_bounds__are_refused_in_words(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        read_options(arguments)
+    assert f"argument {arguments[1]}: {words}" in capsys.readouterr().err
