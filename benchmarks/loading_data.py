@@ -91,7 +91,7 @@ def _expression(field: Mapping[str, Any], salt: str) -> str:
             low, high, step = (Decimal(field[name]) for name in ("min", "max", "step"))
             return f"({low} + {step} * ({word} % {int((high - low) / step) + 1})::INT)::DECIMAL(18, 2)"
         case "list":
-            every = ", ".join(_expression(field["item"], f"{salt}{place}") for place in range(field["max_items"]))
+            every = ", ".join(_expression(field["item"], f"{salt}{index}") for index in range(field["max_items"]))
             return f"([{every}])[1:({word} % {field['max_items'] + 1})::INT]"
         case other:
             raise NotImplementedError(f"no table here has a field of type {other}")

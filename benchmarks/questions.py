@@ -67,19 +67,19 @@ class Questions:
     def _with_shared_token(self, port: int) -> Iterator[Exchange]:
         order, players, endings, asked = self._order, self._players, self._world.endings, self._asked
         start, end, count = b"GET " + _PATH + b"?player_id=", b" HTTP/1.1" + self._shared, len(self._order)
-        place = (port, Tokens.SHARED)
+        asker = (port, Tokens.SHARED)
         while True:
-            row = order[asked[place] % count]
-            asked[place] += 1
+            row = order[asked[asker] % count]
+            asked[asker] += 1
             yield start + players[row] + end, endings[row]
 
     def _with_own_tokens(self, port: int) -> Iterator[Exchange]:
         order, own, endings, asked = self._order, self._own, self._world.endings, self._asked
         start, end = b"GET " + _PATH + b" HTTP/1.1" + _BEFORE_TOKEN, HEAD_END
-        place = (port, Tokens.OWN)
-        while asked[place] < len(order):
-            row = order[asked[place]]
-            asked[place] += 1
+        asker = (port, Tokens.OWN)
+        while asked[asker] < len(order):
+            row = order[asked[asker]]
+            asked[asker] += 1
             yield start + own[row] + end, endings[row]
 
     def _ask(self, row: int) -> bytes:

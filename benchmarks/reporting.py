@@ -1,4 +1,4 @@
-"""What every benchmark does with its figures: tables, a JSON file, and the marked places of a document."""
+"""What every benchmark does with its figures: tables, a JSON file, and the marked parts of a document."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from benchmarks.site import ROOT
 
 
-class NoSuchPlace(RuntimeError):
-    """A document has no such marked place."""
+class NoSuchMarks(RuntimeError):
+    """A document has no such marks."""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -64,7 +64,7 @@ def fill(document: Path, name: str, content: str) -> None:
     """Replace what stands between `<!-- NAME: … -->` and `<!-- end of NAME -->`.
 
     Raises:
-        NoSuchPlace: there are no such marks.
+        NoSuchMarks: there are no such marks.
     """
     text = document.read_text()
     start, end = f"<!-- {name}:", f"<!-- end of {name} -->"
@@ -72,5 +72,5 @@ def fill(document: Path, name: str, content: str) -> None:
     comment, closed, rest = rest.partition("-->\n")
     _, ended, after = rest.partition(end)
     if not (found and closed and ended):
-        raise NoSuchPlace(f"{document} has no place marked “{name}”")
+        raise NoSuchMarks(f"{document} has no marks “{name}”")
     document.write_text(f"{before}{start}{comment}-->\n\n{content}\n\n{end}{after}")

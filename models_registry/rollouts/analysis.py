@@ -25,10 +25,10 @@ slots AS (
   FROM units
 ),
 allocation AS (
-  SELECT place AS slot, CASE letter
+  SELECT position AS slot, CASE letter
     $cases
     END AS version
-  FROM UNNEST(SPLIT($letters, '')) AS letter WITH OFFSET AS place
+  FROM UNNEST(SPLIT($letters, '')) AS letter WITH OFFSET AS position
 )
 SELECT slots.*, allocation.version
 FROM slots JOIN allocation ON allocation.slot = slots.slot

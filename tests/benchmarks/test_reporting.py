@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.reporting import NoSuchPlace, fill, number, table
+from benchmarks.reporting import NoSuchMarks, fill, number, table
 
 
 def test_table__rows__are_markdown_in_columns() -> None:
@@ -30,6 +30,6 @@ def test_fill__a_marked_place__holds_the_new_content_and_nothing_else_changes(tm
 def test_fill__no_such_place__says_so_and_changes_nothing(tmp_path: Path) -> None:
     document = tmp_path / "page.md"
     document.write_text("<!-- figures: without an end -->\n")
-    with pytest.raises(NoSuchPlace, match="figures"):
+    with pytest.raises(NoSuchMarks, match="figures"):
         fill(document, "figures", "new")
     assert document.read_text() == "<!-- figures: without an end -->\n"

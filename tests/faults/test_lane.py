@@ -195,10 +195,10 @@ def put(scene: Scene, tenant: published.Tenant, *, is_announced: bool) -> None:
     assert settings.SNAPSHOT_PRIVATE_KEY is not None
     key_id, key = published.parse_private_key(settings.SNAPSHOT_PRIVATE_KEY)
     snapshot = published.Snapshot(published.FORMAT, scene.revision, scene.now, tenant)
-    place(scene.client, tenant.id, published.sign_snapshot(snapshot, key_id, key), scene.revision)
+    publish(scene.client, tenant.id, published.sign_snapshot(snapshot, key_id, key), scene.revision)
 
 
-def place(client: Client, tenant_id: str, envelope: bytes, revision: int) -> None:
+def publish(client: Client, tenant_id: str, envelope: bytes, revision: int) -> None:
     prefix = settings.REDIS_PREFIX
     client.set(published.snapshot_name(prefix, tenant_id), envelope)
     client.hset(published.revisions_name(prefix), tenant_id, str(revision))
@@ -219,7 +219,7 @@ def test_snapshot_damaged_unsigned_or_older__refused_counted_and_the_old_world_g
         for reason, bad in (("unreadable", good[:-20]), ("unreadable", unsigned), ("outdated", older)):
             before = lane.metrics().get(f"recsite_snapshot_refusals_total{{reason={reason}}}", 0)
             scene.revision += 1
-            place(scene.client, "t-aurora", bad, scene.revision)
+            publish(scene.client, "t-aurora", bad, scene.revision)
             series = f"recsite_snapshot_refusals_total{{reason={reason}}}"
             eventually(lambda series=series, before=before: lane.metrics().get(series, 0) > before)  # type: ignore[misc]  # mypy cannot type a lambda's defaults
             assert source(lane.offer(scene)) == (200, None)
