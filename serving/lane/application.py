@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
 TICK_SECONDS = 1.0
+# How long a process that starts waits for Redis before it takes requests all the same.
+WARM_UP_SECONDS = 1.0
 
 
 class Tls(NamedTuple):
@@ -102,6 +104,7 @@ class Lane:
         let_askers_finish()
         self._serving.start()
         self._blocks.start(loop)
+        await self._warm_up()
         server = HttpServer(self.handle, self._numbers.refuse, self._options.most_connections)
         await server.start(listening, tls_context(self._options.tls) if self._options.tls else None, BACKLOG)
         ticking = loop.create_task(self._tick())
@@ -113,6 +116,12 @@ class Lane:
         ticking.cancel()
         self._blocks.close()
         self._leave_numbers()
+
+    async def _warm_up(self) -> None:
+        """Wait until Redis can be asked for blocks: who is asked before has only fallbacks to give. Not for ever."""
+        until = time.monotonic() + WARM_UP_SECONDS
+        while not self._blocks.is_connected and time.monotonic() < until:  # noqa: ASYNC110  # at the start alone
+            await asyncio.sleep(0.01)
 
     # --- Requests -----------------------------------------------------------------------------------------------------
 
