@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import ssl
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
+import redis
 from django.conf import settings
 
-from recsite.embedded import EmbeddedValkey
+from recsite.embedded import EmbeddedValkey, free_port
+from recsite.environment import BASE_DIR
 from serving.formats import snapshot as published
 from serving.formats.keys import lost_tables_name
 from serving.http import BITS
 from serving.redis.clients import Client
 from tests.certificates import write_certificate
+from tests.doors.processes import environment
 from tests.doors.raw_http import RawConnection, RawResponse, request
 from tests.doors.scene import OFFER_DEFAULT, Scene, offer, player
 from tests.lane_process import LaneProcess, descendants, eventually, is_running, start_lane, stop
@@ -109,9 +116,34 @@ def test_valkey_away_at_the_start_and_no_files__alive_but_not_ready_until_it_com
         eventually(lambda: source(lane.offer(scene)) == (200, None))
 
 
-def test_valkey_with_nothing_in_it__ready_and_nobody_known(server: EmbeddedValkey, tmp_path: Path) -> None:
-    with start_lane(server.url, tmp_path) as lane:
-        assert lane.ask("/readyz").status == 200
+def test_valkey_with_nothing_in_it__not_ready_until_it_is_said_that_there_is_nobody(
+    server: EmbeddedValkey, tmp_path: Path
+) -> None:
+    with start_lane(server.url, tmp_path, is_ready=False) as lane:
+        series = eventually(lambda: s if "recsite_snapshot_age_seconds" in (s := lane.metrics()) else None)
+        assert series["recsite_snapshot_age_seconds"] == math.inf
+        assert lane.ask("/readyz").status == 503
+        key_id, key = published.parse_private_key(settings.SNAPSHOT_PRIVATE_KEY or "")
+        nobody = published.sign_roster(published.Roster(int(time.time()), ()), key_id, key)
+        with redis.Redis.from_url(server.url) as client:
+            client.set(published.roster_name(settings.REDIS_PREFIX), nobody)
+        eventually(lambda: lane.ask("/readyz").status == 200)
+        assert lane.ask("/v1/recommendations", "a.b.c").status == 401
+
+
+def test_few_open_files__refuses_to_start_and_says_what_to_do(server: EmbeddedValkey, tmp_path: Path) -> None:
+    command = [sys.executable, "manage.py", "lane", "--port", str(free_port()), "--metrics-port", str(free_port())]
+    ended = subprocess.run(
+        ["prlimit", "--nofile=256:256", *command],  # noqa: S607 - where it is differs
+        cwd=BASE_DIR,
+        env=environment(server.url, tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert "This process may open 256 files; a lane needs at least 1,024. Raise the limit (ulimit -n)." in ended.stderr
 
 
 def test_valkey_flushed__tenants_stay_and_the_lost_tables_are_reported(

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from argparse import ArgumentTypeError
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from serving.redis.topology import reader_for
 MOST_CONNECTIONS = 65_536
 # What a worker needs files for besides connections.
 OTHER_FILES = 256
+LEAST_FILES = 1024
 BLOCK_CACHE_MB = 64
 
 
@@ -57,12 +59,14 @@ class Command(BaseCommand):
         parser.add_argument("--tls-cert", type=Path, help="certificate chain, PEM; with --tls-key: serve HTTPS")
         parser.add_argument("--tls-key", type=Path, help="its private key, PEM")
         parser.add_argument("--metrics-port", type=_port, default=9101, help="of /metrics; default: %(default)s")
+        parser.add_argument("--metrics-host", help="address that /metrics listens on (default: that of --host)")
 
     def handle(self, **options: Any) -> None:
         """Serve until a signal ends it."""
         host, port = _resolved(options["host"]), options["port"]
         certificate, key = options["tls_cert"], options["tls_key"]
-        _check(host, port, options["metrics_port"], certificate, key)
+        metrics_host = _resolved(options["metrics_host"] or host)
+        _check(((host, port), (metrics_host, options["metrics_port"])), certificate, key)
         directory = _numbers_directory()
         lane = Options(
             options["block_cache_mb"],
@@ -72,22 +76,22 @@ class Command(BaseCommand):
             _connections(),
             Tls(certificate, key) if certificate is not None else None,
         )
-        started = partial(self._started, host, port, options["metrics_port"], lane)
+        started = partial(self._started, (host, port), (metrics_host, options["metrics_port"]), lane)
         server = LaneServer(partial(run_worker, lane), partial(has_written, directory), started)
         try:
             server.serve(host, port, options["workers"], BACKLOG)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _started(self, host: str, port: int, metrics_port: int, lane: Options) -> None:
+    def _started(self, own: tuple[str, int], metrics: tuple[str, int], lane: Options) -> None:
         """Serve the workers' metrics, and say where everything is."""
         registry = CollectorRegistry()
         registry.register(NumbersCollector(Workers(lane.numbers_directory).reading))
-        start_http_server(metrics_port, addr=host, registry=registry)
-        where, workers = _spelled(host), lane.workers
+        start_http_server(metrics[1], addr=metrics[0], registry=registry)
+        workers = lane.workers
         addresses = (
-            f"{'https' if lane.tls else 'http'}://{where}:{port} ({workers} worker{'s' if workers > 1 else ''}), "
-            f"metrics at http://{where}:{metrics_port}/metrics"
+            f"{'https' if lane.tls else 'http'}://{_spelled(own)} ({workers} worker{'s' if workers > 1 else ''}), "
+            f"metrics at http://{_spelled(metrics)}/metrics"
         )
         threading.Thread(target=self._announce, args=(lane.numbers_directory, addresses), daemon=True).start()
 
@@ -105,7 +109,7 @@ def run(arguments: list[str]) -> None:
     Command().run_from_argv(arguments)
 
 
-def _check(host: str, port: int, metrics_port: int, certificate: Path | None, key: Path | None) -> None:
+def _check(addresses: Iterable[tuple[str, int]], certificate: Path | None, key: Path | None) -> None:
     """Look for what would make every worker fail, before any starts.
 
     Raises:
@@ -126,15 +130,15 @@ def _check(host: str, port: int, metrics_port: int, certificate: Path | None, ke
         reader_for(settings.TABLES_REDIS_URL, deadline_seconds=1, numbers=Numbers())
     except OSError as error:
         raise CommandError(f"Cannot use the TLS files that RECSITE_REDIS_URL names: {error}.") from None
-    for taken in (port, metrics_port):
+    for address in addresses:
         # Without this a second lane on the same port would quietly take half of the connections.
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((host, taken))
+                probe.bind(address)
             except OSError as error:
-                raise CommandError(f"Cannot listen on {_spelled(host)}:{taken}: {error.strerror}.") from None
+                raise CommandError(f"Cannot listen on {_spelled(address)}: {error.strerror}.") from None
 
 
 def _numbers_directory() -> Path:
@@ -154,9 +158,17 @@ def _numbers_directory() -> Path:
 
 
 def _connections() -> int:
-    """Raise the limit of open files as far as is allowed, and return how many connections that leaves room for."""
+    """Raise the limit of open files as far as is allowed, and return how many connections that leaves room for.
+
+    Raises:
+        CommandError: that is next to none.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_CONNECTIONS + OTHER_FILES
+    if hard != resource.RLIM_INFINITY and hard < LEAST_FILES:
+        raise CommandError(
+            f"This process may open {hard:,} files; a lane needs at least {LEAST_FILES:,}. Raise the limit (ulimit -n)."
+        )
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -171,8 +183,9 @@ def _resolved(host: str) -> str:
         raise CommandError(f"{host}: {error.strerror}.") from None
 
 
-def _spelled(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+def _spelled(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _bounded(text: str, least: int, most: int) -> int:
