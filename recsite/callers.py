@@ -10,7 +10,7 @@ from django.db import DatabaseError, connection
 from django.http import Http404, HttpRequest, HttpResponse
 from django_prometheus.exports import ExportToDjangoView
 
-from recsite.postgresql.limits import place
+from recsite.postgresql.limits import seat
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
 def ready_for_tokens(request: HttpRequest) -> HttpResponse:
     """Say whether this process can mint tokens and show pages: whether its database answers. One query."""
     try:
-        with place(), connection.cursor() as cursor:
+        with seat(), connection.cursor() as cursor:
             cursor.execute("SELECT 1")
     except DatabaseError as error:
         log.warning("readiness.no_database error=%s", type(error).__name__)

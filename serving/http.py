@@ -73,7 +73,10 @@ class Response(msgspec.Struct, gc=False):
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """Return each header's name and value, in order."""
+        """Return each header's name and value, in order.
+
+        The lane sends `head` as it is. Only the DRF door needs them apart, and it, not the lane, pays for that.
+        """
         return [(name, value) for line in self.head.splitlines() for name, _, value in [line.partition(": ")]]
 
 

@@ -210,7 +210,7 @@ class FirstSteps:
 # --- Models ---------------------------------------------------------------------------------------------------------
 
 
-def models_of(tenant: Tenant, *, now: datetime | None = None) -> list[ModelSummary]:
+def model_summaries(tenant: Tenant, *, now: datetime | None = None) -> list[ModelSummary]:
     """Return all of a studio's models with their versions. Four queries."""
     newest = RolloutRevision.objects.unscoped().filter(model=OuterRef("pk")).order_by("-number")
     rows = RecommendationModel.objects.for_tenant(tenant)
@@ -330,7 +330,7 @@ def name_of(code: int, names: Mapping[int, str]) -> str:
 
 
 def first_steps(tenant: Tenant, models: Iterable[ModelSummary]) -> FirstSteps:
-    """Return how far a studio is from its first answer. Two queries; `models` is what `models_of` gave."""
+    """Return how far a studio is from its first answer. Two queries; `models` is what `model_summaries` gave."""
     # The model that is furthest is the one to go on with.
     summaries = sorted(models, key=lambda summary: list(ModelState).index(summary.state), reverse=True)
     furthest = summaries[0] if summaries else None

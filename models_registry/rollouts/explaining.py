@@ -28,7 +28,7 @@ from tenants.rules import RuleBroken
 
 
 @dataclass(frozen=True)
-class Answer:
+class FoundAnswer:
     """What the player is answered.
 
     Attributes:
@@ -67,7 +67,7 @@ class Explanation:
     is_published: bool
     row_count: int | None
     loaded_at: datetime | None
-    answer: Answer | None
+    answer: FoundAnswer | None
 
     @property
     def unit_words(self) -> str:
@@ -154,7 +154,7 @@ def _canonical(values: list[str]) -> bytes:
         raise RuleBroken(f"{str(error)[0].upper()}{str(error)[1:]}.") from None
 
 
-def _answer(content: snapshot.Tenant, model: snapshot.Model, code: int, values: list[str]) -> Answer | None:
+def _answer(content: snapshot.Tenant, model: snapshot.Model, code: int, values: list[str]) -> FoundAnswer | None:
     """Let the engine look the key up, block by block; None if Redis stopped answering."""
     version = PreparedModel(model, content.slug).versions[code]
     lookup = Lookup(version, _canonical(values), settings.REDIS_PREFIX)
@@ -166,7 +166,7 @@ def _answer(content: snapshot.Tenant, model: snapshot.Model, code: int, values: 
             block = UNAVAILABLE
         found = lookup.take(block)
     table_id = lookup.names[0].rsplit(":", 2)[1] if lookup.names else None
-    return Answer(
+    return FoundAnswer(
         source=found.source,
         record=msgspec.json.decode(found.record) if found.record else None,
         table_id=table_id,

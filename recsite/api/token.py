@@ -21,7 +21,7 @@ from models_registry.catalogue.access import askable
 from recsite.api.described.token import minting_described
 from recsite.api.problems import problem_answer
 from recsite.api.studio_view import ApiView
-from recsite.postgresql.limits import place
+from recsite.postgresql.limits import seat
 from serving.formats.tokens import KID
 from tenants.callers import NotAuthenticated, UnknownModel, credential_authenticate, mint_token
 from tenants.rules import RuleBroken
@@ -74,7 +74,7 @@ class TokenView(ApiView):
     def post(self, request: Request) -> Response:
         """Authenticate the client and mint its token: two queries, and at most one write a minute and credential."""
         wanted = read_token_request(request)
-        with place():
+        with seat():
             try:
                 caller = credential_authenticate(wanted.client_id, wanted.client_secret)
             except NotAuthenticated:

@@ -13,8 +13,8 @@ from recsite.environment import Environment
 
 # The server says itself that a statement took too long; this much later it is taken for one that hangs.
 GRACE_SECONDS = 2
-# So long one waits for a place among those who may wait for the database: a moment, since it takes a thread.
-PLACE_SECONDS = 0.1
+# So long one waits for a seat among those who may wait for the database: a moment, since it takes a thread.
+SEAT_SECONDS = 0.1
 
 
 class DatabaseBusy(DatabaseError):
@@ -49,19 +49,19 @@ def lift_for_migrations(*, using: str, **_: object) -> None:
         connection.connection.answer_seconds = None
 
 
-_places = threading.BoundedSemaphore(2)
+_seats = threading.BoundedSemaphore(2)
 
 
 @contextmanager
-def place() -> Iterator[None]:
-    """Hold one of this process's two places for what waits for the database, so that a hanging one leaves threads.
+def seat() -> Iterator[None]:
+    """Hold one of this process's two seats for what waits for the database, so that a hanging one leaves threads.
 
     Raises:
         DatabaseBusy: none became free in a moment.
     """
-    if not _places.acquire(timeout=PLACE_SECONDS):
+    if not _seats.acquire(timeout=SEAT_SECONDS):
         raise DatabaseBusy("others wait for the database already")
     try:
         yield
     finally:
-        _places.release()
+        _seats.release()

@@ -8,7 +8,7 @@ are of issues and changes at https://github.com/redis/redis-py.
    it asks when it is first used: `Cluster` is made without redis-py's `__init__`, which is called later. (#3311, open.)
 2. That no node can be reached, or none has a slot, is a `RedisClusterException` there, which is no `RedisError`; also
    from a pipeline's `execute`. Whoever uses any kind of Redis expects `redis.ConnectionError`, and here gets it. (No
-   issue says so.)
+   issue was found that says so, as of redis-py 8.1.)
 3. Once it has a topology it begins each later search with the nodes of that (`startup_nodes` are replaced). When all
    of them are gone, as where a managed cluster is replaced by another behind the same name, it never finds the new
    ones. Here the addresses of the URL are added again after each failure. (`dynamic_startup_nodes=False` would ask

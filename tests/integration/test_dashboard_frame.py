@@ -242,7 +242,7 @@ def test_server_error__while_serving__is_the_page_and_not_a_trace(
     def broken(*args: object, **kwargs: object) -> object:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr("recsite.dashboard.pages.models.models_of", broken)
+    monkeypatch.setattr("recsite.dashboard.pages.models.model_summaries", broken)
     client = signed_in(teammate)
     client.raise_request_exception = False
     answer = get(client, f"/studios/{studio.slug}/models")

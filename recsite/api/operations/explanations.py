@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 
 from rest_framework import serializers
 
-from models_registry.rollouts.explaining import Answer as FoundAnswer
-from models_registry.rollouts.explaining import Explanation, explain
+from models_registry.rollouts.explaining import Explanation, FoundAnswer, explain
 from recsite.api.bodies import Answer, Body, Text
 from recsite.api.operations.lookups import find_model
 from recsite.api.problems import fields_named

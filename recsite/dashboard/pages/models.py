@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.http import HttpResponse
 from django.shortcuts import render
 
-from models_registry.catalogue.selectors import models_of
+from models_registry.catalogue.selectors import model_summaries
 from models_registry.traffic.propagation import propagation
 from recsite.dashboard.first_steps import steps_context
 from recsite.dashboard.gate import StudioRequest, studio_page
@@ -17,7 +17,7 @@ def models(request: StudioRequest) -> HttpResponse:
 
     Six queries on top of the gate's, and one pipeline to Redis.
     """
-    summaries = models_of(request.studio.tenant)
+    summaries = model_summaries(request.studio.tenant)
     lanes = propagation(request.studio.tenant) if any(summary.data_at for summary in summaries) else None
     context = {
         "section": "models",

@@ -7,7 +7,7 @@ from typing import Any
 from django.http import HttpResponse
 from django.shortcuts import render
 
-from models_registry.catalogue.selectors import model_summary, models_of
+from models_registry.catalogue.selectors import model_summaries, model_summary
 from models_registry.models import RecommendationModel
 from models_registry.traffic import propagation
 from models_registry.traffic.over_time import DAY, PERIODS, Period, Reading, read
@@ -21,7 +21,7 @@ from recsite.dashboard.local_time import zone_of
 def studio_traffic(request: StudioRequest) -> HttpResponse:
     """Show each model's answers over a period. Six queries on top of the gate's."""
     period = _period(request)
-    summaries = models_of(request.studio.tenant)
+    summaries = model_summaries(request.studio.tenant)
     reading = read(summaries, period, with_sources=False)
     zone = zone_of(request)
     charts = [model_charts(reading, reading.models[summary.model.pk], zone, is_small=True) for summary in summaries]
