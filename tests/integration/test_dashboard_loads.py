@@ -15,7 +15,7 @@ from pytest_django import Settings
 
 from models_registry.loading.requests import load_request
 from models_registry.loading.running import run_load
-from models_registry.models import Load, LoadState
+from models_registry.models import RUNNING_STATES, Load, LoadState
 from tenants.models import Role, Tenant, User
 from tests import factories
 from tests.integration.dashboard_scene import Offers, get, make_offers, post, signed_in
@@ -200,6 +200,15 @@ def test_load__ended_early__says_at_which_step(
         },
     )
     assert re.findall(r"(\w+) \(stopped here\)", get(client, f"{loads}/{load.pk}").text) == [stopped]
+
+
+@pytest.mark.parametrize("state", LoadState)
+def test_load__in_each_state__says_how_it_is(client: Client, offers: Offers, state: LoadState) -> None:
+    load = factories.LoadFactory.create(version=offers.c, state=state, is_dry_run=state == LoadState.CHECKED)
+    what = "say" if state in RUNNING_STATES else "note"
+    said = re.search(rf'<(p|div) class="{what}\b.*?</\1>', get(client, page_of(load)).html, re.DOTALL)
+    assert said is not None
+    assert re.sub(r"<[^>]*>|\s", "", said[0])
 
 
 def test_progress__current_address_of_another_site__is_not_followed(client: Client, offers: Offers, loads: str) -> None:
