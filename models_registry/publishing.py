@@ -74,7 +74,7 @@ def publish_on_change(*, tenant_id: int, **_: Any) -> None:
 
 
 def republish_all() -> int:
-    """Publish every tenant whose content, or whose revision in Redis, is not what the database says; give how many.
+    """Publish every tenant whose content, or whose revision in Redis, is not what the database says; return how many.
 
     Also signs anew whatever is older than five minutes. Two of these at once do no harm. It ends at a publication that
     fails where Redis no longer answers at all; one node of a cluster that is away keeps its own tenants waiting only.

@@ -279,7 +279,7 @@ def admins_who_can_sign_in(tenant: Tenant) -> Any:
 
 
 def apply_changes(row: Tenant | Credential, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Save the values that differ from the row's; give those before and after, for the audit trail."""
+    """Save the values that differ from the row's; return those before and after, for the audit trail."""
     before = {name: getattr(row, name) for name, value in wanted.items() if getattr(row, name) != value}
     after = {name: wanted[name] for name in before}
     for name, value in after.items():

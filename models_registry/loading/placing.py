@@ -152,7 +152,7 @@ class Buckets:
         self._pieces.append(_Piece(heads_at + bounds * _HEAD.itemsize, octets_at))
 
     def _append(self, array: npt.NDArray[Any]) -> int:
-        """Write an array's bytes; give where they begin."""
+        """Write an array's bytes; return where they begin."""
         begin = self._end
         octets = array.view(np.uint8).data
         for start in range(0, array.nbytes, BYTES_PER_WRITE):

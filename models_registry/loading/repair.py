@@ -43,7 +43,7 @@ LONGEST_PAUSE = timedelta(hours=1)
 
 
 def repair_all(now: datetime) -> list[Load]:
-    """Look for what Redis lost, and have it loaded again; give the loads. Redis away: nothing is known, so nothing.
+    """Look for what Redis lost, and have it loaded again; return the loads. Redis away: nothing is known, so nothing.
 
     Two of these at once start one load of a table.
 

@@ -74,7 +74,7 @@ def load_request(
     return load
 
 
-def load_activate_anyway(*, load: Load, actor: User | None, reason: str) -> Load:
+def load_waive(*, load: Load, actor: User | None, reason: str) -> Load:
     """Queue a load that waives the checks an earlier one was rejected for; for a studio's admins.
 
     It reads the same source anew. The comparisons with the served table that rejected the first (row count,
@@ -102,7 +102,7 @@ def load_activate_anyway(*, load: Load, actor: User | None, reason: str) -> Load
         record(
             version,
             actor,
-            audit.Action.LOAD_ACTIVATE_ANYWAY,
+            audit.Action.LOAD_WAIVE,
             f"Asked for load {new.fence} of “{model.slug}/{version.name}”, to activate what load {load.fence} "
             "was rejected with.",
             reason=reason,

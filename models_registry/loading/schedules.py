@@ -133,7 +133,7 @@ def freshness_set(*, version: Version, actor: User | None, minutes: int | None) 
 
 
 def start_due_loads(now: datetime) -> list[Load]:
-    """Start the load of every schedule that is due; give the loads.
+    """Start the load of every schedule that is due; return the loads.
 
     A schedule whose runs were missed (nobody ran this) runs once. While a load of the version runs or waits, no other
     is queued, and the schedule's note says so. Two of these at once start one load: whoever moves the schedule on.

@@ -111,7 +111,7 @@ class Staging:
         may_be_ahead: Callable[[], bool] = always,
         cancel: Callable[[], None] | None = None,
     ) -> Generator[int]:
-        """Take all rows; give how many there are so far after every few hundred thousand.
+        """Take all rows; yield how many there are so far after every few hundred thousand.
 
         The batches, whose schema has every staged column, are gone through in another thread: the last three arguments
         are those of `read_ahead`. Three threads are at work otherwise.
@@ -146,7 +146,7 @@ class Staging:
         return pa.table(read, names=list(self.names.values()))
 
     def _insert(self, table: pa.Table) -> Digests | None:
-        """Add rows; give their keys' digests, if they have keys."""
+        """Add rows; return their keys' digests, if they have keys."""
         self._connection.register("incoming", self._renamed(table))
         self._connection.execute(f"INSERT INTO rows {select('*', 'incoming')}")
         if not self.key_fields:

@@ -267,7 +267,7 @@ def compare(
 def write(
     work: Work, staging: Staging, table: Table, *, rows_per_second: int | None, blocks: range | None = None
 ) -> list[int]:
-    """Write some blocks of a table (None: all) from their rows; give the length of each in bytes.
+    """Write some blocks of a table (None: all) from their rows; return the length of each in bytes.
 
     It writes at most `rows_per_second`; None: as fast as serving allows.
 

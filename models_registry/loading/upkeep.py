@@ -44,7 +44,7 @@ _SPLIT = ~Q(scratch_table="") & Q(state__in=[LoadState.WRITING, LoadState.VERIFY
 
 
 def sweep(now: datetime, enqueue_drop: Callable[[int], object]) -> Counter[str]:
-    """Mend what was left behind; give how many of each kind. `enqueue_drop` hands the dropping of a table to a worker.
+    """Mend what was left behind; return how many of each kind. `enqueue_drop` has a worker drop a table.
 
     Cost: a handful of queries, one more for each thing found; a question to the broker where something waits; a read of
     Redis for each table to drop.

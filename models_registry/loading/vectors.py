@@ -37,7 +37,7 @@ class Section:
 
 
 def check_vectors(document: Any) -> list[Section]:
-    """Run every vector; give each section with its differences.
+    """Run every vector; return each section with its differences.
 
     Raises:
         NoVectors: the document is none, or holds not one vector.

@@ -47,7 +47,7 @@ _decoder = msgspec.msgpack.Decoder(TrafficBatch)
 
 
 def collect() -> int:
-    """Move what serving has counted since the last time into the database; give how many batches.
+    """Move what serving has counted since the last time into the database; return how many batches.
 
     Two at once do no harm: one of them finds the position moved and gives up its batch. Redis away: nothing happens,
     and the counts wait there. Counts that were lost (Redis was emptied, or the stream cut) leave a `TrafficGap`.
@@ -82,7 +82,7 @@ def collect() -> int:
 
 
 def _past_what_was_lost(client: Client, name: str, position: TrafficPosition) -> str:
-    """Note the time of which counts were lost since the last run, if any; give the entry to go on after."""
+    """Note the time of which counts were lost since the last run, if any; return the entry to go on after."""
     try:
         stream: Any = client.xinfo_stream(name)
     except redis.ResponseError as error:
@@ -214,7 +214,7 @@ def span_start(at: int, span: TrafficSpan) -> datetime:
 
 
 def prune(now: datetime | None = None) -> int:
-    """Drop counts that are older than they are kept; give how many rows."""
+    """Drop counts that are older than they are kept; return how many rows."""
     now = now or timezone.now()
     dropped = sum(
         Traffic.objects.unscoped().filter(span=span, starts_at__lt=now - keep).delete()[0]

@@ -68,7 +68,7 @@ def idempotent(handler: Callable[..., Response], shows_once: str) -> Callable[..
 
 
 def clean_idempotency_records() -> int:
-    """Delete the records that are older than a day; give how many. Twice at once does no harm."""
+    """Delete the records that are older than a day; return how many. Twice at once does no harm."""
     old = IdempotencyRecord.objects.unscoped().filter(started_at__lt=timezone.now() - KEPT_FOR)
     deleted, _ = old.delete()
     return deleted

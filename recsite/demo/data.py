@@ -76,7 +76,7 @@ def players_of(directory: Path) -> int | None:
 
 
 def write_data(directory: Path, players: int | None) -> Iterator[str]:
-    """Generate the Parquet files that are not there yet; give a name for each one as it is finished.
+    """Generate the Parquet files that are not there yet; yield a name for each one as it is finished.
 
     Without a number of players the larger studio has as many as it has already, 300,000 at first.
 

@@ -15,7 +15,7 @@ from django.test import Client
 from pytest_django import Settings
 
 from models_registry.loading import comparisons, difference
-from models_registry.loading.requests import load_activate_anyway
+from models_registry.loading.requests import load_waive
 from models_registry.loading.running import run_load
 from models_registry.models import Load, LoadState
 from serving.formats.keys import block_name
@@ -197,7 +197,7 @@ def test_coverage__keys_written_in_another_way__rejected_though_all_else_is_as_b
     assert load.report["difference"]["removed"] == 1000
     assert answer(valkey, scene, good.table, "p1") is not None
 
-    new = load_activate_anyway(load=load, actor=None, reason="new ids")
+    new = load_waive(load=load, actor=None, reason="new ids")
     run_load(new.pk)
     new.refresh_from_db()
     assert new.state == LoadState.ACTIVE

@@ -11,7 +11,7 @@ from pytest_django import Settings
 
 from models_registry.loading import distributions
 from models_registry.loading.pulse import Progress
-from models_registry.loading.requests import load_activate_anyway, load_request, table_roll_back
+from models_registry.loading.requests import load_request, load_waive, table_roll_back
 from models_registry.loading.running import run_load
 from models_registry.models import Load, LoadState, Table, Version
 from tenants.models import AuditEntry, User
@@ -108,7 +108,7 @@ def rejected(scene: Scene) -> Load:
 def test_activate_anyway__for_a_reason__loads_and_becomes_active(
     scene: Scene, rejected: Load, owner: User, valkey: redis.Redis
 ) -> None:
-    new = load_activate_anyway(load=rejected, actor=owner, reason=" The studio closed\nits Asian servers. ")
+    new = load_waive(load=rejected, actor=owner, reason=" The studio closed\nits Asian servers. ")
     reason = "The studio closed its Asian servers."
     assert (new.waives, new.waive_reason, new.fence) == (rejected, reason, 3)
     run(new)
@@ -126,7 +126,7 @@ def test_activate_anyway__for_a_reason__loads_and_becomes_active(
 
 def test_activate_anyway__the_source_went_bad_meanwhile__is_rejected_all_the_same(scene: Scene, rejected: Load) -> None:
     scene.write(columns(range(60), offer_id=[9999] * 60))
-    new = run(load_activate_anyway(load=rejected, actor=None, reason="it is fine"))
+    new = run(load_waive(load=rejected, actor=None, reason="it is fine"))
     assert new.state == LoadState.REJECTED
     assert new.problem.startswith("Column offer_id, row 1 (key p0): 9999 is not within")
     scene.version.refresh_from_db()
@@ -137,7 +137,7 @@ def test_activate_anyway__the_source_went_bad_meanwhile__is_rejected_all_the_sam
 @pytest.mark.parametrize("reason", ["", "  \n "])
 def test_activate_anyway__without_a_reason__is_refused(reason: str, rejected: Load) -> None:
     with pytest.raises(RuleBroken) as refused:
-        load_activate_anyway(load=rejected, actor=None, reason=reason)
+        load_waive(load=rejected, actor=None, reason=reason)
     assert refused.value.field == "reason"
     assert Load.objects.unscoped().count() == 2
 
@@ -161,25 +161,25 @@ def test_activate_anyway__not_rejected_by_a_comparison_alone__is_refused(
 ) -> None:
     load = factories.LoadFactory.create(state=state, report=found)
     with pytest.raises(RuleBroken, match=words):
-        load_activate_anyway(load=load, actor=None, reason="it is fine")
+        load_waive(load=load, actor=None, reason="it is fine")
 
 
 def test_activate_anyway__a_newer_load_is_active__is_refused(scene: Scene, rejected: Load) -> None:
     assert scene.load(columns(range(101))).state == LoadState.ACTIVE
     with pytest.raises(RuleBroken, match="A newer load has become active"):
-        load_activate_anyway(load=rejected, actor=None, reason="it is fine")
+        load_waive(load=rejected, actor=None, reason="it is fine")
 
 
 def test_activate_anyway__twice__the_second_is_refused(rejected: Load) -> None:
-    load_activate_anyway(load=rejected, actor=None, reason="it is fine")
+    load_waive(load=rejected, actor=None, reason="it is fine")
     with pytest.raises(RuleBroken, match="Load 3 already waives these checks"):
-        load_activate_anyway(load=rejected, actor=None, reason="it is fine")
+        load_waive(load=rejected, actor=None, reason="it is fine")
 
 
 def test_activate_anyway__the_studio_has_ended__is_refused(scene: Scene, rejected: Load) -> None:
     tenant_end(tenant=scene.tenant, actor=None, reason="over")
     with pytest.raises(RuleBroken, match="ended"):
-        load_activate_anyway(load=rejected, actor=None, reason="it is fine")
+        load_waive(load=rejected, actor=None, reason="it is fine")
     assert Version.objects.unscoped().get(pk=scene.version.pk).last_fence == 2
 
 
@@ -229,7 +229,7 @@ def test_distributions__another_spread__is_rejected_and_says_what_moved(scene: S
     check = next(check for check in load.report["checks"] if check["name"] == "segment: distribution")
     assert (check["may_be_waived"], check["is_waived"]) == (True, False)
 
-    new = run(load_activate_anyway(load=load, actor=None, reason="a campaign"))
+    new = run(load_waive(load=load, actor=None, reason="a campaign"))
     assert new.state == LoadState.ACTIVE
     assert fields(new)["segment", "enum"]["psi"] == pytest.approx(0.876, abs=0.001)
     # What is served now is what the next load is held against.

@@ -243,7 +243,7 @@ def _run_into(
     tags: Mapping[str, str],
     partitioned: str = "",
 ) -> bigquery.QueryJob:
-    """Run a query that has been found to be one SELECT, its rows becoming a table; give the finished job."""
+    """Run a query that has been found to be one SELECT, its rows becoming a table; return the finished job."""
     expires_at = (datetime.now(UTC) + SCRATCH_LIFETIME).strftime("%Y-%m-%d %H:%M:%S+00:00")
     table_labels = ", ".join(f'("{key}", "{value}")' for key, value in tags.items())
     statement = (

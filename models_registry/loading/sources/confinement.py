@@ -100,7 +100,7 @@ def check_local(path: Path, roots: Sequence[str], location: str) -> Path:
 
 
 def open_real(path: str, flags: int = 0) -> int:
-    """Open for reading what `check_local` gave, and give the descriptor, which is the caller's to close.
+    """Open for reading what `check_local` gave, and return the descriptor, which is the caller's to close.
 
     What was checked is a path, and whoever may write below it can put a link into any place of it a moment later. So
     the way is gone name by name and no link is followed: what opens lies where the check saw it.

@@ -8,7 +8,7 @@ from django.db.models import QuerySet
 from django.urls import reverse
 from rest_framework import serializers
 
-from models_registry.loading.requests import MAX_ROWS_PER_SECOND, load_activate_anyway, load_request
+from models_registry.loading.requests import MAX_ROWS_PER_SECOND, load_request, load_waive
 from models_registry.models import RUNNING_STATES, Load, LoadState, SourceKind
 from recsite.api.bodies import Answer, Body, Moment, Text, Whole, YesNo
 from recsite.api.operations.lookups import find_version, one_of
@@ -238,9 +238,7 @@ class LoadActivation(StudioView, tag="Loads"):
         For a load that is meant to differ so much from what is served: each of its failed checks must say
         `may_be_waived`. The source is read anew. A check of the rows themselves is never waived.
         """
-        load = load_activate_anyway(
-            load=_find(self.tenant, model, version, fence), actor=self.actor, reason=given["reason"]
-        )
+        load = load_waive(load=_find(self.tenant, model, version, fence), actor=self.actor, reason=given["reason"])
         return Result(load, at=reverse("api-version-load", args=[model, version, load.fence]))
 
 

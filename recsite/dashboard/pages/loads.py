@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from models_registry.loading.progress import loads_of, progress_of
 from models_registry.loading.report import Report
-from models_registry.loading.requests import load_activate_anyway, may_be_waived
+from models_registry.loading.requests import load_waive, may_be_waived
 from models_registry.models import RUNNING_STATES, Load, LoadState, Table, Version
 from recsite.dashboard.charts.spreads import spread_of
 from recsite.dashboard.form_pages import form_page, sent
@@ -77,7 +77,7 @@ def activate_anyway(request: StudioRequest, load: Load) -> HttpResponse:
     form.fields["reason"].label = "Why you waive these checks"
     if form.is_valid():
         with form.refusing():
-            new = load_activate_anyway(load=load, actor=request.user, **form.cleaned_data)
+            new = load_waive(load=load, actor=request.user, **form.cleaned_data)
             messages.success(request, f"Load {new.fence} is queued. It becomes active although these checks failed.")
             return redirect("load", request.studio.tenant.slug, new.pk)
     problem = "" if may_be_waived(load) else "This load can’t be activated: it failed a check that is never waived."
