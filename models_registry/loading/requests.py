@@ -102,7 +102,7 @@ def load_waive(*, load: Load, actor: User | None, reason: str) -> Load:
         record(
             version,
             actor,
-            audit.Action.LOAD_WAIVE,
+            audit.Action.LOAD_ACTIVATE_ANYWAY,
             f"Asked for load {new.fence} of “{model.slug}/{version.name}”, to activate what load {load.fence} "
             "was rejected with.",
             reason=reason,
