@@ -252,7 +252,12 @@ def test_ready__the_signed_word_that_there_is_nobody__until_it_is_too_old(proces
     assert process.keeper.oldest_age_seconds(NOW + 7) == 7
 
 
-@pytest.mark.parametrize("raw", [roster(key=STRANGER), b"", b"nonsense", envelope(tenant(), 1)])
+# Named, since a signature of a key that is new in each process would name a test otherwise in each.
+@pytest.mark.parametrize(
+    "raw",
+    [roster(key=STRANGER), b"", b"nonsense", envelope(tenant(), 1)],
+    ids=["a stranger's", "empty", "nonsense", "a tenant's"],
+)
 def test_ready__a_list_of_nobody_that_is_not_signed_as_one__is_no_word(process: Process, raw: bytes) -> None:
     process.keeper.offer_roster(raw)
     poll(process, {})
