@@ -27,6 +27,7 @@ from models_registry.models import RecommendationModel, RolloutRevision, TableSt
 from models_registry.redis_clients import publishing_client
 from serving.formats import snapshot
 from serving.formats.tokens import parse_master_keys
+from serving.reporting import former_applied_name
 from tenants.models import Algorithm, Credential, Tenant
 
 log = logging.getLogger(__name__)
@@ -309,3 +310,5 @@ def _push(tenant_id: str, revision: int, envelope: bytes) -> None:
     client.set(snapshot.snapshot_name(settings.REDIS_PREFIX, tenant_id), envelope)
     client.hset(snapshot.revisions_name(settings.REDIS_PREFIX), tenant_id, str(revision))
     client.publish(snapshot.announcements_name(settings.REDIS_PREFIX), tenant_id)
+    # What lanes of earlier releases said of the revision before: it would stay for ever, and all say it anew now.
+    client.unlink(former_applied_name(settings.REDIS_PREFIX, tenant_id))

@@ -2,8 +2,10 @@
 
 A process writes a few small things each second, from the thread of its snapshot watch, never for a request:
 
-- `PREFIX:serving` (hash): process → when it last wrote, Unix ms. One that has stopped writing has stopped serving.
-- `PREFIX:applied:TENANT` (hash): process → the revision it serves that tenant by, and since when, Unix ms.
+- `PREFIX:serving` (hash): process → when it last wrote, Unix ms. Only to find processes by: clocks differ.
+- `PREFIX:process:PROCESS` (hash): tenant → the revision it serves that tenant by, and since when, Unix ms; and under ""
+  when it wrote. It expires an hour after the process has stopped writing, so that how much is left of that says, by
+  Redis's clock alone, for how long it has been silent, and what ended in whatever way leaves nothing behind.
 - `PREFIX:traffic` (stream): what was asked since the process last wrote. The control plane reads the stream in order
   and remembers how far it came in the same transaction, so that nothing is counted twice or left out.
 
@@ -16,7 +18,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -29,6 +31,8 @@ TRAFFIC_EVERY_SECONDS = 5.0
 # Entries of the stream: a day of twenty processes.
 MOST_ENTRIES = 350_000
 FIELD = b"b"
+# So long after its last word a process is forgotten.
+FORGET_MS = 3_600_000
 Key = TypeVar("Key", Exposure, str)
 
 
@@ -58,9 +62,30 @@ def processes_name(prefix: str) -> str:
     return f"{prefix}:serving"
 
 
-def applied_name(prefix: str, tenant_id: str) -> str:
-    """Return the Redis key of the hash that says which revision each process serves a tenant by."""
+def process_name(prefix: str, process: str) -> str:
+    """Return the Redis key of the hash that says which revision a process serves each tenant by."""
+    return f"{prefix}:process:{process}"
+
+
+def former_applied_name(prefix: str, tenant_id: str) -> str:
+    """Return the Redis key in which releases before 0.2 wrote what is now in a hash per process; it never expired."""
     return f"{prefix}:applied:{tenant_id}"
+
+
+def find_processes(client: Client, prefix: str) -> dict[bytes, int | None]:
+    """Return the milliseconds for which each serving process has been silent; of those that say nothing of it, None.
+
+    Raises:
+        redis.RedisError, OSError: Redis did not answer.
+    """
+    names: Any = client.hkeys(processes_name(prefix))
+    pipeline = client.pipeline(transaction=False)
+    for name in names:
+        pipeline.pttl(process_name(prefix, name.decode()))
+    return {
+        name: max(0, FORGET_MS - left_ms) if left_ms >= 0 else None
+        for name, left_ms in zip(names, pipeline.execute(), strict=True)
+    }
 
 
 class Reporter:
@@ -73,6 +98,7 @@ class Reporter:
         self._world = world
         self._numbers = numbers
         self._applied: dict[str, int] = {}
+        self._is_first = True
         self._sent_exposures: dict[Exposure, int] = {}
         self._sent_uses: dict[str, int] = {}
         self._sent_at = 0.0
@@ -84,16 +110,21 @@ class Reporter:
         Raises:
             redis.RedisError, OSError: Redis did not take it.
         """
+        if self._is_first:
+            self._forget_the_gone()
         now_ms = int(time.time() * 1000)
-        pipeline = self._client.pipeline(transaction=False)
-        pipeline.hset(processes_name(self._prefix), self.process, str(now_ms))
+        own = process_name(self._prefix, self.process)
         news = {
             tenant.id: tenant.revision
             for tenant in tuple(self._world.tenants.values())
             if self._applied.get(tenant.id) != tenant.revision
         }
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.hset(own, "", str(now_ms))
         for tenant_id, revision in news.items():
-            pipeline.hset(applied_name(self._prefix, tenant_id), self.process, f"{revision} {now_ms}")
+            pipeline.hset(own, tenant_id, f"{revision} {now_ms}")
+        pipeline.pexpire(own, FORGET_MS)
+        pipeline.hset(processes_name(self._prefix), self.process, str(now_ms))
         is_new, *_ = pipeline.execute()
         if is_new and self._applied:
             # Redis has forgotten this process, and with it what it had reported: say it again next time.
@@ -102,6 +133,27 @@ class Reporter:
             self._applied.update(news)
         if time.monotonic() - self._sent_at >= TRAFFIC_EVERY_SECONDS:
             self.send_traffic()
+
+    def end(self) -> None:
+        """Say that this process is gone, so that nobody waits for it.
+
+        Raises:
+            redis.RedisError, OSError: Redis did not take it.
+        """
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.hdel(processes_name(self._prefix), self.process)
+        pipeline.unlink(process_name(self._prefix, self.process))
+        pipeline.execute()
+
+    def _forget_the_gone(self) -> None:
+        """Strike processes off whose own word has expired. What grows by each start is tidied at each start.
+
+        One of a release that has no word of its own is on the list again a second later.
+        """
+        gone = [name for name, silent_ms in find_processes(self._client, self._prefix).items() if silent_ms is None]
+        if gone:
+            self._client.hdel(processes_name(self._prefix), *gone)
+        self._is_first = False
 
     def send_traffic(self) -> None:
         """Send what was asked since the last time.

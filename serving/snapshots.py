@@ -306,6 +306,7 @@ class SnapshotWatch(threading.Thread):
                 self.join(_END_SECONDS)
             self._sharing.end()
             self._reporter.send_traffic()
+            self._reporter.end()
 
     @override
     def run(self) -> None:

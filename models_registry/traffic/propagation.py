@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import redis
@@ -10,61 +9,67 @@ from django.conf import settings
 from django.utils import timezone
 
 from models_registry.redis_clients import publishing_client
-from serving.redis.clients import Client
-from serving.reporting import applied_name, processes_name
+from serving.reporting import find_processes, process_name, processes_name
 from tenants.models import Tenant
 
-# A serving process writes each second; one that has not for this long has ended or hangs.
-SILENT_AFTER = timedelta(seconds=6)
-FORGET_AFTER = timedelta(hours=1)
+# A serving process writes each second; one that has not for this long has ended without a word, hangs, or is cut off.
+SILENT_AFTER_MS = 6000
 
 
 class Propagation(NamedTuple):
     """How far a tenant's newest snapshot has come.
 
     Attributes:
-        processes: serving processes that live.
-        live_on: how many of them serve by it.
+        processes: serving processes that have not said that they end, silent ones too: they may serve by an old one.
+        silent: how many of them have said nothing of late. After an hour they are forgotten.
+        live_on: how many of all of them serve by it.
         seconds: from its publication to the last of those; None while not all do, or where there is none.
     """
 
     processes: int
+    silent: int
     live_on: int
     seconds: float | None
 
+    @property
+    def reporting(self) -> int:
+        """Return how many are surely there."""
+        return self.processes - self.silent
 
-def propagation(tenant: Tenant, *, now: datetime | None = None) -> Propagation | None:
-    """Say which serving processes serve by a tenant's newest snapshot; None where Redis does not answer."""
+
+def propagation(tenant: Tenant) -> Propagation | None:
+    """Say which serving processes serve by a tenant's newest snapshot; None where Redis does not answer.
+
+    No clock of another machine is compared with this one's: how long a process has been silent says Redis, and how
+    long before its last word it took the snapshot says its own clock.
+    """
     client = publishing_client()
     prefix = settings.REDIS_PREFIX
     try:
+        found = find_processes(client, prefix)
+        written = client.hgetall(processes_name(prefix))
         pipeline = client.pipeline(transaction=False)
-        pipeline.hgetall(processes_name(prefix))
-        pipeline.hgetall(applied_name(prefix, tenant.public_id))
-        written, applied = pipeline.execute()
+        for process in found:
+            pipeline.hmget(process_name(prefix, process.decode()), "", tenant.public_id)
+        words = dict(zip(found, pipeline.execute(), strict=True))
     except redis.RedisError:
         return None
-    now_ms = (now or timezone.now()).timestamp() * 1000
-    silent_ms, forget_ms = SILENT_AFTER.total_seconds() * 1000, FORGET_AFTER.total_seconds() * 1000
-    ages_ms = {process: now_ms - int(at) for process, at in written.items()}
-    living = {process for process, age in ages_ms.items() if age < silent_ms}
-    gone = [process for process, age in ages_ms.items() if age > forget_ms]
-    if gone:
-        _forget(client, tenant, gone)
-    current = {
-        process: int(since_ms)
-        for process, (revision, since_ms) in ((p, value.split()) for p, value in applied.items())
-        if process in living and int(revision) >= tenant.snapshot_revision
-    }
+    now_ms = timezone.now().timestamp() * 1000
+    processes = silent = 0
+    live_since_ms: list[float] = []
+    for process, (last_word, applied) in words.items():
+        silent_ms = found[process]
+        if silent_ms is None or last_word is None:
+            # Of an earlier release: its clock must do, and what it serves by is not known.
+            processes += now_ms - int(written.get(process, 0)) < SILENT_AFTER_MS
+            continue
+        processes += 1
+        silent += silent_ms > SILENT_AFTER_MS
+        if applied is not None:
+            revision, since_ms = map(int, applied.split())
+            if revision >= tenant.snapshot_revision:
+                live_since_ms.append(now_ms - silent_ms - (int(last_word) - since_ms))
     seconds = None
-    if current and len(current) == len(living) and tenant.snapshot_published_at is not None:
-        seconds = max(0.0, max(current.values()) / 1000 - tenant.snapshot_published_at.timestamp())
-    return Propagation(len(living), len(current), seconds)
-
-
-def _forget(client: Client, tenant: Tenant, processes: list[bytes]) -> None:
-    try:
-        client.hdel(processes_name(settings.REDIS_PREFIX), *processes)
-        client.hdel(applied_name(settings.REDIS_PREFIX, tenant.public_id), *processes)
-    except redis.RedisError:
-        return  # another time
+    if live_since_ms and len(live_since_ms) == processes and tenant.snapshot_published_at is not None:
+        seconds = max(0.0, max(live_since_ms) / 1000 - tenant.snapshot_published_at.timestamp())
+    return Propagation(processes, silent, len(live_since_ms), seconds)

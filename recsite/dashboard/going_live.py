@@ -36,7 +36,7 @@ class Live:
 
 
 def live_of(summary: ModelSummary) -> Live | None:
-    """Ask serving how far the newest revision has come; None without one. No query, one read from Redis."""
+    """Ask serving how far the newest revision has come; None without one. No query, three reads from Redis."""
     revision, tenant = summary.rollout, summary.model.tenant
     if revision is None:
         return None

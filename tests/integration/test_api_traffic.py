@@ -149,6 +149,7 @@ def test_propagation__nobody_serves__is_on_none_of_none(studio: Tenant, api: Api
         "snapshot_revision": 0,
         "published_at": None,
         "processes": 0,
+        "silent": 0,
         "live_on": 0,
         "seconds": None,
     }

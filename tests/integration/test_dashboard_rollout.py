@@ -28,7 +28,7 @@ from models_registry.models import (
 )
 from models_registry.publishing import publish_tenant
 from models_registry.rollouts.services import rollout_reweight, weights_without
-from serving.reporting import applied_name, processes_name
+from serving.reporting import FORGET_MS, process_name, processes_name
 from tenants.models import Role, Tenant, User
 from tenants.paging import write_cursor
 from tests import factories
@@ -492,8 +492,11 @@ def lanes_say(valkey: redis.Redis, tenant: Tenant, revisions: Iterable[int], *, 
     assert tenant.snapshot_published_at is not None
     since = int((tenant.snapshot_published_at.timestamp() + after_seconds) * 1000)
     for number, revision in enumerate(revisions):
-        valkey.hset(processes_name(settings.REDIS_PREFIX), f"lane:{number}", str(int(time.time() * 1000)))
-        valkey.hset(applied_name(settings.REDIS_PREFIX, tenant.public_id), f"lane:{number}", f"{revision} {since}")
+        now_ms = int(time.time() * 1000)
+        own = process_name(settings.REDIS_PREFIX, f"lane:{number}")
+        valkey.hset(processes_name(settings.REDIS_PREFIX), f"lane:{number}", str(now_ms))
+        valkey.hset(own, mapping={"": str(now_ms), tenant.public_id: f"{revision} {since}"})
+        valkey.pexpire(own, FORGET_MS)
 
 
 def test_live__every_lane_serves_it__says_after_how_long_and_when_on_phones(
@@ -517,6 +520,20 @@ def test_live__some_lanes_have_an_older_one__asks_again(client: Client, offers: 
     answer = get(client, f"{offers.url}/live")
     assert "live on 1 of 2 lanes" in answer.text
     assert 'hx-trigger="every 1s"' in answer.html
+
+
+def test_live__a_lane_is_silent__is_one_of_them_and_said_to_be(
+    client: Client, offers: Offers, valkey: redis.Redis
+) -> None:
+    tenant = offers.model.tenant
+    publish_tenant(tenant.pk)
+    tenant.refresh_from_db()
+    lanes_say(valkey, tenant, [tenant.snapshot_revision, tenant.snapshot_revision - 1])
+    valkey.pexpire(process_name(settings.REDIS_PREFIX, "lane:1"), FORGET_MS - 60_000)
+    text = get(client, f"{offers.url}/live").text
+    assert "live on 1 of 2 lanes; 1 of them has not been heard of for a while" in text
+    valkey.pexpire(process_name(settings.REDIS_PREFIX, "lane:0"), FORGET_MS - 60_000)
+    assert "no lane is running" in get(client, f"{offers.url}/live").text
 
 
 def test_live__published_before_the_change__says_that_it_is_not_given_on(client: Client, offers: Offers) -> None:

@@ -25,7 +25,7 @@ from models_registry.publishing import publish_tenant
 from models_registry.traffic import collecting, propagation, reading
 from serving.http import Exposure, Response
 from serving.metrics import Numbers
-from serving.reporting import FIELD, Reporter, TrafficBatch, processes_name, traffic_name
+from serving.reporting import FIELD, FORGET_MS, Reporter, TrafficBatch, process_name, processes_name, traffic_name
 from serving.world import World
 from tests.factories import CredentialFactory, VersionFactory
 
@@ -290,7 +290,7 @@ def test_propagation__processes_apply_a_revision__live_on_all_of_them(valkey: re
         process.reporter.report()
     seen = propagation.propagation(tenant)
     assert seen is not None
-    assert (seen.processes, seen.live_on, seen.seconds) == (2, 1, None)
+    assert seen == (2, 0, 1, None)
 
     two.world.tenants = {tenant.public_id: applied(tenant.public_id, tenant.snapshot_revision)}
     two.reporter.report()
@@ -301,16 +301,75 @@ def test_propagation__processes_apply_a_revision__live_on_all_of_them(valkey: re
     assert 0 <= seen.seconds < time.time() - at + 60
 
 
-def test_propagation__process_silent_for_long__is_not_waited_for(valkey: redis.Redis, version: Version) -> None:
+def be_silent(client: redis.Redis, process: Process, for_ms: int) -> None:
+    """Let a process have said its last word so long ago."""
+    client.pexpire(process_name(project_settings.REDIS_PREFIX, process.reporter.process), FORGET_MS - for_ms)
+
+
+def test_propagation__a_lane_is_silent__stays_one_of_those_that_are_waited_for(
+    valkey: redis.Redis, version: Version
+) -> None:
     tenant = version.model.tenant
-    Process(valkey).reporter.report()
-    later = datetime.now(UTC) + timedelta(seconds=30)
-    seen = propagation.propagation(tenant, now=later)
+    publish_tenant(tenant.pk)
+    tenant.refresh_from_db()
+    one, two = Process(valkey), Process(valkey)
+    two.reporter.process += "-other"
+    for process, revision in ((one, tenant.snapshot_revision), (two, tenant.snapshot_revision - 1)):
+        process.world.tenants = {tenant.public_id: applied(tenant.public_id, revision)}
+        process.reporter.report()
+    be_silent(valkey, two, 1_800_000)
+    assert propagation.propagation(tenant) == (2, 1, 1, None)
+    be_silent(valkey, two, FORGET_MS - 1)
+    time.sleep(0.01)
+    seen = propagation.propagation(tenant)
     assert seen is not None
-    assert seen.processes == 0
-    much_later = datetime.now(UTC) + timedelta(hours=2)
-    propagation.propagation(tenant, now=much_later)
-    assert valkey.hgetall(processes_name(project_settings.REDIS_PREFIX)) == {}
+    assert (seen.silent, seen.live_on) == (0, 1)
+
+
+def test_propagation__a_lane_ends__is_not_waited_for(valkey: redis.Redis, version: Version) -> None:
+    process = Process(valkey)
+    process.world.tenants = {"t1": applied("t1", 7)}
+    process.reporter.report()
+    process.reporter.end()
+    assert propagation.propagation(version.model.tenant) == (0, 0, 0, None)
+    assert valkey.dbsize() == 0
+
+
+def test_propagation__clock_of_a_lane_is_an_hour_off__does_not_matter(
+    valkey: redis.Redis, version: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant = version.model.tenant
+    publish_tenant(tenant.pk)
+    tenant.refresh_from_db()
+    for number, off_seconds in enumerate((-3600, 3600)):
+        process = Process(valkey)
+        process.reporter.process += f"-{number}"
+        process.world.tenants = {tenant.public_id: applied(tenant.public_id, tenant.snapshot_revision)}
+        with monkeypatch.context() as patched:
+            patched.setattr("serving.reporting.time.time", lambda off=off_seconds, real=time.time: real() + off)
+            process.reporter.report()
+    seen = propagation.propagation(tenant)
+    assert seen is not None
+    assert (seen.processes, seen.silent, seen.live_on) == (2, 0, 2)
+    assert seen.seconds is not None
+    assert seen.seconds < 60
+
+
+def test_report__processes_come_and_go_without_a_word__leave_nothing(valkey: redis.Redis, version: Version) -> None:
+    for number in range(30):
+        process = Process(valkey)
+        process.reporter.process += f"-{number}"
+        process.world.tenants = {f"t{tenant}": applied(f"t{tenant}", 7) for tenant in range(3)}
+        process.reporter.report()
+        valkey.pexpire(process_name(project_settings.REDIS_PREFIX, process.reporter.process), 1)
+        time.sleep(0.005)
+    last = Process(valkey)
+    last.reporter.report()
+    names: Any = valkey.keys("*")
+    prefix = project_settings.REDIS_PREFIX
+    own = process_name(prefix, last.reporter.process)
+    assert {name.decode() for name in names} == {processes_name(prefix), own}
+    assert valkey.hkeys(processes_name(prefix)) == [last.reporter.process.encode()]
 
 
 def test_report__redis_was_emptied__what_is_applied_is_said_again(valkey: redis.Redis, version: Version) -> None:

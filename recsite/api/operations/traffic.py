@@ -35,6 +35,7 @@ PROPAGATION = {
     "snapshot_revision": 1793527200123,
     "published_at": "2026-11-01T10:00:00Z",
     "processes": 3,
+    "silent": 0,
     "live_on": 3,
     "seconds": 0.3,
 }
@@ -86,7 +87,12 @@ class PropagationAnswer(Answer[Any]):
     example = PROPAGATION
     snapshot_revision = serializers.IntegerField(help_text="0: nothing has been published yet.")
     published_at = serializers.DateTimeField(allow_null=True)
-    processes = serializers.IntegerField(allow_null=True, help_text="That serve now; null: Redis does not answer.")
+    processes = serializers.IntegerField(allow_null=True, help_text="That serve; null: Redis does not answer.")
+    silent = serializers.IntegerField(
+        allow_null=True,
+        help_text="How many of them have said nothing for 6 s: they may still serve, by an old snapshot. "
+        "Forgotten after an hour.",
+    )
     live_on = serializers.IntegerField(allow_null=True, help_text="How many of them serve by the newest snapshot.")
     seconds = serializers.FloatField(
         allow_null=True, help_text="From its publication until the last of them had it; null while not all have."
@@ -129,6 +135,7 @@ class Propagation(StudioView, tag="Traffic"):
             "snapshot_revision": self.tenant.snapshot_revision,
             "published_at": self.tenant.snapshot_published_at,
             "processes": found.processes if found else None,
+            "silent": found.silent if found else None,
             "live_on": found.live_on if found else None,
             "seconds": found.seconds if found else None,
         }

@@ -22,7 +22,7 @@ def models(request: StudioRequest) -> HttpResponse:
     context = {
         "section": "models",
         "summaries": summaries,
-        "is_unanswered": lanes is not None and not lanes.processes,
+        "is_unanswered": lanes is not None and not lanes.reporting,
         **steps_context(request, summaries),
     }
     return render(request, "dashboard/models.html", context)
