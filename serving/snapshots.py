@@ -71,6 +71,7 @@ class SnapshotKeeper:
         self._refused: dict[str, tuple[str, float]] = {}
         self._promised: frozenset[str] = frozenset()
         self._roster: Roster | None = None
+        self._is_partly_away = False
 
     def offer(self, envelope: bytes, origin: str = "caller") -> bool:
         """Take an envelope if it is signed with a trusted key, whole, and newer than what is here; tell whether it is.
@@ -124,10 +125,14 @@ class SnapshotKeeper:
         if self._roster is None or roster.issued_at >= self._roster.issued_at:
             self._roster = roster
 
-    def note_fetched(self) -> None:
-        """Say that all that was wanted was asked for: what is not here now is not in Redis, or was refused."""
+    def note_fetched(self, *, is_all: bool = True) -> None:
+        """Say that what was wanted was asked for, and whether all of it could be.
+
+        What is not here now is not in Redis, was refused, or is where nobody answers.
+        """
         self._look_for_missing()
-        if not self._world.missing and (self._promised or self._roster is not None):
+        self._is_partly_away = not is_all
+        if is_all and not self._world.missing and (self._promised or self._roster is not None):
             self._world.was_whole = True
         if self._world.missing:
             few = ",".join(sorted(self._world.missing)[:3])
@@ -139,7 +144,7 @@ class SnapshotKeeper:
         That there is none is a signed statement too. Who once knew all goes on when a promise comes that is not kept:
         whoever can write to Redis could take every lane out by it.
         """
-        if self._world.missing and not self._world.was_whole:
+        if not self._world.was_whole and (self._world.missing or self._is_partly_away):
             return False
         issued = [tenant.issued_at for tenant in tuple(self._world.tenants.values())]
         if not issued and self._roster is not None and not self._roster.tenant_ids:
@@ -349,19 +354,22 @@ class SnapshotWatch(threading.Thread):
             self.share_limits()
 
     def _fetch(self) -> None:
+        problem: Exception | None = None
         if self._keeper.wants_roster():
-            roster: Any = self._client.get(roster_name(self._prefix))
-            self._keeper.offer_roster(roster)
+            try:
+                roster: Any = self._client.get(roster_name(self._prefix))
+                self._keeper.offer_roster(roster)
+            except (redis.RedisError, OSError) as error:
+                problem = error  # as below
         revisions: dict[bytes, bytes] = self._client.hgetall(revisions_name(self._prefix))  # type: ignore[assignment]  # redis-py types both of its clients at once
         ids = {snapshot_name(self._prefix, tenant_id): tenant_id for tenant_id in self._keeper.wanted(revisions)}
-        problem: Exception | None = None
         for names in by_holder(self._client, ids).values():
             try:
                 for first in range(0, len(names), _SNAPSHOTS_AT_ONCE):
                     self._take({name: ids[name] for name in names[first : first + _SNAPSHOTS_AT_ONCE]})
             except (redis.RedisError, OSError) as error:
                 problem = error  # one node of a cluster may be away; the others' tenants need not wait for it
-        self._keeper.note_fetched()
+        self._keeper.note_fetched(is_all=problem is None)
         if problem is not None:
             raise problem
 

@@ -24,6 +24,7 @@ from serving.formats.snapshot import revisions_name, snapshot_name
 from serving.redis.clients import Client, connect
 from serving.redis.patches import FOLLOW_SECONDS
 from tests.doors.processes import start_doors
+from tests.doors.raw_http import RawConnection, request
 from tests.doors.scene import PLAYERS, Scene, offer
 from tests.doors.test_parity import wait_until_found
 from tests.lane_process import LaneProcess, eventually, offer_at, start_lane
@@ -260,12 +261,16 @@ def test_cluster__one_shard_is_gone__a_new_lane_starts_and_both_doors_serve_the_
         needing = {key_slot(name.encode()) for name in needed}
         gone = next(n for n in nodes if not any(ask(n, "CLUSTER", "COUNTKEYSINSLOT", slot) for slot in needing))
         kill(gone)
-        with start_doors(cluster.url, tmp_path, deadline_ms=200, variables=ELSEWHERE) as doors:
+        with start_doors(cluster.url, tmp_path, deadline_ms=200, wait_ready=False, variables=ELSEWHERE) as doors:
             loads = [Load(port, scene) for port in (doors.lane_port, doors.drf_port)]
             eventually(lambda: loads[0].ask(1) in ("right", "fallback"))
             kinds = [[load.ask(number) for number in range(PLAYERS)] for load in loads]
             assert set(kinds[0]) == {"right", "fallback"}
             assert kinds[0] == kinds[1]
+            # What is on that shard, they cannot know: a balancer keeps those that knew it before.
+            for port in (doors.lane_port, doors.drf_port):
+                with RawConnection(port) as door:
+                    assert door.ask(request("GET", "/readyz")).status == 503
 
 
 def test_cluster__one_slot_is_nobodys__both_doors_serve_the_others_and_it_again_once_it_is_owned(
