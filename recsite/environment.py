@@ -1,6 +1,6 @@
 """Every setting an operator can give, typed and bounded: `RECSITE_<NAME>` in the environment or in a file.
 
-The file is the one `RECSITE_ENV_FILE` names; without that variable it is `var/demo.env`, which `manage.py demo`
+The file is the one `RECSITE_ENV_FILE` names; without that variable it is `var/demo.env`, which the command `demo`
 writes, so that every other command finds the demo by itself. Variables win over the file.
 """
 
@@ -20,12 +20,18 @@ from serving.redis.url import RedisUrl
 
 T = TypeVar("T")
 
+# The checkout, or the folder of packages that recsite was installed into, where nothing is ever written.
 BASE_DIR = Path(__file__).resolve().parent.parent
+# A wheel has templates and static files inside the package; a checkout has them beside it.
+_PACKED_DIR = Path(__file__).resolve().parent / "assets"
+_IS_INSTALLED = _PACKED_DIR.is_dir()
+ASSETS_DIR = _PACKED_DIR if _IS_INSTALLED else BASE_DIR
+DEFAULT_VAR_DIR = (Path.cwd() if _IS_INSTALLED else BASE_DIR) / "var"
 
 
 def environment_file() -> Path:
     """Return the settings file that is read (it need not exist)."""
-    return Path(os.environ.get("RECSITE_ENV_FILE", BASE_DIR / "var" / "demo.env"))
+    return Path(os.environ.get("RECSITE_ENV_FILE", DEFAULT_VAR_DIR / "demo.env"))
 
 
 def _read(parse: Callable[[str], T], text: str, words: str) -> T:
@@ -54,8 +60,13 @@ class Environment(BaseSettings):
     metrics_token: SecretStr | None = Field(default=None, min_length=16)
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 
-    var_dir: Path = BASE_DIR / "var"
-    database_url: str = f"sqlite:///{BASE_DIR / 'var' / 'recsite.sqlite3'}"
+    # The one folder that processes write to: what a lane knows, numbers, loads that spill.
+    var_dir: Path = DEFAULT_VAR_DIR
+    # Where `collectstatic` puts the static files, for a proxy that serves them; the dashboard can do without.
+    static_root: Path | None = None
+    # Of what was built, for the image to say.
+    commit: str = Field(default="", pattern="^[0-9a-f]{0,40}$")
+    database_url: str = f"sqlite:///{DEFAULT_VAR_DIR / 'recsite.sqlite3'}"
     # Of PostgreSQL. A request's statement, and one of a task, a command or a load; migrations have no such limit.
     database_request_seconds: int = Field(default=5, ge=1, le=60)
     database_task_seconds: int = Field(default=600, ge=1, le=24 * 3600)

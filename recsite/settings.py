@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from recsite.environment import BASE_DIR, Environment, environment_file, errors_of
+from recsite.environment import ASSETS_DIR, BASE_DIR, Environment, environment_file, errors_of
 from recsite.postgresql.limits import options_of
 
 try:
@@ -80,7 +80,7 @@ APPEND_SLASH = False
 TEMPLATES: list[dict[str, Any]] = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "DIRS": [BASE_DIR / "templates"],
+        "DIRS": [ASSETS_DIR / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -221,8 +221,8 @@ CONTENT_SECURITY_POLICY = {
 }
 
 STATIC_URL = "/static/"
-STATICFILES_DIRS = [BASE_DIR / "static"]
-STATIC_ROOT = BASE_DIR / "staticfiles"
+STATICFILES_DIRS = [ASSETS_DIR / "static"]
+STATIC_ROOT = ENV.static_root
 WHITENOISE_USE_FINDERS = True
 
 # --- DRF, tokens ----------------------------------------------------------------------------------------------------

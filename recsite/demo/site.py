@@ -1,6 +1,6 @@
 """Where the demo's things are: its folder, its settings file with secrets made here, and ports that are free.
 
-`manage.py` calls `prepare` before Django reads its settings, because the file it makes is those settings. Everything
+The command line calls `prepare` before Django reads its settings, because the file it makes is those settings. Everything
 above the file's last heading is made once and may be edited; what is below is chosen at each start. A setting given in
 the environment, or above that heading, is left alone: with RECSITE_REDIS_URL given no Valkey is started.
 """
@@ -25,7 +25,7 @@ from dotenv import dotenv_values
 from recsite.demo.demo_file import write_private
 from recsite.demo.screen import print_already_running
 from recsite.embedded import free_port
-from recsite.environment import BASE_DIR
+from recsite.environment import DEFAULT_VAR_DIR
 from serving.formats.encoding import base64url_encode
 
 FIRST_LINE = "# The settings of the demo, made by `manage.py demo`. Not for production, which wants its own."
@@ -100,7 +100,7 @@ def prepare(arguments: Sequence[str]) -> None:
 
     Ends the process where a demo runs in that folder already, or where the settings file is not the demo's.
     """
-    var_dir = Path(os.environ.get("RECSITE_VAR_DIR", BASE_DIR / "var")).resolve()
+    var_dir = Path(os.environ.get("RECSITE_VAR_DIR", DEFAULT_VAR_DIR)).resolve()
     env_file = Path(os.environ.get("RECSITE_ENV_FILE", var_dir / "demo.env")).resolve()
     os.environ["RECSITE_ENV_FILE"] = str(env_file)
     if env_file.exists() and FIRST_LINE not in env_file.read_text():

@@ -6,9 +6,11 @@ import io
 import os
 import pty
 import select
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -193,8 +195,26 @@ def test_first_studio__nobody_to_ask_or_an_older_database__says_what_to_do(monke
     with pytest.raises(CommandError, match=r"This is not an interactive terminal\. Use --no-input"):
         call_command("first_studio")
     MigrationRecorder.Migration.objects.filter(app="tenants").latest("id").delete()
-    with pytest.raises(CommandError, match=r"Run this first: python manage\.py migrate"):
+    with pytest.raises(CommandError, match=r"Run the command migrate first\."):
         call_command("first_studio")
+
+
+@pytest.mark.slow
+def test_first_studio__nobody_to_ask_and_an_empty_database__leaves_it_empty(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        COMMAND,
+        cwd=ROOT,
+        env=environment_of(tmp_path),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "This is not an interactive terminal." in ended.stderr
+    assert "Making its tables" not in ended.stdout
+    with closing(sqlite3.connect(tmp_path / "new" / "folder" / "recsite.sqlite3")) as database:
+        assert database.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
 
 
 @pytest.mark.slow

@@ -151,7 +151,7 @@ def _own_parts(site: DemoSite) -> list[Part]:
     worker = [*celery, "worker", *level]
     granian = [python, "-m", "granian", "recsite.wsgi:application", "--interface", "wsgi", "--http", "1", "--no-ws"]
     granian += ["--respawn-failed-workers", "--workers-kill-timeout", "5", "--blocking-threads", "4"]
-    lane = [python, "manage.py", "lane", "--metrics-port", str(site.metrics_port)]
+    lane = [python, "-m", "recsite", "lane", "--metrics-port", str(site.metrics_port)]
 
     def part(name: str, command: list[str], **more: Any) -> Part:
         return Part(name, command, site.log_dir / f"{name}.log", **more)

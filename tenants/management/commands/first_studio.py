@@ -68,8 +68,7 @@ class Command(BaseCommand):
             self._say(f"Nothing to do: platform staff ({there.staff}) and a studio ({there.studio}) already exist.")
             self._say_next(there.staff, there.studio)
             return
-        if self.asks and not sys.stdin.isatty():
-            raise CommandError("This is not an interactive terminal. Use --no-input with options; --help lists them.")
+        self._check_somebody_answers()
         try:
             staff, studio = self._make(there)
         except RuleBroken as error:
@@ -90,10 +89,15 @@ class Command(BaseCommand):
         except DatabaseError as error:
             raise CommandError(f"The database does not answer: {error}. Is RECSITE_DATABASE_URL right?") from None
         if missing and executor.loader.applied_migrations:
-            raise CommandError("The database is from an older release. Run this first: python manage.py migrate")
+            raise CommandError("The database is from an older release. Run the command migrate first.")
         if missing:
+            self._check_somebody_answers()
             self._say("The database is empty. Making its tables …")
             call_command("migrate", verbosity=0, interactive=False)
+
+    def _check_somebody_answers(self) -> None:
+        if self.asks and not sys.stdin.isatty():
+            raise CommandError("This is not an interactive terminal. Use --no-input with options; --help lists them.")
 
     # --- Asking and making -------------------------------------------------------------------------------------------
 
