@@ -1,4 +1,4 @@
-"""The command line: `recsite` where the package is installed, `python manage.py` in a checkout; `help` lists commands."""
+"""The command line: `recsite` where it is installed, `python manage.py` in a checkout; `help` lists the commands."""
 
 import os
 import sys

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from recsite.environment import ASSETS_DIR, BASE_DIR, Environment, environment_file, errors_of
+from recsite.environment import ASSETS_DIR, Environment, environment_file, errors_of
 from recsite.postgresql.limits import options_of
 
 try:

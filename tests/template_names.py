@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from django.conf import settings
 from django.template import Context, Engine, Template, VariableDoesNotExist
 from django.template.base import FilterExpression, Node, Variable
 from django.template.defaulttags import ForNode, WithNode
 from django.template.loader_tags import BlockNode, ExtendsNode, IncludeNode
 from django.template.smartif import TokenBase
 
-OURS = settings.BASE_DIR / "templates"
+from recsite.environment import BASE_DIR
+
+OURS = BASE_DIR / "templates"
 # What every page has (by context processors, by Django itself); where one does not, rendering it tells.
 EVERYWHERE = {"True", "False", "None", "block", "forloop", "messages", "perms", "request", "user"}
 _SAYS = re.compile(r"\{#(.*?)#\}", re.DOTALL)

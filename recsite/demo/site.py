@@ -1,8 +1,9 @@
 """Where the demo's things are: its folder, its settings file with secrets made here, and ports that are free.
 
-The command line calls `prepare` before Django reads its settings, because the file it makes is those settings. Everything
-above the file's last heading is made once and may be edited; what is below is chosen at each start. A setting given in
-the environment, or above that heading, is left alone: with RECSITE_REDIS_URL given no Valkey is started.
+The command line calls `prepare` before Django reads its settings, because the file it makes is those settings.
+Everything above the file's last heading is made once and may be edited; what is below is chosen at each start. A
+setting given in the environment, or above that heading, is left alone: with RECSITE_REDIS_URL given no Valkey is
+started.
 """
 
 from __future__ import annotations

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
-from django.conf import settings
 from django.template import Context, Template
 
 from recsite.dashboard.templatetags.versions import COLOURS, colour
+from recsite.environment import BASE_DIR
 
-CSS = (Path(settings.BASE_DIR) / "static" / "recsite.css").read_text()
+CSS = (BASE_DIR / "static" / "recsite.css").read_text()
 WHITE = "#ffffff"
 THEMES = {"light": 0, "dark": 1}
 

@@ -11,10 +11,10 @@ from typing import get_args
 
 import msgspec
 import pytest
-from django.conf import settings
 from prometheus_client import CollectorRegistry, generate_latest
 
 from models_registry.loading.metrics import DEFINITIONS as CONTROL_PLANE
+from recsite.environment import BASE_DIR
 from serving import metrics
 from serving.http import NO_ANSWER, NO_SUCH_MODEL, NOT_HTTP, UNAUTHORIZED_FOR, Exposure, LostBlock, Response, Source
 from serving.metrics import (
@@ -212,7 +212,7 @@ def test_worker_file__folder_is_gone__serving_goes_on(tmp_path: Path) -> None:
 
 
 def test_documentation__is_what_the_definitions_say() -> None:
-    text = (settings.BASE_DIR / "docs" / "metrics.md").read_text()
+    text = (BASE_DIR / "docs" / "metrics.md").read_text()
     assert text == as_markdown(CONTROL_PLANE), (
         "run `RECSITE_ENV_FILE=tests/test.env .venv/bin/python manage.py metrics_docs`"
     )

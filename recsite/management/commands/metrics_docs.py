@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from django.conf import settings
 from django.core.management.base import BaseCommand
 
 from models_registry.loading import metrics
+from recsite.environment import BASE_DIR
 from serving.metrics import as_markdown
 
 
@@ -17,6 +17,6 @@ class Command(BaseCommand):
 
     def handle(self, **_: object) -> None:
         """Write it."""
-        path: Path = settings.BASE_DIR / "docs" / "metrics.md"
+        path: Path = BASE_DIR / "docs" / "metrics.md"
         path.write_text(as_markdown(metrics.DEFINITIONS))
         self.stdout.write(f"Wrote {path}")
