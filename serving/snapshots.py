@@ -147,7 +147,8 @@ class SnapshotKeeper:
         if not self._world.was_whole and (self._world.missing or self._is_partly_away):
             return False
         issued = [tenant.issued_at for tenant in tuple(self._world.tenants.values())]
-        if not issued and self._roster is not None and not self._roster.tenant_ids:
+        # Only once the look is over: requests are answered by `was_whole` too.
+        if not issued and self._world.was_whole and self._roster is not None and not self._roster.tenant_ids:
             issued = [self._roster.issued_at]
         return any(now - at <= max_age_seconds for at in issued)
 

@@ -246,6 +246,7 @@ def test_ready__an_empty_map__is_not_an_empty_world(process: Process) -> None:
 
 def test_ready__the_signed_word_that_there_is_nobody__until_it_is_too_old(process: Process) -> None:
     process.keeper.offer_roster(roster())
+    assert not process.keeper.is_ready(NOW, 100), "requests are still answered as by one that knows nobody"
     poll(process, {})
     assert process.keeper.is_ready(NOW + 100, 100)
     assert not process.keeper.is_ready(NOW + 101, 100)
