@@ -11,7 +11,6 @@ import http.client
 import json
 import os
 import re
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -29,7 +28,8 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 from google.cloud.bigquery_storage_v1.types import CreateReadSessionRequest, ReadRowsRequest, ReadSession
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.doors.processes import ROOT, running
+
 ENVIRONMENT = ROOT / ".venv-bqemulator"
 PROJECT = "studio-data"
 _READ = "/google.cloud.bigquery.storage.v1.BigQueryRead"
@@ -117,19 +117,8 @@ def _emulator(folder: Path) -> Iterator[tuple[int, int]]:
     )
     log = folder / "bqemulator.log"
     arguments = [str(ENVIRONMENT / "bin" / "bqemulator"), "start", "--rest-port", "0", "--grpc-port", "0"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*arguments, "--log-format", "json"], cwd=folder, env=env, stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
+    with running([*arguments, "--log-format", "json"], env, log, cwd=folder, stop_seconds=10) as process:
         yield _ports(process, log)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _ports(process: subprocess.Popen[bytes], log: Path) -> tuple[int, int]:

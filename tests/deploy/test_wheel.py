@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 import recsite
 from recsite.embedded import free_port
 from recsite.environment import BASE_DIR
-from tests.doors.processes import environment, wait_for
+from tests.doors.processes import environment, running, wait_for
 from tests.doors.raw_http import RawConnection, RawResponse, request
 
 pytestmark = pytest.mark.slow
@@ -55,16 +56,10 @@ class Installed:
     def running(self, command: list[str], port: int) -> Iterator[Path]:
         """Run a process until the block ends, once it is alive; give its log."""
         log = self.var_dir / "process.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command, cwd=self.elsewhere, env=self.variables, stdout=output, stderr=subprocess.STDOUT
-            )
-        try:
+        with running(command, self.variables, log, cwd=self.elsewhere, stop_seconds=20) as process:
             wait_for(port, "/healthz", process, log, statuses=(200,))
             yield log
-        finally:
-            process.terminate()
-            process.wait(timeout=20)
+        assert process.returncode != -signal.SIGKILL, "it did not stop when it was told to"
 
     def written(self) -> dict[str, int]:
         """Return the files of the installation, and of where it is run, with when they were last written."""

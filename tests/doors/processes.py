@@ -40,16 +40,18 @@ def environment(redis_url: str, var_dir: Path, **changes: str) -> dict[str, str]
 
 
 @contextmanager
-def running(arguments: list[str], env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process until the block ends; its output goes to a file."""
+def running(
+    arguments: list[str], env: dict[str, str], log: Path, *, cwd: Path = ROOT, stop_seconds: float = 15
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process until the block ends; its output goes to a file. It is killed if it does not stop in time."""
     with log.open("wb") as output:
-        process = subprocess.Popen(arguments, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(arguments, cwd=cwd, env=env, stdout=output, stderr=subprocess.STDOUT)
     try:
         yield process
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(timeout=15)
+            process.wait(timeout=stop_seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

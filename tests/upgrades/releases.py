@@ -5,27 +5,28 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import pytest
 
 from recsite.embedded import free_port
 from recsite.environment import BASE_DIR
+from tests.doors.processes import running
+from tests.lane_process import eventually
 
-T = TypeVar("T")
 PREVIOUS = (BASE_DIR / "deploy" / "previous-release").read_text().strip()
 PLAYERS = 1_000
+# A worker that stops finishes what it does.
+STOP_SECONDS = 60
 
 
 def unpack_previous(into: Path) -> Path:
@@ -73,7 +74,7 @@ class Installation:
         """Have a release's demo make studios, people and tables; it is stopped again."""
         printed = self.folder / "demo.txt"
         command = [sys.executable, "manage.py", "demo", "--players", str(PLAYERS)]
-        with self._running(command, code, printed, self.environment) as process:
+        with running(command, self.environment, printed, cwd=code, stop_seconds=STOP_SECONDS) as process:
             eventually(lambda: "Stop: Ctrl-C" in printed.read_text() or process.poll() is not None, seconds=240)
         assert "Stop: Ctrl-C" in printed.read_text(), printed.read_text()
 
@@ -122,35 +123,8 @@ class Installation:
         database = f"sqlite:///{self.folder / 'recsite.sqlite3'}"
         own = {"RECSITE_VAR_DIR": str(folder), "RECSITE_DATABASE_URL": database, **variables}
         log = folder / "log.txt"
-        with self._running(command, code, log, self.environment | own):
+        with running(command, self.environment | own, log, cwd=code, stop_seconds=STOP_SECONDS):
             yield log
-
-    @contextmanager
-    def _running(
-        self, command: list[str], code: Path, log: Path, env: dict[str, str]
-    ) -> Iterator[subprocess.Popen[bytes]]:
-        with log.open("wb") as output:
-            process = subprocess.Popen(command, cwd=code, env=env, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            yield process
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(timeout=60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def eventually(check: Callable[[], T | None], *, seconds: float = 30) -> T:
-    """Return what a check gives as soon as that is true; fail with what it gave last."""
-    deadline = time.monotonic() + seconds
-    while True:
-        result = check()
-        if result:
-            return result
-        assert time.monotonic() < deadline, f"still {result!r} after {seconds} s"
-        time.sleep(0.05)
 
 
 def _status(address: str) -> int:

@@ -14,7 +14,8 @@ import pytest
 from examples.generate import answer
 from recsite.embedded import EmbeddedValkey
 from recsite.environment import BASE_DIR
-from tests.upgrades.releases import Installation, eventually, unpack_previous
+from tests.lane_process import eventually
+from tests.upgrades.releases import Installation, unpack_previous
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -155,7 +156,7 @@ def test_weights__saved_at_either_dashboard__reach_every_door(both: Both, releas
         both.call(release, "POST", "models/offers/rollout/reweight", {"weights_bp": weights, "reason": "upgrade"})
         for door in both.doors():
             # A player of fifty or a hundred has the other version.
-            eventually(partial(both.has_mostly, door, token, most))
+            eventually(partial(both.has_mostly, door, token, most), seconds=30)
 
 
 @pytest.mark.parametrize(("asked", "done"), [("old", "new"), ("new", "old")])
@@ -179,7 +180,7 @@ def test_revoked__at_either_dashboard__is_refused_by_both_lanes(both: Both, rele
     made = both.call(release, "POST", "credentials", {"name": f"gone {release}", "allowed_models": ["offers"]})
     token = both.access_token(release, made)
     for door in both.doors():
-        eventually(lambda door=door: not both.refuses(door, token))  # type: ignore[misc]  # no type for its default
+        eventually(lambda door=door: not both.refuses(door, token), seconds=30)  # type: ignore[misc]  # no type for its default
     both.call(release, "POST", f"credentials/{made['client_id']}/revoke", {})
     for door in both.doors():
-        eventually(partial(both.refuses, door, token))
+        eventually(partial(both.refuses, door, token), seconds=30)
