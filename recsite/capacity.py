@@ -7,8 +7,8 @@ own (`make bench-serving`, `make bench-loading`) gives those. Prices are example
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from models_registry.loading.activation import TABLES_KEPT
 from models_registry.loading.repair import BLOCKS_LOOKED_FOR, LOOK_SECONDS
@@ -21,56 +21,66 @@ HOURS_A_MONTH = 730
 GB = 10**9
 
 
-@dataclass(frozen=True, kw_only=True)
-class UnitCosts:
-    """What one of each costs.
+class Figure(NamedTuple):
+    """What a figure that somebody gives is, and the least and the most that it may be."""
 
-    Attributes:
-        request_cpu_us: CPU time of a lane for a request, each with a token of its own and a block from Redis.
-        redis_cpu_us: CPU time of Redis for a block, where a lane sends those of one turn together.
-        row_bytes: memory of Redis for a row.
-        rows_a_second: what one loader loads, checks included, on two cores of its own.
-        answer_bytes: an answer on the wire: the README's has 320 bytes with its headers; TLS and TCP come to it.
-        core_month, memory_gb_month, redis_gb_month: money for a core, a GB of memory and a GB of managed Redis a month.
-        egress_gb: money for a GB sent to the internet.
-    """
+    words: str
+    least: float
+    most: float
 
-    request_cpu_us: float = 27.4
-    redis_cpu_us: float = 2.5
-    row_bytes: float = 13.3
-    rows_a_second: float = 1_180_000
-    answer_bytes: int = 400
-    core_month: float = 25.0
-    memory_gb_month: float = 3.5
-    redis_gb_month: float = 20.0
-    egress_gb: float = 0.08
+
+def _figure(words: str, least: float, most: float) -> dict[str, Figure]:
+    return {"figure": Figure(words, least, most)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What is asked of an installation.
+    """What is asked of an installation."""
 
-    Attributes:
-        players: rows of each version's table.
-        versions: versions with weight, over all models and studios.
-        requests: at the busiest moment, a second; a key of a batch counts as one.
-        loads_a_day: of each version.
-        load_minutes: within how long all versions' loads are to be done, if they begin at once.
-        replicas: copies of each Redis.
-        busy_share: of a core, a lane's or Redis', that the busiest moment may take; the rest is for bursts.
-        average_share: of `requests`, over a month.
-        redis_node_gb: memory of one Redis that you would run.
-    """
+    players: int = field(metadata=_figure("rows of each version's table, such as 20M or 1B", 1, 1e12))
+    versions: int = field(default=2, metadata=_figure("versions with weight, over all models and studios", 1, 1e6))
+    requests: int = field(
+        default=1_000,
+        metadata=_figure("a second at the busiest moment, such as 50k; a key of a batch is one", 1, 1e9),
+    )
+    loads_a_day: int = field(default=6, metadata=_figure("of each version", 0, 1440))
+    # If they begin at once.
+    load_minutes: int = field(
+        default=30, metadata=_figure("within how long the loads of all versions are to be done", 1, 1440)
+    )
+    replicas: int = field(default=1, metadata=_figure("copies of each Redis", 0, 10))
+    # A lane's core or Redis'; the rest is for bursts.
+    busy_share: float = field(default=0.6, metadata=_figure("of a core that the busiest moment may take", 0.01, 1))
+    average_share: float = field(default=0.4, metadata=_figure("of --requests, over a month", 0, 1))
+    redis_node_gb: int = field(default=64, metadata=_figure("memory of one Redis that you would run", 1, 1e5))
 
-    players: int
-    versions: int = 2
-    requests: int = 1_000
-    loads_a_day: int = 6
-    load_minutes: int = 30
-    replicas: int = 1
-    busy_share: float = 0.6
-    average_share: float = 0.4
-    redis_node_gb: int = 64
+
+@dataclass(frozen=True, kw_only=True)
+class UnitCosts:
+    """What one of each costs; money is in any one currency."""
+
+    # Each with a token of its own and a block from Redis.
+    request_cpu_us: float = field(
+        default=27.4, metadata=_figure("CPU time of a lane for a request (make bench-serving, “CPU µs”)", 0.1, 1e6)
+    )
+    # Where a lane sends those of one turn together.
+    redis_cpu_us: float = field(
+        default=2.5, metadata=_figure("CPU time of Redis for a block (make bench-serving)", 0.1, 1e6)
+    )
+    row_bytes: float = field(
+        default=13.3,
+        metadata=_figure("memory of Redis for a row (make bench-loading, or the report of a load)", 1, 1e6),
+    )
+    # Checks included, on two cores of its own.
+    rows_a_second: float = field(
+        default=1_180_000, metadata=_figure("what one loader loads (make bench-loading)", 1, 1e9)
+    )
+    # The README's has 320 with its headers.
+    answer_bytes: int = field(default=400, metadata=_figure("an answer with its headers, TLS and TCP", 1, 1e6))
+    core_month: float = field(default=25.0, metadata=_figure("price of a core for a month", 0, 1e6))
+    memory_gb_month: float = field(default=3.5, metadata=_figure("price of a GB of memory for a month", 0, 1e6))
+    redis_gb_month: float = field(default=20.0, metadata=_figure("price of a GB of Redis for a month", 0, 1e6))
+    egress_gb: float = field(default=0.08, metadata=_figure("price of a GB sent to the internet", 0, 1e6))
 
 
 @dataclass(frozen=True, kw_only=True)

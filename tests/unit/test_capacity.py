@@ -12,7 +12,7 @@ from django.core.management import CommandError, call_command
 
 from recsite.capacity import UnitCosts, Workload, plan
 from recsite.environment import BASE_DIR
-from recsite.management.commands.capacity import OPTIONS
+from recsite.management.commands.capacity import Command
 
 EXAMPLES = re.findall(
     r"```text\n\$ python manage.py (capacity .*)\n((?:.*\n)+?)```", (BASE_DIR / "docs" / "capacity.md").read_text()
@@ -35,7 +35,9 @@ def test_docs__show_what_the_command_prints(command: str, printed: str) -> None:
 
 
 def test_options__every_figure_can_be_given() -> None:
-    assert OPTIONS.keys() == {field.name for of in (Workload, UnitCosts) for field in fields(of)}
+    parser = Command().create_parser("manage.py", "capacity")
+    options = {action.dest for action in parser._actions if action.metavar == "N"}
+    assert options == {field.name for of in (Workload, UnitCosts) for field in fields(of)}
 
 
 def test_plan__twice_the_requests__twice_the_lanes() -> None:

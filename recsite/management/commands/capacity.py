@@ -11,30 +11,9 @@ from typing import Any
 from django.core.management.base import BaseCommand
 from typing_extensions import override
 
-from recsite.capacity import Plan, UnitCosts, Workload, plan
+from recsite.capacity import Figure, Plan, UnitCosts, Workload, plan
 
 SUFFIXES = {"k": 1e3, "M": 1e6, "B": 1e9}
-# Of each option what it is, the least and the most.
-OPTIONS = {
-    "players": ("rows of each version's table, such as 20M or 1B", 1, 1e12),
-    "versions": ("versions with weight, over all models and studios", 1, 1e6),
-    "requests": ("a second at the busiest moment, such as 50k; a key of a batch is one", 1, 1e9),
-    "loads_a_day": ("of each version", 0, 1440),
-    "load_minutes": ("within how long the loads of all versions are to be done", 1, 1440),
-    "replicas": ("copies of each Redis", 0, 10),
-    "busy_share": ("of a core that the busiest moment may take", 0.01, 1),
-    "average_share": ("of --requests, over a month", 0, 1),
-    "redis_node_gb": ("memory of one Redis that you would run", 1, 1e5),
-    "request_cpu_us": ("CPU time of a lane for a request (make bench-serving, “CPU µs”)", 0.1, 1e6),
-    "redis_cpu_us": ("CPU time of Redis for a block (make bench-serving)", 0.1, 1e6),
-    "row_bytes": ("memory of Redis for a row (make bench-loading, or the report of a load)", 1, 1e6),
-    "rows_a_second": ("what one loader loads (make bench-loading)", 1, 1e9),
-    "answer_bytes": ("an answer with its headers, TLS and TCP", 1, 1e6),
-    "core_month": ("price of a core for a month", 0, 1e6),
-    "memory_gb_month": ("price of a GB of memory for a month", 0, 1e6),
-    "redis_gb_month": ("price of a GB of Redis for a month", 0, 1e6),
-    "egress_gb": ("price of a GB sent to the internet", 0, 1e6),
-}
 
 
 class Command(BaseCommand):
@@ -50,15 +29,15 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         for of in (Workload, UnitCosts):
             for field in fields(of):
-                words, least, most = OPTIONS[field.name]
+                figure: Figure = field.metadata["figure"]
                 is_needed = field.default is MISSING
                 parser.add_argument(
                     "--" + field.name.replace("_", "-"),
-                    type=_number(field, least, most),
+                    type=_number(field, figure),
                     default=None if is_needed else field.default,
                     required=is_needed,
                     metavar="N",
-                    help=words if is_needed else f"{words} (default: {field.default:,})",
+                    help=figure.words if is_needed else f"{figure.words} (default: {field.default:,})",
                 )
 
     @override
@@ -68,14 +47,14 @@ class Command(BaseCommand):
         self.stdout.write("\n".join(_lines(work, plan(work, costs))))
 
 
-def _number(field: Field[Any], least: float, most: float) -> Callable[[str], float]:
+def _number(field: Field[Any], figure: Figure) -> Callable[[str], float]:
     def read(typed: str) -> float:
         try:
             number = float(typed.rstrip("kMB")) * SUFFIXES.get(typed[-1:], 1)
         except ValueError:
             raise ArgumentTypeError(f"“{typed}” is not a number; write 5000, 50k, 20M or 1B") from None
-        if not least <= number <= most:
-            raise ArgumentTypeError(f"from {least:,} to {most:,.0f}")
+        if not figure.least <= number <= figure.most:
+            raise ArgumentTypeError(f"from {figure.least:,} to {figure.most:,.0f}")
         if field.type == "float":
             return number
         if number != math.trunc(number):
