@@ -6,7 +6,7 @@ document's bytes, so that whoever can write to Redis can still not forge one. No
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from serving.formats.encoding import base64url_decode
 
+T = TypeVar("T")
 FORMAT = 1
 _CONTEXT = b"recsite snapshot 1\n"
 _ROSTER_CONTEXT = b"recsite roster 1\n"
@@ -169,11 +170,7 @@ def open_snapshot(envelope: bytes, trusted: dict[str, Ed25519PublicKey]) -> Snap
     Raises:
         BadSnapshot: see there; also a format this release does not know.
     """
-    document = _verified(_CONTEXT, envelope, trusted)
-    try:
-        snapshot = _snapshot_decoder.decode(document)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadSnapshot(f"its document is of another shape: {error}") from None
+    snapshot = _opened(_CONTEXT, _snapshot_decoder, envelope, trusted)
     if snapshot.format != FORMAT:
         raise BadSnapshot(f"it is of format {snapshot.format}, this release reads format {FORMAT}")
     return snapshot
@@ -181,14 +178,13 @@ def open_snapshot(envelope: bytes, trusted: dict[str, Ed25519PublicKey]) -> Snap
 
 def open_roster(envelope: bytes, trusted: dict[str, Ed25519PublicKey]) -> Roster:
     """Return the roster in an envelope; BadSnapshot as of snapshots."""
-    try:
-        return _roster_decoder.decode(_verified(_ROSTER_CONTEXT, envelope, trusted))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadSnapshot(f"its document is of another shape: {error}") from None
+    return _opened(_ROSTER_CONTEXT, _roster_decoder, envelope, trusted)
 
 
-def _verified(context: bytes, envelope: bytes, trusted: dict[str, Ed25519PublicKey]) -> bytes:
-    """Return the document in an envelope, its signature checked."""
+def _opened(
+    context: bytes, decoder: msgspec.msgpack.Decoder[T], envelope: bytes, trusted: dict[str, Ed25519PublicKey]
+) -> T:
+    """Return what an envelope holds, its signature checked before anything in it is read."""
     try:
         key_id, document, signature = _envelope_decoder.decode(envelope)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -200,7 +196,10 @@ def _verified(context: bytes, envelope: bytes, trusted: dict[str, Ed25519PublicK
         key.verify(signature, context + document)
     except InvalidSignature:
         raise BadSnapshot("its signature does not fit") from None
-    return document
+    try:
+        return decoder.decode(document)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadSnapshot(f"its document is of another shape: {error}") from None
 
 
 def parse_public_keys(setting: str) -> dict[str, Ed25519PublicKey]:
