@@ -18,7 +18,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -68,23 +68,35 @@ def process_name(prefix: str, process: str) -> str:
 
 
 def former_applied_name(prefix: str, tenant_id: str) -> str:
-    """Return the Redis key in which releases before 0.2 wrote what is now in a hash per process; it never expired."""
+    """Return the Redis key in which earlier releases wrote what is now in a hash per process; it never expired."""
     return f"{prefix}:applied:{tenant_id}"
 
 
-def find_processes(client: Client, prefix: str) -> dict[bytes, int | None]:
-    """Return the milliseconds for which each serving process has been silent; of those that say nothing of it, None.
+class LastWord(NamedTuple):
+    """When a process last wrote.
+
+    Attributes:
+        at: Unix ms by its own clock, as it wrote it.
+        silent_ms: how long ago that is by Redis's clock; None of an earlier release, which leaves no such trace.
+    """
+
+    at: bytes
+    silent_ms: int | None
+
+
+def find_processes(client: Client, prefix: str) -> dict[bytes, LastWord]:
+    """Return the serving processes, each with its last word.
 
     Raises:
         redis.RedisError, OSError: Redis did not answer.
     """
-    names: Any = client.hkeys(processes_name(prefix))
+    written: Any = client.hgetall(processes_name(prefix))
     pipeline = client.pipeline(transaction=False)
-    for name in names:
+    for name in written:
         pipeline.pttl(process_name(prefix, name.decode()))
     return {
-        name: max(0, FORGET_MS - left_ms) if left_ms >= 0 else None
-        for name, left_ms in zip(names, pipeline.execute(), strict=True)
+        name: LastWord(at, max(0, FORGET_MS - left_ms) if left_ms >= 0 else None)
+        for (name, at), left_ms in zip(written.items(), pipeline.execute(), strict=True)
     }
 
 
@@ -150,7 +162,8 @@ class Reporter:
 
         One of a release that has no word of its own is on the list again a second later.
         """
-        gone = [name for name, silent_ms in find_processes(self._client, self._prefix).items() if silent_ms is None]
+        found = find_processes(self._client, self._prefix)
+        gone = [name for name, word in found.items() if word.silent_ms is None]
         if gone:
             self._client.hdel(processes_name(self._prefix), *gone)
         self._is_first = False

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from models_registry.redis_clients import publishing_client
-from serving.reporting import find_processes, process_name, processes_name
+from serving.reporting import find_processes, process_name
 from tenants.models import Tenant
 
 # A serving process writes each second; one that has not for this long has ended without a word, hangs, or is cut off.
@@ -47,21 +47,19 @@ def propagation(tenant: Tenant) -> Propagation | None:
     prefix = settings.REDIS_PREFIX
     try:
         found = find_processes(client, prefix)
-        written = client.hgetall(processes_name(prefix))
         pipeline = client.pipeline(transaction=False)
         for process in found:
             pipeline.hmget(process_name(prefix, process.decode()), "", tenant.public_id)
-        words = dict(zip(found, pipeline.execute(), strict=True))
+        reported = pipeline.execute()
     except redis.RedisError:
         return None
     now_ms = timezone.now().timestamp() * 1000
     processes = silent = 0
     live_since_ms: list[float] = []
-    for process, (last_word, applied) in words.items():
-        silent_ms = found[process]
+    for (at, silent_ms), (last_word, applied) in zip(found.values(), reported, strict=True):
         if silent_ms is None or last_word is None:
             # Of an earlier release: its clock must do, and what it serves by is not known.
-            processes += now_ms - int(written.get(process, 0)) < SILENT_AFTER_MS
+            processes += now_ms - int(at) < SILENT_AFTER_MS
             continue
         processes += 1
         silent += silent_ms > SILENT_AFTER_MS

@@ -15,7 +15,7 @@ from recsite.dashboard.gate import StudioRequest, studio_page
 def models(request: StudioRequest) -> HttpResponse:
     """Show every model with its weights, the age of its data and its state.
 
-    Six queries on top of the gate's, and one pipeline to Redis.
+    Six queries on top of the gate's, and three reads from Redis.
     """
     summaries = model_summaries(request.studio.tenant)
     lanes = propagation(request.studio.tenant) if any(summary.data_at for summary in summaries) else None
