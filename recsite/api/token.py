@@ -75,26 +75,7 @@ class TokenView(ApiView):
         """Authenticate the client and mint its token: two queries, and at most one write a minute and credential."""
         wanted = read_token_request(request)
         with seat():
-            try:
-                caller = credential_authenticate(wanted.client_id, wanted.client_secret)
-            except NotAuthenticated:
-                named = wanted.client_id if KID.fullmatch(wanted.client_id) else "malformed"
-                log.info("token.refused credential=%s", named)
-                raise TokenRefused(
-                    401, "invalid_client", "The client id and secret don’t match, or aren’t valid now."
-                ) from None
-            try:
-                token, seconds = mint_token(
-                    credential=caller.credential,
-                    generation=caller.generation,
-                    subject=wanted.subject,
-                    models=None if wanted.models is None else askable(caller.credential, wanted.models),
-                    expires_in_seconds=wanted.expires_in_seconds,
-                )
-            except UnknownModel as error:
-                raise TokenRefused(400, "invalid_scope", str(error)) from None
-            except RuleBroken as error:
-                raise TokenRefused(400, "invalid_request", str(error)) from None
+            token, seconds = _minted(wanted)
         return Response({"access_token": token, "token_type": "Bearer", "expires_in": seconds})
 
     def handle_exception(self, exc: Exception) -> Any:
@@ -112,6 +93,34 @@ class TokenView(ApiView):
             words = {405: "Use POST.", 415: "Send JSON or a form."}[exc.status_code]
             return _problem(exc.status_code, exc.default_code, words, "invalid_request")
         return super().handle_exception(exc)
+
+
+def _minted(wanted: TokenRequest) -> tuple[str, int]:
+    """Return a token for whoever asks, and for how many seconds it is good.
+
+    Raises:
+        TokenRefused: the client is not known, or may not have what it asks for.
+    """
+    try:
+        caller = credential_authenticate(wanted.client_id, wanted.client_secret)
+    except NotAuthenticated:
+        named = wanted.client_id if KID.fullmatch(wanted.client_id) else "malformed"
+        log.info("token.refused credential=%s", named)
+        raise TokenRefused(
+            401, "invalid_client", "The client id and secret don’t match, or aren’t valid now."
+        ) from None
+    try:
+        return mint_token(
+            credential=caller.credential,
+            generation=caller.generation,
+            subject=wanted.subject,
+            models=None if wanted.models is None else askable(caller.credential, wanted.models),
+            expires_in_seconds=wanted.expires_in_seconds,
+        )
+    except UnknownModel as error:
+        raise TokenRefused(400, "invalid_scope", str(error)) from None
+    except RuleBroken as error:
+        raise TokenRefused(400, "invalid_request", str(error)) from None
 
 
 def _problem(status: int, code: str, detail: str, error: str) -> HttpResponse:
