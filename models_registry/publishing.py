@@ -80,7 +80,7 @@ def republish_all() -> int:
     Also signs anew whatever is older than five minutes. Two of these at once do no harm. It ends at a publication that
     fails where Redis no longer answers at all; one node of a cluster that is away keeps its own tenants waiting only.
 
-    Cost: nine queries for each tenant, and one read from Redis.
+    Cost: a query and nine for each tenant; a read from Redis, a write of the list of tenants, a question for each.
     """
     try:
         held = _revisions_held()

@@ -44,10 +44,11 @@ class Serving(NamedTuple):
         gauges = self.numbers.gauges
         gauges["recsite_snapshot_age_seconds"] = self.keeper.oldest_age_seconds(time.time())
         gauges["recsite_snapshot_poll_age_seconds"] = self.watch.poll_age_seconds()
-        gauges["recsite_tenants"] = sum(not tenant.is_ended for tenant in tuple(self.world.tenants.values()))
+        living = [tenant.slug for tenant in tuple(self.world.tenants.values()) if not tenant.is_ended]
+        gauges["recsite_tenants"] = len(living)
         gauges["recsite_tenants_expected"] = self.keeper.expected()
         gauges["recsite_snapshots_missing"] = len(self.world.missing)
-        return self.numbers.reading(tenant.slug for tenant in tuple(self.world.tenants.values()) if not tenant.is_ended)
+        return self.numbers.reading(living)
 
 
 def assemble(kind: Literal["lane", "door"], *, siblings: int = 1) -> Serving:

@@ -68,7 +68,7 @@ class SnapshotKeeper:
         self._trusted = trusted
         self._directory = directory
         self._numbers = numbers
-        self._refused: dict[str, tuple[str, float]] = {}
+        self._said: dict[str, tuple[str, float]] = {}
         self._promised: frozenset[str] = frozenset()
         self._roster: Roster | None = None
         self._is_partly_away = False
@@ -192,7 +192,7 @@ class SnapshotKeeper:
         except Exception as error:  # noqa: BLE001  # whatever is wrong with it, the one before goes on
             self._refuse(origin, "contradictory", f"{type(error).__name__}: {error}")
             return None
-        self._refused.pop(origin, None)
+        self._said.pop(origin, None)
         logger.info("snapshot.taken tenant=%s revision=%s from=%s", snapshot.tenant.slug, snapshot.revision, origin)
         return snapshot
 
@@ -202,12 +202,12 @@ class SnapshotKeeper:
 
     def _say_once(self, about: str, line: str) -> None:
         """Log what was not said about this within the last minute."""
-        last, at = self._refused.get(about, ("", 0.0))
+        last, at = self._said.get(about, ("", 0.0))
         now = time.monotonic()
         if last != line or now - at > _REPEAT_SECONDS:
-            if len(self._refused) >= _MAX_REMEMBERED:
-                self._refused.clear()
-            self._refused[about] = (line, now)
+            if len(self._said) >= _MAX_REMEMBERED:
+                self._said.clear()
+            self._said[about] = (line, now)
             logger.warning("%s", line)
 
     def _save(self, snapshot: Snapshot, envelope: bytes) -> None:

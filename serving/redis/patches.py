@@ -22,7 +22,8 @@ are of issues and changes at https://github.com/redis/redis-py.
    for the case in which the old master says that it is one no more; #3874, open, is its like.)
 6. A slot that nobody owned when the nodes were asked is nobody's for ever: a command for it fails before it is sent
    (`NodesManager.get_node_from_slot`), and only a node's answer makes the client ask again. Here the nodes are asked
-   again, at most once a second. (#3620; since #3621 only a command that may be retried asks again.)
+   again, at most once a second. (#3620, closed by #3621; the test shows where it
+   still is so.)
 """
 
 from __future__ import annotations
@@ -166,7 +167,7 @@ class OfMaster(redis.Redis):
     _followed_at = 0.0
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Send one command to the node that it is for, and return its reply."""
+        """Send one command to whoever is the master now, and return its reply."""
         self._follow()
         client: Any = super()  # whose types are missing
         return client.execute_command(*args, **options)

@@ -59,8 +59,8 @@ PREVIEW = {
             "version": "2026-11-a",
             "fewer_rows_share": 0.12,
             "than": "2026-10-c",
-            "sentence": "2026-11-a has 12 % fewer rows than 2026-10-c: about as many of those who move to it would get "
-            "the default answer.",
+            "sentence": "2026-11-a covers fewer players: 12 % fewer rows than 2026-10-c. About as many of those who "
+            "move would get the default answer.",
         }
     ],
 }
@@ -182,7 +182,7 @@ class RolloutDetail(StudioView, tag="Rollouts"):
 
 class RolloutPreview(StudioView, tag="Rollouts"):
     @operation("rollouts_preview", Scope.READ, takes=Weights, gives=PreviewAnswer)
-    def post(self, given: dict[str, Any], model: str) -> Result:
+    def post(self, given: dict[str, Any], model: str) -> dict[str, Any]:
         """Preview new weights: what saving them would do, exactly.
 
         Changes nothing. `cautions` are what the dashboard asks about before it saves.
@@ -190,8 +190,7 @@ class RolloutPreview(StudioView, tag="Rollouts"):
         summary = model_summary(find_model(self.tenant, model))
         weights_bp = weights_from_names(given["weights_bp"], summary.names)
         answer = effect_of(rollout_preview(model=summary.model, weights_bp=weights_bp), summary.names, summary.model)
-        found = {**answer, "cautions": cautions(summary, weights_bp)}
-        return Result(found, model=summary.model)
+        return {**answer, "cautions": cautions(summary, weights_bp)}
 
 
 class NewPhaseEffect(StudioView, tag="Rollouts"):

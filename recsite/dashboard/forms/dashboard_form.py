@@ -158,6 +158,6 @@ class ReasonForm(DashboardForm):
         """Refuse what does not say what was on the screen; shown again, it does."""
         cleaned = super().clean() or {}
         if cleaned.get("based_on") is None and self.initial.get("based_on") is not None:
-            self.data = {**dict(self.data.items()), "based_on": self.initial["based_on"]}
+            self.data = dict(self.data.items()) | {"based_on": self.initial["based_on"]}
             raise forms.ValidationError("This was sent without the weights it was decided on. Look again and confirm.")
         return cleaned

@@ -30,6 +30,7 @@ from serving.redis.topology import reader_for
 MOST_CONNECTIONS = 65_536
 # What a worker needs files for besides connections.
 OTHER_FILES = 256
+# With fewer it would answer next to nobody, and say nothing about it.
 LEAST_FILES = 1024
 BLOCK_CACHE_MB = 64
 
@@ -165,11 +166,12 @@ def _connections() -> int:
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_CONNECTIONS + OTHER_FILES
-    if hard != resource.RLIM_INFINITY and hard < LEAST_FILES:
-        raise CommandError(
-            f"This process may open {hard:,} files; a lane needs at least {LEAST_FILES:,}. Raise the limit (ulimit -n)."
-        )
     if hard != resource.RLIM_INFINITY:
+        if hard < LEAST_FILES:
+            raise CommandError(
+                f"This process may open {hard:,} files; a lane needs at least {LEAST_FILES:,}. "
+                "Raise the limit (ulimit -n)."
+            )
         wanted = min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
