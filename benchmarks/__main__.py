@@ -25,10 +25,10 @@ if __name__ == "__main__":
             sys.exit(str(error))
         django.setup()
         # Only now: it imports models.
-        from benchmarks import loading, serving
+        from benchmarks import loading, publishing, serving
 
         try:
-            benchmark = loading if options.command == "loading" else serving
-            sys.exit(benchmark.run(options, site, cores))
+            run = {"loading": loading.run, "publishing": publishing.run, "serving": serving.run}[options.command]
+            sys.exit(run(options, site, cores))
         except KeyboardInterrupt:
             sys.exit("Interrupted.")

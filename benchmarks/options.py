@@ -38,6 +38,7 @@ _ROWS = _number(1_000, 5_000_000)
 _LARGE_ROWS = _number(1_000, 50_000_000)
 _ROUNDS = _number(1, 20)
 _SECONDS = _number(0.2, 30.0)
+_STUDIOS = _number(1, 5_000)
 
 
 def read_options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -54,6 +55,9 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     loading.add_argument(
         "--seconds", type=_SECONDS, default=6.0, help="for which a lane is asked while nothing is loaded"
     )
+    publishing = commands.add_parser("publishing", help="keeping snapshots current: a minute")
+    publishing.add_argument("--studios", type=_STUDIOS, default=500, help="of ten models each")
+    publishing.set_defaults(parts=(), quick=False, folder=None)
     options = parser.parse_args(arguments)
     is_loading = options.command == "loading"
     if options.parts is None:

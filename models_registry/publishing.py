@@ -1,16 +1,19 @@
 """Database → snapshot → Redis. The database is the truth; what this puts into Redis is signed and can be made again.
 
 A tenant is published after the commit that changed it, and again by beat when what Redis holds differs (a publication
-that failed, a Redis that was flushed, an hour that passed) or is so old that serving would begin to mistrust it.
+that failed, a Redis that was flushed, an hour that passed). That snapshots still hold is signed every 15 s, in one list
+of all (the roster), so that nothing is published for being old.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar, cast
 
@@ -27,6 +30,7 @@ from models_registry.models import RecommendationModel, RolloutRevision, TableSt
 from models_registry.redis_clients import publishing_client
 from serving.formats import snapshot
 from serving.formats.tokens import parse_master_keys
+from serving.redis.clients import by_holder
 from serving.reporting import former_applied_name
 from tenants.models import Algorithm, Credential, Tenant
 
@@ -34,35 +38,53 @@ log = logging.getLogger(__name__)
 AlgorithmName = Literal["HS256", "EdDSA", "ES256", "RS256"]
 Row = TypeVar("Row", models.Version, models.Override)
 
-RESIGN_AFTER = timedelta(minutes=5)
-# The first half of PostgreSQL's advisory lock key, so that no other use of such locks meets this one.
+# A write that did not say so is found by building what serving should know anew, studio after studio in turn.
+CHECK_AFTER = timedelta(minutes=5)
+CHECKING_SECONDS = 5.0
+# Lanes of releases before 0.2 know no roster: for them each snapshot is signed anew long before it is too old.
+RESIGN_AFTER = min(timedelta(hours=12), settings.SNAPSHOT_MAX_AGE / 4)
+# How long a publication waits for another of the same studio; beat comes back to it.
+PATIENCE_SECONDS = 2.0
+_KEYS_AT_ONCE = 500
+# The first half of PostgreSQL's advisory lock key, so that no other use of such locks meets this one. The second half
+# is the studio's; that of going through all of them is 0.
 _LOCK_CLASS = 0x5EC5
+_ALL = 0
+
+
+class LockHeld(RuntimeError):
+    """Another process is publishing the same studio, or holds its lock and does not end."""
 
 
 class NothingToSignWith(RuntimeError):
     """This process has no snapshot private key: it is no part of the control plane."""
 
 
-def publish_tenant(tenant_id: int) -> bool:
+def publish_tenant(tenant_id: int, *, patience_seconds: float = PATIENCE_SECONDS) -> bool:
     """Publish a tenant's snapshot as the database has it now; say whether Redis took it.
 
     Call it outside any transaction. Takes a lock per tenant that is held across the SET, so that of two publications
-    the later one to read is the later one to write. Redis away: a warning in the log, and beat tries again.
+    the later one to read is the later one to write. Redis away, or the lock not free in time: a warning in the log, and
+    beat tries again.
 
-    Cost: nine queries and four Redis commands; 2 s if Redis does not answer.
+    Cost: nine queries and five Redis commands; 2 s if Redis does not answer.
     """
     try:
         # On SQLite the lock keeps every writer out: whether Redis answers at all is found out before.
         publishing_client().hlen(snapshot.revisions_name(settings.REDIS_PREFIX))
-        with _tenant_lock(tenant_id):
+        with _tenant_lock(tenant_id, patience_seconds):
             tenant, content = _read(tenant_id)
             issued_at = timezone.now()
             revision = max(tenant.snapshot_revision + 1, int(issued_at.timestamp() * 1000))
             _push(tenant.public_id, revision, _sign(content, revision, issued_at))
             Tenant.objects.filter(pk=tenant_id).update(
-                snapshot_revision=revision, snapshot_digest=digest_of(content), snapshot_published_at=issued_at
+                snapshot_revision=revision,
+                snapshot_digest=digest_of(content),
+                snapshot_published_at=issued_at,
+                snapshot_content_revision=tenant.content_revision,
+                snapshot_checked_at=issued_at,
             )
-    except redis.RedisError as error:
+    except (redis.RedisError, LockHeld) as error:
         log.warning("publishing.failed tenant=%s problem=%s: %s", tenant_id, type(error).__name__, error)
         return False
     log.info("publishing.done tenant=%s revision=%s", tenant.slug, revision)
@@ -75,33 +97,92 @@ def publish_on_change(*, tenant_id: int, **_: Any) -> None:
 
 
 def republish_all() -> int:
-    """Publish every tenant whose content, or whose revision in Redis, is not what the database says; return how many.
+    """Sign the roster, and publish what Redis does not have as the database says it; give how many studios.
 
-    Also signs anew whatever is older than five minutes. Two of these at once do no harm. It ends at a publication that
-    fails where Redis no longer answers at all; one node of a cluster that is away keeps its own tenants waiting only.
+    One runs at a time; another gives up at once. It ends at a publication that fails where Redis no longer answers at
+    all; one node of a cluster that is away, and a studio whose lock is held, keep nobody else waiting.
 
-    Cost: a query and nine for each tenant; a read from Redis, a write of the list of tenants, a question for each.
+    Cost: two queries, and for Redis the map of revisions, an EXISTS for each studio in pipelines, and the roster. Then
+    nine queries for each studio that is published, and in a part of each five minutes eight for each that is checked.
     """
+    with _alone() as is_alone:
+        return _republish() if is_alone else 0
+
+
+def _republish() -> int:
     try:
         held = _revisions_held()
     except redis.RedisError as error:
         log.warning("publishing.failed tenant=all problem=%s: %s", type(error).__name__, error)
         return 0
-    _push_roster()
+    now = timezone.now()
+    tenants = list(Tenant.objects.order_by("pk"))
+    _push_roster(tenants, now)
+    due = _due(tenants, held, now)
     published = 0
-    for tenant in Tenant.objects.order_by("pk").iterator():
+    for tenant in due:
         try:
-            if not _needs_publishing(tenant, held):
-                continue
-            if publish_tenant(tenant.pk):
+            if publish_tenant(tenant.pk, patience_seconds=0):
                 published += 1
             else:
                 _revisions_held()
         except redis.RedisError:
-            break
+            return published
         except Exception:  # one studio whose rows can't be published must not keep the others waiting
             log.exception("publishing.failed tenant=%s", tenant.pk)
+    is_due = {tenant.pk for tenant in due}
+    return published + _check([tenant for tenant in tenants if tenant.pk not in is_due], now)
+
+
+def _due(tenants: list[Tenant], held: Mapping[str, str], now: datetime) -> list[Tenant]:
+    """Return those of which serving lacks something that the database says it should have. One query."""
+    overlaps_ended = set(
+        Credential.objects.unscoped()
+        .filter(revoked_at=None, previous_until__lte=now, previous_until__gt=F("tenant__snapshot_published_at"))
+        .values_list("tenant_id", flat=True)
+    )
+    there = _envelopes_there(tenants)
+    return [
+        tenant
+        for tenant in tenants
+        if tenant.snapshot_published_at is None
+        or tenant.content_revision != tenant.snapshot_content_revision
+        or held.get(tenant.public_id) != str(tenant.snapshot_revision)
+        or tenant.public_id not in there
+        or tenant.pk in overlaps_ended
+    ]
+
+
+def _check(tenants: Iterable[Tenant], now: datetime) -> int:
+    """Publish those that changed without a word, or that are signed too long ago; give how many.
+
+    The longest unchecked come first, until this run's time is up.
+    """
+    ends_at = time.monotonic() + CHECKING_SECONDS
+    published = 0
+    fine: list[int] = []
+    waiting = [t for t in tenants if t.snapshot_checked_at is None or t.snapshot_checked_at <= now - CHECK_AFTER]
+    for tenant in sorted(waiting, key=_unchecked_longest):
+        try:
+            if not _is_old(tenant, now) and digest_of(build_tenant(tenant)) == tenant.snapshot_digest:
+                fine.append(tenant.pk)
+            else:
+                published += publish_tenant(tenant.pk, patience_seconds=0)
+        except Exception:  # as above
+            log.exception("publishing.failed tenant=%s", tenant.pk)
+        if time.monotonic() >= ends_at:
+            break
+    if fine:
+        Tenant.objects.filter(pk__in=fine).update(snapshot_checked_at=now)
     return published
+
+
+def _unchecked_longest(tenant: Tenant) -> float:
+    return 0.0 if tenant.snapshot_checked_at is None else tenant.snapshot_checked_at.timestamp()
+
+
+def _is_old(tenant: Tenant, now: datetime) -> bool:
+    return tenant.snapshot_published_at is None or tenant.snapshot_published_at <= now - RESIGN_AFTER
 
 
 def _revisions_held() -> dict[str, str]:
@@ -114,19 +195,21 @@ def _revisions_held() -> dict[str, str]:
     return {key.decode(): value.decode() for key, value in raw.items()}
 
 
-def _needs_publishing(tenant: Tenant, held: Mapping[str, str]) -> bool:
-    """Tell whether a tenant's signature grows old, or Redis or the database holds something else than was published."""
-    is_old = tenant.snapshot_published_at is None or tenant.snapshot_published_at <= timezone.now() - RESIGN_AFTER
-    is_held = held.get(tenant.public_id) == str(tenant.snapshot_revision) and _is_there(tenant)
-    return is_old or not is_held or digest_of(build_tenant(tenant)) != tenant.snapshot_digest
-
-
-def _is_there(tenant: Tenant) -> bool:
-    """Tell whether Redis has a tenant's envelope; also while the node that would know is away."""
-    try:
-        return bool(publishing_client().exists(snapshot.snapshot_name(settings.REDIS_PREFIX, tenant.public_id)))
-    except redis.RedisError:
-        return True
+def _envelopes_there(tenants: Iterable[Tenant]) -> set[str]:
+    """Return the public ids of those whose envelope Redis has, or may have: the node that would know is away."""
+    client = publishing_client()
+    names = {snapshot.snapshot_name(settings.REDIS_PREFIX, tenant.public_id): tenant.public_id for tenant in tenants}
+    there = set(names.values())
+    with suppress(redis.RedisError):
+        for held in by_holder(client, names).values():
+            for first in range(0, len(held), _KEYS_AT_ONCE):
+                asked = held[first : first + _KEYS_AT_ONCE]
+                with suppress(redis.RedisError):
+                    pipeline = client.pipeline(transaction=False)
+                    for name in asked:
+                        pipeline.exists(name)
+                    there -= {names[name] for name, found in zip(asked, pipeline.execute(), strict=True) if not found}
+    return there
 
 
 def digest_of(content: snapshot.Tenant) -> str:
@@ -242,25 +325,67 @@ def _by_model(rows: Iterable[Row]) -> dict[int, list[Row]]:
 
 
 @contextmanager
-def _tenant_lock(tenant_id: int) -> Iterator[None]:
+def _alone() -> Iterator[bool]:
+    """Tell whether nobody else goes through all studios; while the block lasts, nobody does."""
+    if connection.vendor == "postgresql":
+        with _advisory_lock(_ALL, patience_seconds=0) as is_ours:
+            yield is_ours
+        return
+    # SQLite is one file of one machine, and so is this.
+    settings.LANE_STATE_DIR.mkdir(parents=True, exist_ok=True)
+    with (settings.LANE_STATE_DIR / "republish.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+@contextmanager
+def _tenant_lock(tenant_id: int, patience_seconds: float) -> Iterator[None]:
     """Keep every other publication of this tenant waiting until the block ends.
 
     PostgreSQL: an advisory lock on the connection, taken before any transaction begins, because a snapshot of the
     data that was taken while waiting for the lock would already be old. SQLite: a transaction that begins with a
     write, which no other writer can share.
+
+    Raises:
+        LockHeld: another holds it, on PostgreSQL, and goes on holding it.
     """
     if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_lock(%s, %s)", [_LOCK_CLASS, tenant_id])
-        try:
+        with _advisory_lock(tenant_id, patience_seconds) as is_ours:
+            if not is_ours:
+                raise LockHeld("another process is publishing it")
             yield
-        finally:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(%s, %s)", [_LOCK_CLASS, tenant_id])
         return
     with transaction.atomic(durable=True):
         Tenant.objects.filter(pk=tenant_id).update(snapshot_revision=F("snapshot_revision"))
         yield
+
+
+@contextmanager
+def _advisory_lock(key: int, patience_seconds: float) -> Iterator[bool]:
+    """Try to take one of PostgreSQL's locks on this connection, for so long; tell whether it was to be had.
+
+    Asked for again and again, never waited for: who waits holds a connection, and a worker, as long as whoever has it.
+    """
+    ends_at = time.monotonic() + patience_seconds
+    with connection.cursor() as cursor:
+        while True:
+            cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", [_LOCK_CLASS, key])
+            [is_ours] = cursor.fetchone()
+            if is_ours or time.monotonic() >= ends_at:
+                break
+            time.sleep(0.02)
+    if not is_ours:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_unlock(%s, %s)", [_LOCK_CLASS, key])
 
 
 def _read(tenant_id: int) -> tuple[Tenant, snapshot.Tenant]:
@@ -287,19 +412,28 @@ def _sign(content: snapshot.Tenant, revision: int, issued_at: datetime) -> bytes
     return snapshot.sign_snapshot(document, key_id, private_key)
 
 
-def _push_roster() -> None:
+def _push_roster(tenants: Iterable[Tenant], now: datetime) -> None:
     """Write the signed list of all tenants, of which a lane that starts must know every one before it is ready.
 
+    It signs anew what was published and is still what the database says, by rows that were read no earlier than `now`.
     One that was never published is not on it: nobody can have it, and a studio whose rows cannot be published must not
     keep lanes from starting.
     """
-    ids = tuple(Tenant.objects.exclude(snapshot_published_at=None).order_by("pk").values_list("public_id", flat=True))
-    key_id, private_key = _private_key()
-    roster = snapshot.Roster(int(timezone.now().timestamp()), ids)
-    try:
-        publishing_client().set(
-            snapshot.roster_name(settings.REDIS_PREFIX), snapshot.sign_roster(roster, key_id, private_key)
+    listed = tuple(
+        snapshot.Listed(
+            tenant.public_id,
+            tenant.snapshot_revision,
+            bytes.fromhex(tenant.snapshot_digest)
+            if tenant.content_revision == tenant.snapshot_content_revision
+            else b"",
         )
+        for tenant in tenants
+        if tenant.snapshot_published_at is not None
+    )
+    key_id, private_key = _private_key()
+    envelope = snapshot.sign_roster(snapshot.Roster(int(now.timestamp()), listed), key_id, private_key)
+    try:
+        publishing_client().set(snapshot.roster_name(settings.REDIS_PREFIX), envelope)
     except redis.RedisError as error:
         log.warning("publishing.failed tenant=all problem=%s: %s", type(error).__name__, error)
 

@@ -92,8 +92,8 @@ DEFINITIONS = (
     Definition(
         "recsite_snapshot_age_seconds",
         "gauge",
-        "Time since the stalest tenant's snapshot was signed; it is signed anew every five minutes. +Inf where nothing "
-        "is known.",
+        "Time since the control plane signed the stalest tenant's snapshot, or that it still holds, which is read once "
+        "a minute. +Inf where nothing is known.",
         across="max",
     ),
     Definition(

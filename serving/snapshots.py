@@ -25,9 +25,11 @@ from typing_extensions import override
 from serving.formats.keys import lost_tables_name
 from serving.formats.snapshot import (
     BadSnapshot,
+    Listed,
     Roster,
     Snapshot,
     announcements_name,
+    content_digest,
     open_roster,
     open_snapshot,
     revisions_name,
@@ -44,12 +46,15 @@ logger = logging.getLogger(__name__)
 
 _TENANT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SUFFIX = ".snapshot"
+_ROSTER_FILE = "roster"
 # The same refusal from the same place is logged once in this time; it is counted each time.
 _REPEAT_SECONDS = 60
 _MAX_REMEMBERED = 1000
 _SNAPSHOTS_AT_ONCE = 32
 # How soon the watch notices that it is to end, and how long it is waited for.
 _NOTICE_SECONDS = 0.25
+# How often the roster is read by a process that knows all, and how much older one in the file may be.
+_ROSTER_EVERY_SECONDS = 60
 _END_SECONDS = 3.0
 
 
@@ -72,6 +77,10 @@ class SnapshotKeeper:
         self._promised: frozenset[str] = frozenset()
         self._roster: Roster | None = None
         self._is_partly_away = False
+        self._digests: dict[str, bytes] = {}
+        # What the newest roster says of each tenant, and when.
+        self._listed: dict[str, Listed] = {}
+        self._listed_at = 0
 
     def offer(self, envelope: bytes, origin: str = "caller") -> bool:
         """Take an envelope if it is signed with a trusted key, whole, and newer than what is here; tell whether it is.
@@ -90,7 +99,10 @@ class SnapshotKeeper:
     def load_files(self) -> int:
         """Take what earlier processes left in the folder; return how many tenants became known by that."""
         paths = sorted(self._directory.glob(f"*{_SUFFIX}"))
-        return sum(self._judge(_read(path), f"file:{path.name}") is not None for path in paths)
+        known = sum(self._judge(_read(path), f"file:{path.name}") is not None for path in paths)
+        with contextlib.suppress(BadSnapshot):  # there is none, or none that is worth anything
+            self._renew(open_roster(_read(self._directory / _ROSTER_FILE), self._trusted))
+        return known
 
     def wanted(self, revisions: Mapping[bytes, bytes]) -> list[str]:
         """Return the ids of tenants of whom the map of revisions promises a newer snapshot than the one here."""
@@ -122,8 +134,15 @@ class SnapshotKeeper:
         except BadSnapshot as error:
             self._refuse("roster", "unreadable", str(error))
             return
-        if self._roster is None or roster.issued_at >= self._roster.issued_at:
-            self._roster = roster
+        if self._roster is not None and roster.issued_at < self._roster.issued_at:
+            self._refuse("roster", "outdated", f"{roster.issued_at} is older than {self._roster.issued_at}")
+            return
+        self._roster = roster
+        self._renew(roster)
+        try:
+            self._save_roster(roster, envelope)
+        except OSError as error:
+            self._say_once("roster.file", f"snapshot.not_saved roster error={error}")
 
     def note_fetched(self, *, is_all: bool = True) -> None:
         """Say that what was wanted was asked for, and whether all of it could be.
@@ -175,6 +194,23 @@ class SnapshotKeeper:
         listed = self._roster.tenant_ids if self._roster is not None and not self._world.was_whole else ()
         self._world.missing = self._promised.union(listed) - self._world.tenants.keys()
 
+    def _renew(self, roster: Roster) -> None:
+        """Take every snapshot here that the roster names as signed when the roster was.
+
+        One that it names otherwise, or not at all, grows old: what was revoked lives no longer for being kept here.
+        """
+        self._listed_at = roster.issued_at
+        self._listed = {listed.id: listed for listed in roster.tenants}
+        for tenant_id in self._listed:
+            self._renew_one(tenant_id)
+
+    def _renew_one(self, tenant_id: str) -> None:
+        listed, tenant = self._listed.get(tenant_id), self._world.tenants.get(tenant_id)
+        if listed is None or tenant is None or not listed.digest:
+            return
+        if (listed.revision, listed.digest) == (tenant.revision, self._digests.get(tenant_id)):
+            tenant.issued_at = max(tenant.issued_at, self._listed_at)
+
     def _judge(self, envelope: bytes, origin: str) -> Snapshot | None:
         try:
             snapshot = open_snapshot(envelope, self._trusted)
@@ -192,6 +228,8 @@ class SnapshotKeeper:
         except Exception as error:  # noqa: BLE001  # whatever is wrong with it, the one before goes on
             self._refuse(origin, "contradictory", f"{type(error).__name__}: {error}")
             return None
+        self._digests[snapshot.tenant.id] = content_digest(envelope)
+        self._renew_one(snapshot.tenant.id)
         self._said.pop(origin, None)
         logger.info("snapshot.taken tenant=%s revision=%s from=%s", snapshot.tenant.slug, snapshot.revision, origin)
         return snapshot
@@ -222,12 +260,25 @@ class SnapshotKeeper:
                         return
                 except BadSnapshot:
                     pass  # worth nothing
-            draft = path.with_suffix(".draft")
-            with draft.open("wb") as file:
-                file.write(envelope)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
+            _replace(path, envelope)
+
+    def _save_roster(self, roster: Roster, envelope: bytes) -> None:
+        """Write the file, unless the one there is hardly older: several processes share it."""
+        path = self._directory / _ROSTER_FILE
+        with _locked(self._directory):
+            with contextlib.suppress(BadSnapshot):
+                if open_roster(_read(path), self._trusted).issued_at > roster.issued_at - _ROSTER_EVERY_SECONDS:
+                    return
+            _replace(path, envelope)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    draft = path.with_suffix(".draft")
+    with draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
 
 
 def _read(path: Path) -> bytes:
@@ -274,6 +325,7 @@ class SnapshotWatch(threading.Thread):
         self._is_away = False
         self._lost: set[str] = set()
         self._polled_at = time.monotonic()
+        self._roster_read_at = -math.inf
 
     def poll(self) -> bool:
         """Look once; return whether Redis answered. Takes a few time-outs at most; raises nothing that Redis causes."""
@@ -356,10 +408,11 @@ class SnapshotWatch(threading.Thread):
 
     def _fetch(self) -> None:
         problem: Exception | None = None
-        if self._keeper.wants_roster():
+        if self._keeper.wants_roster() or time.monotonic() - self._roster_read_at >= _ROSTER_EVERY_SECONDS:
             try:
                 roster: Any = self._client.get(roster_name(self._prefix))
                 self._keeper.offer_roster(roster)
+                self._roster_read_at = time.monotonic()
             except (redis.RedisError, OSError) as error:
                 problem = error  # as below
         revisions: dict[bytes, bytes] = self._client.hgetall(revisions_name(self._prefix))  # type: ignore[assignment]  # redis-py types both of its clients at once

@@ -62,6 +62,11 @@ class Tenant(models.Model):
     snapshot_revision = models.BigIntegerField(default=0, editable=False)
     snapshot_digest = models.CharField(max_length=64, blank=True, default="", editable=False)
     snapshot_published_at = models.DateTimeField(null=True, editable=False)
+    # Raised by each act that serving must know of, in its transaction, and what it was in the last snapshot: where they
+    # differ there is something to publish. When it was last made sure that this tells the truth is `checked_at`.
+    content_revision = models.BigIntegerField(db_default=1, editable=False)
+    snapshot_content_revision = models.BigIntegerField(db_default=0, editable=False)
+    snapshot_checked_at = models.DateTimeField(null=True, editable=False)
 
     class Meta:
         ordering: ClassVar = ["name"]

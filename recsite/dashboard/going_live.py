@@ -44,7 +44,7 @@ def live_of(summary: ModelSummary) -> Live | None:
     is_published = published_at is not None and published_at >= revision.created_at
     lanes = propagation.propagation(tenant)
     seconds = None
-    # Later publications (another change, the signing anew every five minutes) say nothing about this one's speed.
+    # Later publications (another change, Redis filled again) say nothing about this one's speed.
     if published_at is not None and lanes is not None and lanes.seconds is not None:
         publishing_seconds = (published_at - revision.created_at).total_seconds()
         if 0 <= publishing_seconds < 10:

@@ -6,6 +6,7 @@ document's bytes, so that whoever can write to Redis can still not forge one. No
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -129,18 +130,42 @@ class Snapshot(msgspec.Struct, frozen=True):
     tenant: Tenant
 
 
-class Roster(msgspec.Struct, frozen=True):
-    """Whom there is to know: the ids of all tenants, ended ones too; none is a statement as well.
+class Listed(msgspec.Struct, frozen=True, array_like=True):
+    """One tenant on the roster: what was published of it, where that is what the database still says.
 
-    Without it a Redis that was emptied, and is being filled again, looks like a whole one with few tenants.
+    Attributes:
+        digest: of the content of that revision (`content_digest`); empty where there is something newer to publish, so
+            that nobody's word is renewed that the control plane would not give today.
+    """
+
+    id: str
+    revision: int
+    digest: bytes
+
+
+class Roster(msgspec.Struct, frozen=True):
+    """Whom there is to know: all tenants, ended ones too; none is a statement as well.
+
+    Without it a Redis that was emptied, and is being filled again, looks like a whole one with few tenants. It also
+    signs anew, at `issued_at` (Unix seconds), the snapshots that it names by revision and digest.
     """
 
     issued_at: int
-    tenant_ids: tuple[str, ...]
+    tenants: tuple[Listed, ...]
+
+    @property
+    def tenant_ids(self) -> tuple[str, ...]:
+        """The ids alone."""
+        return tuple(listed.id for listed in self.tenants)
+
+
+class _ContentOf(msgspec.Struct, frozen=True):
+    tenant: msgspec.Raw
 
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 _snapshot_decoder = msgspec.msgpack.Decoder(Snapshot)
+_content_decoder = msgspec.msgpack.Decoder(_ContentOf)
 _roster_decoder = msgspec.msgpack.Decoder(Roster)
 _envelope_decoder = msgspec.msgpack.Decoder(tuple[str, bytes, bytes])
 
@@ -148,6 +173,15 @@ _envelope_decoder = msgspec.msgpack.Decoder(tuple[str, bytes, bytes])
 def content_digest_input(tenant: Tenant) -> bytes:
     """Return bytes that are equal exactly when two tenants' contents are: what tells whether to publish again."""
     return _encoder.encode(tenant)
+
+
+def content_digest(envelope: bytes) -> bytes:
+    """Return the SHA-256 of the content in an envelope that was opened before, in the very bytes that were signed.
+
+    Encoding it again would give other bytes where this release knows a field more than the one that signed.
+    """
+    _, document, _ = _envelope_decoder.decode(envelope)
+    return hashlib.sha256(_content_decoder.decode(document).tenant).digest()
 
 
 def sign_snapshot(snapshot: Snapshot, key_id: str, private_key: Ed25519PrivateKey) -> bytes:

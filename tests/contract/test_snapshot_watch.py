@@ -6,20 +6,30 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import redis
 
 from recsite.embedded import EmbeddedValkey
 from serving.formats.keys import lost_tables_name
-from serving.formats.snapshot import announcements_name, revisions_name, snapshot_name
+from serving.formats.snapshot import (
+    Listed,
+    Roster,
+    announcements_name,
+    content_digest,
+    revisions_name,
+    roster_name,
+    sign_roster,
+    snapshot_name,
+)
 from serving.metrics import Numbers
 from serving.redis.clients import connect
 from serving.reporting import Reporter, processes_name
 from serving.sharing import LimitSharing
 from serving.snapshots import SnapshotKeeper, SnapshotWatch
 from serving.world import World
-from tests.serving_world import AUDIENCE, MASTER_KEYS, PREFIX, TRUSTED, credential, envelope, tenant
+from tests.serving_world import AUDIENCE, MASTER_KEYS, NOW, PREFIX, SIGNING_KEY, TRUSTED, credential, envelope, tenant
 
 # So long that only an announcement can be why something is seen before it.
 NEVER_SECONDS = 60.0
@@ -91,6 +101,27 @@ def test_poll__fetches_only_what_is_new(watched: Watched, client: redis.Redis) -
     watched.watch.poll()
     assert client.info("commandstats")["cmdstat_get"]["calls"] - before == 1
     assert watched.revisions() == {"t1": 7, "t2": 8, "t3": 7}
+
+
+def test_poll__once_all_are_known__reads_the_roster_every_minute_and_nothing_else(
+    watched: Watched, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(client, 7)
+    watched.watch.poll()
+    [key_id] = TRUSTED
+    raw: Any = client.get(snapshot_name(PREFIX, "t1"))
+    at = NOW + 1000
+    listed = Listed("t1", 7, content_digest(raw))
+    client.set(roster_name(PREFIX), sign_roster(Roster(at, (listed,)), key_id, SIGNING_KEY))
+    before = client.info("commandstats")["cmdstat_get"]["calls"]
+    for _ in range(5):
+        watched.watch.poll()
+    assert client.info("commandstats")["cmdstat_get"]["calls"] == before
+    monkeypatch.setattr(watched.watch, "_roster_read_at", time.monotonic() - 61)
+    watched.watch.poll()
+    watched.watch.poll()
+    assert client.info("commandstats")["cmdstat_get"]["calls"] == before + 1
+    assert watched.world.tenants["t1"].issued_at == at
 
 
 def test_poll__map_without_the_snapshot__asks_again(watched: Watched, client: redis.Redis) -> None:

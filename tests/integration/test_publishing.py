@@ -349,16 +349,83 @@ def test_republish_all__redis_flushed__publishes_everything_tombstones_too(studi
     assert not in_redis(valkey, studio).tenant.is_ended
 
 
-def test_republish_all__changed_behind_the_services_back__publishes_that_studio_alone(
+def let_minutes_pass(minutes: float) -> None:
+    """Make every snapshot older, and its last check."""
+    for tenant in Tenant.objects.all():
+        assert tenant.snapshot_published_at is not None
+        assert tenant.snapshot_checked_at is not None
+        passed = timedelta(minutes=minutes)
+        Tenant.objects.filter(pk=tenant.pk).update(
+            snapshot_published_at=tenant.snapshot_published_at - passed,
+            snapshot_checked_at=tenant.snapshot_checked_at - passed,
+        )
+
+
+@pytest.mark.parametrize("studios", [1, 12])
+def test_republish_all__nothing_changed__takes_two_queries_however_many_studios(
+    valkey: redis.Redis, django_assert_num_queries: Any, studios: int
+) -> None:
+    TenantFactory.create_batch(studios)
+    republish_all()
+    locking = 2 if connection.vendor == "postgresql" else 0
+    with django_assert_num_queries(2 + locking):
+        assert republish_all() == 0
+
+
+def test_republish_all__changed_behind_the_services_back__is_found_within_minutes_and_published_alone(
     model: RecommendationModel, valkey: redis.Redis
 ) -> None:
     other = TenantFactory.create()
     republish_all()
     before = in_redis(valkey, other)
     Override.objects.create(model=model, unit="t", version=model.versions.get(code=1))
+    assert republish_all() == 0
+    let_minutes_pass(5)
     assert republish_all() == 1
     assert in_redis(valkey, model.tenant).tenant.models[0].overrides == {"t": 1}
     assert in_redis(valkey, other) == before
+
+
+def test_republish_all__no_time_to_check_all__takes_the_longest_unchecked_first_and_the_rest_later(
+    valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenants = TenantFactory.create_batch(3)
+    republish_all()
+    Tenant.objects.update(burst=7)
+    let_minutes_pass(6)
+    Tenant.objects.filter(pk=tenants[1].pk).update(snapshot_checked_at=timezone.now() - timedelta(hours=1))
+    monkeypatch.setattr(publishing, "CHECKING_SECONDS", 0)
+    assert republish_all() == 1
+    assert [in_redis(valkey, tenant).tenant.burst == 7 for tenant in tenants] == [False, True, False]
+    assert [republish_all() for _ in range(3)] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_republish_all__a_change_was_committed_and_never_published__is_found_at_once(
+    model: RecommendationModel,
+    valkey: redis.Redis,
+    change: Callable[[RecommendationModel, Credential], object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    credential = CredentialFactory.create(tenant=model.tenant)
+    publish_tenant(model.tenant.pk)
+    with monkeypatch.context() as patched:
+        patched.setattr(publishing, "publish_tenant", lambda _: False)  # the process dies right after the commit
+        change(model, credential)
+    before = in_redis(valkey, model.tenant)
+    assert republish_all() == 1
+    after = in_redis(valkey, model.tenant)
+    assert after.tenant != before.tenant
+    assert after.tenant == build_tenant(Tenant.objects.get(pk=model.tenant.pk))
+    assert republish_all() == 0
+
+
+def test_announce_after_commit__transaction_rolls_back__marks_nothing(studio: Tenant, valkey: redis.Redis) -> None:
+    publish_tenant(studio.pk)
+    with transaction.atomic():
+        tenant_update(tenant=studio, actor=None, burst=7)
+        transaction.set_rollback(True)
+    assert republish_all() == 0
 
 
 def test_republish_all__overlap_of_a_rotation_ends__publishes_without_the_old_secret(
@@ -372,16 +439,44 @@ def test_republish_all__overlap_of_a_rotation_ends__publishes_without_the_old_se
     assert len(in_redis(valkey, studio).tenant.credentials[0].accepted) == 1
 
 
-def test_republish_all__signature_five_minutes_old__signs_anew(studio: Tenant, valkey: redis.Redis) -> None:
+def test_republish_all__snapshot_is_old__is_signed_in_the_roster_and_not_published(
+    model: RecommendationModel, valkey: redis.Redis
+) -> None:
     republish_all()
-    Tenant.objects.update(snapshot_published_at=timezone.now() - timedelta(minutes=4, seconds=50))
+    before = in_redis(valkey, model.tenant)
+    let_minutes_pass(11 * 60)
     assert republish_all() == 0
-    Tenant.objects.update(snapshot_published_at=timezone.now() - timedelta(minutes=5, seconds=1))
+    assert in_redis(valkey, model.tenant) == before
+    roster = roster_in_redis(valkey)
+    assert abs(roster.issued_at - time.time()) < 5
+    raw: Any = valkey.get(snapshot.snapshot_name(project_settings.REDIS_PREFIX, model.tenant.public_id))
+    assert roster.tenants == (snapshot.Listed(model.tenant.public_id, before.revision, snapshot.content_digest(raw)),)
+
+
+def test_republish_all__snapshot_twelve_hours_old__is_signed_anew_for_lanes_that_read_no_roster(
+    studio: Tenant, valkey: redis.Redis
+) -> None:
+    republish_all()
     before = in_redis(valkey, studio)
+    let_minutes_pass(12 * 60 + 1)
     assert republish_all() == 1
     after = in_redis(valkey, studio)
     assert after.tenant == before.tenant
     assert after.revision > before.revision
+
+
+def test_roster__a_change_could_not_be_published__what_was_before_it_is_not_signed_again(
+    studio: Tenant, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = TenantFactory.create()
+    credential = credential_issue(tenant=studio, name="Android", actor=None).credential
+    republish_all()
+    monkeypatch.setattr(publishing, "publish_tenant", lambda *_, **__: False)
+    credential_revoke(credential=credential, actor=None, reason="")
+    republish_all()
+    assert [bool(listed.digest) for listed in roster_in_redis(valkey).tenants] == [
+        tenant.pk == other.pk for tenant in Tenant.objects.order_by("pk")
+    ]
 
 
 def test_republish_all__one_studio_cannot_be_built__publishes_the_others_and_says_so(
@@ -447,6 +542,50 @@ def test_publish_tenant__another_one_is_at_its_set__waits_and_writes_the_newer_s
     published = in_redis(valkey, studio)
     assert published.tenant.burst == 7
     assert published.revision == studio.snapshot_revision == revision_in_redis(valkey, studio)
+
+
+def test_republish_all__another_goes_through_all__gives_up_at_once(studio: Tenant, valkey: redis.Redis) -> None:
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with publishing._alone() as is_alone:
+            assert is_alone
+            has_begun.set()
+            assert may_end.wait(30)
+
+    holder = in_thread(hold)
+    assert has_begun.wait(30)
+    assert republish_all() == 0
+    may_end.set()
+    holder.join(30)
+    assert republish_all() == 1
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one lock for all writers")
+def test_publishing__one_studios_lock_is_held__neither_a_save_nor_the_other_studios_wait(
+    studio: Tenant, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = TenantFactory.create()
+    monkeypatch.setattr(publishing, "PATIENCE_SECONDS", 0.2)
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with publishing._advisory_lock(studio.pk, 0) as is_ours:
+            assert is_ours
+            has_begun.set()
+            assert may_end.wait(60)
+
+    holder = in_thread(hold)
+    assert has_begun.wait(30)
+    started = time.monotonic()
+    tenant_update(tenant=studio, actor=None, burst=7)
+    assert republish_all() == 1
+    assert time.monotonic() - started < 10
+    assert in_redis(valkey, other).tenant.slug == other.slug
+    may_end.set()
+    holder.join(30)
+    assert republish_all() == 1
+    assert in_redis(valkey, studio).tenant.burst == 7
 
 
 def test_publish_tenant__many_changes_and_two_beats_at_once__ends_with_the_database_in_redis(

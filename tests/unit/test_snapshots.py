@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from pathlib import Path
@@ -218,7 +219,17 @@ def test_wanted__nonsense_in_the_map__refused_and_the_rest_is_read(process: Proc
 
 def roster(*tenant_ids: str, issued_at: int = NOW, key: ed25519.Ed25519PrivateKey = SIGNING_KEY) -> bytes:
     [key_id] = TRUSTED
-    return published.sign_roster(published.Roster(issued_at, tenant_ids), key_id, key)
+    listed = tuple(published.Listed(tenant_id, 5, b"") for tenant_id in tenant_ids)
+    return published.sign_roster(published.Roster(issued_at, listed), key_id, key)
+
+
+def renewal(raw: bytes, issued_at: int, **changed: object) -> bytes:
+    """Return a roster that signs a snapshot anew, or that names something else in its place."""
+    [key_id] = TRUSTED
+    opened = published.open_snapshot(raw, TRUSTED)
+    listed = published.Listed(opened.tenant.id, opened.revision, published.content_digest(raw))
+    entry = msgspec.structs.replace(listed, **changed)
+    return published.sign_roster(published.Roster(issued_at, (entry,)), key_id, SIGNING_KEY)
 
 
 def poll(process: Process, revisions: dict[bytes, bytes], *envelopes: bytes) -> None:
@@ -302,3 +313,78 @@ def test_age__of_the_stalest_living_tenant(process: Process) -> None:
     process.keeper.offer(envelope(tenant(), 5, issued_at=NOW - 7))
     process.keeper.offer(envelope(tenant(tenant_id="t2", credentials=()), 5, issued_at=NOW - 70))
     assert process.keeper.oldest_age_seconds(NOW) == 70
+
+
+# --- Signed anew in the roster ----------------------------------------------------------------------------------------
+
+OF_NOW = envelope(tenant(), 5, issued_at=NOW)
+
+
+def age(process: Process) -> float:
+    return process.keeper.oldest_age_seconds(NOW + 100)
+
+
+def test_roster__names_what_is_here__it_is_as_if_signed_then(process: Process) -> None:
+    process.keeper.offer(OF_NOW)
+    process.keeper.offer_roster(renewal(OF_NOW, NOW + 90))
+    assert age(process) == 10
+    assert process.revision() == 5
+
+
+def test_roster__comes_before_the_snapshot_that_it_names__holds_for_it_too(process: Process) -> None:
+    process.keeper.offer_roster(renewal(OF_NOW, NOW + 90))
+    process.keeper.offer(OF_NOW)
+    assert age(process) == 10
+
+
+@pytest.mark.parametrize(
+    "other", [{"revision": 6}, {"revision": 4}, {"digest": b"x" * 32}, {"digest": b""}, {"id": "t2"}]
+)
+def test_roster__names_another_state__what_is_here_grows_old(process: Process, other: dict[str, object]) -> None:
+    process.keeper.offer(OF_NOW)
+    process.keeper.offer_roster(renewal(OF_NOW, NOW + 90, **other))
+    assert age(process) == 100
+    assert not process.keeper.is_ready(NOW + 100, 99)
+
+
+def test_roster__an_older_one_is_put_back__is_refused_and_renews_nothing(process: Process) -> None:
+    newer = envelope(tenant(credentials=()), 6, issued_at=NOW + 50)
+    process.keeper.offer(OF_NOW)
+    process.keeper.offer_roster(renewal(newer, NOW + 60))
+    process.keeper.offer_roster(renewal(OF_NOW, NOW + 55))
+    assert age(process) == 100
+    assert process.numbers.snapshot_refusals == {"outdated": 1}
+
+
+def test_roster__not_signed_with_a_trusted_key__renews_nothing(process: Process) -> None:
+    process.keeper.offer(OF_NOW)
+    key_id, document, signature = msgspec.msgpack.decode(renewal(OF_NOW, NOW + 90))
+    process.keeper.offer_roster(msgspec.msgpack.encode((key_id, document + b"x", signature)))
+    assert age(process) == 100
+
+
+def test_load_files__with_the_roster_of_the_process_before__knows_how_lately_they_were_signed(
+    process: Process, tmp_path: Path
+) -> None:
+    process.keeper.offer(OF_NOW)
+    process.keeper.offer_roster(renewal(OF_NOW, NOW + 30))
+    process.keeper.offer_roster(renewal(OF_NOW, NOW + 90))
+    next_one = Process(tmp_path)
+    assert next_one.keeper.load_files() == 1
+    assert age(next_one) == 10
+    (tmp_path / "roster").write_bytes(b"damaged")
+    last = Process(tmp_path)
+    assert last.keeper.load_files() == 1
+    assert age(last) == 100
+    assert last.numbers.snapshot_refusals == {}
+
+
+def test_content_digest__fields_of_another_release_in_it__are_of_the_bytes_that_were_signed() -> None:
+    key_id, document, _ = msgspec.msgpack.decode(OF_NOW)
+    fields = msgspec.msgpack.decode(document)
+    fields["tenant"]["of_a_later_release"] = 1
+    later = msgspec.msgpack.encode(fields, order="deterministic")
+    content = msgspec.msgpack.encode(fields["tenant"], order="deterministic")
+    raw = msgspec.msgpack.encode((key_id, later, SIGNING_KEY.sign(b"recsite snapshot 1\n" + later)))
+    assert published.open_snapshot(raw, TRUSTED).revision == 5
+    assert published.content_digest(raw) == hashlib.sha256(content).digest()
