@@ -48,6 +48,7 @@ class Serving(NamedTuple):
         gauges["recsite_tenants"] = len(living)
         gauges["recsite_tenants_expected"] = self.keeper.expected()
         gauges["recsite_snapshots_missing"] = len(self.world.missing)
+        gauges["recsite_clock_skew_seconds"] = self.keeper.clock_off_seconds
         return self.numbers.reading(living)
 
 

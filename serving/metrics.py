@@ -112,6 +112,13 @@ DEFINITIONS = (
         "Tenants that are promised and of whom no snapshot could be had: callers that nobody knows get 503.",
         across="max",
     ),
+    Definition(
+        "recsite_clock_skew_seconds",
+        "gauge",
+        "By how much, at least, the clock of this machine differs from the control plane's, by what that signs; 0 "
+        "where they may agree (within 5 s). Tokens are refused from 30 s on.",
+        across="max",
+    ),
     Definition("recsite_redis_connected", "gauge", "Processes whose connection for blocks works."),
     Definition("recsite_redis_reads_total", "counter", "Blocks asked of Redis."),
     Definition("recsite_redis_batches_total", "counter", "Writes to Redis that carried them; several share one."),

@@ -55,6 +55,8 @@ _SNAPSHOTS_AT_ONCE = 32
 _NOTICE_SECONDS = 0.25
 # How often the roster is read by a process that knows all, and how much older one in the file may be.
 _ROSTER_EVERY_SECONDS = 60
+# What clocks may differ by before it is said: the roster takes a while from its time to Redis.
+_CLOCK_SECONDS = 5.0
 _END_SECONDS = 3.0
 
 
@@ -66,6 +68,9 @@ class SnapshotKeeper:
 
     Partial knowledge is not the whole: which tenants the map of revisions promises that are not here is in the world,
     and a process is not ready before it once knew all of them.
+
+    Attributes:
+        clock_off_seconds: by how much, at least, this machine's clock differs from the control plane's.
     """
 
     def __init__(self, world: World, trusted: dict[str, Ed25519PublicKey], directory: Path, numbers: Numbers) -> None:
@@ -81,6 +86,7 @@ class SnapshotKeeper:
         # What the newest roster says of each tenant, and when.
         self._listed: dict[str, Listed] = {}
         self._listed_at = 0
+        self.clock_off_seconds = 0.0
 
     def offer(self, envelope: bytes, origin: str = "caller") -> bool:
         """Take an envelope if it is signed with a trusted key, whole, and newer than what is here; tell whether it is.
@@ -125,8 +131,11 @@ class SnapshotKeeper:
         """Tell whether it is still to be known whom there is to know."""
         return not self._world.was_whole
 
-    def offer_roster(self, envelope: bytes | None) -> None:
-        """Take the list of all tenants; of a control plane that is older than this there is none."""
+    def offer_roster(self, envelope: bytes | None, unseen_seconds: float | None = None) -> None:
+        """Take the list of all tenants; of a control plane that is older than this there is none.
+
+        One that is new here was not there `unseen_seconds` ago, so that it cannot be older; None if that is not known.
+        """
         if envelope is None:
             return
         try:
@@ -137,6 +146,8 @@ class SnapshotKeeper:
         if self._roster is not None and roster.issued_at < self._roster.issued_at:
             self._refuse("roster", "outdated", f"{roster.issued_at} is older than {self._roster.issued_at}")
             return
+        if self._roster is None or roster.issued_at > self._roster.issued_at:
+            self._note_clock(roster.issued_at, unseen_seconds)
         self._roster = roster
         self._renew(roster)
         try:
@@ -194,6 +205,16 @@ class SnapshotKeeper:
         listed = self._roster.tenant_ids if self._roster is not None and not self._world.was_whole else ()
         self._world.missing = self._promised.union(listed) - self._world.tenants.keys()
 
+    def _note_clock(self, issued_at: int, unseen_seconds: float | None) -> None:
+        """See what the time of something signed says of this machine's clock: by it tokens and snapshots are judged."""
+        age = time.time() - issued_at
+        ahead = 0.0 if unseen_seconds is None else age - unseen_seconds
+        off = max(ahead, -age)
+        self.clock_off_seconds = off if off > _CLOCK_SECONDS else 0.0
+        if off > _CLOCK_SECONDS:
+            which = "ahead of" if ahead >= 0 and off == ahead else "behind"
+            self._say_once("clock", f"clock.off this clock is {off:.0f} s or more {which} the control plane's")
+
     def _renew(self, roster: Roster) -> None:
         """Take every snapshot here that the roster names as signed when the roster was.
 
@@ -206,7 +227,7 @@ class SnapshotKeeper:
 
     def _renew_one(self, tenant_id: str) -> None:
         listed, tenant = self._listed.get(tenant_id), self._world.tenants.get(tenant_id)
-        if listed is None or tenant is None or not listed.digest:
+        if listed is None or tenant is None:
             return
         if (listed.revision, listed.digest) == (tenant.revision, self._digests.get(tenant_id)):
             tenant.issued_at = max(tenant.issued_at, self._listed_at)
@@ -411,8 +432,10 @@ class SnapshotWatch(threading.Thread):
         if self._keeper.wants_roster() or time.monotonic() - self._roster_read_at >= _ROSTER_EVERY_SECONDS:
             try:
                 roster: Any = self._client.get(roster_name(self._prefix))
-                self._keeper.offer_roster(roster)
-                self._roster_read_at = time.monotonic()
+                now = time.monotonic()
+                unseen = now - self._roster_read_at
+                self._keeper.offer_roster(roster, unseen if math.isfinite(unseen) else None)
+                self._roster_read_at = now
             except (redis.RedisError, OSError) as error:
                 problem = error  # as below
         revisions: dict[bytes, bytes] = self._client.hgetall(revisions_name(self._prefix))  # type: ignore[assignment]  # redis-py types both of its clients at once

@@ -388,3 +388,55 @@ def test_content_digest__fields_of_another_release_in_it__are_of_the_bytes_that_
     raw = msgspec.msgpack.encode((key_id, later, SIGNING_KEY.sign(b"recsite snapshot 1\n" + later)))
     assert published.open_snapshot(raw, TRUSTED).revision == 5
     assert published.content_digest(raw) == hashlib.sha256(content).digest()
+
+
+# --- Clocks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("age", "unseen", "off", "words"),
+    [
+        (0, None, 0, ""),
+        (4000, None, 0, ""),  # or nobody has signed anything for long
+        (-3600, None, 3600, "3600 s or more behind"),
+        (-4, 60.0, 0, ""),
+        (75, 60.0, 15, "15 s or more ahead of"),
+        (64, 60.0, 0, ""),
+        (3600, 60.0, 3540, "3540 s or more ahead of"),
+        (3600, 4000.0, 0, ""),  # Redis was away
+    ],
+)
+def test_clock__a_new_roster__tells_how_far_off_this_one_is_at_least(
+    process: Process,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    age: int,
+    unseen: float | None,
+    off: float,
+    words: str,
+) -> None:
+    monkeypatch.setattr("serving.snapshots.time.time", lambda: float(NOW))
+    process.keeper.offer_roster(roster(issued_at=NOW - 100_000))
+    process.keeper.clock_off_seconds = 0.0
+    caplog.clear()
+    process.keeper.offer_roster(roster(issued_at=NOW - age), unseen)
+    assert process.keeper.clock_off_seconds == off
+    said = [record.getMessage() for record in caplog.records if "clock.off" in record.getMessage()]
+    assert len(said) == bool(words)
+    assert all(words in line for line in said)
+
+
+def test_clock__the_same_roster_for_long__says_nothing_of_it(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.snapshots.time.time", lambda: float(NOW))
+    process.keeper.offer_roster(roster(issued_at=NOW - 7000))
+    process.keeper.offer_roster(roster(issued_at=NOW - 7000), 60.0)
+    assert process.keeper.clock_off_seconds == 0
+
+
+def test_clock__is_set_right__is_not_off_any_more(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.snapshots.time.time", lambda: float(NOW))
+    process.keeper.offer_roster(roster(issued_at=NOW + 600))
+    assert process.keeper.clock_off_seconds == 600
+    monkeypatch.setattr("serving.snapshots.time.time", lambda: NOW + 630.0)
+    process.keeper.offer_roster(roster(issued_at=NOW + 620), 60.0)
+    assert process.keeper.clock_off_seconds == 0
