@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any
 
 import msgspec
 import redis
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F
 from django.utils import timezone
 
@@ -34,6 +35,7 @@ from serving.reporting import FIELD, TrafficBatch, traffic_name
 from tenants.models import Credential
 
 ENTRIES_AT_ONCE = 500
+ROWS_AT_ONCE = 1000
 KEEP = {
     TrafficSpan.MINUTE: timedelta(hours=3),
     TrafficSpan.FIVE_MINUTES: timedelta(hours=48),
@@ -126,47 +128,68 @@ def _decoded(fields: Mapping[bytes, bytes]) -> TrafficBatch | None:
 
 
 def _count_answers(batches: Iterable[TrafficBatch]) -> None:
-    """Add batches to what was counted. Three queries, and more for each thousand counts.
+    """Add batches to what was counted. One query, and one more for each thousand counts.
 
     The position was moved in the same transaction, so nobody else counts at this moment.
     """
-    counts: Counter[tuple[tuple[str, str, str], TrafficSpan, datetime, str]] = Counter()
+    # What is of one minute first is one count, of however many processes; then spans are looked at for that alone.
+    at_once: Counter[tuple[tuple[str, str, str], str, int]] = Counter()
+    counts: Counter[tuple[tuple[str, str, str], str, TrafficSpan, datetime]] = Counter()
     for batch in batches:
+        is_short = _is_short(batch)
+        minute = batch.at - batch.at % TrafficSpan.MINUTE
         for tenant, model, version, source, answers in batch.exposures:
+            if is_short:
+                at_once[(tenant, model, version), source, minute] += answers
+                continue
             for span in TrafficSpan:
                 for starts_at, part in _spread(answers, batch, span):
-                    counts[(tenant, model, version), span, starts_at, source] += part
+                    counts[(tenant, model, version), source, span, starts_at] += part
+    starts = {(minute, span): span_start(minute, span) for *_, minute in at_once for span in TrafficSpan}
+    for (names, source, minute), answers in at_once.items():
+        for span in TrafficSpan:
+            counts[names, source, span, starts[minute, span]] += answers
     versions = _versions({names for names, *_ in counts})
-    new = {
-        (versions[names], span, starts_at, source): answers
-        for (names, span, starts_at, source), answers in counts.items()
+    _add(
+        (versions[names], int(span), starts_at, source, answers)
+        for (names, source, span, starts_at), answers in counts.items()
         if names in versions and source in TrafficSource.values
-    }
-    there = Traffic.objects.unscoped().filter(
-        version_id__in=set(versions.values()), starts_at__in={starts_at for _, _, starts_at, _ in new}
     )
-    for row in there:
-        key = row.version_id, TrafficSpan(row.span), row.starts_at, row.source
-        if key in new:
-            new[key] += row.answers
-    Traffic.objects.unscoped().bulk_create(
-        [
-            Traffic(version_id=version_id, span=span, starts_at=starts_at, source=source, answers=answers)
-            for (version_id, span, starts_at, source), answers in new.items()
-        ],
-        batch_size=1000,
-        update_conflicts=True,
-        unique_fields=["version", "span", "starts_at", "source"],
-        update_fields=["answers"],
-    )
+
+
+def _add(counts: Iterable[tuple[int, int, datetime, str, int]]) -> None:
+    """Add counts to the rows that are there, or make them. In SQL, as Django's upsert can set, and not add."""
+    table = connection.ops.quote_name(Traffic._meta.db_table)  # noqa: SLF001 - how Django has it documented
+    adapted = connection.ops.adapt_datetimefield_value
+    rows = sorted((version, span, adapted(at), source, answers) for version, span, at, source, answers in counts)
+    with connection.cursor() as cursor:
+        for first in range(0, len(rows), ROWS_AT_ONCE):
+            some = rows[first : first + ROWS_AT_ONCE]
+            if connection.vendor == "postgresql":
+                # Five parameters, in place of five for each row: half the time.
+                new = (
+                    "SELECT * FROM unnest(%s::bigint[], %s::smallint[], %s::timestamptz[], %s::varchar[], %s::bigint[])"
+                )
+                parameters: list[Any] = [list(column) for column in zip(*some, strict=True)]
+            else:
+                new = "VALUES " + ", ".join(["(%s, %s, %s, %s, %s)"] * len(some))
+                parameters = list(chain.from_iterable(some))
+            cursor.execute(
+                f"INSERT INTO {table} AS counted (version_id, span, starts_at, source, answers) {new} "
+                "ON CONFLICT (version_id, span, starts_at, source) "
+                "DO UPDATE SET answers = counted.answers + EXCLUDED.answers",
+                parameters,
+            )
+
+
+def _is_short(batch: TrafficBatch) -> bool:
+    """Tell whether a batch is of so short a time that it counts at its end."""
+    return not batch.since or batch.at - batch.since <= SPREAD_AFTER_SECONDS
 
 
 def _spread(answers: int, batch: TrafficBatch, span: TrafficSpan) -> Iterator[tuple[datetime, int]]:
-    """Yield a batch's answers by the spans they belong to: the one of its end, or evenly those it waited through."""
+    """Yield the answers of a batch that waited by the spans that it waited through, evenly."""
     seconds = batch.at - batch.since
-    if not batch.since or seconds <= SPREAD_AFTER_SECONDS:
-        yield span_start(batch.at, span), answers
-        return
     oldest = batch.at - int(KEEP[span].total_seconds())
     start = max(batch.since, oldest) // span * span
     given = answers * max(0, start - batch.since) // seconds

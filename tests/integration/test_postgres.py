@@ -22,6 +22,7 @@ SUITES = [
     "test_api_problems.py",
     "test_database_restarted.py",
     "test_odd_input.py",
+    "test_traffic.py",
 ]
 
 

@@ -87,6 +87,22 @@ def test_collect__again__counts_nothing_twice(valkey: redis.Redis, version: Vers
     assert totals(version) == {"table": 7}
 
 
+def test_collect__more_counts_than_one_statement_takes__adds_to_the_old_and_makes_the_new(
+    valkey: redis.Redis, version: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collecting, "ROWS_AT_ONCE", 3)
+    others = VersionFactory.create_batch(3, model=version.model)
+    at = 1_790_000_030
+    for second, versions in ((at, [version]), (at + 5, [version, *others])):
+        names = [(one.model.tenant.slug, one.model.slug, one.name, "table", 5) for one in versions]
+        for _ in range(2):
+            send(valkey, TrafficBatch(second, names, {}, second - 5))
+        collecting.collect()
+    for span in TrafficSpan:
+        assert totals(version, span) == {"table": 20}
+        assert [totals(other, span) for other in others] == [{"table": 10}] * 3
+
+
 def test_collect__fails_in_the_middle__counts_all_of_it_the_next_time(
     valkey: redis.Redis, version: Version, monkeypatch: pytest.MonkeyPatch
 ) -> None:
