@@ -143,10 +143,12 @@ class SnapshotKeeper:
         except BadSnapshot as error:
             self._refuse("roster", "unreadable", str(error))
             return
-        if self._roster is not None and roster.issued_at < self._roster.issued_at:
-            self._refuse("roster", "outdated", f"{roster.issued_at} is older than {self._roster.issued_at}")
+        held = self._roster
+        # One of the future, from a clock that was ahead, must not keep all others out until its time has come.
+        if held is not None and roster.issued_at < held.issued_at <= time.time() + _CLOCK_SECONDS:
+            self._refuse("roster", "outdated", f"{roster.issued_at} is older than {held.issued_at}")
             return
-        if self._roster is None or roster.issued_at > self._roster.issued_at:
+        if held is None or roster.issued_at != held.issued_at:
             self._note_clock(roster.issued_at, unseen_seconds)
         self._roster = roster
         self._renew(roster)
@@ -216,11 +218,11 @@ class SnapshotKeeper:
             self._say_once("clock", f"clock.off this clock is {off:.0f} s or more {which} the control plane's")
 
     def _renew(self, roster: Roster) -> None:
-        """Take every snapshot here that the roster names as signed when the roster was.
+        """Take every snapshot here that the roster names as signed when the roster was, which is not in the future.
 
         One that it names otherwise, or not at all, grows old: what was revoked lives no longer for being kept here.
         """
-        self._listed_at = roster.issued_at
+        self._listed_at = min(roster.issued_at, int(time.time()))
         self._listed = {listed.id: listed for listed in roster.tenants}
         for tenant_id in self._listed:
             self._renew_one(tenant_id)

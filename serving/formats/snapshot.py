@@ -184,6 +184,11 @@ def content_digest(envelope: bytes) -> bytes:
     return hashlib.sha256(_content_decoder.decode(document).tenant).digest()
 
 
+def envelope_start(key_id: str) -> bytes:
+    """Return the bytes with which every envelope begins that this key signed."""
+    return b"\x93" + _encoder.encode(key_id)
+
+
 def sign_snapshot(snapshot: Snapshot, key_id: str, private_key: Ed25519PrivateKey) -> bytes:
     """Return the envelope of a snapshot."""
     return _signed(_CONTEXT, _encoder.encode(snapshot), key_id, private_key)

@@ -111,6 +111,7 @@ def test_poll__once_all_are_known__reads_the_roster_every_minute_and_nothing_els
     [key_id] = TRUSTED
     raw: Any = client.get(snapshot_name(PREFIX, "t1"))
     at = NOW + 1000
+    monkeypatch.setattr("serving.snapshots.time.time", lambda: float(at))
     listed = Listed("t1", 7, content_digest(raw))
     client.set(roster_name(PREFIX), sign_roster(Roster(at, (listed,)), key_id, SIGNING_KEY))
     before = client.info("commandstats")["cmdstat_get"]["calls"]

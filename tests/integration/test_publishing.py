@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import redis
 from celery import current_app
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from django.conf import settings as project_settings
 from django.db import connection, transaction
 from django.utils import timezone
@@ -24,6 +25,7 @@ from models_registry.rollouts.testers import set_tester
 from models_registry.tasks import republish
 from recsite.embedded import EmbeddedValkey, free_port
 from serving.formats import snapshot
+from serving.formats.encoding import base64url_encode
 from serving.formats.layouts import Layout
 from serving.world import PreparedModel
 from tenants.credentials import (
@@ -463,6 +465,22 @@ def test_republish_all__snapshot_twelve_hours_old__is_signed_anew_for_lanes_that
     after = in_redis(valkey, studio)
     assert after.tenant == before.tenant
     assert after.revision > before.revision
+
+
+def test_republish_all__another_key_signs_now__signs_all_with_it_at_once(
+    model: RecommendationModel, valkey: redis.Redis, settings: Any
+) -> None:
+    TenantFactory.create(ended_at=timezone.now())
+    republish_all()
+    private_key = Ed25519PrivateKey.generate()
+    settings.SNAPSHOT_PRIVATE_KEY = f"test10:{base64url_encode(private_key.private_bytes_raw())}"
+    assert [republish_all(), republish_all()] == [2, 0]
+    trusted = {"test10": private_key.public_key()}
+    for tenant in Tenant.objects.all():
+        envelope: Any = valkey.get(snapshot.snapshot_name(project_settings.REDIS_PREFIX, tenant.public_id))
+        assert snapshot.open_snapshot(envelope, trusted).tenant.id == tenant.public_id
+    listed: Any = valkey.get(snapshot.roster_name(project_settings.REDIS_PREFIX))
+    assert len(snapshot.open_roster(listed, trusted).tenants) == 2
 
 
 def test_roster__a_change_could_not_be_published__what_was_before_it_is_not_signed_again(

@@ -44,6 +44,12 @@ class Process:
         return None if known is None else known.revision
 
 
+@pytest.fixture(autouse=True)
+def _now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have all that these tests sign be signed by now."""
+    monkeypatch.setattr("serving.snapshots.time.time", lambda: NOW + 100.0)
+
+
 @pytest.fixture
 def process(tmp_path: Path) -> Process:
     return Process(tmp_path)
@@ -440,3 +446,18 @@ def test_clock__is_set_right__is_not_off_any_more(process: Process, monkeypatch:
     monkeypatch.setattr("serving.snapshots.time.time", lambda: NOW + 630.0)
     process.keeper.offer_roster(roster(issued_at=NOW + 620), 60.0)
     assert process.keeper.clock_off_seconds == 0
+
+
+def test_clock__of_the_control_plane_was_ahead_once__its_roster_neither_renews_for_ever_nor_keeps_others_out(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.snapshots.time.time", lambda: NOW + 10.0)
+    process.keeper.offer(OF_NOW)
+    process.keeper.offer_roster(renewal(OF_NOW, NOW + 1_000_000))
+    assert age(process) == 90
+    monkeypatch.setattr("serving.snapshots.time.time", lambda: NOW + 60.0)
+    process.keeper.offer_roster(renewal(OF_NOW, NOW + 55), 60.0)
+    assert age(process) == 45
+    assert process.keeper.clock_off_seconds == 0
+    process.keeper.offer_roster(renewal(OF_NOW, NOW + 50))
+    assert process.numbers.snapshot_refusals == {"outdated": 1}
