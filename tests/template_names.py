@@ -118,7 +118,12 @@ def _template(name: Any) -> Template | None:
 
 def is_ours(template: Template) -> bool:
     """Tell whether a template is this project's: Django's and Unfold's, copies too, ask for much that is not there."""
-    file = Path(template.origin.name)
+    return _is_our_file(template.origin.name)
+
+
+@cache
+def _is_our_file(name: str) -> bool:
+    file = Path(name)
     return file.is_relative_to(OURS) and not file.is_relative_to(OURS / "unfold")
 
 
@@ -174,7 +179,15 @@ def _note(found: set[str], variable: Variable, context: Context) -> None:
     if frame is None:
         return
     node = frame.f_locals["self"]
-    template = node.origin.loader.get_template(node.origin.template_name)
+    # Unfold's pages look up thousands of names in vain: what is not ours is not even loaded.
+    if not _is_our_file(node.origin.name):
+        return
     name = str(variable).partition(".")[0]
-    if is_ours(template) and (name in context or name not in declared(template).optional):
-        found.add(f"{template.name}, line {node.token.lineno}: `{variable}` is not there")
+    if name in context or name not in declared(_loaded(node.origin.loader, node.origin.template_name)).optional:
+        found.add(f"{node.origin.template_name}, line {node.token.lineno}: `{variable}` is not there")
+
+
+@cache
+def _loaded(loader: Any, name: str) -> Template:
+    template: Template = loader.get_template(name)
+    return template
