@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from django.contrib.auth.hashers import UNUSABLE_PASSWORD_PREFIX
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, OperationalError, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet, Value
 from django.db.models.functions import Concat
 from django.utils import timezone
@@ -38,15 +38,36 @@ class NobodyToAdd(RuleBroken):
         )
 
 
-def lock_tenant(tenant: Tenant) -> None:
+class StudioBusy(RuleBroken):
+    """Another change of the same studio goes on for longer than this one waits for it; nothing was saved."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"Another change in “{name}” is being saved just now, so nothing was saved. Try again in a moment."
+        )
+
+
+def is_held_lock(error: OperationalError) -> bool:
+    """Tell whether PostgreSQL refused a statement because another session holds what it wants."""
+    return getattr(error.__cause__, "sqlstate", None) == "55P03"  # lock_not_available
+
+
+def lock_tenant(tenant: Tenant, *, waits: bool = True) -> None:
     """Read a studio anew and keep others from changing it until the open transaction ends.
 
-    On PostgreSQL by a row lock; on SQLite a transaction that writes is alone from its first statement on.
+    On PostgreSQL by a row lock; on SQLite a transaction that writes is alone from its first statement on. What goes
+    through studios in the background does not wait for one of them.
 
     Raises:
+        StudioBusy: another session holds it, and goes on holding it (RECSITE_DATABASE_LOCK_SECONDS).
         RuleBroken: it has ended, and nothing in it changes any more.
     """
-    tenant.refresh_from_db(from_queryset=Tenant.objects.select_for_update())
+    try:
+        tenant.refresh_from_db(from_queryset=Tenant.objects.select_for_update(nowait=not waits))
+    except OperationalError as error:
+        if is_held_lock(error):
+            raise StudioBusy(tenant.name) from error
+        raise
     if tenant.ended_at is not None:
         raise RuleBroken(f"The studio “{tenant.name}” has ended. Nothing in it can be changed.")
 

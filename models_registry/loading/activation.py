@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from django.db import transaction
 from django.utils import timezone
 
@@ -10,7 +12,9 @@ from models_registry.loading.pulse import Pulse, Superseded, check_not_supersede
 from models_registry.loading.report import Report
 from models_registry.models import LoadState, Table, TableState, Version
 from tenants import audit
-from tenants.services import lock_tenant
+from tenants.services import StudioBusy, lock_tenant
+
+log = logging.getLogger(__name__)
 
 # How many tables besides the active one are kept, for going back with one click.
 TABLES_KEPT = 2
@@ -19,11 +23,25 @@ TABLES_KEPT = 2
 def activate(pulse: Pulse, table: Table, *, report: Report) -> None:
     """Make a written and verified table the one that is served: one commit, then a snapshot.
 
+    Waits for whoever is changing the studio as long as the load may last.
+
     Raises:
+        TookTooLong: it may last no longer.
         Superseded: a newer load is waiting, running or active; nothing was changed.
         Overtaken: another run has the load; nothing was changed.
         RuleBroken: the studio has ended meanwhile.
     """
+    while True:
+        try:
+            _activate(pulse, table, report)
+        except StudioBusy:  # all the work is done: it must not be lost for a change that takes long
+            log.warning("load.waits load=%s for=studio", pulse.load.pk)
+            pulse.beat()
+        else:
+            return
+
+
+def _activate(pulse: Pulse, table: Table, report: Report) -> None:
     load = pulse.load
     version = load.version
     now = timezone.now()

@@ -45,7 +45,7 @@ LONGEST_PAUSE = timedelta(hours=1)
 def repair_all(now: datetime) -> list[Load]:
     """Look for what Redis lost, and have it loaded again; return the loads. Redis away: nothing is known, so nothing.
 
-    Two of these at once start one load of a table.
+    Two of these at once start one load of a table. A studio that is being changed just now is left for the next time.
 
     Cost: a query, a few for each table that is damaged, and a sample of blocks (all of a small table) asked of Redis.
     """
@@ -58,7 +58,12 @@ def repair_all(now: datetime) -> list[Load]:
         for table in tables:
             is_suspect = is_short or table.lost_at is not None or table.table_id in reported
             share = max(FEWEST_OF_ONE_TABLE, of_served if _is_served(table) else of_served // 10)
-            _note(table, now, is_lost=_is_damaged(table, _window(table, share, now), is_suspect=is_suspect))
+            is_lost = _is_damaged(table, _window(table, share, now), is_suspect=is_suspect)
+            try:
+                _note(table, now, is_lost=is_lost)
+            except RuleBroken as problem:  # the next run sees to it, and must find it reported still
+                log.info("repair.waits table=%s problem=%s", table.table_id, problem)
+                reported.discard(table.table_id)
         if reported:
             client.srem(lost_tables_name(settings.REDIS_PREFIX), *reported)
     except redis.RedisError as error:
@@ -113,13 +118,18 @@ def _is_damaged(table: Table, window: Sequence[int], *, is_suspect: bool) -> boo
 
 
 def _note(table: Table, now: datetime, *, is_lost: bool) -> None:
-    """Write down that a table is lost, or is whole again after all (somebody restored a backup)."""
+    """Write down that a table is lost, or is whole again after all (somebody restored a backup).
+
+    Raises:
+        RuleBroken: its studio is being changed just now, or has ended.
+    """
     if is_lost == (table.lost_at is not None):
         return
     lost_at = now if is_lost else None
     same = Table.objects.unscoped().filter(pk=table.pk, state=TableState.READY, lost_at=table.lost_at)
-    table.lost_at = lost_at
     with transaction.atomic():
+        lock_tenant(table.version.model.tenant, waits=False)
+        table.lost_at = lost_at
         if not same.update(lost_at=lost_at):
             return
         name = f"{table.version.model.slug}/{table.version.name}"
@@ -135,7 +145,7 @@ def _reload(table: Table, now: datetime) -> Iterator[Load]:
     version = table.version
     try:
         with transaction.atomic():
-            lock_tenant(version.model.tenant)
+            lock_tenant(version.model.tenant, waits=False)
             version.refresh_from_db(fields=["active_table"])
             loads = Load.objects.unscoped().filter(version=version, is_dry_run=False)
             if version.active_table_id != table.pk or loads.filter(state__in=RUNNING_STATES).exists():

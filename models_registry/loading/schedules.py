@@ -22,7 +22,7 @@ from models_registry.models import RUNNING_STATES, Load, Schedule, ScheduleKind,
 from tenants import audit
 from tenants.models import User
 from tenants.rules import RuleBroken
-from tenants.services import lock_tenant
+from tenants.services import StudioBusy, lock_tenant
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,8 @@ def start_due_loads(now: datetime) -> list[Load]:
     """Start the load of every schedule that is due; return the loads.
 
     A schedule whose runs were missed (nobody ran this) runs once. While a load of the version runs or waits, no other
-    is queued, and the schedule's note says so. Two of these at once start one load: whoever moves the schedule on.
+    is queued, and the schedule's note says so. Two of these at once start one load: whoever moves the schedule on. A
+    studio that is being changed just now is left for the next time.
 
     Cost: a query, and a handful for each schedule that is due.
     """
@@ -149,7 +150,7 @@ def _start(schedule: Schedule, now: datetime) -> Iterator[Load]:
     version, due_at = schedule.version, schedule.next_run_at
     try:
         with transaction.atomic():
-            lock_tenant(version.model.tenant)
+            lock_tenant(version.model.tenant, waits=False)
             schedule.next_run_at = next_run(schedule, now)
             unchanged = Schedule.objects.unscoped().filter(pk=schedule.pk, next_run_at=due_at)
             if not unchanged.update(next_run_at=schedule.next_run_at):
@@ -166,6 +167,9 @@ def _start(schedule: Schedule, now: datetime) -> Iterator[Load]:
                     note = f"The run due at {due_at:%Y-%m-%d %H:%M} UTC was skipped: {problem}"
             changes = {"note": note[:300]} | ({"last_run_at": now} if load else {})
             Schedule.objects.unscoped().filter(pk=schedule.pk).update(**changes)
+    except StudioBusy:
+        log.info("schedule.waits version=%s", version.pk)  # the next run finds it due
+        return
     except Exception:  # one schedule that cannot be moved on must not keep the others waiting
         log.exception("schedule.failed version=%s", version.pk)
         return

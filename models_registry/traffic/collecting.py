@@ -226,7 +226,9 @@ def _count_uses(batches: Iterable[TrafficBatch]) -> None:
         own = {"credential_id": credentials[client_id], "starts_at": starts_at}
         if not CredentialUse.objects.unscoped().filter(**own).update(requests=F("requests") + requests):
             CredentialUse.objects.create(**own, requests=requests)
-    for client_id, pk in credentials.items():
+    # One that somebody is changing just now is passed over: its next use says it again.
+    free = Credential.objects.unscoped().filter(pk__in=credentials.values()).select_for_update(skip_locked=True)
+    for client_id, pk in free.order_by("pk").values_list("client_id", "pk"):
         at = datetime.fromtimestamp(last_used[client_id], UTC)
         Credential.objects.unscoped().filter(pk=pk).exclude(last_used_at__gt=at).update(last_used_at=at)
 

@@ -16,6 +16,7 @@ from rest_framework import exceptions
 from serving.http import PROBLEM, problem_document
 from tenants.access import NotAllowed, NotAMember, PersonNeeded
 from tenants.rules import ChangedMeanwhile, LimitReached, RuleBroken
+from tenants.services import StudioBusy, is_held_lock
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Kind(Enum):
     REFUSED = ("refused", 422, "A rule forbids it; `detail` says which, `errors` which field it is about.")
     KEY_REUSED = ("idempotency_key_reused", 422, "This Idempotency-Key was sent before with another request.")
     RATE_LIMITED = ("rate_limited", 429, "`Retry-After` says how many seconds to wait.")
-    UNAVAILABLE = ("unavailable", 503, "The database isn't answering; try again.")
+    UNAVAILABLE = ("unavailable", 503, "The database isn't answering, or another change holds the studio; try again.")
     INTERNAL = ("internal_error", 500, "A mistake of ours. It is in our log, and nothing was changed.")
 
     def __init__(self, code: str, status: int, meaning: str) -> None:
@@ -134,6 +135,8 @@ def _translate(error: Exception) -> Problem | None:  # noqa: C901, PLR0912 - one
     match error:
         case ChangedMeanwhile():
             return Problem(Kind.CONFLICT, str(error))
+        case StudioBusy():
+            return _busy(str(error))
         case RuleBroken():
             errors = [{"field": error.field, "detail": str(error)}] if error.field else None
             kind = Kind.LIMIT_REACHED if isinstance(error, LimitReached) else Kind.REFUSED
@@ -167,12 +170,18 @@ def _translate(error: Exception) -> Problem | None:  # noqa: C901, PLR0912 - one
         case IntegrityError():
             log.warning("api.conflict", exc_info=error)
             return Problem(Kind.CONFLICT, "Something else changed at the same moment. Look again.")
+        case OperationalError() if is_held_lock(error):
+            return _busy("Another change is being saved just now, so nothing was saved. Try again in a moment.")
         case OperationalError() | InterfaceError():
             log.error("api.database_failed", exc_info=error)
             return Problem(
                 Kind.UNAVAILABLE, "The database isn’t answering just now. Try again.", headers={"Retry-After": "5"}
             )
     return None
+
+
+def _busy(words: str) -> Problem:
+    return Problem(Kind.UNAVAILABLE, words, headers={"Retry-After": "5"})
 
 
 def _flat(detail: Any, path: str = "") -> Iterator[dict[str, str]]:

@@ -25,7 +25,8 @@ def options_of(env: Environment, *, statement_seconds: int, given: str = "") -> 
     """Return a connection's options for a process whose statements may take so long; `given` are the server's, kept."""
     limits = {
         "statement_timeout": statement_seconds,
-        "lock_timeout": env.database_lock_seconds,
+        # Of the two the lock's limit comes first, which says what the matter is.
+        "lock_timeout": min(env.database_lock_seconds, max(1, statement_seconds - 1)),
         "idle_in_transaction_session_timeout": env.database_idle_transaction_seconds,
     }
     return {

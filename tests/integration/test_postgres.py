@@ -23,6 +23,7 @@ SUITES = [
     "test_database_restarted.py",
     "test_odd_input.py",
     "test_traffic.py",
+    "test_held_locks.py",
 ]
 
 
