@@ -22,6 +22,11 @@ def main() -> None:
         from serving.management.commands.lane import run
 
         run(sys.argv)
+    elif sys.argv[1:2] == ["healthy"]:
+        # Asked every half minute of every process: as above.
+        from recsite.management.commands.healthy import run
+
+        run(sys.argv)
     else:
         from django.core.exceptions import ImproperlyConfigured
         from django.core.management import execute_from_command_line

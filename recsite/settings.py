@@ -131,6 +131,9 @@ UNFOLD: dict[str, Any] = {
     },
 }
 
+# The one folder that is written to.
+VAR_DIR = ENV.var_dir
+
 # --- Database -------------------------------------------------------------------------------------------------------
 
 # A kept connection is looked at before a request or a task uses it: the database may have been restarted since.
@@ -284,7 +287,7 @@ SNAPSHOT_PRIVATE_KEY = ENV.snapshot_private_key.get_secret_value() if ENV.snapsh
 SNAPSHOT_PUBLIC_KEYS = ENV.snapshot_public_keys
 SNAPSHOT_POLL_SECONDS = ENV.snapshot_poll_seconds
 SNAPSHOT_MAX_AGE = timedelta(hours=ENV.snapshot_max_age_hours)
-LANE_STATE_DIR = ENV.var_dir / "lane"
+LANE_STATE_DIR = VAR_DIR / "lane"
 
 # --- Loading --------------------------------------------------------------------------------------------------------
 
@@ -294,7 +297,7 @@ BIGQUERY_MAX_BYTES_BILLED = ENV.bigquery_max_bytes_billed
 BIGQUERY_API_ENDPOINT = ENV.bigquery_api_endpoint
 BIGQUERY_STORAGE_ENDPOINT = ENV.bigquery_storage_endpoint
 GCS_ENDPOINT = ENV.gcs_endpoint
-LOAD_WORKSPACE_DIR = ENV.var_dir / "loads"
+LOAD_WORKSPACE_DIR = VAR_DIR / "loads"
 LOAD_MEMORY_MB = ENV.load_memory_mb
 LOAD_SPLIT_ROWS = ENV.load_split_rows
 LOAD_YIELDS = ENV.load_yields
@@ -328,7 +331,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_connect_timeout": 5.0,
 }
 CELERY_TIMEZONE = "UTC"
-CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+CELERY_BEAT_SCHEDULER = "recsite.background.scheduler:Scheduler"
 # What must run anyway; beat copies it into the database when it starts. A run that no worker took in time is dropped.
 CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     "publishing.republish": {"task": "publishing.republish", "schedule": 15.0, "options": {"expire_seconds": 60}},

@@ -407,8 +407,7 @@ def as_markdown(control_plane: Sequence[Definition]) -> str:
     lines = [
         "# Metrics",
         "",
-        "Made by `python manage.py metrics_docs` from `serving/metrics.py` and `models_registry/loading/metrics.py`;",
-        "edit those.",
+        "Made by `python manage.py metrics_docs` from `serving/metrics.py` and what `recsite/metrics` names.",
         "",
         "The lane answers `/metrics` on a port of its own (`--metrics-port`), for all of its workers together. The DRF",
         "door's numbers have the same names and are in the `/metrics` of the dashboard's process, for whoever sends",
@@ -419,7 +418,8 @@ def as_markdown(control_plane: Sequence[Definition]) -> str:
         "## The control plane",
         "",
         "In the `/metrics` of the dashboard's process, besides django-prometheus' own. They are read from the database",
-        "when somebody asks, so every process answers alike; which version is meant is on the dashboard's pages.",
+        "and from Redis when somebody asks, so of these every process answers alike: take `max` over several, not",
+        "`sum`. Where one of the two is away, what is read from there is missing.",
         "",
         *_table(control_plane),
     ]

@@ -31,7 +31,16 @@ def point_celery_at(url: str) -> str:
 def celery_worker(redis_url: str, var_dir: Path, **env: str) -> Iterator[Path]:
     """Run a worker on the tests' own database until the block ends; gives its log."""
     own = environment(redis_url, var_dir, RECSITE_DATABASE_URL=_database_url(), **env)
-    arguments = [*CELERY, "worker", "--concurrency", "1", "--loglevel", "INFO"]
+    arguments = [
+        *CELERY,
+        "worker",
+        "--concurrency",
+        "1",
+        "--pidfile",
+        str(var_dir / "worker.pid"),
+        "--loglevel",
+        "INFO",
+    ]
     before = point_celery_at(redis_url)
     log = var_dir / "worker.log"
     try:
@@ -45,7 +54,7 @@ def celery_worker(redis_url: str, var_dir: Path, **env: str) -> Iterator[Path]:
 def celery_beat(redis_url: str, var_dir: Path, **env: str) -> Iterator[Path]:
     """Run a beat on the tests' own database until the block ends; gives its log. It looks for work every second."""
     own = environment(redis_url, var_dir, RECSITE_DATABASE_URL=_database_url(), **env)
-    arguments = [*CELERY, "beat", "--max-interval", "1", "--pidfile", "", "--loglevel", "INFO"]
+    arguments = [*CELERY, "beat", "--max-interval", "1", "--pidfile", str(var_dir / "beat.pid"), "--loglevel", "INFO"]
     log = var_dir / "beat.log"
     with running(arguments, own, log):
         yield log

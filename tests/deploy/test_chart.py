@@ -18,6 +18,7 @@ from django.core.management import get_commands, load_command_class
 from django.urls import resolve
 from helm_python import Chart, HelmError, lint
 
+from recsite.background.heartbeats import COMPONENTS
 from recsite.environment import BASE_DIR, Environment
 
 CHART = BASE_DIR / "deploy" / "helm" / "recsite"
@@ -292,6 +293,18 @@ def test_probes__of_lane_and_dashboard__ask_what_is_there(objects: list[dict[str
         paths = {kind: main[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")}
         assert [paths[kind]["path"] for kind in paths] == ["/healthz", "/readyz", "/healthz"]
         assert all(each["port"] in ports and resolve(each["path"]) for each in paths.values())
+
+
+def test_probes__in_the_background__ask_the_process_for_its_own_sign_of_life(objects: list[dict[str, Any]]) -> None:
+    for component in COMPONENTS:
+        main = container(workloads(objects)[component])
+        for kind in ("startup", "liveness"):
+            program, command, *arguments = main[f"{kind}Probe"]["exec"]["command"]
+            assert (program, command) == ("recsite", "healthy")
+            parser = load_command_class(get_commands()[command], command).create_parser("recsite", command)
+            assert parser.parse_args(arguments).component == component
+        # Kubernetes' own default, a second, is too short for a process to start in.
+        assert main["livenessProbe"]["timeoutSeconds"] >= 10
 
 
 def test_beat__in_every_case__is_one(objects: list[dict[str, Any]]) -> None:

@@ -19,6 +19,7 @@ from django.core.management import get_commands, load_command_class
 from django.urls import resolve
 from dotenv import dotenv_values
 
+from recsite.background.heartbeats import COMPONENTS
 from recsite.environment import BASE_DIR, Environment, errors_of
 from tests.certificates import write_certificate
 
@@ -27,8 +28,8 @@ FILE: dict[str, Any] = yaml.safe_load((COMPOSE / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = FILE["services"]
 OURS = [name for name, service in SERVICES.items() if "RECSITE_IMAGE" in service["image"]]
 SECRETS = {"lane": "lane", "migrate": "job"}
-# One ends, the other has nothing to ask.
-UNASKED = {"migrate", "beat"}
+# It ends.
+UNASKED = {"migrate"}
 
 
 def words(service: dict[str, Any]) -> list[str]:
@@ -94,6 +95,11 @@ def test_probes__of_lane_and_dashboard__ask_what_is_there() -> None:
         port, path = asked.groups()
         assert f"--port={port}" in words(SERVICES[name])
         assert resolve(path)
+
+
+def test_probes__in_the_background__ask_the_process_for_its_own_sign_of_life() -> None:
+    for name in COMPONENTS:
+        assert SERVICES[name]["healthcheck"]["test"] == ["CMD", "recsite", "healthy", name]
 
 
 def test_prometheus__what_it_scrapes__is_what_alerts_name_and_services_have() -> None:

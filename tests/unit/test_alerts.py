@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from models_registry.loading.metrics import DEFINITIONS as CONTROL_PLANE
 from recsite.environment import BASE_DIR
+from recsite.metrics import DEFINITIONS as CONTROL_PLANE
 
 ALERTS = BASE_DIR / "deploy" / "alerts"
 RUNBOOKS = BASE_DIR / "docs" / "runbooks"

@@ -13,8 +13,8 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from models_registry.loading.metrics import DEFINITIONS as CONTROL_PLANE
 from recsite.environment import BASE_DIR
+from recsite.metrics import DEFINITIONS as CONTROL_PLANE
 from serving import metrics
 from serving.http import NO_ANSWER, NO_SUCH_MODEL, NOT_HTTP, UNAUTHORIZED_FOR, Exposure, LostBlock, Response, Source
 from serving.metrics import (

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from django.core.management.base import BaseCommand
 
-from models_registry.loading import metrics
 from recsite.environment import BASE_DIR
+from recsite.metrics import DEFINITIONS
 from serving.metrics import as_markdown
 
 
@@ -18,5 +18,5 @@ class Command(BaseCommand):
     def handle(self, **_: object) -> None:
         """Write it."""
         path: Path = BASE_DIR / "docs" / "metrics.md"
-        path.write_text(as_markdown(metrics.DEFINITIONS))
+        path.write_text(as_markdown(DEFINITIONS))
         self.stdout.write(f"Wrote {path}")

@@ -128,3 +128,18 @@ initContainers:
 {{- end }}
 {{- end }}
 {{- end -}}
+
+{{- /* The process's own sign of life, in its own folder: nothing that is away elsewhere restarts it. docs/kubernetes.md. */ -}}
+{{- define "recsite.heartbeatProbes" -}}
+{{- $command := list "recsite" "healthy" . }}
+startupProbe:
+  exec: {command: {{ toJson $command }}}
+  periodSeconds: 5
+  timeoutSeconds: 10
+  failureThreshold: 60
+livenessProbe:
+  exec: {command: {{ toJson $command }}}
+  periodSeconds: 30
+  timeoutSeconds: 15
+  failureThreshold: 3
+{{- end -}}

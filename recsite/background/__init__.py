@@ -1,0 +1,1 @@
+"""What workers, loaders and beat tell of themselves: that they live, and how their tasks end."""

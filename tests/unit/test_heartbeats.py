@@ -1,0 +1,61 @@
+"""When a worker leaves signs of life, and what is told of them."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import redis
+from pytest_django import Settings
+
+from recsite.background.heartbeats import COMPONENTS, Heartbeat, ages_seconds, verdict
+from recsite.background.steps import STANDS_STILL_SECONDS, Signs
+
+
+class Counted(Heartbeat):
+    """Counts signs instead of leaving them."""
+
+    def __init__(self) -> None:
+        super().__init__(["worker"])
+        self.count = 0
+
+    def beat(self) -> None:
+        self.count += 1
+
+
+@pytest.mark.parametrize(
+    ("turned_ago", "signs"), [(1, 1), (STANDS_STILL_SECONDS + 1, 0), (None, 1)], ids=["turns", "stands", "has none"]
+)
+def test_signs__by_how_long_ago_the_event_loop_turned__are_left_or_not(turned_ago: float | None, signs: int) -> None:
+    heartbeat = Counted()
+    thread = Signs(heartbeat)
+    thread._turned_at = None if turned_ago is None else time.monotonic() - turned_ago
+    thread.end()
+    thread.run()
+    assert heartbeat.count == signs
+
+
+def test_heartbeat__where_nothing_can_be_written__is_said_once(
+    tmp_path_factory: pytest.TempPathFactory, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path_factory.mktemp("var") / "file"
+    file.touch()
+    settings.VAR_DIR = file / "below"
+    settings.TABLES_REDIS_URL = "redis://127.0.0.1:1/0"
+    heartbeat = Heartbeat(COMPONENTS)
+    heartbeat.beat()
+    heartbeat.beat()
+    assert [record.getMessage().partition(" ")[0] for record in caplog.records] == ["heartbeat.not_left"]
+
+
+def test_heartbeat__of_some__is_remembered_of_these(
+    valkey: redis.Redis, settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    settings.VAR_DIR = tmp_path_factory.mktemp("var")
+    Heartbeat(["beat", "loader"]).beat()
+    assert {component: age < 5 for component, age in ages_seconds()} == {"beat": True, "loader": True}
+    assert [verdict(component, settings.VAR_DIR)[0] for component in ("worker", "loader", "beat")] == [
+        False,
+        True,
+        True,
+    ]
