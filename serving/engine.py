@@ -49,7 +49,7 @@ from serving.http import (
     quality_of,
     wants_bits,
 )
-from serving.world import Caller, PreparedModel, PreparedTenant, PreparedVersion, World
+from serving.world import Caller, OverLimit, PreparedModel, PreparedTenant, PreparedVersion, World
 
 MAX_BATCH = 500
 
@@ -89,6 +89,8 @@ def begin(request: Request, world: World, now: float, settings: Settings) -> Res
         return METHOD_NOT_ALLOWED
     try:
         caller = world.caller(request.authorization, now)
+    except OverLimit as over:
+        return _of(world.tenants[over.tenant_id], _rate_limited(over.reason, over.seconds))
     except BadToken as refused:
         # A server that knows nobody cannot tell a bad token from a good one, and one that lacks a tenant cannot tell
         # that tenant's from nobody's.
@@ -125,8 +127,12 @@ def _charge(caller: Caller, tenant: PreparedTenant, cost: int, now: float) -> No
         if not wait:
             return
         own.give_back(cost)
-    seconds = str(max(1, ceil(wait)))
-    raise Refused(problem(429, "rate_limited", "The rate limit is reached.", ("retry-after", seconds), reason=reached))
+    raise Refused(_rate_limited(reached, wait))
+
+
+def _rate_limited(reached: str, wait: float) -> Response:
+    retry_after = "retry-after", str(max(1, ceil(wait)))
+    return problem(429, "rate_limited", "The rate limit is reached.", retry_after, reason=reached)
 
 
 def _begin_one(request: Request, caller: Caller, tenant: PreparedTenant, settings: Settings) -> Response | Lookup:

@@ -19,7 +19,7 @@ MAX_BODY_BYTES = 1_048_576
 
 Source = Literal["table", "default", "fallback", "none"]
 # Of an error, for counting: whose request it ended ("" where no token said), its status, and why: its code; of a 401
-# what was wrong with the token (`TokenRefusal`), of a 429 whose limit was reached (`credential` or `tenant`).
+# what was wrong with the token (`TokenRefusal`), of a 429 which limit it was (`credential`, `tenant`, `bad_tokens`).
 Error = tuple[str, int, str]
 
 

@@ -85,6 +85,12 @@ class Bucket:
         self._tokens = tokens
         return (enough - tokens) / self._rate
 
+    def wait(self, now: float) -> float:
+        """Return the seconds until it has a token, 0.0 if it has one; none is taken, and nothing was asked of it."""
+        tokens = min(self._burst, self._tokens + max(0.0, now - self._at) * self._rate)
+        enough = min(1.0, self._burst)
+        return 0.0 if tokens >= enough else (enough - tokens) / self._rate
+
     def give_back(self, cost: int) -> None:
         """Put back what was taken for a request that another bucket refused."""
         self._tokens += cost

@@ -62,7 +62,7 @@ DEFINITIONS = (
     Definition(
         "recsite_rate_limited_total",
         "counter",
-        "Requests over a limit (429), a batch once, by whose limit it was: credential or tenant.",
+        "Requests over a limit (429), a batch once: credential's, tenant's, or of tokens found bad (bad_tokens).",
         ("tenant", "limit"),
     ),
     Definition(

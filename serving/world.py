@@ -7,10 +7,9 @@ questions, from any thread.
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jwt
 import msgspec
@@ -24,6 +23,8 @@ from serving.formats.tokens import (
     MAX_TOKEN_BYTES,
     BadToken,
     Claims,
+    Payload,
+    TokenRefusal,
     check_claims,
     check_hs256,
     check_with_pyjwt,
@@ -34,9 +35,15 @@ from serving.formats.tokens import (
 )
 from serving.http import BITS, JSON, VARY, Exposure, Source, head_of
 from serving.limits import Bucket
+from serving.verified import VerifiedTokens
 
-# The most verified tokens to keep, about 1 KB each.
-MAX_VERIFIED_TOKENS = 65_536
+# How many tokens a second of a studio's own key may be found bad, in one process. Each takes 50 to 300 µs, and whoever
+# has seen one of its players' tokens knows what to send.
+BAD_TOKENS_PER_SECOND = 300
+# A caller who was refused tends to send the same token again.
+MAX_REFUSED_TOKENS = 2048
+# How long a token is taken as it is that names models which its credential does not have, or not yet.
+_MODELS_HOLD_SECONDS = 60
 # Characters that need no percent-encoding: the raw text equals the decoded value.
 _PLAIN = re.compile(r"[A-Za-z0-9_.~-]+")
 _SOURCES: tuple[Source, ...] = ("table", "default", "fallback", "none")
@@ -44,6 +51,22 @@ _SOURCES: tuple[Source, ...] = ("table", "default", "fallback", "none")
 
 class Outdated(ValueError):
     """A snapshot that is older than the one already here."""
+
+
+class OverLimit(Exception):
+    """A token that is not verified, because that would cost more than its credential may.
+
+    Attributes:
+        tenant_id: whose credential it is.
+        reason: the limit that is reached.
+        seconds: how long to wait.
+    """
+
+    def __init__(self, tenant_id: str, reason: Literal["credential", "tenant", "bad_tokens"], seconds: float) -> None:
+        super().__init__(tenant_id, reason, seconds)
+        self.tenant_id = tenant_id
+        self.reason = reason
+        self.seconds = seconds
 
 
 class PreparedTable:
@@ -125,11 +148,25 @@ class PreparedVersion:
 
 
 class PreparedModel:
-    """A model as requests need it."""
+    """A model as requests need it.
 
-    __slots__ = ("allocation", "key_fields", "overrides", "parameters", "salt", "slug", "unit_field", "versions")
+    Attributes:
+        records: of each layout revision, its fields as they were published and their records as JSON.
+    """
 
-    def __init__(self, model: published.Model, tenant_slug: str) -> None:
+    __slots__ = (
+        "allocation",
+        "key_fields",
+        "overrides",
+        "parameters",
+        "records",
+        "salt",
+        "slug",
+        "unit_field",
+        "versions",
+    )
+
+    def __init__(self, model: published.Model, tenant_slug: str, before: PreparedModel | None = None) -> None:
         if len(model.allocation) != SLOTS:
             raise published.BadSnapshot(f"the allocation of {model.slug} has {len(model.allocation)} slots")
         self.slug = model.slug
@@ -139,13 +176,20 @@ class PreparedModel:
         self.salt = model.salt
         self.allocation = model.allocation
         self.overrides = model.overrides
-        records = {layout.revision: JsonRecords(Layout.parse(layout.fields)) for layout in model.layouts}
+        known: dict[int, tuple[Any, JsonRecords]] = {} if before is None else before.records
+        # An unchanged layout keeps what was worked out of it.
+        self.records: dict[int, tuple[Any, JsonRecords]] = {
+            layout.revision: same
+            if (same := known.get(layout.revision)) is not None and same[0] == layout.fields
+            else (layout.fields, JsonRecords(Layout.parse(layout.fields)))
+            for layout in model.layouts
+        }
         for version in model.versions:
-            if version.layout_revision not in records:
+            if version.layout_revision not in self.records:
                 raise published.BadSnapshot(f"{model.slug} has no layout revision {version.layout_revision}")
         heads = _heads(model.max_client_age_seconds)
         self.versions = {
-            version.code: PreparedVersion(version, model, tenant_slug, records[version.layout_revision], heads)
+            version.code: PreparedVersion(version, model, tenant_slug, self.records[version.layout_revision][1], heads)
             for version in model.versions
         }
         unknown = {*model.allocation.translate(None, bytes(self.versions)), *model.overrides.values()}
@@ -179,6 +223,7 @@ class PreparedCredential:
     """A credential as requests need it.
 
     Attributes:
+        bad_tokens: how many more tokens that its public key should have signed may be found bad.
         is_live: falls to False when a newer snapshot changes or drops it.
         by_query: the model by the usual query string of players, whose key is in their token: `model=SLUG`, or nothing
             where the credential is for one model only.
@@ -187,6 +232,7 @@ class PreparedCredential:
     """
 
     __slots__ = (
+        "bad_tokens",
         "bucket",
         "by_query",
         "by_query_head",
@@ -207,6 +253,7 @@ class PreparedCredential:
         self.tenant_id = tenant_id
         self.models = None if credential.models is None else frozenset(credential.models)
         self.bucket = Bucket(credential.requests_per_second, credential.burst)
+        self.bad_tokens = Bucket(BAD_TOKENS_PER_SECOND, BAD_TOKENS_PER_SECOND)
         self.is_live = True
         self.by_query: dict[str, PreparedModel] = {}
         self.by_query_head: dict[str, PreparedModel] = {}
@@ -244,14 +291,17 @@ class PreparedTenant:
 
     __slots__ = ("bucket", "credentials", "id", "is_ended", "issued_at", "models", "revision", "slug")
 
-    def __init__(self, snapshot: published.Snapshot) -> None:
+    def __init__(self, snapshot: published.Snapshot, before: PreparedTenant | None = None) -> None:
         tenant = snapshot.tenant
+        known: Mapping[str, PreparedModel] = {} if before is None else before.models
         self.id = tenant.id
         self.slug = tenant.slug
         self.is_ended = tenant.is_ended
         self.revision = snapshot.revision
         self.issued_at = snapshot.issued_at
-        self.models = {model.slug: PreparedModel(model, tenant.slug) for model in tenant.models}
+        self.models: dict[str, PreparedModel] = {
+            model.slug: PreparedModel(model, tenant.slug, known.get(model.slug)) for model in tenant.models
+        }
         self.credentials: dict[str, PreparedCredential] = {}
         self.bucket = Bucket(tenant.requests_per_second, tenant.burst)
 
@@ -292,7 +342,8 @@ class World:
         self._audience = audience
         self._by_header: dict[bytes, PreparedCredential] = {}
         self._by_kid: dict[str, PreparedCredential] = {}
-        self._verified: OrderedDict[str, Caller] = OrderedDict()
+        self._verified: VerifiedTokens[Caller, PreparedCredential] = VerifiedTokens()
+        self._refused: dict[str, tuple[PreparedCredential, TokenRefusal]] = {}
 
     def put(self, snapshot: published.Snapshot) -> None:
         """Replace a tenant's snapshot by a newer one. All of it is prepared before any of it is used.
@@ -304,7 +355,7 @@ class World:
         before = self.tenants.get(snapshot.tenant.id)
         if before is not None and snapshot.revision <= before.revision:
             raise Outdated(f"revision {snapshot.revision} is not newer than {before.revision}")
-        tenant = PreparedTenant(snapshot)
+        tenant = PreparedTenant(snapshot, before)
         known = before.credentials if before is not None else {}
         for credential in snapshot.tenant.credentials:
             same = known.get(credential.id)
@@ -341,49 +392,83 @@ class World:
 
         Raises:
             BadToken: it is not accepted, for whatever reason.
+            OverLimit: it was not looked at.
         """
         if authorization is None:
             raise BadToken("missing", "there is none")
-        known = self._verified.get(authorization)
+        known = self._verified.callers.get(authorization)
         if known is not None and known.credential.is_live and now < known.good_until:
             return known
         token = _bearer_token(authorization)
         as_kept = f"Bearer {token}"
         if as_kept != authorization:
             return self.caller(as_kept, now)  # however it is spelled, it is kept once
-        self._verified.pop(authorization, None)
-        caller = self._verify(token.encode(), now)
-        self._verified[authorization] = caller
-        if len(self._verified) > MAX_VERIFIED_TOKENS:
-            # The oldest goes first; it is also the likeliest to have expired.
-            self._verified.popitem(last=False)
+        if known is not None:
+            self._verified.forget(authorization, known.credential)
+        caller = self._verify(authorization, token.encode(), now)
+        # Whoever is over a limit is verified each time: one who has a key could fill the memory with good tokens.
+        if not caller.credential.bucket.wait(now):
+            self._verified.keep(authorization, caller, caller.credential)
         return caller
 
-    def _verify(self, token: bytes, now: float) -> Caller:
+    def _verify(self, authorization: str, token: bytes, now: float) -> Caller:
         header = token[: token.index(b".")]
         credential = self._by_header.get(header)
-        until: int | None = None
-        if credential is not None:
-            key, until = credential.keys[header]
-            if until is not None and now >= until:
-                raise BadToken("revoked", "signed with a secret that was retired")
-            payload = check_hs256(token, len(header), key)
-        else:
-            kid = unverified_kid(token)
-            credential = self._by_kid.get(kid)
-            if credential is None:
-                raise BadToken("unknown_credential", "no credential has this id")
-            if credential.public_key is None:
-                raise BadToken("revoked", "no secret of its credential signs tokens with this header")
+        if credential is None:
+            return self._verify_studios_own(authorization, token, now)
+        key, until = credential.keys[header]
+        if until is not None and now >= until:
+            raise BadToken("revoked", "signed with a secret that was retired")
+        return self._caller(credential, check_hs256(token, len(header), key), until, now)
+
+    def _verify_studios_own(self, authorization: str, token: bytes, now: float) -> Caller:
+        """Verify a token that a studio's own key signs, within what that may cost."""
+        kid = unverified_kid(token)
+        credential = self._by_kid.get(kid)
+        if credential is None:
+            raise BadToken("unknown_credential", "no credential has this id")
+        if credential.public_key is None:
+            raise BadToken("revoked", "no secret of its credential signs tokens with this header")
+        refused = self._refused.get(authorization)
+        if refused is not None and refused[0] is credential:
+            raise BadToken(refused[1], "it was before")
+        self._check_may_cost(credential, now)
+        try:
             payload = check_with_pyjwt(token, credential.public_key, credential.published.algorithm)
+            return self._caller(credential, payload, None, now)
+        except BadToken as bad:
+            credential.bad_tokens.take(1, now)
+            # What becomes good by waiting, or by a change of the studio, is not remembered.
+            if bad.reason in ("signature", "malformed", "expired"):
+                if len(self._refused) >= MAX_REFUSED_TOKENS:
+                    self._refused.clear()
+                self._refused[authorization] = credential, bad.reason
+            raise
+
+    def _check_may_cost(self, credential: PreparedCredential, now: float) -> None:
+        """Raise OverLimit where a request with this token would meet a limit, or too many of its kind were bad."""
+        tenant_id = credential.tenant_id
+        if wait := credential.bad_tokens.wait(now):
+            raise OverLimit(tenant_id, "bad_tokens", wait)
+        if wait := credential.bucket.wait(now):
+            raise OverLimit(tenant_id, "credential", wait)
+        if wait := self.tenants[tenant_id].bucket.wait(now):
+            raise OverLimit(tenant_id, "tenant", wait)
+
+    def _caller(self, credential: PreparedCredential, payload: Payload, until: int | None, now: float) -> Caller:
+        tenant = self.tenants[credential.tenant_id]
         claims = check_claims(
-            payload,
-            now=now,
-            audience=self._audience,
-            issuer=credential.published.issuer,
-            tenant_slug=self.tenants[credential.tenant_id].slug,
+            payload, now=now, audience=self._audience, issuer=credential.published.issuer, tenant_slug=tenant.slug
         )
-        return Caller(credential, claims, claims.expires_at if until is None else min(until, claims.expires_at))
+        good_until = claims.expires_at if until is None else min(until, claims.expires_at)
+        if claims.models is not None:
+            # The names are the models' own, and others are not kept: a token may name hundreds.
+            named = frozenset(claims.models)
+            mine = tuple(model.slug for slug in named if (model := tenant.models.get(slug)) is not None)
+            if len(mine) < len(named):
+                good_until = min(good_until, int(now) + _MODELS_HOLD_SECONDS)
+            claims = msgspec.structs.replace(claims, models=mine)
+        return Caller(credential, claims, good_until)
 
     def _prepare(self, credential: published.Credential, tenant_id: str) -> PreparedCredential:
         keys: dict[bytes, tuple[HMAC, int | None]] = {}
@@ -400,6 +485,7 @@ class World:
 
     def _forget(self, credential: PreparedCredential) -> None:
         credential.is_live = False
+        self._verified.forget_all(credential)
         # Verified tokens hold it for a while yet; it must not hold the models of its time.
         credential.know({})
         if self._by_kid.get(credential.published.id) is credential:

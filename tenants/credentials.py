@@ -20,12 +20,22 @@ from django.utils import timezone
 from serving.formats.encoding import base64url_encode
 from tenants import audit
 from tenants.models import Algorithm, Credential, CredentialKind, Tenant, User, new_public_id
-from tenants.rules import AlreadyMade, ChangedMeanwhile, RuleBroken, check_limits, check_reason, check_text
+from tenants.rules import (
+    AlreadyMade,
+    ChangedMeanwhile,
+    LimitReached,
+    RuleBroken,
+    check_limits,
+    check_reason,
+    check_text,
+)
 from tenants.services import apply_changes, lock_tenant
 from tenants.signals import announce_after_commit
 
 SECRET_PREFIX = "rsk_"  # noqa: S105 - what all secrets begin with
 LONGEST_OVERLAP = timedelta(days=30)
+# That are not revoked. Every lane keeps them all, and takes them in between two requests of everybody's players.
+MAX_CREDENTIALS = 1_000
 
 
 class AllowedModels(Protocol):
@@ -65,6 +75,7 @@ def credential_issue(
 
     Raises:
         RuleBroken: a value will not do, a model is another studio's, or the studio has ended.
+        LimitReached: the studio has as many as it may.
         AlreadyMade: there is one with this `public_id` (what follows `cr_` in its client id; a new one without).
     """
     secret = new_secret(SECRET_PREFIX)
@@ -99,7 +110,7 @@ def credential_register_key(  # noqa: PLR0913 - what such a credential is
 
     Raises:
         RuleBroken: the key is not of that kind, or another value will not do.
-        AlreadyMade: as there.
+        LimitReached, AlreadyMade: as there.
     """
     credential = Credential(
         tenant=tenant,
@@ -224,6 +235,11 @@ def _create(
         lock_tenant(credential.tenant)
         if public_id and Credential.objects.unscoped().filter(client_id=credential.client_id).exists():
             raise AlreadyMade(f"The credential “{credential.name}” already exists.")
+        if Credential.objects.for_tenant(credential.tenant).filter(revoked_at=None).count() >= MAX_CREDENTIALS:
+            raise LimitReached(
+                f"This studio already has the maximum of {MAX_CREDENTIALS:,} credentials. Revoke one first.",
+                field="name",
+            )
         credential.save(force_insert=True)
         if allowed_models is not None:
             allowed_models.save(credential)

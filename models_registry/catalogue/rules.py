@@ -13,6 +13,8 @@ from tenants.models import Tenant
 from tenants.rules import RuleBroken, unstorable
 
 MAX_KEY_FIELDS = 8
+# Each field costs every answer and every row of a load; no game shows as many.
+MAX_LAYOUT_FIELDS = 256
 # What these mean in a query string or a body is fixed (`model`, `unit`), or they hold the keys of a batch.
 RESERVED_KEY_FIELDS = frozenset({"model", "unit", "keys"})
 _KEY_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -33,6 +35,12 @@ def check_version_name(name: str) -> str:
 def check_layout(fields: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the fields as JSON keeps them; the refusal names the field that will not do."""
     raw = [dict(field) if isinstance(field, Mapping) else field for field in fields]
+    if len(raw) > MAX_LAYOUT_FIELDS:
+        raise RuleBroken(
+            f"A layout can have at most {MAX_LAYOUT_FIELDS} fields, and this one has {len(raw):,}. "
+            "Put values of one type into a list.",
+            field="layout",
+        )
     try:
         Layout.parse(raw)
     except BadLayout as error:

@@ -5,6 +5,8 @@ what `unpack` refuses.
 
 A layout never changes, so a function is written for it once, when it is first needed, with its shifts and masks as
 constants, and every answer is spared the walk through the layout: 0.7 times the time of one function for all layouts.
+Writing one takes up to 0.4 ms a field, in which a lane answers nobody, and saves little where fields are many: the
+answers of a wide layout walk through it.
 Nothing of a layout but numbers stands in the source of that function; names and texts are values that it refers to.
 """
 
@@ -18,6 +20,8 @@ import msgspec
 
 from serving.formats.layouts import DamagedPayload, Field, Layout, List, Scalar, String, Uint
 
+# The most fields that a function is written for; writing it takes a few milliseconds.
+WIDEST_WRITTEN = 32
 # Of each field. Enumerations and discounts have fewer; what has more is made anew each time.
 MOST_TEXTS = 1024
 
@@ -40,7 +44,9 @@ class JsonRecords:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         # Of a thousand models' layouts a process that has just started needs few.
-        self.text: Callable[[bytes], str] = _first_text(weakref.ref(self), layout)
+        self.text: Callable[[bytes], str] = (
+            _first_text(weakref.ref(self), layout) if len(layout.fields) <= WIDEST_WRITTEN else _text_of_wide(layout)
+        )
 
 
 def _first_text(owner: weakref.ref[JsonRecords], layout: Layout) -> Callable[[bytes], str]:
@@ -55,6 +61,13 @@ def _first_text(owner: weakref.ref[JsonRecords], layout: Layout) -> Callable[[by
         if records is not None:
             records.text = written
         return written(payload)
+
+    return text
+
+
+def _text_of_wide(layout: Layout) -> Callable[[bytes], str]:
+    def text(payload: bytes) -> str:
+        return _encoded(layout.unpack(payload))
 
     return text
 

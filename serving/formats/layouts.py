@@ -398,7 +398,7 @@ class Layout:
         """
         if not isinstance(raw, list | tuple) or not raw:
             raise BadLayout("a layout is a list of one or more fields")
-        fields: list[Field] = []
+        fields: dict[str, Field] = {}
         for number, item in enumerate(raw, start=1):
             if not isinstance(item, Mapping):
                 raise BadLayout(f"field {number} is not an object")
@@ -407,7 +407,7 @@ class Layout:
             is_optional = parameters.pop("optional", False)
             if not isinstance(name, str) or not 0 < len(name) <= 128 or min(name) < " ":
                 raise BadLayout(f"field {number} needs a name of 1 to 128 characters")
-            if any(f.name == name for f in fields):
+            if name in fields:
                 raise BadLayout(f"two fields are named “{name}”")
             if not isinstance(is_optional, bool):
                 raise BadLayout(f"field “{name}”: optional must be true or false")
@@ -416,8 +416,8 @@ class Layout:
                 kind.check()
             except (msgspec.ValidationError, BadLayout, ArithmeticError) as error:
                 raise BadLayout(f"field “{name}”: {error}") from None
-            fields.append(Field(name, kind, is_optional))
-        return cls(fields)
+            fields[name] = Field(name, kind, is_optional)
+        return cls([*fields.values()])
 
     def pack(self, record: Mapping[str, Any]) -> bytes:
         """Return a record's payload.

@@ -21,6 +21,8 @@ from msgspec import UNSET, UnsetType
 from serving.formats.encoding import base64url_decode, base64url_encode
 
 MAX_TOKEN_BYTES = 4096
+# Of the first segment, which is read before anything is verified. Whoever signs puts `alg`, `typ` and `kid` there.
+MAX_HEADER_BYTES = 1024
 MAX_LIFE_SECONDS = 24 * 3600
 LEEWAY_SECONDS = 30
 MAX_UNIT_BYTES = 256
@@ -33,6 +35,12 @@ KID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 TokenRefusal = Literal[
     "missing", "malformed", "unknown_credential", "revoked", "signature", "expired", "clock", "claims"
 ]
+
+
+class _Header(msgspec.Struct, gc=False):
+    """All that counts of a header; what else there is is passed over, not built."""
+
+    kid: str
 
 
 class BadToken(ValueError):
@@ -77,6 +85,7 @@ class Payload(msgspec.Struct, gc=False):
 # PyJWT looks at no claim: `check_claims` does.
 _SIGNATURE_ALONE: Any = {f"verify_{claim}": False for claim in ("exp", "nbf", "iat", "aud", "iss", "sub", "jti")}
 _payloads = msgspec.json.Decoder(Payload)
+_headers = msgspec.json.Decoder(_Header)
 
 
 # --- Keys and headers of the tokens this service signs ------------------------------------------------------------
@@ -145,14 +154,16 @@ def unverified_kid(token: bytes) -> str:
     """Return the `kid` of a token, nothing verified: only good for finding the key to verify it with.
 
     Raises:
-        BadToken: there is none, or it is not of the form `[A-Za-z0-9_-]{1,64}`.
+        BadToken: there is none, or it is not of the form `[A-Za-z0-9_-]{1,64}`, or the header is longer than 1 KiB.
     """
+    segment = token.partition(b".")[0]
+    if len(segment) > MAX_HEADER_BYTES:
+        raise BadToken("malformed", "header is longer than 1 KiB")
     try:
-        header = msgspec.json.decode(base64url_decode(token.partition(b".")[0]))
+        kid = _headers.decode(base64url_decode(segment)).kid
     except (ValueError, RecursionError):
-        raise BadToken("malformed", "header is not JSON") from None
-    kid = header.get("kid") if isinstance(header, dict) else None
-    if not isinstance(kid, str) or not KID.fullmatch(kid):
+        raise BadToken("malformed", "header is not JSON with a kid") from None
+    if not KID.fullmatch(kid):
         raise BadToken("malformed", "no usable kid")
     return kid
 

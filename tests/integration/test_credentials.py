@@ -24,7 +24,7 @@ from tenants.credentials import (
     credential_update,
 )
 from tenants.models import AuditEntry, Credential, Tenant, User
-from tenants.rules import RuleBroken
+from tenants.rules import LimitReached, RuleBroken
 from tenants.services import tenant_end
 from tests.factories import SECRET, CredentialFactory, ModelFactory
 
@@ -118,6 +118,22 @@ def test_credential_issue__model_of_another_studio__is_refused(studio: Tenant) -
 def test_credential_issue__value_that_will_not_do__is_refused(studio: Tenant, values: dict[str, Any]) -> None:
     with pytest.raises(RuleBroken):
         credential_issue(tenant=studio, actor=None, **{"name": "Android", **values})
+
+
+def test_credentials__as_many_as_a_studio_may_have__the_next_is_refused(
+    studio: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tenants.credentials.MAX_CREDENTIALS", 2)
+    first = credential_issue(tenant=studio, name="a", actor=None).credential
+    CredentialFactory.create()  # another studio's
+    key: dict[str, Any] = {"public_key": ED25519, "algorithm": "EdDSA", "issuer": "https://studio.example"}
+    credential_register_key(tenant=studio, name="b", actor=None, **key)
+    with pytest.raises(LimitReached, match="already has the maximum of 2 credentials"):
+        credential_issue(tenant=studio, name="c", actor=None)
+    with pytest.raises(LimitReached):
+        credential_register_key(tenant=studio, name="c", actor=None, **key)
+    credential_revoke(credential=first, actor=None, reason="makes room")
+    credential_issue(tenant=studio, name="c", actor=None)
 
 
 def test_credential_issue__studio_ended__is_refused(studio: Tenant) -> None:

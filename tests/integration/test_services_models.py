@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from models_registry.catalogue import limits
 from models_registry.catalogue.limits import MAX_WAITING_LOADS, publishable_bytes
+from models_registry.catalogue.rules import MAX_LAYOUT_FIELDS
 from models_registry.catalogue.services import (
     default_set,
     layout_add,
@@ -581,3 +582,10 @@ def test_audit__everything_that_was_done__is_there_with_its_time(model: Recommen
     entries = AuditEntry.objects.for_tenant(model.tenant)
     assert {entry.action for entry in entries} == {"model.create", "version.create"}
     assert all(abs(timezone.now() - entry.at) < timedelta(minutes=1) for entry in entries)
+
+
+def test_layout__of_more_fields_than_it_may_have__is_refused(model: RecommendationModel) -> None:
+    fields = [{"name": f"f{n}", "type": "bool"} for n in range(MAX_LAYOUT_FIELDS)]
+    layout_add(model=model, fields=fields, actor=None)
+    with pytest.raises(RuleBroken, match="at most 256 fields, and this one has 257"):
+        layout_add(model=model, fields=[*fields, {"name": "more", "type": "bool"}], actor=None)

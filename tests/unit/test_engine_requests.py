@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from tests.serving_world import (
     DEFAULT,
     NOW,
     SETTINGS,
+    SIGNING_KEY,
     Store,
     answer,
     aurora,
@@ -23,7 +25,9 @@ from tests.serving_world import (
     header,
     model,
     problem,
+    signer,
     snapshot,
+    studio_token,
     tenant,
     token,
     version,
@@ -387,6 +391,17 @@ def test_error__is_counted_as_the_tenants_that_the_token_names() -> None:
     unread = answer(get("player_id=ana"), served, store)
     assert unread.errors == (("aurora", 503, "unavailable"),)
     assert [exposure.source for exposure in unread.exposures] == ["fallback"]
+
+
+def test_forged_tokens__too_many__429_that_is_counted_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.world.BAD_TOKENS_PER_SECOND", 1)
+    served = world(tenant(model(default=DEFAULT), credentials=(signer("cr_ed", "EdDSA", SIGNING_KEY),)))
+    forged = [studio_token("cr_ed", "EdDSA", Ed25519PrivateKey.generate(), sub=name) for name in "ab"]
+    first, second = (answer(get(bearer=bearer), served, Store()) for bearer in forged)
+    assert problem(first) == (401, "unauthorized")
+    assert problem(second) == (429, "rate_limited")
+    assert header(second, "retry-after") == "1"
+    assert second.errors == (("aurora", 429, "bad_tokens"),)
 
 
 @pytest.mark.parametrize(("of_credential", "of_tenant", "whose"), [(1, 100, "credential"), (100, 1, "tenant")])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.formats.json_records import MOST_TEXTS, JsonRecords
+from serving.formats.json_records import MOST_TEXTS, WIDEST_WRITTEN, JsonRecords
 from serving.formats.layouts import DamagedPayload, Layout
 from tests.unit.format_strategies import layouts, records_of
 
@@ -39,6 +39,16 @@ def test_any_record__the_same_bytes(drawn: tuple[Layout, dict[str, object]]) -> 
     layout, record = drawn
     payload = layout.pack(record)
     assert directly(JsonRecords(layout), payload) == by_way_of_the_record(layout, payload)
+
+
+@pytest.mark.parametrize("fields", [WIDEST_WRITTEN, WIDEST_WRITTEN + 1])
+def test_wide_layout__with_a_function_or_without__the_same_bytes_and_the_same_refusal(fields: int) -> None:
+    layout = Layout.parse([{"name": f"x{n}", "type": "uint", "min": 0, "max": 2 * n} for n in range(fields)])
+    payload = layout.pack({f"x{n}": n for n in range(fields)})
+    text = directly(JsonRecords(layout), payload)
+    assert text == by_way_of_the_record(layout, payload)
+    assert text is not None
+    assert directly(JsonRecords(layout), b"\xff" * len(payload)) is None
 
 
 @given(layouts(), st.binary(max_size=40))

@@ -30,6 +30,7 @@ from tests.serving_world import (
     NOW,
     claims,
     credential,
+    model,
     signer,
     studio_token,
     tenant,
@@ -63,10 +64,11 @@ OWN_SEGMENT = header_segment("cr_one", 1, "mk1").decode()
 def served() -> World:
     return world(
         tenant(
+            model(),
             credentials=(
                 credential(),
                 *(signer(kid, algorithm, key) for kid, (algorithm, key) in STUDIO.items()),
-            )
+            ),
         ),
         tenant(tenant_id="t2", slug="borealis", credentials=(credential("cr_two"),)),
     )
@@ -145,6 +147,8 @@ def test_refused__why_is_told_apart_for_whoever_counts_it() -> None:
             (served(), f"Bearer {'x' * 5000}", NOW),
             (served(), f"Bearer {signed(OWN_SEGMENT, b'[]')}", NOW),
             (served(), f"Bearer {studio_token('cr_ed', 'ES256', ES)}", NOW),
+            (served(), f"Bearer {signed({'alg': 'EdDSA', 'kid': 'cr_ed', 'x5c': ['A' * 800]}, claims())}", NOW),
+            (served(), f"Bearer {signed(b'[' * 3000, claims())}", NOW),
         ],
         "unknown_credential": [(served(), f"Bearer {token('cr_nobody')}", NOW)],
         "revoked": [(served(), f"Bearer {token(generation=2)}", NOW), (retiring, f"Bearer {good}", NOW + 10)],

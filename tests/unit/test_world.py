@@ -12,11 +12,12 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from serving.formats import snapshot as published
 from serving.formats.layouts import BadLayout, BadValue
 from serving.formats.tokens import BadToken
-from serving.world import MAX_VERIFIED_TOKENS, Outdated, World
+from serving.world import BAD_TOKENS_PER_SECOND, Outdated, OverLimit, World
 from tests.serving_world import (
     AUDIENCE,
     MASTER_KEYS,
     NOW,
+    VARIABLE,
     credential,
     model,
     signer,
@@ -28,6 +29,8 @@ from tests.serving_world import (
     world,
 )
 
+KEY = ed25519.Ed25519PrivateKey.from_private_bytes(b"e" * 32)
+OTHER_KEY = ed25519.Ed25519PrivateKey.from_private_bytes(b"o" * 32)
 NEWEST = published.AcceptedKey(2, "mk1")
 
 
@@ -93,7 +96,7 @@ def test_newer_snapshot__frees_the_one_before_at_once_even_if_tokens_of_a_creden
             records.text(records.layout.pack({"offer": 7, "gift": True}))
         old, whole = weakref.ref(records), weakref.ref(served)
         del records
-        served.put(snapshot(tenant(model()), 2))
+        served.put(snapshot(tenant(model(layout=VARIABLE)), 2))
         assert old() is None
         del served
         assert whole() is None
@@ -186,19 +189,116 @@ def test_credential_that_moves_to_another_kind__the_old_header_is_dead() -> None
     assert accepts(served, studio_token("cr_one", "EdDSA", key))
 
 
-def test_verified_tokens__are_kept_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.world.MAX_VERIFIED_TOKENS", 16)
-    served = world(tenant())
-    tokens = [token(sub=f"p{n}") for n in range(100)]
-    for bearer in tokens:
-        assert accepts(served, bearer)
-    assert len(served._verified) <= 16
-    assert f"Bearer {tokens[-1]}" in served._verified
-    assert MAX_VERIFIED_TOKENS >= 16
+def test_verified_token__of_a_credential_over_its_limit__is_not_kept() -> None:
+    served = world(tenant(credentials=(credential(burst=1, rate=1),)))
+    first = served.caller(f"Bearer {token(sub='p1')}", NOW)
+    first.credential.bucket.take(1, NOW)
+    for number in range(50):
+        assert accepts(served, token(sub=f"q{number}"))
+    assert [*served._verified.callers] == [f"Bearer {token(sub='p1')}"]
+
+
+def test_verified_token__that_names_hundreds_of_models__keeps_those_that_there_are() -> None:
+    served = world(tenant(model(slug="offers"), model(slug="prices")))
+    named = ["offers", "prices", "offers", *(f"m{number}" for number in range(300))]
+    caller = served.caller(f"Bearer {token(models=named)}", NOW)
+    assert caller.claims.models is not None
+    assert sorted(caller.claims.models) == ["offers", "prices"]
+
+
+def test_verified_token__that_names_a_model_made_later__may_ask_for_it_within_a_minute() -> None:
+    served = world(tenant(model(slug="offers")))
+    bearer = f"Bearer {token(models=['offers', 'later'])}"
+    assert served.caller(bearer, NOW).claims.models == ("offers",)
+    served.put(snapshot(tenant(model(slug="offers"), model(slug="later")), 2))
+    models = served.caller(bearer, NOW + 60).claims.models
+    assert models is not None
+    assert sorted(models) == ["later", "offers"]
+
+
+def test_revoked_credential__leaves_none_of_its_tokens_in_memory() -> None:
+    served = world(tenant(credentials=(credential(), credential("cr_two"))))
+    for number in range(5):
+        assert accepts(served, token(sub=f"p{number}"))
+    assert accepts(served, token("cr_two"))
+    served.put(snapshot(tenant(credentials=(credential("cr_two"),)), 2))
+    assert [*served._verified.callers] == [f"Bearer {token('cr_two')}"]
+
+
+def test_unchanged_layout__keeps_what_was_worked_out_of_it() -> None:
+    served = world(tenant(model(slug="offers"), model(slug="prices")))
+    before = {slug: known.versions[0].records for slug, known in served.tenants["t1"].models.items()}
+    served.put(snapshot(tenant(model(slug="offers", salt="new"), model(slug="prices", layout=VARIABLE)), 2))
+    after = {slug: known.versions[0].records for slug, known in served.tenants["t1"].models.items()}
+    assert after["offers"] is before["offers"]
+    assert [field.name for field in after["prices"].layout.fields] == ["title", "items"]
+
+
+# --- Tokens that a studio's own key should have signed ---------------------------------------------------------------
+
+
+@pytest.fixture
+def studios_own() -> World:
+    return world(tenant(credentials=(signer("cr_ed", "EdDSA", KEY), signer("cr_es", "EdDSA", KEY), credential())))
+
+
+def forged(number: int, kid: str = "cr_ed") -> str:
+    return studio_token(kid, "EdDSA", OTHER_KEY, sub=f"p{number}")
+
+
+def test_forged_tokens__beyond_a_number_a_second__are_not_verified_any_more(studios_own: World) -> None:
+    kept = studio_token("cr_ed", "EdDSA", KEY, sub="kept")
+    assert accepts(studios_own, kept)
+    for number in range(BAD_TOKENS_PER_SECOND):
+        assert not accepts(studios_own, forged(number))
+    with pytest.raises(OverLimit) as over:
+        studios_own.caller(f"Bearer {forged(-1)}", NOW)
+    assert (over.value.tenant_id, over.value.reason) == ("t1", "bad_tokens")
+    assert 0 < over.value.seconds <= 1
+    # Who was verified before, and every other credential, goes on; and so does this one a moment later.
+    assert accepts(studios_own, kept)
+    assert accepts(studios_own, token())
+    assert accepts(studios_own, studio_token("cr_es", "EdDSA", KEY))
+    assert accepts(studios_own, studio_token("cr_ed", "EdDSA", KEY, sub="new"), NOW + 1)
+
+
+def test_forged_token__sent_again__is_refused_without_another_look(
+    studios_own: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = []
+    for _ in range(BAD_TOKENS_PER_SECOND + 9):
+        with pytest.raises(BadToken) as refused:
+            studios_own.caller(f"Bearer {forged(1)}", NOW)
+        refusals.append(refused.value.reason)
+    assert set(refusals) == {"signature"}
+    monkeypatch.setattr("serving.world.MAX_REFUSED_TOKENS", 4)
+    for number in range(20):
+        assert not accepts(studios_own, forged(number))
+    assert len(studios_own._refused) <= 4
+
+
+def test_refused_token__once_the_studio_registers_its_key__is_accepted(studios_own: World) -> None:
+    assert not accepts(studios_own, forged(1))
+    other = tenant(credentials=(signer("cr_ed", "EdDSA", OTHER_KEY),))
+    studios_own.put(snapshot(other, 2))
+    assert accepts(studios_own, forged(1))
+
+
+@pytest.mark.parametrize(("of_credential", "of_tenant", "reason"), [(1, 9, "credential"), (9, 1, "tenant")])
+def test_new_token__of_a_studio_over_its_limit__is_not_verified(
+    of_credential: int, of_tenant: int, reason: str
+) -> None:
+    own = msgspec.structs.replace(signer("cr_ed", "EdDSA", KEY), requests_per_second=1, burst=of_credential)
+    served = world(tenant(credentials=(own,), rate=1, burst=of_tenant))
+    served.tenants["t1"].bucket.take(of_tenant - (reason == "credential"), NOW)
+    served.tenants["t1"].credentials["cr_ed"].bucket.take(of_credential - (reason == "tenant"), NOW)
+    with pytest.raises(OverLimit) as over:
+        served.caller(f"Bearer {studio_token('cr_ed', 'EdDSA', KEY)}", NOW)
+    assert over.value.reason == reason
 
 
 def test_bad_tokens__are_not_kept() -> None:
     served = world(tenant())
     for number in range(50):
         assert not accepts(served, token()[:-4] + f"{number:04d}")
-    assert len(served._verified) == 0
+    assert served._verified.callers == {}
