@@ -271,14 +271,17 @@ def _build_credentials(tenant: Tenant) -> Iterator[snapshot.Credential]:
 
 
 def _accepted_keys(credential: Credential, now: datetime) -> tuple[snapshot.AcceptedKey, ...]:
-    """Return the at most two keys whose tokens are good: the newest, and during an overlap the one before it."""
-    master_key_ids = list(parse_master_keys(settings.TOKEN_MASTER_KEYS))
-    newest = snapshot.AcceptedKey(credential.generation, master_key_ids[0])
+    """Return the keys whose tokens are good, the newest first: of the newest secret, in an overlap of the one before.
+
+    Of each by the first two master keys: while those are replaced there are tokens of both.
+    """
+    master_key_ids = list(parse_master_keys(settings.TOKEN_MASTER_KEYS))[:2]
+    newest = tuple(snapshot.AcceptedKey(credential.generation, key_id) for key_id in master_key_ids)
     until = credential.previous_until
-    if until is not None and now < until:
-        previous = snapshot.AcceptedKey(credential.generation - 1, master_key_ids[0], int(until.timestamp()))
-        return (newest, previous)
-    return (newest, *(snapshot.AcceptedKey(credential.generation, key_id) for key_id in master_key_ids[1:2]))
+    if until is None or now >= until:
+        return newest
+    ends_at = int(until.timestamp())
+    return (*newest, *(snapshot.AcceptedKey(credential.generation - 1, key_id, ends_at) for key_id in master_key_ids))
 
 
 def _build_models(tenant: Tenant) -> Iterator[snapshot.Model]:

@@ -40,7 +40,8 @@ class Credential(msgspec.Struct, frozen=True):
         id: the `kid` of its tokens.
         models: slugs it may ask for; None for all of the tenant's.
         algorithm: HS256, EdDSA, ES256 or RS256: the only one its tokens may use.
-        accepted: for HS256, the at most two keys its tokens may be signed with, the newest first.
+        accepted: for HS256, the keys its tokens may be signed with, the newest first: of two secrets in an overlap, by
+            two master keys while those are replaced.
         public_key: for the others, PEM.
         issuer: what `iss` must be.
     """

@@ -181,7 +181,7 @@ def test_build_tenant__credentials__name_their_keys_and_hold_no_secret(model: Re
     assert ours.credential.secret_hash.encode() not in encoded
 
 
-def test_build_tenant__two_master_keys__accepts_both_but_during_an_overlap_the_older_secret(
+def test_build_tenant__two_master_keys__accepts_both_and_during_an_overlap_the_older_secret_too(
     studio: Tenant, settings: Any
 ) -> None:
     settings.TOKEN_MASTER_KEYS = f"new:{'A' * 43},{project_settings.TOKEN_MASTER_KEYS},old:{'B' * 42}A"
@@ -193,7 +193,9 @@ def test_build_tenant__two_master_keys__accepts_both_but_during_an_overlap_the_o
     [built] = build_tenant(studio).credentials
     assert built.accepted == (
         snapshot.AcceptedKey(2, "new"),
+        snapshot.AcceptedKey(2, "test1"),
         snapshot.AcceptedKey(1, "new", int(until.timestamp())),
+        snapshot.AcceptedKey(1, "test1", int(until.timestamp())),
     )
     Credential.objects.unscoped().update(previous_until=timezone.now() - timedelta(seconds=1))
     [built] = build_tenant(studio).credentials
