@@ -1,9 +1,6 @@
 """Django's registration of the models_registry app."""
 
-from contextlib import suppress
-
 from django.apps import AppConfig
-from prometheus_client import REGISTRY
 
 
 class ModelsRegistryConfig(AppConfig):
@@ -13,11 +10,8 @@ class ModelsRegistryConfig(AppConfig):
     verbose_name = "Models and rollouts"
 
     def ready(self) -> None:
-        """Publish a tenant's snapshot whenever a commit changed what serving must know; show the loads' metrics."""
-        from models_registry.loading.metrics import LoadingCollector  # noqa: PLC0415 - models exist only by now
-        from models_registry.publishing import publish_on_change  # noqa: PLC0415 - as above
+        """Publish a tenant's snapshot whenever a commit changed what serving must know."""
+        from models_registry.publishing import publish_on_change  # noqa: PLC0415 - models exist only by now
         from tenants.signals import tenant_changed  # noqa: PLC0415 - as above
 
         tenant_changed.connect(publish_on_change, dispatch_uid="models_registry.publish")
-        with suppress(ValueError):  # Django set up a second time in one process
-            REGISTRY.register(LoadingCollector())

@@ -1,14 +1,11 @@
 """The project as a Django application."""
 
-from contextlib import suppress
 from importlib import import_module
 
 from django.apps import AppConfig
 from django.db.models.signals import pre_migrate
-from prometheus_client import REGISTRY
 from typing_extensions import override
 
-from recsite.background.metrics import BackgroundCollector
 from recsite.postgresql.limits import lift_for_migrations
 
 
@@ -24,6 +21,4 @@ class RecsiteConfig(AppConfig):
     def ready(self) -> None:
         import_module("recsite.celery")
         import_module("recsite.checks")
-        with suppress(ValueError):  # Django set up a second time in one process
-            REGISTRY.register(BackgroundCollector())
         pre_migrate.connect(lift_for_migrations, sender=self, dispatch_uid="recsite.lift_for_migrations")

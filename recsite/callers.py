@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hmac
 import logging
+from collections.abc import Iterable
 
 from django.conf import settings
 from django.db import DatabaseError, connection
 from django.http import Http404, HttpRequest, HttpResponse
-from django_prometheus.exports import ExportToDjangoView
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from typing_extensions import override
 
+from recsite.metrics import control_plane, several
 from recsite.postgresql.limits import seat
 
 log = logging.getLogger(__name__)
@@ -28,7 +33,9 @@ def client_address(request: HttpRequest) -> str:
 
 
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Return what this process counts to whoever sends the bearer token of the settings; a 404 to everybody else.
+    """Return what is counted to whoever sends the bearer token of the settings; a 404 to everybody else.
+
+    That is what all processes of this dashboard count, and what the control plane says of itself.
 
     Raises:
         Http404: the token is another one, or none is set.
@@ -37,8 +44,22 @@ def metrics(request: HttpRequest) -> HttpResponse:
     given = request.headers.get("Authorization", "")
     if request.method != "GET" or token is None or not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
         raise Http404
-    page: HttpResponse = ExportToDjangoView(request)
-    return page
+    try:
+        counted = CollectorRegistry()
+        counted.register(_Counted(list(several.metrics())))
+    except TimeoutError as error:
+        log.warning("metrics.locked problem=%s", error)
+        return HttpResponse(f"{error}\n", "text/plain", status=503)
+    return HttpResponse(generate_latest(counted) + generate_latest(control_plane()), content_type=CONTENT_TYPE_LATEST)
+
+
+class _Counted(Collector):
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
+
+    @override
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
 
 
 def ready_for_tokens(request: HttpRequest) -> HttpResponse:

@@ -13,3 +13,7 @@ if DATABASES["default"]["ENGINE"] == "recsite.postgresql":
     options = DATABASES["default"]["OPTIONS"]
     options |= options_of(ENV, statement_seconds=ENV.database_request_seconds, given=options["options"])
 application = get_wsgi_application()
+
+from recsite.metrics import several  # noqa: E402 - it knows models, which exist only by now
+
+several.join(ENV.var_dir / "dashboard")
