@@ -24,6 +24,7 @@ SUITES = [
     "test_odd_input.py",
     "test_traffic.py",
     "test_held_locks.py",
+    "test_migrations.py",
 ]
 
 
