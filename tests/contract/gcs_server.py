@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -65,7 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif content is None:
             self._json(404, {"error": {"code": 404, "message": "Not Found"}})
         elif query.get("alt") == "media":
-            self._media(content)
+            self._media(content, self._generation(bucket, name))
         else:
             self._json(200, self._metadata(bucket, name, content))
 
@@ -82,21 +83,27 @@ class _Handler(BaseHTTPRequestHandler):
                     items.append(self._metadata(bucket, name, file.read_bytes()))
         return {"kind": "storage#objects", "items": items, "prefixes": sorted(prefixes)}
 
+    def _generation(self, bucket: str, name: str) -> int:
+        """Return the number that an object gets with each of its contents."""
+        return (self.server.folder / bucket / name).stat().st_mtime_ns
+
     def _metadata(self, bucket: str, name: str, content: bytes) -> dict[str, object]:
+        generation = self._generation(bucket, name)
+        written = datetime.fromtimestamp(generation / 1e9, UTC).isoformat().replace("+00:00", "Z")
         return {
             "kind": "storage#object",
-            "id": f"{bucket}/{name}/1",
+            "id": f"{bucket}/{name}/{generation}",
             "name": name,
             "bucket": bucket,
-            "generation": "1",
+            "generation": str(generation),
             "metageneration": "1",
             "size": str(len(content)),
             "crc32c": base64.b64encode(struct.pack(">I", google_crc32c.value(content))).decode(),
-            "updated": "2026-11-01T12:00:00.000Z",
-            "timeCreated": "2026-11-01T12:00:00.000Z",
+            "updated": written,
+            "timeCreated": written,
         }
 
-    def _media(self, content: bytes) -> None:
+    def _media(self, content: bytes, generation: int) -> None:
         wanted = self.headers.get("Range", "").removeprefix("bytes=")
         start, end = 0, len(content)
         if wanted:
@@ -107,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
         if wanted:
             self.send_header("Content-Range", f"bytes {start}-{start + len(part) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(part)))
-        self.send_header("x-goog-generation", "1")
+        self.send_header("x-goog-generation", str(generation))
         self.end_headers()
         self.wfile.write(part)
 

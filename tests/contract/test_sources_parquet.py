@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -249,6 +250,169 @@ def test_file__behind_a_link_within_the_folder__is_read_where_the_link_led_when_
         assert [batch.to_pylist() for batch in extract.batches] == [[{"player_id": "old", "level": 1}]]
 
 
+# --- Files that change while they are read ---------------------------------------------------------------------------
+
+
+@contextmanager
+def opened(location: Path | str, folder: Path) -> Iterator[Extract]:
+    with open_source("parquet", str(location), Confinement((), (), (str(folder),)), WANTED, labels={}) as extract:
+        yield extract
+
+
+def test_files__one_replaced_by_an_equal_one_while_another_is_read__are_refused(folder: Path) -> None:
+    for name in "abc":
+        write(folder, f"{name}.parquet", player_id=[f"old {name}"], level=[1])
+    with opened(f"{folder}/*.parquet", folder) as extract:
+        next(extract.batches)
+        write(folder, "next.tmp", player_id=["new a"], level=[1]).rename(folder / "a.parquet")
+        with pytest.raises(SourceProblem, match=r"a\.parquet” was replaced while it was read\. Load again when"):
+            list(extract.batches)
+
+
+def test_files__one_written_over_in_its_place__are_refused(folder: Path) -> None:
+    path = write(folder, "a.parquet", player_id=["p1"], level=[1])
+    with opened(path, folder) as extract:
+        next(extract.batches)
+        status = path.stat()
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+        with pytest.raises(SourceProblem, match="was replaced while it was read"):
+            list(extract.batches)
+
+
+@pytest.mark.parametrize(("what", "words"), [("came", "b.parquet” came while"), ("went", "a.parquet” was removed")])
+def test_files__one_that_comes_or_goes_while_they_are_read__are_refused(folder: Path, what: str, words: str) -> None:
+    path = write(folder, "a.parquet", player_id=["p1"], level=[1])
+    with opened(f"{folder}/*.parquet", folder) as extract:
+        next(extract.batches)
+        write(folder, "b.parquet", player_id=["p2"], level=[1])
+        if what == "went":
+            (folder / "b.parquet").unlink()
+            path.unlink()
+            write(folder, "0.parquet", player_id=["p1"], level=[1])
+            (folder / "0.parquet").rename(folder / "c.parquet")
+        with pytest.raises(SourceProblem, match=words):
+            list(extract.batches)
+
+
+@pytest.mark.parametrize("pattern", ["latest", "latest/*.parquet", "latest/a.parquet"])
+def test_files__behind_a_link_that_is_moved_while_they_are_read__are_read_where_it_led(
+    folder: Path, pattern: str
+) -> None:
+    for day in ("day=1", "day=2"):
+        (folder / day).mkdir()
+        write(folder / day, "a.parquet", player_id=[day], level=[1])
+    (folder / "latest").symlink_to(folder / "day=1")
+    with opened(folder / pattern, folder) as extract:
+        (folder / "latest").unlink()
+        (folder / "latest").symlink_to(folder / "day=2")
+        assert [batch.to_pylist() for batch in extract.batches] == [[{"player_id": "day=1", "level": 1}]]
+
+
+# --- Which files a location takes ------------------------------------------------------------------------------------
+
+
+def players(folder: Path, pattern: str) -> list[str]:
+    return [row["player_id"] for batch in read(folder, pattern)[1] for row in batch.to_pylist()]
+
+
+def test_name__with_brackets_that_is_there__takes_that_file_alone(folder: Path) -> None:
+    (folder / "run[1]").mkdir()
+    (folder / "run1").mkdir()
+    for place in (folder, folder / "run[1]", folder / "run1"):
+        write(place, "scores[1].parquet", player_id=["exact"], level=[1])
+        write(place, "scores1.parquet", player_id=["neighbour"], level=[1])
+    assert players(folder, "scores[1].parquet") == ["exact"]
+    assert players(folder, "run[1]/scores[1].parquet") == ["exact"]
+    (folder / "scores[1].parquet").unlink()
+    assert players(folder, "scores[1].parquet") == ["neighbour"]
+
+
+def test_folder__named_outright__takes_files_that_end_like_parquet_in_any_case(folder: Path) -> None:
+    (folder / "day").mkdir()
+    for name in ("a.parquet", "B.PARQUET", "c.parq", "_d.parquet", ".e.parquet", "f.txt"):
+        write(folder / "day", name, player_id=[name], level=[1])
+    assert players(folder, "day") == ["B.PARQUET", "a.parquet", "c.parq"]
+
+
+def test_folder__without_such_files__says_what_to_write(folder: Path) -> None:
+    (folder / "day").mkdir()
+    write(folder / "day", "000000000000", player_id=["p1"], level=[1])
+    assert problem(folder, "day") == (
+        f"No file in “{folder}/day” ends in .parquet. Write “{folder}/day/*” to read every file in it."
+    )
+    assert players(folder, "day/*") == ["p1"]
+
+
+def test_folder__of_partitions_named_outright__says_what_to_write(folder: Path) -> None:
+    (folder / "rows" / "country=DE").mkdir(parents=True)
+    write(folder / "rows" / "country=DE", "a.parquet", player_id=["p1"], level=[1])
+    assert problem(folder, "rows") == (
+        f"“{folder}/rows” is divided into folders, such as “country=DE”. Write “{folder}/rows/**/*.parquet” to read "
+        "all of them, or name one."
+    )
+    assert players(folder, "rows/**/*.parquet") == players(folder, "rows/country=DE") == ["p1"]
+
+
+def test_file__that_two_names_lead_to__is_read_once(folder: Path) -> None:
+    (folder / "day=1").mkdir()
+    write(folder / "day=1", "a.parquet", player_id=["p1"], level=[1])
+    (folder / "latest").symlink_to(folder / "day=1")
+    assert players(folder, "**/*.parquet") == ["p1"]
+
+
+# --- Tables of other formats ------------------------------------------------------------------------------------------
+
+TABLES = {
+    "a Delta table": ("_delta_log/00000000000000000000.json", "part-0.parquet"),
+    "an Iceberg table": ("metadata/v1.metadata.json", "data/part-0.parquet"),
+    "a Hudi table": (".hoodie/hoodie.properties", "part-0.parquet"),
+    "the output of a Spark stream": ("_spark_metadata/0", "part-0.parquet"),
+}
+
+
+def write_table(folder: Path, log: str, part: str) -> None:
+    for path in (folder / log, folder / part, folder / "day=1" / "part-1.parquet"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path.parent, path.name, player_id=["deleted"], level=[1])
+
+
+@pytest.mark.parametrize("pattern", ["t", "t/*", "t/**", "t/**/*.parquet", "t/*/*.parquet", "*/day=1/*", "t/{part}"])
+@pytest.mark.parametrize("kind", TABLES)
+def test_table__of_another_format__is_refused_however_it_is_named(folder: Path, kind: str, pattern: str) -> None:
+    write_table(folder / "t", *TABLES[kind])
+    assert problem(folder, pattern.format(part=TABLES[kind][1])) == (
+        f"“{folder}/t” is {kind}: its files also hold rows that were deleted or replaced, so they cannot be read by "
+        "themselves. Write its current rows to plain Parquet files in another folder, or load it through BigQuery."
+    )
+
+
+def test_table__that_holds_the_folder_a_studio_may_read__is_none_of_its_business(folder: Path) -> None:
+    write_table(folder / "t", *TABLES["a Delta table"])
+    assert players(folder / "t" / "day=1", "*.parquet") == ["deleted"]
+
+
+def test_folder__called_metadata_with_nothing_of_a_table__is_a_folder(folder: Path) -> None:
+    (folder / "metadata").mkdir()
+    (folder / "metadata" / "readme.json").touch()
+    (folder / "_delta_log").mkdir()
+    write(folder, "a.parquet", player_id=["p1"], level=[1])
+    assert players(folder, "*.parquet") == ["p1"]
+
+
+# --- What a page says of itself ---------------------------------------------------------------------------------------
+
+
+def test_page__of_which_one_byte_is_another__is_found_where_the_file_has_checksums(folder: Path) -> None:
+    path = folder / "a.parquet"
+    table = pa.table({"player_id": ["aaaaaaaaaaaa"], "level": [1]})
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_page_checksum=True)
+    content = path.read_bytes()
+    value = b"\x0c\0\0\0aaaaaaa"
+    assert content.count(value) == 1
+    path.write_bytes(content.replace(value, value[:-1] + b"b"))
+    assert "damaged" in problem(folder)
+
+
 def test_kind__that_nobody_knows__is_refused(folder: Path) -> None:
     with (
         pytest.raises(SourceProblem, match="“csv” is not a kind of source"),
@@ -311,3 +475,32 @@ def test_cloud_storage__that_nobody_answers_for__is_a_clear_sentence(settings: S
     assert cloud_problem("gs://studio-tables/out/*.parquet") == (
         "Cloud Storage could not be reached to read “gs://studio-tables/out/*.parquet”. Try again later."
     )
+
+
+@pytest.mark.parametrize("pattern", ["t", "t/*", "t/**/*.parquet", "t/{part}"])
+@pytest.mark.parametrize("kind", TABLES)
+def test_objects__that_are_a_table_of_another_format__are_refused(cloud: Path, kind: str, pattern: str) -> None:
+    write_table(cloud / "out" / "t", *TABLES[kind])
+    location = f"gs://studio-tables/out/{pattern.format(part=TABLES[kind][1])}"
+    assert cloud_problem(location).startswith(f"“gs://studio-tables/out/t” is {kind}: its files also hold")
+
+
+def test_objects__in_partitions_named_outright__say_what_to_write(cloud: Path) -> None:
+    write(cloud / "out" / "day=1", "a.parquet", player_id=["p1"], level=[1])
+    assert cloud_problem("gs://studio-tables/out", "gs://studio-tables/") == (
+        "“gs://studio-tables/out” is divided into folders, such as “day=1”. Write "
+        "“gs://studio-tables/out/**/*.parquet” to read all of them, or name one."
+    )
+
+
+@pytest.mark.parametrize("when", ["before the first row", "after it"])
+def test_object__replaced_by_an_equal_one__is_refused(cloud: Path, when: str) -> None:
+    path = write(cloud / "out", "a.parquet", player_id=["p1"], level=[1])
+    location, allowed = "gs://studio-tables/out/*.parquet", Confinement((), ("gs://studio-tables/out",), ())
+    with open_source("parquet", location, allowed, WANTED, labels={}) as extract:
+        if when == "after it":
+            next(extract.batches)
+        write(cloud / "out", "a.parquet", player_id=["p2"], level=[1])
+        with pytest.raises(SourceProblem, match=r"a\.parquet” was replaced while it was read"):
+            list(extract.batches)
+    assert path.exists()

@@ -157,13 +157,35 @@ def gs_folder(location: str, prefixes: Sequence[str]) -> tuple[str, tuple[str, .
     )
 
 
+class OtherwiseNamed(Exception):
+    """A folder that was named outright has no Parquet files of its own, but others that another pattern takes."""
+
+    def __init__(self, path: str, *, partition: str = "") -> None:
+        super().__init__(path)
+        self.path = path
+        self.partition = partition
+
+    def words(self, scheme: str) -> str:
+        """Return the sentence for it; `scheme` comes before paths."""
+        path = f"{scheme}{self.path}"
+        if self.partition:
+            return (
+                f"“{shown(path)}” is divided into folders, such as “{shown(self.partition)}”. Write "
+                f"“{shown(f'{path}/**/*.parquet')}” to read all of them, or name one."
+            )
+        return f"No file in “{shown(path)}” ends in .parquet. Write “{shown(f'{path}/*')}” to read every file in it."
+
+
 def expand(folder: str, pattern: Sequence[str], listing: Listing) -> Iterator[str]:
     """Yield the files below a folder that match a pattern, in name order.
 
-    `*`, `?` and `[…]` match within one name, `**` any number of folders. As in Spark and Hive, a wildcard at the start
-    of a segment does not match names that begin with `.` or `_` (markers and half-written files). A folder that is
-    named outright stands for its `*.parquet`. `listing` gives the names in a folder, each with whether it is a folder,
-    and must refuse what is out of bounds.
+    `*`, `?` and `[…]` match within one name, `**` any number of folders; a name that is there letter by letter is meant
+    alone. As in Spark and Hive, a wildcard at the start of a segment does not match names that begin with `.` or `_`
+    (markers and half-written files). A folder that is named outright stands for its Parquet files. `listing` gives the
+    names in a folder, each with whether it is a folder, and must refuse what is out of bounds.
+
+    Raises:
+        OtherwiseNamed: a folder that is named outright wants another pattern.
     """
     head, rest = pattern[0], pattern[1:]
     names = sorted(listing(folder))
@@ -173,7 +195,8 @@ def expand(folder: str, pattern: Sequence[str], listing: Listing) -> Iterator[st
             if is_folder and name[0] not in "._":
                 yield from expand(f"{folder}/{name}", pattern, listing)
         return
-    for name, is_folder in names:
+    exact = [(name, is_folder) for name, is_folder in names if name == head]
+    for name, is_folder in exact or names:
         if not _matches(name, head):
             continue
         if rest and is_folder:
@@ -181,7 +204,25 @@ def expand(folder: str, pattern: Sequence[str], listing: Listing) -> Iterator[st
         elif not rest and not is_folder:
             yield f"{folder}/{name}"
         elif not rest and name == head:
-            yield from expand(f"{folder}/{name}", ["*.parquet"], listing)
+            yield from _whole_folder(f"{folder}/{name}", list(listing(f"{folder}/{name}")))
+
+
+def of_folder(names: Iterable[tuple[str, bool]]) -> Iterator[str]:
+    """Yield those names in a folder which it stands for when it is named outright, in order."""
+    for name, is_folder in sorted(names):
+        if not is_folder and name[0] not in "._" and name.lower().endswith((".parquet", ".parq")):
+            yield name
+
+
+def _whole_folder(path: str, names: Sequence[tuple[str, bool]]) -> Iterator[str]:
+    visible = [(name, is_folder) for name, is_folder in sorted(names) if name[0] not in "._"]
+    partitions = [name for name, is_folder in visible if is_folder and "=" in name]
+    if partitions:
+        raise OtherwiseNamed(path, partition=partitions[0])
+    found = list(of_folder(names))
+    if not found and any(not is_folder for _, is_folder in visible):
+        raise OtherwiseNamed(path)
+    yield from (f"{path}/{name}" for name in found)
 
 
 def _matches(name: str, segment: str) -> bool:
