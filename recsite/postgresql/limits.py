@@ -13,6 +13,8 @@ from recsite.environment import Environment
 
 # The server says itself that a statement took too long; this much later it is taken for one that hangs.
 GRACE_SECONDS = 2
+# A peer that vanished is noticed after about half a minute without a byte, at either end.
+KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_COUNT = 15, 5, 3
 # So long one waits for a seat among those who may wait for the database: a moment, since it takes a thread.
 SEAT_SECONDS = 0.1
 
@@ -28,15 +30,23 @@ def options_of(env: Environment, *, statement_seconds: int, given: str = "") -> 
         # Of the two the lock's limit comes first, which says what the matter is.
         "lock_timeout": min(env.database_lock_seconds, max(1, statement_seconds - 1)),
         "idle_in_transaction_session_timeout": env.database_idle_transaction_seconds,
+        # The server's own: by default a session keeps its locks for two hours after its client's machine is gone.
+        "tcp_keepalives_idle": KEEPALIVE_IDLE_SECONDS,
+        "tcp_keepalives_interval": KEEPALIVE_INTERVAL_SECONDS,
     }
     return {
-        "options": " ".join([given, *(f"-c {name}={seconds}s" for name, seconds in limits.items())]),
+        "options": " ".join(
+            [
+                given,
+                *(f"-c {name}={seconds}s" for name, seconds in limits.items()),
+                f"-c tcp_keepalives_count={KEEPALIVE_COUNT}",
+            ]
+        ),
         "connect_timeout": env.database_connect_seconds,
         "tcp_user_timeout": env.database_unacknowledged_seconds * 1000,
-        # A peer that vanished is noticed after about half a minute without a byte.
-        "keepalives_idle": 15,
-        "keepalives_interval": 5,
-        "keepalives_count": 3,
+        "keepalives_idle": KEEPALIVE_IDLE_SECONDS,
+        "keepalives_interval": KEEPALIVE_INTERVAL_SECONDS,
+        "keepalives_count": KEEPALIVE_COUNT,
         "answer_seconds": statement_seconds + GRACE_SECONDS,
     }
 

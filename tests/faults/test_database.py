@@ -98,3 +98,6 @@ def test_limits__a_slow_statement_and_a_held_lock__are_given_up_by_the_server(po
         with pytest.raises(psycopg.errors.QueryCanceled):
             limited.execute("SELECT pg_sleep(60)")
         assert limited.execute("SELECT 1").fetchone() == (1,)
+        # A client whose machine vanished must not keep its locks for two hours.
+        noticed = [limited.execute(f"SHOW tcp_keepalives_{what}").fetchone() for what in ("idle", "interval", "count")]
+        assert noticed == [("15",), ("5",), ("3",)]
