@@ -5,17 +5,20 @@ Each case writes its files into a folder and says how a load of them must end.
 
 from __future__ import annotations
 
+import base64
 import gzip
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.parquet import encryption
 
 from tests.loading_scene import columns
 
@@ -119,6 +122,56 @@ def _two_of_one_name(folder: Path) -> None:
     pq.write_table(twice, folder / NAME)
 
 
+def _write_unknown_type(folder: Path) -> None:
+    """Write a column of bytes that Arrow's description calls whole numbers of 128 bits."""
+    numbers, lists = pa.array(range(ROWS), pa.int32()), pa.array([[1]] * ROWS, pa.list_(pa.int32()))
+    made = as_table(usual(offer_id=numbers, items=lists, wide=[1] * ROWS))
+    told = made.schema.serialize().to_pybytes()
+    assert told.count(b"\x40\0\0\0") == 1
+    description = base64.b64encode(told.replace(b"\x40\0\0\0", b"\x80\0\0\0"))
+    wide = pa.array([b"0" * 16] * ROWS, pa.binary(16))
+    made = made.drop_columns("wide").append_column("wide", wide).replace_schema_metadata({"ARROW:schema": description})
+    pq.write_table(made, folder / NAME, store_schema=False)
+
+
+def _called_lzo(content: bytes) -> bytes:
+    footer = content[-8 - int.from_bytes(content[-8:-4], "little") :]
+    # In each column's metadata its codec, before its number of values: SNAPPY is 1, LZO 3.
+    return content[: -len(footer)] + footer.replace(b"\x15\x02\x16", b"\x15\x06\x16")
+
+
+def _write_column_that_is_no_text(folder: Path) -> None:
+    table(usual(nameless=[1] * ROWS), store_schema=False)(folder)
+    (folder / NAME).write_bytes((folder / NAME).read_bytes().replace(b"nameless", b"\xff\xfemeless"))
+
+
+def _write_endless_footer(folder: Path) -> None:
+    with (folder / NAME).open("wb") as file:
+        file.write(b"PAR1")
+        file.truncate(3_000_000_000)
+        file.seek(0, os.SEEK_END)
+        file.write((2_000_000_000).to_bytes(4, "little") + b"PAR1")
+
+
+def _write_encrypted(folder: Path, *, column: str, plaintext_footer: bool) -> None:
+    configuration = encryption.EncryptionConfiguration(
+        footer_key="footer", column_keys={"column": [column]}, plaintext_footer=plaintext_footer
+    )
+    factory = encryption.CryptoFactory(lambda _: _Keys())
+    properties = factory.file_encryption_properties(encryption.KmsConnectionConfig(), configuration)
+    table(usual(secret=[1] * ROWS), encryption_properties=properties)(folder)
+
+
+class _Keys(encryption.KmsClient):  # type: ignore[misc]  # Arrow gives it no types
+    """Keeps keys as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def wrap_key(self, key_bytes: bytes, _: str) -> bytes:
+        return base64.b64encode(key_bytes)
+
+
 def _write_feather(folder: Path) -> None:
     with pa.OSFile(str(folder / NAME), "wb") as sink, pa.ipc.new_file(sink, as_table(usual()).schema) as writer:
         writer.write(as_table(usual()))
@@ -127,7 +180,8 @@ def _write_feather(folder: Path) -> None:
 U64, VIEW = pa.uint64(), pa.string_view()
 LOADS, REJECTED, FAILED = "active", "rejected", "failed"
 PLAYERS = columns(range(ROWS))["player_id"]
-NOT_PARQUET = "is not a Parquet file, or it is damaged, encrypted or cut short"
+CUT_SHORT, DAMAGED = "is cut short. Load again when", "is damaged: it cannot be read to its end"
+NOT_PARQUET, ENCRYPTED = "is not a Parquet file. Write it as Parquet", "is encrypted. Write it without encryption"
 STRUCT = pa.array([{"a": 1}] * ROWS)
 
 HARMLESS = [
@@ -156,6 +210,18 @@ HARMLESS = [
         ),
         LOADS,
         "Left out, because neither key nor layout has them: at.",
+    ),
+    Source(
+        "an extra encrypted column",
+        partial(_write_encrypted, column="secret", plaintext_footer=True),
+        LOADS,
+        "Left out, because neither key nor layout has them: secret.",
+    ),
+    Source(
+        "an extra column of whole numbers of 128 bits",
+        _write_unknown_type,
+        LOADS,
+        "Left out, because neither key nor layout has them: wide.",
     ),
     Source("columns in another order", table(dict(reversed(usual().items()))), LOADS, ""),
     Source("rows in another order", table({k: v[::-1] for k, v in usual().items()}), LOADS, ""),
@@ -217,15 +283,30 @@ HARMLESS = [
 ]
 
 BAD_FILES = [
-    Source("cut short", raw(lambda content: content[:-200]), FAILED, NOT_PARQUET),
-    Source("cut at half", raw(lambda content: content[: len(content) // 2]), FAILED, NOT_PARQUET),
-    Source("without its footer's mark", raw(lambda content: content[:-4] + b"XXXX"), FAILED, NOT_PARQUET),
-    Source("a footer of another length", raw(lambda c: c[:-8] + b"\xff\xff\xff\x7f" + c[-4:]), FAILED, NOT_PARQUET),
-    Source("a footer of nonsense", raw(lambda c: c[:-100] + b"\xaa" * 92 + c[-8:]), FAILED, NOT_PARQUET),
-    Source("encrypted", raw(lambda content: b"PARE" + content[4:-4] + b"PARE"), FAILED, NOT_PARQUET),
-    Source("a damaged page", raw(_scrambled_page), FAILED, NOT_PARQUET),
+    Source("cut short", raw(lambda content: content[:-200]), FAILED, CUT_SHORT),
+    Source("cut at half", raw(lambda content: content[: len(content) // 2]), FAILED, CUT_SHORT),
+    Source("without its footer's mark", raw(lambda content: content[:-4] + b"XXXX"), FAILED, CUT_SHORT),
+    Source("a footer of another length", raw(lambda c: c[:-8] + b"\xff\xff\xff\x7f" + c[-4:]), FAILED, DAMAGED),
+    Source("a footer of nonsense", raw(lambda c: c[:-100] + b"\xaa" * 92 + c[-8:]), FAILED, DAMAGED),
+    Source("encrypted", raw(lambda content: b"PARE" + content[4:-4] + b"PARE"), FAILED, ENCRYPTED),
+    Source(
+        "encrypted as a whole",
+        partial(_write_encrypted, column="secret", plaintext_footer=False),
+        FAILED,
+        ENCRYPTED,
+    ),
+    Source(
+        "an encrypted column",
+        partial(_write_encrypted, column="offer_id", plaintext_footer=True),
+        FAILED,
+        ENCRYPTED,
+    ),
+    Source("a footer of 2 GB", _write_endless_footer, FAILED, "has 1,907 MB, more than 64: the file is damaged"),
+    Source("an extra column whose name is no text", _write_column_that_is_no_text, FAILED, "name is not UTF-8 text"),
+    Source("compressed by LZO", raw(_called_lzo), FAILED, "of a type or compression that cannot be read"),
+    Source("a damaged page", raw(_scrambled_page), FAILED, DAMAGED),
     Source("compressed as a whole", raw(gzip.compress), FAILED, NOT_PARQUET),
-    Source("no bytes at all", raw(lambda _: b""), FAILED, NOT_PARQUET),
+    Source("no bytes at all", raw(lambda _: b""), FAILED, CUT_SHORT),
     Source("a CSV file", raw(lambda _: b"player_id,offer_id\np1,2\n"), FAILED, NOT_PARQUET),
     Source("an Arrow file", _write_feather, FAILED, NOT_PARQUET),
     Source("a folder", lambda folder: (folder / NAME).mkdir(), FAILED, "No file matches"),

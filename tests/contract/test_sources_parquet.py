@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from models_registry.loading.sources import Confinement, Extract, SourceProblem,
 from recsite.embedded import free_port
 from tests.contract.gcs_server import serve_gcs
 
+ROOT = Path(__file__).resolve().parents[2]
 WANTED = ("player_id", "level")
 
 
@@ -116,11 +119,72 @@ def test_file__with_a_column_twice__is_refused(folder: Path) -> None:
 # --- Files that are none --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1", b"player_id,level\np1,1\n", b"PAR1" + b"\0" * 100 + b"PAR1"])
-def test_file__that_is_no_parquet__is_a_clear_sentence(folder: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is cut short. Load again when all of it is there."),
+        (b"PAR1", "is cut short. Load again when all of it is there."),
+        (b"player_id,level\np1,1\n", "is not a Parquet file. Write it as Parquet, or read others only."),
+        (b"PAR1" + b"\0" * 100 + b"PAR1", "is damaged: it cannot be read to its end. Write it again."),
+        (b"PARE" + b"\0" * 100 + b"PARE", "is encrypted. Write it without encryption: the worker has no key for it."),
+    ],
+)
+def test_file__that_is_no_parquet__is_a_clear_sentence(folder: Path, content: bytes, words: str) -> None:
     write(folder, "a.parquet", player_id=["p1"], level=[1])
     (folder / "b.parquet").write_bytes(content)
-    assert problem(folder) == (f"“{folder}/b.parquet” is not a Parquet file, or it is damaged, encrypted or cut short.")
+    assert problem(folder) == f"“{folder}/b.parquet” {words}"
+
+
+def test_file__of_fewer_rows_than_it_says__is_damaged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(folder, "a.parquet", player_id=["p1"], level=[1])
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: iter(()))
+    assert "is damaged" in problem(folder)
+
+
+# Each byte of the file may be hit, those that describe it more often.
+FUZZ = """
+import random, resource, sys
+from pathlib import Path
+import django, pyarrow as pa, pyarrow.parquet as pq
+
+django.setup()
+from models_registry.loading.sources.parquet import open_parquet
+from models_registry.loading.sources.port import Confinement, SourceProblem
+
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+path, drawn = Path(sys.argv[1]) / "a.parquet", random.Random(2026)
+rows = pa.table({"player_id": [f"p{n}" for n in range(300)], "level": range(300), "items": [[1], []] * 150})
+pq.write_table(rows, path, use_dictionary=["level"])
+good = path.read_bytes()
+footer = len(good) - 8 - int.from_bytes(good[-8:-4], "little")
+for _ in range(int(sys.argv[2])):
+    content = bytearray(good)
+    for _ in range(drawn.choice((1, 1, 2, 8))):
+        place = drawn.randrange(footer if drawn.random() < 0.7 else 0, len(content))
+        content[place] = drawn.choice((0, 255, content[place] ^ 1 << drawn.randrange(8)))
+    if drawn.random() < 0.1:
+        del content[drawn.randrange(len(content)) :]
+    path.write_bytes(content)
+    try:
+        confinement = Confinement((), (), (sys.argv[1],))
+        with open_parquet(str(path), confinement, ("player_id", "level", "items"), gcs_endpoint=None) as extract:
+            print("read", sum(batch.num_rows for batch in extract.batches))
+    except SourceProblem as problem:
+        print(str(problem).partition("parquet” ")[2])
+"""
+
+
+@pytest.mark.slow
+def test_file__damaged_anywhere__is_a_sentence_about_it_or_read_whole(folder: Path) -> None:
+    # A process of its own, whose memory is bounded: a damaged size may ask for anything.
+    command = [sys.executable, "-c", FUZZ, str(folder), "400"]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100, cwd=ROOT)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    found = ended.stdout.splitlines()
+    assert len(found) == 400
+    known = ("is damaged: ", "is cut short", "is not a Parquet file", "has ", "needs more memory")
+    assert [line for line in found if line != "read 300" and not line.startswith(known)] == []
+    assert sum(line.startswith("is damaged: ") for line in found) > 100
 
 
 def test_file__cut_short__is_found_before_the_first_row(folder: Path) -> None:
@@ -141,7 +205,7 @@ def test_file__damaged_in_the_middle__is_found_where_it_is_read(folder: Path) ->
     for place in range(100, len(content) // 2, 50):
         content[place] ^= 0xFF
     path.write_bytes(content)
-    assert problem(folder) == f"“{path}” is not a Parquet file, or it is damaged, encrypted or cut short."
+    assert problem(folder) == f"“{path}” is damaged: it cannot be read to its end. Write it again."
 
 
 def test_file__replaced_between_opening_and_reading__is_refused(folder: Path) -> None:
@@ -460,7 +524,7 @@ def test_object__cut_short__is_a_clear_sentence(cloud: Path) -> None:
     path = write(cloud / "out", "a.parquet", player_id=["p1"], level=[1])
     path.write_bytes(path.read_bytes()[:-10])
     assert cloud_problem("gs://studio-tables/out/*.parquet") == (
-        "“gs://studio-tables/out/a.parquet” is not a Parquet file, or it is damaged, encrypted or cut short."
+        "“gs://studio-tables/out/a.parquet” is cut short. Load again when all of it is there."
     )
 
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from models_registry.loading.sources.confinement import shown
-from models_registry.loading.sources.parquet_files import Files, Found, find_files, replaced, unreadable
+from models_registry.loading.sources.parquet_files import Files, Found, find_files
+from models_registry.loading.sources.parquet_reading import Damaged, open_file, reading, replaced
 from models_registry.loading.sources.port import Confinement, Extract, SourceProblem
 
 ROWS_PER_BATCH = 65_536
@@ -51,12 +51,10 @@ def open_parquet(
 
 
 def _read_footer(files: Files, found: Found) -> _Footer:
-    try:
-        with files.open(found) as stream:
-            parquet = pq.ParquetFile(stream)
-            return _Footer(parquet.schema_arrow, parquet.metadata.num_rows)
-    except (OSError, pa.ArrowException) as error:
-        raise SourceProblem(unreadable(files.name(found), error)) from error
+    name = files.name(found)
+    with reading(name), files.open(found) as stream:
+        parquet = open_file(stream, name)
+        return _Footer(parquet.schema_arrow, parquet.metadata.num_rows)
 
 
 def _common_schema(files: Files, footers: list[_Footer], wanted: Sequence[str]) -> pa.Schema:
@@ -104,14 +102,16 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 def _batches(files: Files, footers: list[_Footer], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     for found, footer in zip(files.found, footers, strict=True):
-        try:
-            with files.open(found) as stream:
-                parquet = pq.ParquetFile(stream, page_checksum_verification=True)
-                if parquet.metadata.num_rows != footer.rows or not parquet.schema_arrow.equals(footer.schema):
-                    raise SourceProblem(replaced(files.name(found)))
-                for batch in parquet.iter_batches(ROWS_PER_BATCH, columns=schema.names):
-                    # Arrow also reads “a.b” when asked for “a”, and gives columns in the file's order.
-                    yield batch.select(schema.names).cast(schema)
-        except (OSError, pa.ArrowException) as error:
-            raise SourceProblem(unreadable(files.name(found), error)) from error
+        name = files.name(found)
+        with reading(name), files.open(found) as stream:
+            parquet = open_file(stream, name)
+            if parquet.metadata.num_rows != footer.rows or not parquet.schema_arrow.equals(footer.schema):
+                raise SourceProblem(replaced(name))
+            rows = 0
+            for batch in parquet.iter_batches(ROWS_PER_BATCH, columns=schema.names):
+                rows += batch.num_rows
+                # Arrow also reads “a.b” when asked for “a”, and gives columns in the file's order.
+                yield batch.select(schema.names).cast(schema)
+            if rows != footer.rows:
+                raise Damaged
     files.check_unchanged()

@@ -16,6 +16,7 @@ from pyarrow import fs
 
 from models_registry.loading.sources import confinement as rules
 from models_registry.loading.sources.confinement import GS_SCHEME, shown
+from models_registry.loading.sources.parquet_reading import replaced, unreadable
 from models_registry.loading.sources.port import Confinement, SourceProblem
 from models_registry.loading.sources.table_formats import check_no_table
 
@@ -292,25 +293,3 @@ def _folders(paths: Iterable[str], tops: Sequence[str]) -> list[str]:
             found[folder] = None
             folder = folder.rpartition("/")[0]
     return sorted(found)
-
-
-def replaced(name: str) -> str:
-    """Return the sentence for a file that is another than the one that was found."""
-    return f"“{shown(name)}” was replaced while it was read. Load again when the new file is complete."
-
-
-def unreadable(name: str, error: Exception) -> str:
-    """Return the sentence for an error of Arrow's, whose own words are for programmers."""
-    if isinstance(error, PermissionError):
-        return f"The worker is not allowed to read “{shown(name)}”."
-    if isinstance(error, FileNotFoundError):
-        return f"“{shown(name)}” does not exist (any more)."
-    if isinstance(error, OSError) and rules.is_link_on_the_way(error):
-        return replaced(name)
-    text = str(error)
-    if isinstance(error, OSError) and name.startswith(GS_SCHEME):
-        if "PERMISSION_DENIED" in text or "UNAUTHENTICATED" in text:
-            return f"Cloud Storage does not allow the worker to read “{shown(name)}”."
-        if "UNAVAILABLE" in text or "DEADLINE_EXCEEDED" in text or "Could not resolve" in text:
-            return f"Cloud Storage could not be reached to read “{shown(name)}”. Try again later."
-    return f"“{shown(name)}” is not a Parquet file, or it is damaged, encrypted or cut short."
