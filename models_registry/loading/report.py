@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self
 
@@ -121,6 +122,29 @@ class ReportedDifference(msgspec.Struct, frozen=True):
     share_compared: float = 1.0
 
 
+class SourceFile(msgspec.Struct, frozen=True):
+    """A file that was read, as it was then: its name in full, and when it was last written, if that makes sense."""
+
+    name: str = ""
+    size_bytes: int = 0
+    modified_at: datetime | None = None
+    rows: int = 0
+
+
+class SourceFiles(msgspec.Struct, frozen=True):
+    """The files that a load read.
+
+    Attributes:
+        count: how many; size_bytes and rows: of all of them.
+        first: the first of them by name, at most 100.
+    """
+
+    count: int = 0
+    size_bytes: int = 0
+    rows: int = 0
+    first: tuple[SourceFile, ...] = ()
+
+
 class Report(msgspec.Struct, frozen=True):
     """What is known about a load, or a range of one, so far.
 
@@ -132,6 +156,7 @@ class Report(msgspec.Struct, frozen=True):
         distribution: the same for the next load; None before it was measured.
         difference: None where nothing was compared row by row.
         seconds_rested: of a range; a load says so in its notes.
+        files: None where the source is none of files.
     """
 
     checks: tuple[Check, ...] = ()
@@ -141,6 +166,7 @@ class Report(msgspec.Struct, frozen=True):
     distribution: Distribution | None = None
     difference: ReportedDifference | None = None
     seconds_rested: float | None = None
+    files: SourceFiles | None = None
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> Self:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from models_registry.loading.report import Report, ReportedDifference
+from models_registry.loading.report import Report, ReportedDifference, SourceFiles
 from tenants.figures import share
 
 BAR_WIDTH = 20
 MAX_BINS = 12
+MAX_FILES = 10
 
 
 def report_lines(report: Report) -> Iterator[str]:
@@ -23,6 +24,8 @@ def report_lines(report: Report) -> Iterator[str]:
     yield from _distributions(report)
     if report.difference is not None:
         yield from _difference(report.difference)
+    if report.files is not None:
+        yield from _files(report.files)
     yield from ["", "Notes", *(f"  {note}" for note in report.notes)] if report.notes else []
     yield ""
     yield "Where the time went"
@@ -58,3 +61,13 @@ def _difference(difference: ReportedDifference) -> Iterator[str]:
         keys = difference.samples.get(what, ())
         example = f"   for example {', '.join(keys)}" if keys else ""
         yield f"  {what:<9} {getattr(difference, what):>14,}{example}"
+
+
+def _files(files: SourceFiles) -> Iterator[str]:
+    yield ""
+    yield f"Files: {files.count:,}, {files.size_bytes:,} bytes, {files.rows:,} rows"
+    for file in files.first[:MAX_FILES]:
+        written = "" if file.modified_at is None else f", written {file.modified_at:%Y-%m-%d %H:%M:%S} UTC"
+        yield f"  {file.name}: {file.size_bytes:,} bytes, {file.rows:,} rows{written}"
+    if files.count > MAX_FILES:
+        yield f"  and {files.count - MAX_FILES:,} more"

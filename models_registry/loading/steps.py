@@ -148,6 +148,7 @@ def extract(
             fields = {"rows_expected": opened.rows_expected, "source_snapshot_at": opened.snapshot_at}
             pulse.enter(LoadState.EXTRACTING, **fields)
             work.schema = opened.schema
+            work.report = work.report.having(files=opened.files)
             check, usable = check_columns(opened.schema, expected)
             work.add_notes(*_notes_of_columns(opened, expected))
             work.add_checks(check)

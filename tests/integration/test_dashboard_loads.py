@@ -253,6 +253,7 @@ def test_load__active__tells_what_it_made(scene: Scene) -> None:
         assert re.search(rf"{stage} [\d.]+ s [\d,]+ rows/s", text), stage
     assert "items · how many As before (PSI 0.0" in text
     assert f"Parquet files {scene.source.location}" in text
+    assert re.search(rf"1 file, [\d,]+ bytes .*{scene.source.location} .* 310 ", text)
 
 
 def test_load__whose_table_was_replaced__says_so(scene: Scene) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 from models_registry.loading import running
 from models_registry.loading.pulse import Progress
 from models_registry.loading.report import Report
+from models_registry.loading.report_text import report_lines
 from models_registry.loading.requests import table_roll_back
 from models_registry.loading.running import run_load
 from models_registry.models import Load, LoadState, Table, TableState, Version
@@ -132,6 +134,28 @@ def test_run_load__columns_nobody_wants_and_an_optional_one_missing__noted(scene
         "Left out, because neither key nor layout has them: score, at.",
         "The optional column title is not in the source: it is absent in every row.",
     ]
+
+
+def test_run_load__of_files__reports_what_was_read(scene: Scene, valkey: redis.Redis) -> None:
+    scene.source.location = str(scene.folder / "*.parquet")
+    scene.source.save()
+    scene.write(columns(range(3)), "b.parquet")
+    scene.write(columns(range(3, 5)), "a.parquet")
+    (scene.folder / "b.parquet").rename(scene.folder / os.fsdecode(b"b\xff.parquet"))
+    os.utime(scene.folder / "a.parquet", (0, 1_795_000_000))
+    load = scene.load()
+    assert load.state == LoadState.ACTIVE, load.problem
+    files = Report.read(load.report).files
+    assert files is not None
+    assert (files.count, files.rows, files.size_bytes) == (2, 5, sum(file.size_bytes for file in files.first))
+    assert [(file.name, file.rows) for file in files.first] == [
+        (f"{scene.folder}/a.parquet", 2),
+        (f"{scene.folder}/b?.parquet", 3),
+    ]
+    assert files.first[0].modified_at == datetime(2026, 11, 18, 11, 6, 40, tzinfo=UTC)
+    size = f"{files.first[0].size_bytes:,} bytes"
+    line = f"  {scene.folder}/a.parquet: {size}, 2 rows, written 2026-11-18 11:06:40 UTC"
+    assert line in report_lines(Report.read(load.report))
 
 
 def test_run_load__field_names_that_sql_would_trip_over__loaded(

@@ -36,8 +36,8 @@ Listing = Callable[[str], Iterable[tuple[str, bool]]]
 
 
 def shown(location: str) -> str:
-    """Return a location as a message quotes it: on one line, at most 200 characters."""
-    text = " ".join(location.split())
+    """Return a location as a message quotes it: on one line, at most 200 characters, “?” for what is not UTF-8."""
+    text = " ".join(location.encode(errors="replace").decode().split())
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 

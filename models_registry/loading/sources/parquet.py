@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import pyarrow as pa
 
+from models_registry.loading.report import SourceFile, SourceFiles
 from models_registry.loading.sources.confinement import shown
 from models_registry.loading.sources.parquet_files import Files, Found, find_files
 from models_registry.loading.sources.parquet_reading import Damaged, open_file, reading, replaced
@@ -16,6 +18,8 @@ from models_registry.loading.sources.port import Confinement, Extract, SourcePro
 
 ROWS_PER_BATCH = 65_536
 FOOTERS_AT_ONCE = 8
+# A report names so many files; of the others it has the sums.
+MAX_REPORTED = 100
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,30 @@ def open_parquet(
         rows_expected=sum(footer.rows for footer in footers),
         snapshot_at=None,
         extra_columns=tuple(name for name in present if name not in set(wanted)),
+        files=_reported(files, footers),
     )
+
+
+def _reported(files: Files, footers: list[_Footer]) -> SourceFiles:
+    first = [
+        SourceFile(
+            files.name(found),
+            found.size_bytes,
+            _moment(found.modified_ns),
+            footer.rows,
+        )
+        for found, footer in zip(files.found[:MAX_REPORTED], footers, strict=False)
+    ]
+    size_bytes = sum(found.size_bytes for found in files.found)
+    return SourceFiles(len(files.found), size_bytes, sum(footer.rows for footer in footers), tuple(first))
+
+
+def _moment(nanoseconds: int) -> datetime | None:
+    """Return a file's time to the second; None for one that a clock gone wrong wrote."""
+    try:
+        return datetime.fromtimestamp(nanoseconds // 10**9, UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _read_footer(files: Files, found: Found) -> _Footer:

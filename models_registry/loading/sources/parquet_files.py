@@ -49,8 +49,8 @@ class Files:
     _generations: dict[str, bytes] = field(default_factory=dict)
 
     def name(self, found: Found) -> str:
-        """Return a file's name for messages and reports."""
-        return f"{self.scheme}{found.path}"
+        """Return a file's name for messages and reports, in which a name that is not UTF-8 has “?”."""
+        return f"{self.scheme}{found.path}".encode(errors="replace").decode()
 
     def open(self, found: Found) -> pa.NativeFile:
         """Open one of the files, if it is the one that was found; a local one with no link followed.
@@ -93,7 +93,7 @@ class Files:
         for path in sorted(before.keys() | now.keys()):
             if before.get(path) == now.get(path):
                 continue
-            name = f"{self.scheme}{path}"
+            name = self.name(before.get(path) or now[path])
             if path in before and path in now:
                 raise SourceProblem(replaced(name))
             what = "was removed" if path in before else "came"

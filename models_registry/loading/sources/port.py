@@ -8,6 +8,8 @@ from datetime import datetime
 
 import pyarrow as pa
 
+from models_registry.loading.report import SourceFiles
+
 
 class SourceProblem(Exception):
     """A source that cannot be read. The message is one clear sentence for the people who own it, without a secret."""
@@ -50,5 +52,6 @@ class Extract:
     rows_expected: int | None
     snapshot_at: datetime | None
     extra_columns: tuple[str, ...]
+    files: SourceFiles | None = None
     # Makes the copy, given the key fields and a job's labels; None for a source that is read by one worker.
     partition: Callable[[Sequence[str], Mapping[str, str]], Scratch] | None = None

@@ -136,8 +136,8 @@ class LoadReportAnswer(LoadAnswer):
     example = REJECTED
     report = serializers.DictField(
         help_text="`checks` (each with name, passed, count, words, samples, may_be_waived), `fields` (how each is "
-        "distributed, now and in what is served), `difference` (keys added, removed, changed), `notes` and `stages` "
-        "(seconds and rates)."
+        "distributed, now and in what is served), `difference` (keys added, removed, changed), `files` (how many "
+        "were read, and of the first 100 name, size, time and rows), `notes` and `stages` (seconds and rates)."
     )
 
 
