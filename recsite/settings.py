@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from recsite import __version__
 from recsite.environment import ASSETS_DIR, Environment, environment_file, errors_of
 from recsite.postgresql.limits import options_of
 
@@ -133,6 +134,8 @@ UNFOLD: dict[str, Any] = {
 
 # The one folder that is written to.
 VAR_DIR = ENV.var_dir
+# What runs, for metrics to say.
+RELEASE = (__version__, ENV.commit)
 
 # --- Database -------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from django.conf import settings
@@ -49,7 +51,20 @@ class Serving(NamedTuple):
         gauges["recsite_tenants_expected"] = self.keeper.expected()
         gauges["recsite_snapshots_missing"] = len(self.world.missing)
         gauges["recsite_clock_skew_seconds"] = self.keeper.clock_off_seconds
-        return self.numbers.reading(living)
+        if (free := free_ratio(settings.VAR_DIR)) is not None:
+            gauges["recsite_var_free_ratio"] = free
+        reading = self.numbers.reading(living)
+        reading.values["recsite_build_info"] = {settings.RELEASE: 1}
+        return reading
+
+
+def free_ratio(directory: Path) -> float | None:
+    """Return the share of a folder's disk that is free, or None where the folder is not there."""
+    try:
+        disk = os.statvfs(directory)
+    except OSError:
+        return None
+    return disk.f_bavail / disk.f_blocks if disk.f_blocks else None
 
 
 def assemble(kind: Literal["lane", "door"], *, siblings: int = 1) -> Serving:

@@ -128,6 +128,19 @@ DEFINITIONS = (
     Definition("recsite_block_cache_hits_total", "counter", "Blocks found in the process's own cache."),
     Definition("recsite_block_cache_bytes", "gauge", "Memory that those caches take."),
     Definition("recsite_workers", "gauge", "Worker processes that serve."),
+    Definition(
+        "recsite_build_info",
+        "gauge",
+        "1, by what runs: the release, and the commit that it was built from (RECSITE_COMMIT).",
+        ("version", "commit"),
+        across="max",
+    ),
+    Definition(
+        "recsite_var_free_ratio",
+        "gauge",
+        "What is free, of 1, of the disk that RECSITE_VAR_DIR is on; missing where it is not there.",
+        across="min",
+    ),
 )
 
 # Counters without labels, and the attribute of `Numbers` that each is.

@@ -17,6 +17,7 @@ from kombu.exceptions import OperationalError
 log = logging.getLogger(__name__)
 
 LOADS_QUEUE = "loads"
+QUEUES = ("celery", LOADS_QUEUE)
 TIMEOUT_SECONDS = 1.0
 
 
@@ -34,11 +35,11 @@ def hand_over(task: str, pk: int, *, in_seconds: int = 0) -> bool:
     return True
 
 
-def count_messages() -> int | None:
-    """Count the messages about loads that no worker has taken; None where the broker does not say."""
+def count_messages(queue: str = LOADS_QUEUE) -> int | None:
+    """Count the messages in a queue that no worker has taken; None where the broker does not say."""
     try:
         with _connected() as connection, connection.channel() as channel:
-            return int(channel.queue_declare(LOADS_QUEUE, durable=True, auto_delete=False).message_count)
+            return int(channel.queue_declare(queue, durable=True, auto_delete=False).message_count)
     except OperationalError as error:
         log.warning("broker.not_asked problem=%s", error)
         return None

@@ -2,6 +2,7 @@
 
 from models_registry.models.catalogue import MAX_CODE, Layout, RecommendationModel, Source, SourceKind, Version
 from models_registry.models.loading import (
+    ENDED_STATES,
     RUNNING_STATES,
     Load,
     LoadRange,
@@ -25,6 +26,7 @@ from models_registry.models.traffic import (
 
 __all__ = [
     "BASIS_POINTS",
+    "ENDED_STATES",
     "MAX_CODE",
     "RUNNING_STATES",
     "CredentialUse",

@@ -12,13 +12,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
+import msgspec
 import redis
 from django.conf import settings
 
+from serving.configuration import free_ratio
 from serving.redis.clients import Client, connect
 
 log = logging.getLogger(__name__)
@@ -54,6 +57,18 @@ def sign_path(component: Component, var_dir: Path) -> Path:
     return var_dir / "heartbeats" / component
 
 
+class Told(msgspec.Struct, frozen=True):
+    """What a process says of itself with its sign.
+
+    Attributes:
+        free: share of the disk of its folder; None if that is not there.
+    """
+
+    version: str
+    commit: str
+    free: float | None
+
+
 class Heartbeat:
     """Leaves the signs of one process, which may be of several kinds. Where it can't is logged once."""
 
@@ -78,9 +93,11 @@ class Heartbeat:
                 path.touch()
         except OSError as error:
             problem = f"{type(error).__name__}: {error}"
+        version, commit = settings.RELEASE
+        said = msgspec.msgpack.encode(Told(version, commit, free_ratio(settings.VAR_DIR)))
         try:
             for component in self._components:
-                client().psetex(heartbeat_name(component), FORGET_MS, b"1")
+                client().psetex(heartbeat_name(component), FORGET_MS, said)
         except (redis.RedisError, OSError) as error:
             problem = f"{type(error).__name__}: {error}"
         if problem and not self._problem:
@@ -88,16 +105,36 @@ class Heartbeat:
         self._problem = problem
 
 
-def ages_seconds() -> Iterator[tuple[Component, float]]:
-    """Yield for each kind of process that is remembered how long ago one of them gave a sign, by Redis's clock.
+class Sign(NamedTuple):
+    """A component's last sign of life.
+
+    Attributes:
+        age_seconds: by Redis's clock.
+        told: None where a release that says something else left it.
+    """
+
+    component: Component
+    age_seconds: float
+    told: Told | None
+
+
+def signs() -> Iterator[Sign]:
+    """Yield for each kind of process that is remembered the last sign that one of them gave.
 
     Raises:
         redis.RedisError, OSError: Redis does not say.
     """
     for component in COMPONENTS:
-        left_ms = client().pttl(heartbeat_name(component))
-        if isinstance(left_ms, int) and left_ms >= 0:
-            yield component, (FORGET_MS - left_ms) / 1000
+        name = heartbeat_name(component)
+        with client().pipeline(transaction=False) as pipeline:
+            pipeline.pttl(name)
+            pipeline.get(name)
+            left_ms, value = pipeline.execute()
+        if left_ms >= 0 and value is not None:
+            told = None
+            with suppress(msgspec.MsgspecError):
+                told = msgspec.msgpack.decode(value, type=Told)
+            yield Sign(component, (FORGET_MS - left_ms) / 1000, told)
 
 
 def verdict(component: Component, var_dir: Path) -> tuple[bool, str]:

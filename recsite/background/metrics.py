@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
-from recsite.background.heartbeats import ages_seconds
+from recsite.background.heartbeats import Sign, signs
 from recsite.background.outcomes import Outcomes, outcomes
 from serving.metrics import Definition
 
@@ -37,30 +37,53 @@ FAILURES = Definition(
 DURATION = Definition(
     "recsite_task_duration_seconds", "histogram", "Time that runs of a task took, well ended or not.", ("task",)
 )
-DEFINITIONS = (HEARTBEAT, LAST_SUCCESS, FAILURES, DURATION)
+BUILD = Definition(
+    "recsite_background_build_info",
+    "gauge",
+    "1, by what the last worker, loader or beat runs that gave a sign of life.",
+    ("component", "version", "commit"),
+)
+FREE = Definition(
+    "recsite_background_var_free_ratio",
+    "gauge",
+    "What is free, of 1, of the disk that its RECSITE_VAR_DIR is on.",
+    ("component",),
+)
+DEFINITIONS = (HEARTBEAT, BUILD, FREE, LAST_SUCCESS, FAILURES, DURATION)
 
 
 class BackgroundCollector(Collector):
-    """Reads the numbers when they are asked for. Four commands of Redis."""
+    """Reads the numbers when they are asked for. Seven commands of Redis."""
 
     @override
     def collect(self) -> Iterator[Metric]:
         try:
-            ages, tasks = dict(ages_seconds()), outcomes()
+            given, tasks = list(signs()), outcomes()
         except (redis.RedisError, OSError) as error:
             log.warning("metrics.no_redis problem=%s", error)
             return
-        now = time.time()
-        heartbeats = GaugeMetricFamily(HEARTBEAT.name, HEARTBEAT.help, labels=HEARTBEAT.labels)
-        for component, age_seconds in ages.items():
-            heartbeats.add_metric([component], now - age_seconds)
-        yield heartbeats
+        yield from _of_signs(given)
         yield from _of_tasks(tasks)
 
     def describe(self) -> Iterator[Metric]:
         """Yield the families without values: registering must not ask Redis."""
-        yield GaugeMetricFamily(HEARTBEAT.name, HEARTBEAT.help, labels=HEARTBEAT.labels)
+        yield from _of_signs([])
         yield from _of_tasks({})
+
+
+def _of_signs(given: list[Sign]) -> Iterator[Metric]:
+    now = time.time()
+    heartbeats, builds, free = (
+        GaugeMetricFamily(definition.name, definition.help, labels=definition.labels)
+        for definition in (HEARTBEAT, BUILD, FREE)
+    )
+    for component, age_seconds, told in given:
+        heartbeats.add_metric([component], now - age_seconds)
+        if told is not None:
+            builds.add_metric([component, told.version, told.commit], 1)
+            if told.free is not None:
+                free.add_metric([component], told.free)
+    yield from (heartbeats, builds, free)
 
 
 def _of_tasks(tasks: dict[str, Outcomes]) -> Iterator[Metric]:

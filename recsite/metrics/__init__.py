@@ -4,18 +4,21 @@ from functools import cache
 
 from prometheus_client import CollectorRegistry
 
-from models_registry.loading.metrics import DEFINITIONS as LOADING
-from models_registry.loading.metrics import LoadingCollector
 from recsite.background.metrics import DEFINITIONS as BACKGROUND
 from recsite.background.metrics import BackgroundCollector
+from recsite.metrics.database import DEFINITIONS as DATABASE
+from recsite.metrics.database import DatabaseCollector
+from recsite.metrics.servers import DEFINITIONS as SERVERS
+from recsite.metrics.servers import ServersCollector
 
-DEFINITIONS = (*LOADING, *BACKGROUND)
+DEFINITIONS = (*DATABASE, *BACKGROUND, *SERVERS)
 
 
 @cache
 def control_plane() -> CollectorRegistry:
     """Return the registry of what is read from the database and from Redis when somebody asks."""
     registry = CollectorRegistry()
-    registry.register(LoadingCollector())
+    registry.register(DatabaseCollector())
     registry.register(BackgroundCollector())
+    registry.register(ServersCollector())
     return registry

@@ -18,7 +18,7 @@ from pytest_django import Settings
 
 from models_registry.loading.requests import load_request
 from models_registry.models import Load, LoadState
-from recsite.background.heartbeats import COMPONENTS, SILENT_SECONDS, Component, ages_seconds, sign_path, verdict
+from recsite.background.heartbeats import COMPONENTS, SILENT_SECONDS, Component, sign_path, signs, verdict
 from recsite.background.outcomes import outcomes
 from recsite.embedded import EmbeddedValkey
 from tests.celery_worker import celery_beat, celery_worker
@@ -81,8 +81,8 @@ def test_background__busy_hanging_and_running_again__is_told_apart(
         assert (ran.failures, sum(ran.buckets.values())) == (0, 1)
         eventually(lambda: outcomes()["loading.run_range"].failures, seconds=60)
         assert outcomes()["loading.run_range"].last_success is None
-        assert eventually(lambda: dict(ages_seconds()).keys() == set(COMPONENTS), seconds=60)
-        assert all(age < SILENT_SECONDS for age in dict(ages_seconds()).values())
+        eventually(lambda: [sign.component for sign in signs()] == list(COMPONENTS), seconds=60)
+        assert all(sign.age_seconds < SILENT_SECONDS for sign in signs())
 
         # Hanging.
         pids = [int((tmp_path / f"{name}.pid").read_text()) for name in ("worker", "beat")]

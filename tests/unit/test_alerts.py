@@ -29,6 +29,8 @@ RECORDED: dict[str, str] = {rule["record"]: rule["expr"] for rule in _ALL if "re
 CASES = sorted(ALERTS.glob("*.test.yaml"))
 # What is not ours: Prometheus' own, and the blackbox exporter's.
 FOREIGN = {"up": None, "probe_ssl_earliest_cert_expiry": "recsite-https"}
+# The lanes' and the dashboards'.
+BOTH = {"recsite_build_info", "recsite_var_free_ratio"}
 METRIC = r"\b(?:recsite_\w+|up|probe_\w+)\b"
 
 
@@ -72,7 +74,9 @@ def test_alert__asks_the_job_that_has_the_metric(name: str) -> None:
     asked = re.findall(rf'({METRIC})\{{job="([\w-]+)"', _asked(name))
     assert len(asked) == len(re.findall(METRIC, _asked(name))), "each names its job"
     for metric, job in asked:
-        if metric != "up":
+        if metric in BOTH:
+            assert job in {"recsite-lane", "recsite-dashboard"}
+        elif metric != "up":
             assert job == FOREIGN.get(metric, "recsite-dashboard" if metric in of_the_dashboard else "recsite-lane")
 
 

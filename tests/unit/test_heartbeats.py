@@ -8,7 +8,8 @@ import pytest
 import redis
 from pytest_django import Settings
 
-from recsite.background.heartbeats import COMPONENTS, Heartbeat, ages_seconds, verdict
+from recsite import __version__
+from recsite.background.heartbeats import COMPONENTS, FORGET_MS, Heartbeat, heartbeat_name, signs, verdict
 from recsite.background.steps import STANDS_STILL_SECONDS, Signs
 
 
@@ -53,7 +54,13 @@ def test_heartbeat__of_some__is_remembered_of_these(
 ) -> None:
     settings.VAR_DIR = tmp_path_factory.mktemp("var")
     Heartbeat(["beat", "loader"]).beat()
-    assert {component: age < 5 for component, age in ages_seconds()} == {"beat": True, "loader": True}
+    settings.RELEASE = ("later", "")
+    valkey.psetex(heartbeat_name("worker"), FORGET_MS, b"what another release says")
+    found = list(signs())
+    assert [sign.component for sign in found] == ["worker", "loader", "beat"]
+    assert all(0 <= sign.age_seconds < 60 for sign in found)
+    assert [sign.told is not None and sign.told.version for sign in found] == [False, __version__, __version__]
+    assert all(sign.told is None or 0 < (sign.told.free or 0) < 1 for sign in found)
     assert [verdict(component, settings.VAR_DIR)[0] for component in ("worker", "loader", "beat")] == [
         False,
         True,

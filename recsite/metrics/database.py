@@ -1,0 +1,185 @@
+"""What Prometheus is told of loads, tables, versions and credentials, read from the database whenever it asks."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from django.db import DatabaseError
+from django.db.models import Count, DurationField, F, Min, OuterRef, Q, Subquery, Sum
+from django.db.models.functions import Coalesce
+from django.utils import timezone
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from typing_extensions import override
+
+from models_registry.catalogue.selectors import is_late, late_by
+from models_registry.loading.pulse import ALIVE_STATES
+from models_registry.models import (
+    BASIS_POINTS,
+    ENDED_STATES,
+    Load,
+    LoadState,
+    RecommendationModel,
+    RolloutRevision,
+    Table,
+    TableState,
+    Version,
+)
+from recsite.metrics.families import Values, families
+from serving.metrics import Definition
+from tenants.models import Credential
+
+log = logging.getLogger(__name__)
+
+SERVED = ("tenant", "model", "version")
+DEFINITIONS = (
+    Definition("recsite_loads_total", "counter", "Loads that ended, by how.", ("state",)),
+    Definition("recsite_tenant_loads_total", "counter", "The same by tenant.", ("tenant", "state")),
+    Definition(
+        "recsite_tenant_load_seconds_total",
+        "counter",
+        "Time that these loads took from when a worker began them.",
+        ("tenant", "state"),
+    ),
+    Definition("recsite_load_rows_total", "counter", "Rows that loads wrote which ended.", ("tenant",)),
+    Definition("recsite_loads_waiting", "gauge", "Loads that no worker has begun."),
+    Definition(
+        "recsite_load_oldest_waiting_seconds", "gauge", "For how long the oldest of them has waited; 0 where none does."
+    ),
+    Definition("recsite_loads_running", "gauge", "Loads at work."),
+    Definition("recsite_versions_late", "gauge", "Versions whose data is older than their target for freshness."),
+    Definition(
+        "recsite_most_late_seconds", "gauge", "How far the latest of them is beyond its target; 0 where none is late."
+    ),
+    Definition(
+        "recsite_version_data_age_seconds",
+        "gauge",
+        "Age of the data that a version with weight is served from.",
+        SERVED,
+    ),
+    Definition("recsite_version_weight_ratio", "gauge", "A version's weight, where it has one, of 1.", SERVED),
+    Definition("recsite_tables_lost", "gauge", "Tables in use of which Redis lost a part and that are not repaired."),
+    Definition(
+        "recsite_tables_bytes", "gauge", "Bytes of a tenant's tables that are in Redis, all kept ones.", ("tenant",)
+    ),
+    Definition(
+        "recsite_credential_overlap_ends_timestamp_seconds",
+        "gauge",
+        "When the first of a tenant's secrets ends that were replaced and are still accepted.",
+        ("tenant",),
+    ),
+)
+
+
+class DatabaseCollector(Collector):
+    """Reads the numbers when they are asked for. Seven queries; that about loads reads all there ever were."""
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        try:
+            values = read(timezone.now())
+        except DatabaseError as error:
+            log.warning("metrics.no_database problem=%s", error)
+            return
+        yield from families(DEFINITIONS, values)
+
+    def describe(self) -> Iterator[Metric]:
+        """Yield the families without values: registering must not ask the database."""
+        yield from families(DEFINITIONS, {})
+
+
+def read(now: datetime) -> Values:
+    """Return the values by metric and labels."""
+    served = Q(version__active_table=F("pk"))
+    lost = Table.objects.unscoped().filter(served, state=TableState.READY, lost_at__isnull=False).count()
+    kept = Table.objects.unscoped().exclude(state=TableState.DROPPED).order_by()
+    sizes = kept.values_list("version__model__tenant__slug").annotate(Sum("size_bytes"))
+    accepted = Credential.objects.unscoped().filter(previous_until__gt=now, revoked_at=None, tenant__ended_at=None)
+    ends = accepted.order_by().values_list("tenant__slug").annotate(Min("previous_until"))
+    return {
+        **_of_loads(now),
+        **_of_versions(now),
+        "recsite_tables_lost": {(): lost},
+        "recsite_tables_bytes": {(tenant,): size for tenant, size in sizes},
+        "recsite_credential_overlap_ends_timestamp_seconds": {(tenant,): at.timestamp() for tenant, at in ends},
+    }
+
+
+def _of_loads(now: datetime) -> Values:
+    """Return what is told of loads. One query. Loads are kept for ever, so that none of the counts falls."""
+    rows = (
+        Load.objects.unscoped()
+        .order_by()
+        .values_list("version__model__tenant__slug", "state")
+        .annotate(
+            count=Count("pk"),
+            took=Sum(F("finished_at") - F("started_at"), output_field=DurationField()),
+            written=Sum("rows_written"),
+            first_at=Min("created_at"),
+        )
+    )
+    by_state: dict[str, int] = defaultdict(int)
+    tenant_loads: dict[tuple[str, ...], float] = {}
+    tenant_seconds: dict[tuple[str, ...], float] = {}
+    tenant_rows: dict[tuple[str, ...], float] = defaultdict(float)
+    asked_at = now
+    for tenant, state, count, took, written, first_at in rows:
+        # From 0 on, so that the first of a kind is an increase.
+        for end in ENDED_STATES:
+            tenant_loads.setdefault((tenant, end), 0)
+        by_state[state] += count
+        if state == LoadState.QUEUED:
+            asked_at = min(asked_at, first_at)
+        elif state in ENDED_STATES:
+            tenant_loads[tenant, state] = count
+            tenant_seconds[tenant, state] = took.total_seconds() if took is not None else 0.0
+            tenant_rows[(tenant,)] += written
+    return {
+        "recsite_loads_total": {(state,): by_state[state] for state in map(str, ENDED_STATES)},
+        "recsite_tenant_loads_total": tenant_loads,
+        "recsite_tenant_load_seconds_total": tenant_seconds,
+        "recsite_load_rows_total": tenant_rows,
+        "recsite_loads_waiting": {(): by_state[LoadState.QUEUED]},
+        "recsite_load_oldest_waiting_seconds": {(): (now - asked_at).total_seconds()},
+        "recsite_loads_running": {(): sum(by_state[state] for state in ALIVE_STATES)},
+    }
+
+
+def _of_versions(now: datetime) -> Values:
+    """Return what is told of versions of tenants that have not ended. Three queries."""
+    late = _late_seconds(now)
+    newest = RolloutRevision.objects.unscoped().filter(model=OuterRef("pk")).order_by("-number")
+    models = RecommendationModel.objects.unscoped().filter(tenant__ended_at=None).order_by()
+    weights: dict[int, Any] = dict(models.values_list("pk", Subquery(newest.values("weights_bp")[:1])))
+    ages: dict[tuple[str, ...], float] = {}
+    shares: dict[tuple[str, ...], float] = {}
+    # Rows without objects: there may be tens of thousands. The instant is `data_at`'s.
+    load = "active_table__load__"
+    at = Coalesce(f"{load}source_snapshot_at", f"{load}started_at", "active_table__created_at")
+    names = ("model__tenant__slug", "model__slug", "name")
+    versions = Version.objects.unscoped().filter(model__tenant__ended_at=None).order_by()
+    for model, code, read_at, *named in versions.values_list("model_id", "code", at, *names):
+        share_bp = (weights.get(model) or {}).get(str(code), 0)
+        if share_bp:
+            shares[tuple(named)] = share_bp / BASIS_POINTS
+            if read_at is not None:
+                ages[tuple(named)] = (now - read_at).total_seconds()
+    return {
+        "recsite_versions_late": {(): len(late)},
+        "recsite_most_late_seconds": {(): max(late, default=0)},
+        "recsite_version_data_age_seconds": ages,
+        "recsite_version_weight_ratio": shares,
+    }
+
+
+def _late_seconds(now: datetime) -> list[float]:
+    """Return for each version that is beyond its target by how much. One query."""
+    versions = Version.objects.unscoped().filter(freshness_minutes__isnull=False, model__tenant__ended_at=None)
+    found = versions.select_related("active_table__load").defer(
+        "active_table__load__report", "active_table__load__source_location"
+    )
+    return [late_by(version, now).total_seconds() for version in found if is_late(version, now)]
