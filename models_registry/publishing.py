@@ -163,10 +163,11 @@ def _check(tenants: Iterable[Tenant], now: datetime) -> int:
     ends_at = time.monotonic() + CHECKING_SECONDS
     published = 0
     fine: list[int] = []
-    waiting = [t for t in tenants if t.snapshot_checked_at is None or t.snapshot_checked_at <= now - CHECK_AFTER]
+    waiting = [tenant for tenant in tenants if not _is_within(tenant.snapshot_checked_at, CHECK_AFTER, now)]
     for tenant in sorted(waiting, key=_unchecked_longest):
         try:
-            if not _is_old(tenant, now) and digest_of(build_tenant(tenant)) == tenant.snapshot_digest:
+            is_young = _is_within(tenant.snapshot_published_at, RESIGN_AFTER, now)
+            if is_young and digest_of(build_tenant(tenant)) == tenant.snapshot_digest:
                 fine.append(tenant.pk)
             else:
                 published += publish_tenant(tenant.pk, patience_seconds=0)
@@ -183,8 +184,9 @@ def _unchecked_longest(tenant: Tenant) -> float:
     return 0.0 if tenant.snapshot_checked_at is None else tenant.snapshot_checked_at.timestamp()
 
 
-def _is_old(tenant: Tenant, now: datetime) -> bool:
-    return tenant.snapshot_published_at is None or tenant.snapshot_published_at <= now - RESIGN_AFTER
+def _is_within(at: datetime | None, span: timedelta, now: datetime) -> bool:
+    """Tell whether a time is no longer ago than that; nor in the future, which a clock that was ahead has left."""
+    return at is not None and now - span < at <= now
 
 
 def _note(tenant_ids: Sequence[int], **values: Any) -> None:

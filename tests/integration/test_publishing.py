@@ -485,6 +485,17 @@ def test_republish_all__another_key_signs_now__signs_all_with_it_at_once(
     assert len(snapshot.open_roster(listed, trusted).tenants) == 2
 
 
+def test_republish_all__the_clock_was_ahead__all_is_published_anew_once_it_is_right(
+    studio: Tenant, valkey: redis.Redis
+) -> None:
+    republish_all()
+    let_minutes_pass(-60)
+    assert [republish_all(), republish_all()] == [1, 0]
+    studio.refresh_from_db()
+    assert studio.snapshot_checked_at is not None
+    assert studio.snapshot_checked_at <= timezone.now()
+
+
 def test_roster__a_change_could_not_be_published__what_was_before_it_is_not_signed_again(
     studio: Tenant, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
