@@ -19,6 +19,9 @@ class RecsiteConfig(AppConfig):
 
     @override
     def ready(self) -> None:
+        from recsite.metrics.counted import count_database_errors  # noqa: PLC0415 - models exist only by now
+
         import_module("recsite.celery")
         import_module("recsite.checks")
+        count_database_errors()
         pre_migrate.connect(lift_for_migrations, sender=self, dispatch_uid="recsite.lift_for_migrations")

@@ -21,6 +21,7 @@ from models_registry.catalogue.access import askable
 from recsite.api.described.token import minting_described
 from recsite.api.problems import problem_answer
 from recsite.api.studio_view import ApiView
+from recsite.metrics.counted import count_minted, count_not_minted
 from recsite.postgresql.limits import seat
 from serving.formats.tokens import KID
 from tenants.callers import NotAuthenticated, UnknownModel, credential_authenticate, mint_token
@@ -75,7 +76,8 @@ class TokenView(ApiView):
         """Authenticate the client and mint its token: two queries, and at most one write a minute and credential."""
         wanted = read_token_request(request)
         with seat():
-            token, seconds = _minted(wanted)
+            token, seconds, tenant = _minted(wanted)
+        count_minted(tenant)
         return Response({"access_token": token, "token_type": "Bearer", "expires_in": seconds})
 
     def handle_exception(self, exc: Exception) -> Any:
@@ -95,8 +97,8 @@ class TokenView(ApiView):
         return super().handle_exception(exc)
 
 
-def _minted(wanted: TokenRequest) -> tuple[str, int]:
-    """Return a token for whoever asks, and for how many seconds it is good.
+def _minted(wanted: TokenRequest) -> tuple[str, int, str]:
+    """Return a token for whoever asks, for how many seconds it is good, and of which tenant it is.
 
     Raises:
         TokenRefused: the client is not known, or may not have what it asks for.
@@ -110,7 +112,7 @@ def _minted(wanted: TokenRequest) -> tuple[str, int]:
             401, "invalid_client", "The client id and secret don’t match, or aren’t valid now."
         ) from None
     try:
-        return mint_token(
+        token, seconds = mint_token(
             credential=caller.credential,
             generation=caller.generation,
             subject=wanted.subject,
@@ -121,12 +123,14 @@ def _minted(wanted: TokenRequest) -> tuple[str, int]:
         raise TokenRefused(400, "invalid_scope", str(error)) from None
     except RuleBroken as error:
         raise TokenRefused(400, "invalid_request", str(error)) from None
+    return token, seconds, caller.credential.tenant.slug
 
 
 def _problem(status: int, code: str, detail: str, error: str) -> HttpResponse:
     headers = {401: {"WWW-Authenticate": 'Basic realm="recsite", charset="UTF-8"'}, 503: {"Retry-After": "5"}}.get(
         status
     )
+    count_not_minted(code)
     return problem_answer(status, code, detail, extra={"error": error, "error_description": detail}, headers=headers)
 
 

@@ -6,12 +6,13 @@ from prometheus_client import CollectorRegistry
 
 from recsite.background.metrics import DEFINITIONS as BACKGROUND
 from recsite.background.metrics import BackgroundCollector
+from recsite.metrics.counted import DEFINITIONS as COUNTED
 from recsite.metrics.database import DEFINITIONS as DATABASE
 from recsite.metrics.database import DatabaseCollector
 from recsite.metrics.servers import DEFINITIONS as SERVERS
 from recsite.metrics.servers import ServersCollector
 
-DEFINITIONS = (*DATABASE, *BACKGROUND, *SERVERS)
+DEFINITIONS = (*DATABASE, *BACKGROUND, *SERVERS, *COUNTED)
 
 
 @cache

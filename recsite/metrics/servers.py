@@ -62,7 +62,7 @@ def _read() -> Values:
             said = _said(url)
         except (redis.RedisError, OSError, ValueError) as error:
             # ValueError: a broker that is no Redis, or one that only Celery reaches.
-            log.info("metrics.redis_not_asked role=%s problem=%s", role, type(error).__name__)
+            log.debug("metrics.redis_not_asked role=%s problem=%s", role, type(error).__name__)
             continue
         used[(role,)] = sum(each["used_memory"] for each in said)
         most[(role,)] = sum(each["maxmemory"] for each in said)

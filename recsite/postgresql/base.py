@@ -7,11 +7,14 @@ from typing import Any
 import psycopg
 from django.db.backends.postgresql import base
 from django.db.backends.postgresql.psycopg_any import IsolationLevel
+from django.dispatch import Signal
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 from typing_extensions import TypeVar, override
 
 T = TypeVar("T")
+# Sent when no connection could be made, which Django tells nobody of.
+connection_failed = Signal()
 
 
 class BoundedConnection(psycopg.Connection[Any]):
@@ -49,6 +52,10 @@ class DatabaseWrapper(base.DatabaseWrapper):
         self.isolation_level = IsolationLevel.READ_COMMITTED  # as Django's own does
         given = dict(conn_params)
         answer_seconds: float | None = given.pop("answer_seconds", None)
-        connection = BoundedConnection.connect(**given)
+        try:
+            connection = BoundedConnection.connect(**given)
+        except psycopg.OperationalError:
+            connection_failed.send(DatabaseWrapper)
+            raise
         connection.answer_seconds = answer_seconds
         return connection

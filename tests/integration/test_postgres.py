@@ -15,6 +15,7 @@ HERE = Path(__file__).parent
 SUITES = [
     Path(__file__).name,
     "test_constraints.py",
+    "test_control_plane_metrics.py",
     "test_publishing.py",
     "test_services_models.py",
     "test_services_rollouts.py",

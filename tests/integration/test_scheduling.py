@@ -8,16 +8,12 @@ from typing import Any
 
 import pytest
 from django.db import connection
-from django.test import Client
 from django.utils import timezone
-from prometheus_client.parser import text_string_to_metric_families
-from pytest_django.fixtures import DjangoAssertNumQueries, Settings
 
 from models_registry.catalogue import limits
 from models_registry.catalogue.selectors import is_late
 from models_registry.loading.schedules import freshness_set, schedule_remove, schedule_set, start_due_loads
 from models_registry.models import Load, LoadState, Schedule, TableState, Version
-from recsite.metrics.database import DEFINITIONS, read
 from tenants.models import AuditEntry, Tenant, User
 from tenants.rules import RuleBroken
 from tests import factories
@@ -246,72 +242,3 @@ def test_is_late__never_loaded__only_if_there_is_a_target(version: Version) -> N
     version.freshness_minutes = 60
     assert is_late(version, later)
     assert not is_late(version, version.created_at + timedelta(minutes=59))
-
-
-# --- Metrics ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def metrics_token(settings: Settings) -> None:
-    settings.METRICS_TOKEN = "what Prometheus sends"
-
-
-def metrics(client: Client) -> dict[str, float]:
-    text = client.get("/metrics", headers={"Authorization": "Bearer what Prometheus sends"}).content.decode()
-    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
-    return {
-        sample.name + "".join(f" {value}" for value in sample.labels.values()): sample.value
-        for sample in samples
-        if sample.name in {definition.name for definition in DEFINITIONS}
-    }
-
-
-def test_metrics__loads_late_versions_and_lost_tables__are_counted(version: Version, client: Client) -> None:
-    hour = timedelta(hours=1)
-    now = timezone.now()
-    began = {"load__started_at": now - 3 * hour, "load__finished_at": now - 2 * hour, "load__rows_written": 40}
-    table = factories.TableFactory.create(load__version=version, size_bytes=500, **began)
-    factories.RolloutRevisionFactory.create(model=version.model, weights={version.code: 10_000})
-    factories.CredentialFactory.create(
-        tenant=version.model.tenant, previous_secret_hash="h", previous_until=now + hour, name="old and new"
-    )
-    Version.objects.unscoped().filter(pk=version.pk).update(active_table=table)
-    for state in (LoadState.FAILED, LoadState.QUEUED, LoadState.WRITING):
-        factories.LoadFactory.create(version=version, state=state)
-    Load.objects.unscoped().filter(state=LoadState.QUEUED).update(created_at=now - hour)
-    before = metrics(client)
-    tenant = version.model.tenant.slug
-    named = f"{version.model.slug} {tenant} {version.name}"
-    assert before.pop("recsite_load_oldest_waiting_seconds") == pytest.approx(3600, abs=60)
-    assert before.pop(f"recsite_version_data_age_seconds {named}") == pytest.approx(3 * 3600, abs=60)
-    ends = before.pop(f"recsite_credential_overlap_ends_timestamp_seconds {tenant}")
-    assert ends == pytest.approx((now + hour).timestamp(), abs=1)
-    assert {name: value for name, value in before.items() if value} == {
-        f"recsite_tenant_loads_total active {tenant}": 1,
-        f"recsite_tenant_loads_total failed {tenant}": 1,
-        f"recsite_tenant_load_seconds_total active {tenant}": 3600,
-        f"recsite_load_rows_total {tenant}": 40,
-        f"recsite_version_weight_ratio {named}": 1,
-        f"recsite_tables_bytes {tenant}": 500,
-        "recsite_loads_total active": 1,
-        "recsite_loads_total failed": 1,
-        "recsite_loads_waiting": 1,
-        "recsite_loads_running": 1,
-    }
-    Version.objects.unscoped().filter(pk=version.pk).update(freshness_minutes=60)
-    type(table).objects.unscoped().filter(pk=table.pk).update(lost_at=now)
-    after = metrics(client)
-    assert (after["recsite_versions_late"], after["recsite_tables_lost"]) == (1, 1)
-    assert after["recsite_most_late_seconds"] == pytest.approx(2 * 3600, abs=60)
-
-
-@pytest.mark.django_db
-def test_metrics__every_definition__has_a_value() -> None:
-    assert read(timezone.now()).keys() == {definition.name for definition in DEFINITIONS}
-
-
-def test_metrics__asked_for__cost_seven_queries(
-    version: Version, client: Client, django_assert_num_queries: DjangoAssertNumQueries
-) -> None:
-    with django_assert_num_queries(7):
-        metrics(client)
