@@ -432,9 +432,9 @@ def as_markdown(control_plane: Sequence[Definition]) -> str:
         "## The control plane",
         "",
         "In the `/metrics` of the dashboard, besides django-prometheus' own. Most are read from the database and from",
-        "Redis when somebody asks, so of these every server answers alike: take `max` over several, not `sum`. Where one",
-        "of the two is away, what is read from there is missing. Tokens and database errors each server counts for its",
-        "own workers: of these take `sum`.",
+        "Redis when somebody asks, so of these every server answers alike: take `max` over several, not `sum`. Where",
+        "one of the two is away, what is read from there is missing. Tokens and database errors each server counts for",
+        "its own workers: of these take `sum`.",
         "",
         *_table(control_plane),
     ]
