@@ -7,7 +7,6 @@ of the process it lives in. Names, labels and help are in `DEFINITIONS` alone; `
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -141,6 +140,11 @@ DEFINITIONS = (
         "What is free, of 1, of the disk that RECSITE_VAR_DIR is on; missing where it is not there.",
         across="min",
     ),
+    Definition(
+        "recsite_numbers_write_failures_total",
+        "counter",
+        "Times that a worker could not leave its numbers for /metrics, as on a full disk.",
+    ),
 )
 
 # Counters without labels, and the attribute of `Numbers` that each is.
@@ -197,6 +201,7 @@ class Numbers:
         self.redis_timeouts = 0
         self.lost_blocks = 0
         self.block_cache_hits = 0
+        self.numbers_write_failures = 0
         self.gauges: dict[str, float] = {}
         self._buckets = Reading().buckets
         self.cached, self.redis, self._batch, self._refused = self._buckets.values()
@@ -357,16 +362,14 @@ class WorkerFile:
         self._path = directory / f"{os.getpid()}.{time.time_ns()}.numbers"
 
     def write(self, reading: Reading) -> None:
-        """Replace what was left before. A folder that cannot be written to costs the metrics, never an answer."""
+        """Replace what was left before.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
         draft = self._path.with_suffix(".draft")
-        with contextlib.suppress(OSError):
-            draft.write_bytes(msgspec.msgpack.encode(reading))
-            draft.replace(self._path)
-
-
-def has_written(directory: Path, process_id: int) -> bool:
-    """Tell whether a worker process has left numbers; it does so for the first time when it serves."""
-    return any(directory.glob(f"{process_id}.*.numbers"))
+        draft.write_bytes(msgspec.msgpack.encode(reading))
+        draft.replace(self._path)
 
 
 class Workers:

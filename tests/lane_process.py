@@ -93,6 +93,7 @@ def start_lane(
     *arguments: str,
     is_ready: bool = True,
     tls: bool = False,
+    program: tuple[str, ...] = ("manage.py",),
     **variables: str,
 ) -> Iterator[LaneProcess]:
     """Start a lane on free ports; in the block it is ready, or alive if it is not to be ready.
@@ -103,11 +104,12 @@ def start_lane(
         arguments: more of the command's.
         is_ready: wait until it is.
         tls: do not wait at all, as that would take a certificate.
+        program: what Python runs.
         variables: changes to its environment.
     """
     port, metrics_port = free_port(), free_port()
     log = var_dir / f"lane-{port}.log"
-    command = [sys.executable, "manage.py", "lane", "--port", str(port), "--metrics-port", str(metrics_port)]
+    command = [sys.executable, *program, "lane", "--port", str(port), "--metrics-port", str(metrics_port)]
     with running([*command, *arguments], environment(redis_url, var_dir, **variables), log) as process:
         if not tls:
             path = "/readyz" if is_ready else "/healthz"

@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from functools import partial
+from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from socket import socket
 from typing import NamedTuple
@@ -27,9 +28,10 @@ from django.utils.log import configure_logging
 
 from serving.configuration import Serving, assemble
 from serving.engine import BatchLookup, Block, Lookup, begin
-from serving.http import ALIVE, NO_ANSWER, NOT_FOUND, OVER_CAPACITY, PATH, Request, Response
-from serving.lane.http11 import Connection
+from serving.http import ALIVE, NO_ANSWER, NOT_FOUND, NOT_READY, OVER_CAPACITY, PATH, Request, Response
+from serving.lane.http11 import KEEP_ALIVE_SECONDS, Connection
 from serving.lane.server import HttpServer
+from serving.lane.workers import DRAIN_SIGNAL
 from serving.metrics import Buckets, WorkerFile
 from serving.redis.cache import BlockCache
 from serving.redis.reader import MOST_AT_ONCE, read_all
@@ -39,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
 TICK_SECONDS = 1.0
+UNWRITTEN_LOGGED_SECONDS = 60.0
 # How long a process that starts waits for Redis before it takes requests all the same.
 WARM_UP_SECONDS = 1.0
 
@@ -59,6 +62,7 @@ class Options(NamedTuple):
         parent_process_id: the command's; a worker does not outlive it.
         workers: how many there are.
         most_connections: that one worker holds.
+        keep_alive_seconds: for which a connection may be idle.
         tls: None for plain HTTP.
     """
 
@@ -67,6 +71,7 @@ class Options(NamedTuple):
     parent_process_id: int
     workers: int
     most_connections: int
+    keep_alive_seconds: float = KEEP_ALIVE_SECONDS
     tls: Tls | None = None
 
 
@@ -89,25 +94,34 @@ class Lane:
         self._cache = BlockCache(self._blocks, options.block_cache_mb * 1024 * 1024, numbers)
         self._file = WorkerFile(options.numbers_directory)
         self._error_logged_at = 0.0
+        self._unwritten_logged_at = -UNWRITTEN_LOGGED_SECONDS
+        # The lane is about to end: it says that it is not ready, and answers all that is asked.
+        self._is_draining = False
         # Requests that wait for Redis.
         self._waiting = 0
         # What is asked of it at the end of this turn of the event loop, as one write.
         self._lookups: list[_Asked] = []
 
-    async def serve(self, listening: socket) -> None:
-        """Answer what is asked on a socket that is bound, until SIGTERM; then finish what was begun."""
+    async def serve(self, listening: socket, pulse: Pipe) -> None:
+        """Answer what is asked on a socket that is bound, until SIGTERM; then finish what was begun.
+
+        `pulse` is told, as soon as connections are accepted and each second from then on, that this process is well.
+        """
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
         loop.add_signal_handler(signal.SIGTERM, ended.set)
+        loop.add_signal_handler(DRAIN_SIGNAL, self._drain)
         # Ctrl-C reaches every process of the terminal; the one above ends its workers itself.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         let_askers_finish()
         self._serving.start()
         self._blocks.start(loop)
         await self._warm_up()
-        server = HttpServer(self.handle, self._numbers.refuse, self._options.most_connections)
+        server = HttpServer(
+            self.handle, self._numbers.refuse, self._options.most_connections, self._options.keep_alive_seconds
+        )
         await server.start(listening, tls_context(self._options.tls) if self._options.tls else None, BACKLOG)
-        ticking = loop.create_task(self._tick())
+        ticking = loop.create_task(self._tick(pulse))
         # What is here by now stays: to look through it for garbage again and again would hold requests up.
         gc.freeze()
         await ended.wait()
@@ -205,7 +219,7 @@ class Lane:
         if path == "/healthz":
             return ALIVE
         if path == "/readyz":
-            return self._serving.readiness()
+            return NOT_READY if self._is_draining else self._serving.readiness()
         return NOT_FOUND
 
     def _note(self, error: Exception) -> None:
@@ -218,8 +232,13 @@ class Lane:
             where = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
             logger.error("request.failed error=%s at=%r", type(error).__name__, where)
 
-    async def _tick(self) -> None:
+    def _drain(self) -> None:
+        self._is_draining = True
+
+    async def _tick(self, pulse: Pipe) -> None:
         while True:
+            with contextlib.suppress(OSError):  # full, as who reads it sleeps; or closed, which is seen next
+                os.write(pulse.fileno(), b".")
             if os.getppid() != self._options.parent_process_id:
                 logger.error("worker.orphaned")
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -231,14 +250,22 @@ class Lane:
         gauges["recsite_requests_in_flight"] = self._waiting
         gauges["recsite_redis_connected"] = int(self._blocks.is_connected)
         gauges["recsite_block_cache_bytes"] = self._cache.size_bytes
-        self._file.write(self._serving.reading())
+        try:
+            self._file.write(self._serving.reading())
+        except OSError as error:
+            # That costs the metrics, never an answer.
+            self._numbers.numbers_write_failures += 1
+            now = time.monotonic()
+            if now - self._unwritten_logged_at >= UNWRITTEN_LOGGED_SECONDS:
+                self._unwritten_logged_at = now
+                logger.error("numbers.not_written error=%r", error.strerror)  # noqa: TRY400  # it says all
 
 
-def run_worker(options: Options, listening: socket) -> None:
-    """Be a worker process: serve on a socket that is bound, until SIGTERM."""
+def run_worker(options: Options, listening: socket, pulse: Pipe) -> None:
+    """Be a worker process: serve on a socket that is bound, until SIGTERM; say into a pipe that it is well."""
     configure_logging(settings.LOGGING_CONFIG, settings.LOGGING)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(Lane(options).serve(listening))
+        runner.run(Lane(options).serve(listening, pulse))
 
 
 def let_askers_finish() -> None:

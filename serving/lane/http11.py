@@ -55,8 +55,8 @@ MAX_REQUEST_BYTES = 2 * MAX_BODY_BYTES + MAX_HEAD_BYTES
 MAX_BODIES_BYTES = 64 * MAX_BODY_BYTES
 HEAD_SECONDS = 30.0
 BODY_SECONDS = 5.0
-# Longer than proxies keep a connection to a server, so that it is they who end it and no request meets a closed one.
-IDLE_SECONDS = 75.0
+# Longer than most proxies keep a connection, so that it is they who end it and no request meets a closed one.
+KEEP_ALIVE_SECONDS = 75.0
 # How long a client may leave unread what does not fit into its connection; also when that is to be closed.
 UNREAD_SECONDS = 30.0
 MOST_UNREAD_BYTES = 65_536
@@ -132,7 +132,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]  # a stream's transport is a Transport
         self._server.connections.add(self)
         self.asked_at = time.perf_counter()
-        self._idle = self._loop.call_later(IDLE_SECONDS, self._check_idle)
+        self._idle = self._loop.call_later(self._server.keep_alive_seconds, self._check_idle)
         self._transport.set_write_buffer_limits(MOST_UNREAD_BYTES)  # type: ignore[union-attr]  # set above
         if len(self._server.connections) > self._server.most_connections:
             self._refuse(OVER_CAPACITY, lingers=False)
@@ -426,8 +426,9 @@ class Connection(asyncio.Protocol):
 
     def _check_idle(self) -> None:
         seconds = time.perf_counter() - self.asked_at if self._is_idle else 0.0
-        if seconds < IDLE_SECONDS:
-            self._idle = self._loop.call_later(IDLE_SECONDS - seconds, self._check_idle)
+        left_seconds = self._server.keep_alive_seconds - seconds
+        if left_seconds > 0:
+            self._idle = self._loop.call_later(left_seconds, self._check_idle)
         else:
             self._server.close(self)
 

@@ -14,7 +14,7 @@ from email.utils import formatdate
 from socket import socket
 
 from serving.http import Request, Response
-from serving.lane.http11 import Connection
+from serving.lane.http11 import KEEP_ALIVE_SECONDS, Connection
 
 # Of a long turn of the loop so many answers are written together, before those who asked grow cold in the caches.
 MOST_AT_ONCE = 128
@@ -35,6 +35,7 @@ class HttpServer:
             the connection's `send` is called once, then or later, in the same thread.
         on_refused: is given the answers to what was no request, or too much.
         most_connections: more are told that they are too many.
+        keep_alive_seconds: for which a connection may be idle.
 
     Attributes:
         connections: those that are open.
@@ -49,10 +50,12 @@ class HttpServer:
         handle: Callable[[Connection, str, Request], None],
         on_refused: Callable[[Response], None],
         most_connections: int,
+        keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
     ) -> None:
         self.handle = handle
         self.on_refused = on_refused
         self.most_connections = most_connections
+        self.keep_alive_seconds = keep_alive_seconds
         self.connections: set[Connection] = set()
         self.bodies_bytes = 0
         self.is_ending = False

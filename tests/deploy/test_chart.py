@@ -280,9 +280,10 @@ def test_lane__as_it_is_rendered__has_one_worker_and_goes_slowly() -> None:
     assert (command["workers"], command["host"]) == ("1", "0.0.0.0")  # noqa: S104 - a pod's own address
     assert (int(command["port"]), int(command["metrics-port"])) == (ports["http"], ports["metrics"])
     assert lane["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
-    drain = container(lane)["lifecycle"]["preStop"]["sleep"]["seconds"]
-    # A worker is gone within 17 s of the signal.
-    assert pod(lane)["terminationGracePeriodSeconds"] >= drain + 17
+    # A worker is gone within 17 s of the end of that.
+    assert pod(lane)["terminationGracePeriodSeconds"] >= int(command["drain-seconds"]) + 17
+    # Longer than Google's balancer keeps a connection.
+    assert int(command["keep-alive-seconds"]) > 600
     assert "replicas" not in lane["spec"]
 
 

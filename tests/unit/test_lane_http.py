@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from serving.http import BODY_INCOMPLETE, MAX_BODY_BYTES, NO_ANSWER, OVER_CAPACITY, PATH, Request, Response, head_of
 from serving.lane import http11, server
 from serving.lane.headers import Spellings
-from serving.lane.http11 import Connection
+from serving.lane.http11 import KEEP_ALIVE_SECONDS, Connection
 from serving.lane.server import HttpServer
 from tests.certificates import write_certificate
 
@@ -46,6 +46,7 @@ class Site:
 
     answer: Callable[[str, Request], Response | None] = lambda _path, _request: Response(200, "x: y\r\n", BODY)
     most_connections: int = 100
+    keep_alive_seconds: float = KEEP_ALIVE_SECONDS
     tls: ssl.SSLContext | None = None
     trusted: ssl.SSLContext | None = None
     clients: list[Client] = field(default_factory=list)
@@ -68,7 +69,7 @@ class Site:
         async def all_of_it() -> None:
             listening = socket.create_server(("127.0.0.1", 0))
             self.port = listening.getsockname()[1]
-            self.server = HttpServer(self.handle, self.refused.append, self.most_connections)
+            self.server = HttpServer(self.handle, self.refused.append, self.most_connections, self.keep_alive_seconds)
             await self.server.start(listening, self.tls, 100)
             try:
                 async with asyncio.timeout(20):
@@ -550,9 +551,7 @@ def test_head__late__closed_however_it_dribbles(monkeypatch: pytest.MonkeyPatch)
     Site().run(story)
 
 
-def test_idle__closed_after_a_while_but_not_while_it_waits_for_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http11, "IDLE_SECONDS", 0.5)
-
+def test_idle__closed_after_a_while_but_not_while_it_waits_for_an_answer() -> None:
     async def story(site: Site) -> None:
         silent, waits, busy = [await site.client() for _ in range(3)]
         waits.send(get(target="/wait"))
@@ -564,7 +563,9 @@ def test_idle__closed_after_a_while_but_not_while_it_waits_for_an_answer(monkeyp
         assert (await waits.answer())[0] == 503
         assert await waits.is_closed()
 
-    Site(lambda path, _: None if path == "/wait" else Response(200, "", BODY)).run(story)
+    site = Site(lambda path, _: None if path == "/wait" else Response(200, "", BODY))
+    site.keep_alive_seconds = 0.5
+    site.run(story)
 
 
 def test_connections__more_than_there_may_be__told_so() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.http import PATH, Request, Response
-from serving.lane.http11 import IDLE_SECONDS, Connection
+from serving.lane.http11 import KEEP_ALIVE_SECONDS, Connection
 from serving.lane.server import HttpServer
 from serving.lane.states import ANSWERING, ASKING, Answering, Asking
 
@@ -147,7 +147,7 @@ class Scene:
 
     def be_idle(self) -> None:
         if not self.is_lost:
-            self.connection.asked_at -= IDLE_SECONDS
+            self.connection.asked_at -= KEEP_ALIVE_SECONDS
             self.connection._check_idle()
 
     def end_server(self) -> None:

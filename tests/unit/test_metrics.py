@@ -206,8 +206,9 @@ def test_workers__a_damaged_file__costs_nothing_but_its_numbers(tmp_path: Path) 
     assert shown(Workers(tmp_path).reading())["recsite_workers"] == 1
 
 
-def test_worker_file__folder_is_gone__serving_goes_on(tmp_path: Path) -> None:
-    WorkerFile(tmp_path / "gone").write(Numbers().reading())
+def test_worker_file__folder_is_gone__says_so_and_nobody_has_numbers(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        WorkerFile(tmp_path / "gone").write(Numbers().reading())
     assert Workers(tmp_path / "gone").reading() == combined([Reading()])
 
 

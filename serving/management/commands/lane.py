@@ -6,8 +6,6 @@ import os
 import resource
 import shutil
 import socket
-import threading
-import time
 from argparse import ArgumentTypeError
 from collections.abc import Iterable
 from functools import partial
@@ -21,9 +19,10 @@ from prometheus_client import CollectorRegistry, start_http_server
 from typing_extensions import override
 
 from serving.configuration import assemble
-from serving.lane.application import BACKLOG, Options, Tls, run_worker, tls_context
+from serving.lane.application import Options, Tls, run_worker, tls_context
+from serving.lane.http11 import KEEP_ALIVE_SECONDS
 from serving.lane.workers import LaneServer
-from serving.metrics import Numbers, NumbersCollector, Workers, has_written, is_alive
+from serving.metrics import Numbers, NumbersCollector, Workers, is_alive
 from serving.redis.topology import reader_for
 
 # Connections one worker holds, most of them idle phones; what works at once is bounded by SERVING_CAPACITY.
@@ -60,6 +59,19 @@ class Command(BaseCommand):
         parser.add_argument("--tls-cert", type=Path, help="certificate chain, PEM; with --tls-key: serve HTTPS")
         parser.add_argument("--tls-key", type=Path, help="its private key, PEM")
         parser.add_argument("--metrics-port", type=_port, default=9101, help="of /metrics; default: %(default)s")
+        parser.add_argument(
+            "--drain-seconds",
+            type=partial(_bounded, least=0, most=600),
+            default=0,
+            help="after SIGTERM, say “not ready” and serve on for so long, so that balancers stop sending first; "
+            "a second SIGTERM ends it at once (default: %(default)s)",
+        )
+        parser.add_argument(
+            "--keep-alive-seconds",
+            type=partial(_bounded, least=1, most=3600),
+            default=int(KEEP_ALIVE_SECONDS),
+            help="how long a connection may be idle; more than the balancer in front keeps one (default: %(default)s)",
+        )
         parser.add_argument("--metrics-host", help="address that /metrics listens on (default: that of --host)")
 
     def handle(self, **options: Any) -> None:
@@ -75,32 +87,28 @@ class Command(BaseCommand):
             os.getpid(),
             options["workers"],
             _connections(),
+            options["keep_alive_seconds"],
             Tls(certificate, key) if certificate is not None else None,
         )
-        started = partial(self._started, (host, port), (metrics_host, options["metrics_port"]), lane)
-        server = LaneServer(partial(run_worker, lane), partial(has_written, directory), started)
+        metrics = metrics_host, options["metrics_port"]
+        server = LaneServer(
+            partial(run_worker, lane),
+            partial(_serve_metrics, metrics, directory),
+            partial(self._announce, (host, port), metrics, lane),
+            options["drain_seconds"],
+        )
         try:
-            server.serve(host, port, options["workers"], BACKLOG)
+            server.serve(host, port, options["workers"])
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _started(self, own: tuple[str, int], metrics: tuple[str, int], lane: Options) -> None:
-        """Serve the workers' metrics, and say where everything is."""
-        registry = CollectorRegistry()
-        registry.register(NumbersCollector(Workers(lane.numbers_directory).reading))
-        start_http_server(metrics[1], addr=metrics[0], registry=registry)
-        workers = lane.workers
-        addresses = (
-            f"{'https' if lane.tls else 'http'}://{_spelled(own)} ({workers} worker{'s' if workers > 1 else ''}), "
+    def _announce(self, own: tuple[str, int], metrics: tuple[str, int], lane: Options) -> None:
+        """Say where everything is."""
+        workers = f"{lane.workers} worker{'s' if lane.workers > 1 else ''}"
+        self.stdout.write(
+            f"The lane serves at {'https' if lane.tls else 'http'}://{_spelled(own)} ({workers}), "
             f"metrics at http://{_spelled(metrics)}/metrics"
         )
-        threading.Thread(target=self._announce, args=(lane.numbers_directory, addresses), daemon=True).start()
-
-    def _announce(self, numbers_directory: Path, addresses: str) -> None:
-        """Say where the lane is, once one of its workers serves."""
-        while not any(numbers_directory.glob("*.numbers")):
-            time.sleep(0.02)
-        self.stdout.write(f"The lane serves at {addresses}")
         self.stdout.flush()
 
 
@@ -108,6 +116,12 @@ def run(arguments: list[str]) -> None:
     """Run the command as `manage.py` does, without Django's applications: that starts in a third of the time."""
     configure_logging(settings.LOGGING_CONFIG, settings.LOGGING)
     Command().run_from_argv(arguments)
+
+
+def _serve_metrics(address: tuple[str, int], numbers_directory: Path) -> None:
+    registry = CollectorRegistry()
+    registry.register(NumbersCollector(Workers(numbers_directory).reading))
+    start_http_server(address[1], addr=address[0], registry=registry)
 
 
 def _check(addresses: Iterable[tuple[str, int]], certificate: Path | None, key: Path | None) -> None:
