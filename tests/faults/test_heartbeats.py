@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,11 +15,14 @@ import pytest
 import redis
 from celery import current_app
 from django.utils import timezone
+from prometheus_client.samples import Sample
 from pytest_django import Settings
 
 from models_registry.loading.requests import load_request
 from models_registry.models import Load, LoadState
+from recsite import __version__
 from recsite.background.heartbeats import COMPONENTS, SILENT_SECONDS, Component, sign_path, signs, verdict
+from recsite.background.metrics import BackgroundCollector
 from recsite.background.outcomes import outcomes
 from recsite.embedded import EmbeddedValkey
 from tests.celery_worker import celery_beat, celery_worker
@@ -34,6 +38,11 @@ def make_old(component: Component, var_dir: Path) -> None:
     """Let a sign of life look as old as one that counts as silence."""
     at = time.time() - SILENT_SECONDS - 1
     os.utime(sign_path(component, var_dir), (at, at))
+
+
+def samples() -> list[Sample]:
+    """Return what the dashboard would tell."""
+    return [sample for family in BackgroundCollector().collect() for sample in family.samples]
 
 
 def asked(component: Component, var_dir: Path) -> tuple[int, str]:
@@ -84,6 +93,17 @@ def test_background__busy_hanging_and_running_again__is_told_apart(
         eventually(lambda: [sign.component for sign in signs()] == list(COMPONENTS), seconds=60)
         assert all(sign.age_seconds < SILENT_SECONDS for sign in signs())
 
+        told = {(found.name, *found.labels.values()): found.value for found in samples()}
+        for component in COMPONENTS:
+            assert abs(told["recsite_heartbeat_timestamp_seconds", component] - time.time()) < SILENT_SECONDS
+            assert told["recsite_background_build_info", component, __version__, ""] == 1
+            assert 0 < told["recsite_background_var_free_ratio", component] < 1
+        assert told["recsite_task_last_success_timestamp_seconds", "loading.run"] == ran.last_success
+        assert told["recsite_task_failures_total", "loading.run_range"] == 1
+        assert told["recsite_task_duration_seconds_count", "loading.run"] == 1
+        assert told["recsite_task_duration_seconds_bucket", "loading.run", "+Inf"] == 1
+        assert told["recsite_task_duration_seconds_sum", "loading.run"] == pytest.approx(ran.seconds)
+
         # Hanging.
         pids = [int((tmp_path / f"{name}.pid").read_text()) for name in ("worker", "beat")]
         for pid in pids:
@@ -92,7 +112,8 @@ def test_background__busy_hanging_and_running_again__is_told_apart(
         for component in COMPONENTS:
             make_old(component, tmp_path)
         code, sentence = asked("beat", tmp_path)
-        assert (code, sentence) == (1, "beat: no sign of life for 61 s, and one is due every 5 s.\n")
+        assert code == 1
+        assert re.fullmatch(r"beat: no sign of life for \d+ s, and one is due every 5 s\.\n", sentence)
         assert [verdict(component, tmp_path)[0] for component in COMPONENTS] == [False] * 3
 
         for pid in pids:
