@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from models_registry.loading.columns import shown
 from models_registry.loading.pulse import Overtaken, Pulse, Superseded, TookTooLong
+from models_registry.loading.rejections import count_rejection
 from models_registry.loading.report import Report
 from models_registry.loading.sources import SourceProblem
 from models_registry.loading.splitting import Rejected
@@ -65,3 +66,5 @@ def end(pulse: Pulse, state: LoadState, problem: str, report: Report) -> None:
         log.warning("load.overtaken load=%s attempt=%s", pulse.load.pk, pulse.load.attempts)
     else:
         log.info("load.ended load=%s state=%s problem=%s", pulse.load.pk, state, problem)
+        if state == LoadState.REJECTED:
+            count_rejection(pulse.load, report)

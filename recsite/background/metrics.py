@@ -11,6 +11,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
+from models_registry.loading.rejections import rejections
 from recsite.background.heartbeats import Sign, signs
 from recsite.background.outcomes import Outcomes, outcomes
 from serving.metrics import Definition
@@ -49,26 +50,42 @@ FREE = Definition(
     "What is free, of 1, of the disk that its RECSITE_VAR_DIR is on.",
     ("component",),
 )
-DEFINITIONS = (HEARTBEAT, BUILD, FREE, LAST_SUCCESS, FAILURES, DURATION)
+REJECTIONS = Definition(
+    "recsite_load_rejections_total",
+    "counter",
+    "Rejected loads by the kind of check that stopped them, such as values, no nulls, row count; one that several "
+    "stopped counts for each.",
+    ("tenant", "check"),
+)
+DEFINITIONS = (HEARTBEAT, BUILD, FREE, LAST_SUCCESS, FAILURES, DURATION, REJECTIONS)
 
 
 class BackgroundCollector(Collector):
-    """Reads the numbers when they are asked for. Seven commands of Redis."""
+    """Reads the numbers when they are asked for. Eight commands of Redis."""
 
     @override
     def collect(self) -> Iterator[Metric]:
         try:
-            given, tasks = list(signs()), outcomes()
+            given, tasks, rejected = list(signs()), outcomes(), rejections()
         except (redis.RedisError, OSError) as error:
             log.warning("metrics.no_redis problem=%s", error)
             return
+        yield _of_rejections(rejected)
         yield from _of_signs(given)
         yield from _of_tasks(tasks)
 
     def describe(self) -> Iterator[Metric]:
         """Yield the families without values: registering must not ask Redis."""
+        yield _of_rejections({})
         yield from _of_signs([])
         yield from _of_tasks({})
+
+
+def _of_rejections(rejected: dict[tuple[str, str], int]) -> Metric:
+    family = CounterMetricFamily(REJECTIONS.name, REJECTIONS.help, labels=REJECTIONS.labels)
+    for labels, count in rejected.items():
+        family.add_metric(labels, count)
+    return family
 
 
 def _of_signs(given: list[Sign]) -> Iterator[Metric]:

@@ -17,6 +17,7 @@ from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
 from models_registry.loading import running
 from models_registry.loading.pulse import Progress
+from models_registry.loading.rejections import rejections
 from models_registry.loading.report import Report
 from models_registry.loading.report_text import report_lines
 from models_registry.loading.requests import table_roll_back
@@ -370,6 +371,8 @@ def test_run_load__a_bad_source__rejected_with_column_and_row_and_the_old_table_
 
     assert load.state == LoadState.REJECTED
     found = words(load)
+    kinds = {name.rpartition(": ")[2] for name in found}
+    assert rejections() == {(scene.version.model.tenant.slug, kind): 1 for kind in kinds}
     found.pop("row count", None)
     assert found == wanted
     assert load.problem.startswith(next(iter(wanted.values()))[1:20], 1)
