@@ -6,7 +6,8 @@ values pass: the packer decides about each of those exactly, and its refusal rej
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from models_registry.loading.field_types import field_name, field_type, is_accep
 from models_registry.loading.report import Check, Sample
 from models_registry.loading.staging import Staging, select
 from serving.formats.keys import MAX_KEY_BYTES, SEPARATOR, block_bits_for
-from serving.formats.layouts import Field, Layout, List
+from serving.formats.layouts import Bool, Enum, Field, Layout, List, String, Uint
 from tenants.figures import percent, share
 
 MAX_SAMPLES = 5
@@ -46,14 +47,26 @@ class Expected:
         """Every column that is needed, key fields first, none twice."""
         return tuple(dict.fromkeys([*self.key_fields, *(field.name for field in self.layout.fields)]))
 
+    @property
+    def optional(self) -> set[str]:
+        """The columns that a source may lack."""
+        return {field.name for field in self.layout.fields if field.is_optional} - set(self.key_fields)
+
+    @property
+    def texts(self) -> set[str]:
+        """The columns that are texts here; keys are, whatever the source has."""
+        fields = self.layout.fields
+        return {*self.key_fields, *(field.name for field in fields if isinstance(field.kind, String | Enum))}
+
 
 # --- Columns ----------------------------------------------------------------------------------------------------------
 
 
-def check_columns(schema: pa.Schema, expected: Expected) -> tuple[Check, tuple[str, ...]]:
+def check_columns(schema: pa.Schema, expected: Expected, others: Collection[str] = ()) -> tuple[Check, tuple[str, ...]]:
     """Check a source's columns against key fields and layout; return that and the columns whose rows can be checked.
 
-    An optional field's column may be missing: it is absent in every row then.
+    An optional field's column may be missing: it is absent in every row then. `others` are names of columns that the
+    source has besides: one may be what a missing one was meant to be.
     """
     fields = {field.name: field for field in expected.layout.fields}
     problems, usable = [], []
@@ -63,17 +76,43 @@ def check_columns(schema: pa.Schema, expected: Expected) -> tuple[Check, tuple[s
             wants.insert(0, "a key needs text or whole numbers (STRING or INT64)")
         if column not in schema.names:
             if column in expected.key_fields or not fields[column].is_optional:
-                problems.append(f"column {column} is missing; {' and '.join(wants)}")
+                there = "".join(f", but there is {shown(name)}" for name in _alike(column, others))
+                problems.append(f"column {column} is missing{there}; {' and '.join(wants)}")
             continue
         kind = schema.field(column).type
         if (column in expected.key_fields and not is_key(kind)) or (
             column in fields and not is_accepted(fields[column], kind)
         ):
-            problems.append(f"column {column} is {type_name(kind)}, {' and '.join(wants)}")
+            cure = _cure(column, kind, fields.get(column), is_key_field=column in expected.key_fields)
+            problems.append(f"column {column} is {type_name(kind)}, {' and '.join(wants)}{cure}")
             continue
         usable.append(column)
     words = "; ".join(problems) or "all columns are present and of the right types"
     return Check("columns", not problems, len(problems), words), tuple(usable)
+
+
+def _alike(column: str, others: Collection[str]) -> list[str]:
+    """Return the names that differ from a column's in case, Unicode form or blanks around them alone."""
+    return [name for name in others if _folded(name) == _folded(column)]
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold().strip()
+
+
+def _cure(column: str, kind: pa.DataType, field: Field | None, *, is_key_field: bool) -> str:
+    """Return what to do about a column of another type, where that is plain: what people meet once."""
+    wanted = field.kind if field is not None else None
+    is_whole = is_key_field or isinstance(wanted, Uint)
+    if is_whole and pa.types.is_floating(kind):
+        return f'; write whole numbers: .astype("Int64") in pandas, CAST({column} AS INT64) in SQL'
+    if is_key_field and (pa.types.is_boolean(kind) or pa.types.is_temporal(kind)):
+        return f'; write texts: .astype("string") in pandas, CAST({column} AS STRING) in SQL'
+    if isinstance(wanted, Bool) and pa.types.is_integer(kind):
+        return f'; write yes or no: .astype("boolean") in pandas, CAST({column} AS BOOL) in SQL'
+    if isinstance(wanted, String | Enum) and pa.types.is_integer(kind):
+        return f'; write texts: .astype("string") in pandas, CAST({column} AS STRING) in SQL'
+    return ""
 
 
 # --- Rows -------------------------------------------------------------------------------------------------------------
@@ -179,7 +218,10 @@ def _constant(words: str) -> Callable[[Any], str]:
 
 
 def _reason(field: Field, value: Any) -> str:
-    return shortened(refusal_of(field, value) or f"{shown(value)} does not fit")
+    words = refusal_of(field, value) or f"{shown(value)} does not fit"
+    if field.is_optional and value != value:  # noqa: PLR0124 - NaN alone differs from itself
+        words += "; write null where there is no value"
+    return shortened(words)
 
 
 def _count(staging: Staging, rules: Sequence[_Rule], beat: Callable[[], None]) -> list[int]:

@@ -43,6 +43,12 @@ def type_name(kind: pa.DataType) -> str:
         return "STRUCT"
     if pa.types.is_time(kind):
         return "TIME"
+    if isinstance(kind, pa.UuidType):
+        return "UUID"
+    if isinstance(kind, pa.JsonType):
+        return "JSON"
+    if pa.types.is_fixed_size_binary(kind):
+        return "BYTES"
     return _NAMES.get(str(kind), str(kind).upper())
 
 

@@ -135,7 +135,15 @@ def _source(load: Load, expected: Expected) -> AbstractContextManager[Extract]:
         gs_prefixes=tuple(tenant.allowed_gs_prefixes),
         local_roots=tuple(tenant.allowed_local_roots),
     )
-    return open_source(load.source_kind, load.source_location, confinement, expected.columns, labels=_labels(load))
+    return open_source(
+        load.source_kind,
+        load.source_location,
+        confinement,
+        expected.columns,
+        labels=_labels(load),
+        optional=expected.optional,
+        texts=expected.texts,
+    )
 
 
 def _labels(load: Load) -> dict[str, str]:

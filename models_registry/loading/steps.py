@@ -149,7 +149,7 @@ def extract(
             pulse.enter(LoadState.EXTRACTING, **fields)
             work.schema = opened.schema
             work.report = work.report.having(files=opened.files)
-            check, usable = check_columns(opened.schema, expected)
+            check, usable = check_columns(opened.schema, expected, opened.extra_columns)
             work.add_notes(*_notes_of_columns(opened, expected))
             work.add_checks(check)
             if not usable:  # no row can be read, so there is nothing more to find

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -54,7 +57,7 @@ def test_files__with_another_type__name_file_column_and_both_types(folder: Path)
     write(folder, "a.parquet", player_id=["p1"], level=[1])
     write(folder, "b.parquet", player_id=["p2"], level=[1.5])
     assert problem(folder) == (
-        f"Column “level” is double in “{folder}/b.parquet” but int64 in “{folder}/a.parquet”: all files must have the "
+        f"Column “level” is FLOAT64 in “{folder}/b.parquet” but INT64 in “{folder}/a.parquet”: all files must have the "
         "same columns."
     )
 
@@ -62,9 +65,135 @@ def test_files__with_another_type__name_file_column_and_both_types(folder: Path)
 def test_files__one_without_a_wanted_column__are_refused_whichever_it_is(folder: Path) -> None:
     write(folder, "a.parquet", player_id=["p1"], level=[1])
     write(folder, "b.parquet", player_id=["p2"])
-    assert f"“level” is missing in “{folder}/b.parquet” but int64" in problem(folder)
+    assert f"“level” is missing in “{folder}/b.parquet” but INT64" in problem(folder)
     (folder / "b.parquet").rename(folder / "0.parquet")
-    assert f"“level” is int64 in “{folder}/a.parquet” but missing" in problem(folder)
+    assert f"“level” is INT64 in “{folder}/a.parquet” but missing" in problem(folder)
+
+
+NUMERIC = pa.decimal128
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "both"),
+    [
+        (pa.array(["a"]), pa.array(["b"], pa.large_string()), pa.large_string()),
+        (pa.array([1], pa.int32()), pa.array([2**40]), pa.int64()),
+        (pa.array([1], pa.uint16()), pa.array([-1], pa.int8()), pa.int32()),
+        (pa.array([2**32 - 1], pa.uint32()), pa.array([-1]), pa.int64()),
+        (pa.array([Decimal("1.5")], NUMERIC(3, 1)), pa.array([Decimal("0.25")], NUMERIC(9, 4)), NUMERIC(9, 4)),
+        (pa.array([None]), pa.array([7]), pa.int64()),
+        (pa.array([[1]]), pa.array([[2]], pa.large_list(pa.int32())), pa.large_list(pa.int64())),
+        (pa.array([[1]]), pa.array([[2]], pa.list_(pa.int64(), 1)), pa.list_(pa.int64())),
+        (pa.array([[]], pa.list_(pa.null())), pa.array([["x"]]), pa.list_(pa.string())),
+        # What people wrote, not the float64 whose bits begin alike.
+        (pa.array([123.45], pa.float32()), pa.array([0.1]), pa.float64()),
+        (pa.array([[123.45]], pa.list_(pa.float32())), pa.array([[0.1]]), pa.list_(pa.float64())),
+    ],
+    ids=str,
+)
+def test_files__that_differ_in_how_they_were_written__are_one(
+    folder: Path, one: pa.Array, other: pa.Array, both: pa.DataType
+) -> None:
+    for name in ("ab", "ba"):
+        for letter, part in zip(name, (one, other), strict=True):
+            write(folder, f"{letter}.parquet", player_id=[letter], level=part)
+        extract, batches = read(folder)
+        assert extract.schema.field("level").type == both
+        found = {row["player_id"]: row["level"] for row in pa.Table.from_batches(batches).to_pylist()}
+        wanted = dict(zip(name, (one[0].as_py(), other[0].as_py()), strict=True))
+        if pa.types.is_float32(one.type) or one.type == pa.list_(pa.float32()):
+            wanted[name[0]] = 123.45 if one.type == pa.float32() else [123.45]
+        assert found == wanted
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        (pa.array([2**63], pa.uint64()), pa.array([1]), ("INT64", "UINT64")),
+        (pa.array([1]), pa.array(["1"]), ("STRING", "INT64")),
+        (pa.array([[1]]), pa.array([["1"]]), ("ARRAY<STRING>", "ARRAY<INT64>")),
+        (
+            pa.array([Decimal(1)], NUMERIC(38, 0)),
+            pa.array([Decimal("0.5")], NUMERIC(38, 9)),
+            ("DECIMAL128(38, 9)", "DECIMAL128(38, 0)"),
+        ),
+    ],
+    ids=str,
+)
+def test_files__of_types_that_cannot_become_one__say_both(
+    folder: Path, one: pa.Array, other: pa.Array, words: tuple[str, str]
+) -> None:
+    write(folder, "a.parquet", player_id=["p0"], level=[None])
+    write(folder, "b.parquet", player_id=["p1"], level=one)
+    write(folder, "c.parquet", player_id=["p2"], level=other)
+    assert f"is {words[0]} in “{folder}/c.parquet” but {words[1]} in “{folder}/b.parquet”" in problem(folder)
+
+
+def test_files__one_without_rows__has_no_say(folder: Path) -> None:
+    write(folder, "a.parquet", player_id=pa.array([], pa.float64()))
+    write(folder, "b.parquet", player_id=["p1"], level=[1])
+    extract, batches = read(folder)
+    assert extract.schema.types == [pa.string(), pa.int64()]
+    assert pa.Table.from_batches(batches).to_pylist() == [{"player_id": "p1", "level": 1}]
+
+
+def test_files__some_without_an_optional_column__have_nulls_for_it(folder: Path) -> None:
+    write(folder, "a.parquet", player_id=["p1"])
+    write(folder, "b.parquet", player_id=["p2"], level=[7])
+    assert "“level” is INT64 in" in problem(folder)
+    assert read_as(folder, optional={"level"}) == [{"player_id": "p1", "level": None}, {"player_id": "p2", "level": 7}]
+
+
+def read_as(folder: Path, pattern: str = "**/*.parquet", **kwargs: Any) -> list[dict[str, Any]]:
+    allowed = Confinement((), (), (str(folder),))
+    with open_source("parquet", f"{folder}/{pattern}", allowed, WANTED, labels={}, **kwargs) as extract:
+        found: list[dict[str, Any]] = pa.Table.from_batches(extract.batches, extract.schema).to_pylist()
+        return found
+
+
+@pytest.mark.parametrize(
+    ("folders", "texts", "values"),
+    [
+        (("level=7", "level=-12"), (), [7, -12]),
+        (("level=7", "level=__HIVE_DEFAULT_PARTITION__"), (), [7, None]),
+        (("level=7", "level=08"), (), ["7", "08"]),
+        (("level=7", "level=8"), ("level",), ["7", "8"]),
+        (("level=0.5", "level=8"), (), [0.5, 8.0]),
+        (("level=true", "level=false"), (), [True, False]),
+        (("level=S%C3%A3o%3APaulo", "level=a=b"), (), ["São:Paulo", "a=b"]),
+        (("day=1/level=7", "day=2/level=8"), (), [7, 8]),
+    ],
+)
+def test_folders__named_like_partitions__are_columns(
+    folder: Path, folders: tuple[str, ...], texts: tuple[str, ...], values: list[Any]
+) -> None:
+    for number, name in enumerate(folders):
+        (folder / str(number) / name).mkdir(parents=True)
+        write(folder / str(number) / name, "part-0.parquet", player_id=[f"p{number}"])
+    found = [(row["player_id"], row["level"]) for row in read_as(folder, texts=texts)]
+    assert found == [(f"p{number}", value) for number, value in enumerate(values)]
+
+
+def test_folders__named_like_a_column_that_the_file_has__have_no_say(folder: Path) -> None:
+    (folder / "level=7").mkdir()
+    write(folder / "level=7", "a.parquet", player_id=["p1"], level=[3])
+    assert read_as(folder) == [{"player_id": "p1", "level": 3}]
+
+
+def test_column__of_uuids_bytes_or_json__is_text_where_text_is_wanted(folder: Path) -> None:
+    ids = [uuid.UUID(int=n) for n in (1, 2**127 + 5)]
+    column = pa.array([ids[0].bytes, None, ids[1].bytes], pa.uuid())
+    for name, values in {"a": column.slice(1), "b": column.slice(0, 0)}.items():
+        write(folder, f"{name}.parquet", player_id=values, level=pa.array(["{}"] * len(values), pa.json_()))
+    found = read_as(folder, texts=WANTED)
+    assert found == [{"player_id": None, "level": "{}"}, {"player_id": str(ids[1]), "level": "{}"}]
+    write(folder, "b.parquet", player_id=pa.array([b"p\xc3\xbc", None]), level=pa.array([b"x"] * 2, pa.large_binary()))
+    assert read_as(folder, "b.parquet", texts=WANTED) == [
+        {"player_id": "pü", "level": "x"},
+        {"player_id": None, "level": "x"},
+    ]
+    extract, _ = read(folder, "b.parquet")
+    assert extract.schema.types == [pa.binary(), pa.large_binary()]
 
 
 def test_files__that_differ_in_columns_nobody_wants__are_read(folder: Path) -> None:

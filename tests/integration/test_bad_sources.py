@@ -16,6 +16,7 @@ from models_registry.models import LoadState
 from models_registry.publishing import build_tenant
 from serving import engine
 from serving.http import Response
+from tests import bad_file_sources as files
 from tests import serving_world
 from tests.bad_sources import BAD_COLUMNS, BAD_FILES, BAD_ROWS, HARMLESS, NAME, ROWS, SOURCES, Source, usual
 from tests.loading_scene import Scene, row
@@ -61,7 +62,7 @@ def name_of(source: Source) -> str:
     return source.name
 
 
-BAD = [*BAD_FILES, *BAD_COLUMNS, *BAD_ROWS]
+BAD = [*BAD_FILES, *BAD_COLUMNS, *BAD_ROWS, *files.BAD_FILES, *files.BAD_COLUMNS, *files.BAD_ROWS]
 USUAL = [{name: value for name, value in row(number).items() if name != "player_id"} for number in range(ROWS)]
 
 
@@ -80,7 +81,7 @@ def test_load__a_bad_source__ends_in_a_clear_sentence_and_what_was_served_is(
     assert served(scene, valkey, [f"p{number}" for number in range(ROWS)]) == USUAL
 
 
-@pytest.mark.parametrize("source", HARMLESS, ids=name_of)
+@pytest.mark.parametrize("source", [*HARMLESS, *files.HARMLESS], ids=name_of)
 def test_load__a_harmless_source__is_served(source: Source, scene: Scene, valkey: redis.Redis) -> None:
     ended = load(scene, source)
 
@@ -92,4 +93,5 @@ def test_load__a_harmless_source__is_served(source: Source, scene: Scene, valkey
 
 
 def test_corpus__its_names__differ() -> None:
-    assert len({source.name for source in SOURCES}) == len(SOURCES) > 100
+    names = [source.name for source in [*SOURCES, *files.SOURCES]]
+    assert len(set(names)) == len(names) > 200

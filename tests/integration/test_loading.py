@@ -271,7 +271,10 @@ REJECTIONS = {
     ),
     "a float for a key": (
         bad(player_id=[0.5, 1.5, 2.5]),
-        {"columns": "column player_id is FLOAT64, a key needs text or whole numbers (STRING or INT64)"},
+        {
+            "columns": "column player_id is FLOAT64, a key needs text or whole numbers (STRING or INT64); write whole "
+            'numbers: .astype("Int64") in pandas, CAST(player_id AS INT64) in SQL'
+        },
     ),
     "numbers for a list": (
         bad(items=[1, 2, 3]),

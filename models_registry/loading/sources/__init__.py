@@ -3,7 +3,7 @@
 The only package that imports Google's client.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, assert_never
 
@@ -26,7 +26,14 @@ __all__ = [
 
 
 def open_source(
-    kind: str, location: str, confinement: Confinement, wanted: Sequence[str], *, labels: Mapping[str, str]
+    kind: str,
+    location: str,
+    confinement: Confinement,
+    wanted: Sequence[str],
+    *,
+    labels: Mapping[str, str],
+    optional: Collection[str] = (),
+    texts: Collection[str] = (),
 ) -> AbstractContextManager[Extract]:
     """Open a source for reading, after checking that its studio may read it.
 
@@ -35,6 +42,8 @@ def open_source(
         location: a path or glob (local or `gs://`), `project.dataset.table`, or the text of a query.
         confinement: what the studio may read.
         wanted: the columns to read. One that is missing is not in the extract's schema; that is no error here.
+        optional: those of them that may be missing in some of several files.
+        texts: those that are wanted as texts, also where a file has bytes or UUIDs, or a folder's name such as `day=7`.
         labels: what a job in BigQuery is labelled with, so that its costs can be told apart.
 
     Raises:
@@ -44,7 +53,9 @@ def open_source(
         raise SourceProblem(f"“{kind}” is not a kind of source.")
     known = SourceKind(kind)
     if known is SourceKind.PARQUET:
-        return parquet.open_parquet(location, confinement, wanted, gcs_endpoint=settings.GCS_ENDPOINT)
+        return parquet.open_parquet(
+            location, confinement, wanted, gcs_endpoint=settings.GCS_ENDPOINT, optional=optional, texts=texts
+        )
     # Google's client takes a second to import, which a process that never reads BigQuery need not spend.
     from models_registry.loading.sources import bigquery  # noqa: PLC0415
 

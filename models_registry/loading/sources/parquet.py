@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from models_registry.loading.report import SourceFile, SourceFiles
-from models_registry.loading.sources.confinement import shown
+from models_registry.loading.sources.parquet_columns import Part, as_common, common_schema, partition_of
 from models_registry.loading.sources.parquet_files import Files, Found, find_files
 from models_registry.loading.sources.parquet_reading import Damaged, open_file, reading, replaced
 from models_registry.loading.sources.port import Confinement, Extract, SourceProblem
@@ -32,7 +32,13 @@ class _Footer:
 
 @contextmanager
 def open_parquet(
-    location: str, confinement: Confinement, wanted: Sequence[str], *, gcs_endpoint: str | None
+    location: str,
+    confinement: Confinement,
+    wanted: Sequence[str],
+    *,
+    gcs_endpoint: str | None,
+    optional: Collection[str] = (),
+    texts: Collection[str] = (),
 ) -> Iterator[Extract]:
     """Open the Parquet files that a path or glob names; the port's contract.
 
@@ -43,11 +49,15 @@ def open_parquet(
     files = find_files(location, confinement, gcs_endpoint=gcs_endpoint)
     with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
         footers = list(pool.map(lambda found: _read_footer(files, found), files.found))
-    schema = _common_schema(files, footers, wanted)
+    parts = [
+        Part(files.name(found), footer.schema, footer.rows, partition_of(found.path))
+        for found, footer in zip(files.found, footers, strict=True)
+    ]
+    schema = common_schema(parts, set(wanted), optional=optional, texts=texts)
     present = {name: None for footer in footers for name in footer.schema.names}
     yield Extract(
         schema=schema,
-        batches=_batches(files, footers, schema),
+        batches=_batches(files, parts, schema),
         rows_expected=sum(footer.rows for footer in footers),
         snapshot_at=None,
         extra_columns=tuple(name for name in present if name not in set(wanted)),
@@ -84,61 +94,18 @@ def _read_footer(files: Files, found: Found) -> _Footer:
         return _Footer(parquet.schema_arrow, parquet.metadata.num_rows)
 
 
-def _common_schema(files: Files, footers: list[_Footer], wanted: Sequence[str]) -> pa.Schema:
-    """Return the wanted columns as every file has them.
-
-    Raises:
-        SourceProblem: a file has another set of them or other types than the first, or names a column twice.
-    """
-    schemas = []
-    for found, footer in zip(files.found, footers, strict=True):
-        names = [name for name in footer.schema.names if name in set(wanted)]
-        if len(set(names)) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise SourceProblem(f"“{shown(files.name(found))}” has two columns named “{twice}”.")
-        schemas.append({name: _plain(footer.schema.field(name).type) for name in names})
-    first, first_name = schemas[0], shown(files.name(files.found[0]))
-    for found, schema in zip(files.found, schemas, strict=True):
-        for name in [*first, *schema]:
-            if first.get(name) != schema.get(name):
-                raise SourceProblem(
-                    f"Column “{name}” is {schema.get(name, 'missing')} in “{shown(files.name(found))}” "
-                    f"but {first.get(name, 'missing')} in “{first_name}”: all files must have the same columns."
-                )
-    return pa.schema(list(first.items()))
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """Return the type of a column's values: how writers choose to lay texts out, file by file, is no concern of a load.
-
-    Dictionaries become what is in them and views of texts, which not all of Arrow can work with, plain texts; in lists
-    too. Lists that are views stay what they are, and are refused with the columns: Arrow does not read them reliably.
-    """
-    if pa.types.is_dictionary(kind):
-        return _plain(kind.value_type)
-    if pa.types.is_string_view(kind):
-        return pa.large_string()
-    if pa.types.is_list(kind):
-        return pa.list_(_plain(kind.value_type))
-    if pa.types.is_large_list(kind):
-        return pa.large_list(_plain(kind.value_type))
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(_plain(kind.value_type), kind.list_size)
-    return kind
-
-
-def _batches(files: Files, footers: list[_Footer], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    for found, footer in zip(files.found, footers, strict=True):
-        name = files.name(found)
-        with reading(name), files.open(found) as stream:
-            parquet = open_file(stream, name)
-            if parquet.metadata.num_rows != footer.rows or not parquet.schema_arrow.equals(footer.schema):
-                raise SourceProblem(replaced(name))
+def _batches(files: Files, parts: Sequence[Part], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    for found, part in zip(files.found, parts, strict=True):
+        # Arrow also reads “a.b” when asked for “a”; what comes is looked up by its name.
+        own = [name for name in schema.names if name in part.schema.names]
+        with reading(part.name), files.open(found) as stream:
+            parquet = open_file(stream, part.name)
+            if parquet.metadata.num_rows != part.rows or not parquet.schema_arrow.equals(part.schema):
+                raise SourceProblem(replaced(part.name))
             rows = 0
-            for batch in parquet.iter_batches(ROWS_PER_BATCH, columns=schema.names):
+            for batch in parquet.iter_batches(ROWS_PER_BATCH, columns=own):
                 rows += batch.num_rows
-                # Arrow also reads “a.b” when asked for “a”, and gives columns in the file's order.
-                yield batch.select(schema.names).cast(schema)
-            if rows != footer.rows:
+                yield as_common(batch, part, schema)
+            if rows != part.rows:
                 raise Damaged
     files.check_unchanged()
