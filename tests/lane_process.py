@@ -94,6 +94,7 @@ def start_lane(
     is_ready: bool = True,
     tls: bool = False,
     program: tuple[str, ...] = ("manage.py",),
+    port: int | None = None,
     **variables: str,
 ) -> Iterator[LaneProcess]:
     """Start a lane on free ports; in the block it is ready, or alive if it is not to be ready.
@@ -105,9 +106,10 @@ def start_lane(
         is_ready: wait until it is.
         tls: do not wait at all, as that would take a certificate.
         program: what Python runs.
+        port: the one to listen on, in place of a free one.
         variables: changes to its environment.
     """
-    port, metrics_port = free_port(), free_port()
+    port, metrics_port = port or free_port(), free_port()
     log = var_dir / f"lane-{port}.log"
     command = [sys.executable, *program, "lane", "--port", str(port), "--metrics-port", str(metrics_port)]
     with running([*command, *arguments], environment(redis_url, var_dir, **variables), log) as process:
