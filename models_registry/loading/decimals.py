@@ -6,6 +6,8 @@ bits) the field itself decides, value by value; such values are rare.
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pyarrow as pa
 
@@ -49,14 +51,19 @@ class DecimalColumn:
         return codes.astype(np.uint64), bad | (rest != 0)
 
     def _from_floats(self, column: pa.Array) -> tuple[Codes, Mask]:
-        values = filled(column, 0).astype(np.float64)
+        filled_up = filled(column, 0)
+        values = filled_up.astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             scaled = values * self.scale
         bad = ~(np.abs(scaled) <= 2 * FLOAT_EXACT)
         scaled[bad] = self.min
         steps = np.rint((scaled - self.min) / self.step)
         away = np.abs(scaled - (self.min + steps * self.step))
-        tolerance = float(self.kind.float_tolerance * self.scale)
+        tolerance: Numbers | float = float(self.kind.float_tolerance * self.scale)
+        if pa.types.is_float32(column.type):
+            with np.errstate(over="ignore", invalid="ignore"):
+                tolerance = tolerance + np.spacing(np.abs(filled_up)).astype(np.float64) * (self.scale / 2)
+            tolerance = np.minimum(tolerance, float(self.kind.step * self.scale / 4))
         # More than all roundings above together; nearer to the tolerance than this, the layout decides.
         doubt = 8 * np.spacing(np.abs(scaled) + (abs(self.min) + 1))
         bad |= (away > tolerance + doubt) | (steps < 0) | (steps > self.kind.steps)
@@ -86,12 +93,33 @@ class DecimalColumn:
         if column.null_count:
             doubtful = doubtful & column.is_valid().to_numpy(zero_copy_only=False)
         rows = np.flatnonzero(doubtful)
+        to_code = self._code_of_float32 if pa.types.is_float32(column.type) else self.kind.to_code
         for row, value in zip(rows.tolist(), column.take(pa.array(rows)).to_pylist(), strict=True):
             try:
-                codes[row] = self.kind.to_code(value)
+                codes[row] = to_code(value)
             except BadValue:
                 bad[row] = True
         return codes, bad
+
+    def _code_of_float32(self, value: float) -> int:
+        """Return the code of a value that was rounded to 32 bits: half of its last place is forgiven, too.
+
+        Raises:
+            BadValue: it has none.
+        """
+        half = Fraction(float(np.spacing(np.float32(abs(value))))) / 2
+        step = Fraction(self.kind.step)
+        exact = Fraction(value) - Fraction(self.kind.min)
+        code = round(exact / step)
+        tolerance = min(Fraction(self.kind.float_tolerance) + half, step / 4)
+        if not 0 <= code <= self.kind.steps or abs(exact - code * step) > tolerance:
+            raise BadValue(f"{value} is not a whole number of steps")
+        return code
+
+    def meant(self, column: pa.Array) -> pa.Array:
+        """Return the numbers that a float32 column's values, all of this field, were before they were rounded."""
+        codes, _ = self._from_floats(column)
+        return pa.array(self.numbers(codes), mask=column.is_null().to_numpy(zero_copy_only=False))
 
     def bad_values(self, value: str, column: pa.DataType) -> list[str]:
         """Return SQL conditions that a value meets which surely has no code; what they leave open `codes` decides."""
@@ -99,12 +127,15 @@ class DecimalColumn:
         steps = f"round(({scaled} - {self.min}::DOUBLE) / {self.step}::DOUBLE)"
         # A little wider than the tolerance of `codes`, and than every rounding in these lines.
         rounding = f"(abs({scaled}) + {abs(self.min) + 1}::DOUBLE) * 4e-15"
-        allowed = float(self.kind.float_tolerance * self.scale) * 1.001 if pa.types.is_floating(column) else 0.0
+        allowed = repr(float(self.kind.float_tolerance * self.scale) * 1.001 if pa.types.is_floating(column) else 0.0)
+        if pa.types.is_float32(column):
+            # Half of the last of 24 binary places, or a little more.
+            allowed = f"{allowed}::DOUBLE + abs({scaled}) * {2.0**-23!r}"
         return [
             f"NOT isfinite({value}::DOUBLE)",
             f"{steps} < 0",
             f"{steps} > {self.kind.steps}",
-            f"abs({scaled} - ({self.min}::DOUBLE + {steps} * {self.step}::DOUBLE)) > {allowed!r}::DOUBLE + {rounding}",
+            f"abs({scaled} - ({self.min}::DOUBLE + {steps} * {self.step}::DOUBLE)) > {allowed}::DOUBLE + {rounding}",
         ]
 
     def numbers(self, codes: Codes) -> Numbers:

@@ -18,10 +18,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from models_registry.loading.background import always, call, nothing, read_ahead
+from models_registry.loading.decimals import DecimalColumn
 from models_registry.loading.distributions import sample_rows
 from models_registry.loading.placing import PREFIX_BITS, Buckets, Digests
 from serving.formats.keys import SEPARATOR
-from serving.formats.layouts import Layout
+from serving.formats.layouts import DecimalNumber, Kind, Layout, List
 
 # DuckDB keeps rows in groups of 122,880; a whole number of them at a time lets it use every thread.
 ROWS_PER_INSERT = 2 * 122_880
@@ -74,6 +75,7 @@ class Staging:
         self.names = {column: f"c{number}" for number, column in enumerate(columns)}
         self.key_fields = tuple(key_fields) if set(key_fields) <= set(columns) else ()
         self.buckets = Buckets(folder, layout, shared_bits=shared_bits)
+        self._kinds = {field.name: field.kind for field in layout.fields}
         self._fields = [field.name for field in layout.fields if field.name in self.names]
         self._sample = _Sample(sample_rows(layout), shared_bits)
         # A database in memory spills as one on disk does, but takes rows several times faster: it does not compress.
@@ -187,8 +189,24 @@ class Staging:
         sql = select(chosen, f"rows WHERE rowid IN ({numbers})")
         interrupt = self._connection.interrupt
         found: pa.Table = call(lambda: self._connection.sql(sql).to_arrow_table(), beat, cancel=interrupt)
-        values = zip(*(column.to_pylist() for column in found.columns), strict=True)
+        texts = [column.to_pylist() for column in found.columns[: len(keys)]]
+        fields_values = [
+            _values(self._kinds[field], column)
+            for field, column in zip(staged, found.columns[len(keys) :], strict=True)
+        ]
+        values = zip(*texts, *fields_values, strict=True)
         return [(list(row[: len(keys)]), dict(zip(staged, row[len(keys) :], strict=True))) for row in values]
+
+
+def _values(kind: Kind, column: pa.ChunkedArray) -> list[Any]:
+    """Return a field's values for the layout, to which a float32 is some number beside what was meant."""
+    found: list[Any] = column.to_pylist()
+    if isinstance(kind, DecimalNumber) and pa.types.is_float32(column.type):
+        found = DecimalColumn(kind).meant(column.combine_chunks()).to_pylist()
+    if isinstance(kind, List) and isinstance(kind.item, DecimalNumber) and pa.types.is_float32(column.type.value_type):
+        of = DecimalColumn(kind.item)
+        found = [None if one is None else of.meant(pa.array(one, pa.float32())).to_pylist() for one in found]
+    return found
 
 
 class _Sample:

@@ -126,6 +126,23 @@ def test_run_load__columns_as_bigquery_gives_them__stored_exactly(scene: Scene, 
     ]
 
 
+@pytest.mark.parametrize("is_list", [False, True])
+def test_run_load__scores_rounded_to_32_bits__stored_as_they_were_meant(
+    tmp_path: Path, settings: Settings, valkey: redis.Redis, is_list: bool
+) -> None:
+    settings.LOAD_WORKSPACE_DIR = tmp_path / "workspace"
+    number = {"type": "decimal", "min": 0, "max": 1000, "step": 0.01}
+    field = {"type": "list", "max_items": 1, "item": number} if is_list else number
+    scene = Scene(tmp_path, fields=[{"name": "score", **field}])
+    scores = pa.array([step / 100 for step in range(100_001)], pa.float32())
+    column = pa.ListArray.from_arrays(pa.array(range(100_002), pa.int32()), scores) if is_list else scores
+    load = scene.load({"player_id": [f"p{step}" for step in range(100_001)], "score": column})
+    assert load.state == LoadState.ACTIVE, load.problem
+    for step in (0, 1, 12_345, 99_999, 100_000):
+        wanted = step / 100
+        assert answer(valkey, scene, load.table, f"p{step}") == {"score": [wanted] if is_list else wanted}
+
+
 def test_run_load__columns_nobody_wants_and_an_optional_one_missing__noted(scene: Scene, valkey: redis.Redis) -> None:
     data = columns(range(3), score=[0.1, 0.2, 0.3], at=pa.array([1, 2, 3], pa.timestamp("us", "UTC")))
     del data["title"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from models_registry.loading.decimals import DecimalColumn
 from models_registry.loading.packing import Payloads, RefusedValue, pack_columns
 from serving.formats.layouts import BadValue, DecimalNumber, Field, Layout, List, String
 from tests.unit.format_strategies import decimals, layouts, records_of, uints
@@ -100,13 +103,45 @@ def test_pack_columns__floats__accepted_and_refused_as_the_layout_does(case: tup
         check_like_layout(one(kind), pa.array([value], pa.float64()))
 
 
+def rounded_to(kind: DecimalNumber, value: float) -> int | None:
+    """Return the code of a value that was rounded to 32 bits, worked out in fractions; None if it has none."""
+    half_a_place = Fraction(float(np.spacing(np.float32(abs(value))))) / 2
+    code = round((Fraction(value) - Fraction(kind.min)) / Fraction(kind.step))
+    away = abs(Fraction(value) - Fraction(kind.min) - code * Fraction(kind.step))
+    allowed = min(Fraction(kind.float_tolerance) + half_a_place, Fraction(kind.step) / 4)
+    return code if away <= allowed and 0 <= code <= kind.steps else None
+
+
+@st.composite
+def decimals_with_narrow_floats(draw: st.DrawFn) -> tuple[DecimalNumber, list[float]]:
+    kind = draw(decimals())
+    drawn = draw(st.lists(st.one_of(near(kind), st.floats(width=32)), min_size=1, max_size=8))
+    with np.errstate(over="ignore"):
+        narrow = np.array([*drawn, float(kind.min), float(kind.max)]).astype(np.float32)
+        # And their neighbours.
+        above, below = (np.nextafter(narrow, np.float32(end)) for end in (np.inf, -np.inf))
+    return kind, [float(value) for value in np.concatenate([narrow, above, below])]
+
+
 @generated
-@given(decimals(), st.lists(st.floats(width=32), min_size=1, max_size=5))
-def test_pack_columns__narrow_floats__accepted_and_refused_as_the_layout_does(
-    kind: DecimalNumber, values: list[float]
+@given(decimals_with_narrow_floats())
+@example((DecimalNumber(Decimal(0), Decimal(1000), Decimal("0.01")), [float(np.float32(123.45))]))
+def test_pack_columns__narrow_floats__are_forgiven_half_of_their_last_place(
+    case: tuple[DecimalNumber, list[float]],
 ) -> None:
-    for value in [*values, float(kind.min), float(kind.max)]:
-        check_like_layout(one(kind), pa.array([value]).cast(pa.float32()))
+    kind, values = case
+    layout = one(kind)
+    codes = {value: rounded_to(kind, value) for value in values if math.isfinite(value) and abs(value) < 1e30}
+    for value in values:
+        if codes.get(value) is None:
+            with pytest.raises(RefusedValue):
+                pack_columns(layout, {"x": pa.array([value], pa.float32())}, 1)
+    good = [value for value in values if codes.get(value) is not None]
+    column = pa.array(good, pa.float32())
+    wanted = [kind.from_code(codes[value] or 0) for value in good]
+    packed = payloads_of(pack_columns(layout, {"x": column}, len(good)))
+    assert packed == [layout.pack({"x": value}) for value in wanted]
+    assert DecimalColumn(kind).meant(column).to_pylist() == wanted
 
 
 @generated
