@@ -17,6 +17,7 @@ import pytest
 import redis
 from django.conf import settings
 
+from recsite import __version__
 from recsite.embedded import EmbeddedValkey, free_port
 from recsite.environment import BASE_DIR
 from serving.formats import snapshot as published
@@ -287,6 +288,9 @@ def test_two_workers__metrics_are_the_sum_and_do_not_fall_when_one_is_replaced(
 ) -> None:
     with start_lane(server.url, tmp_path, "--workers", "2") as lane:
         eventually(lambda: lane.metrics().get("recsite_workers") == 2)
+        of_both = lane.metrics()
+        assert of_both["recsite_build_info{commit=}{version=" + __version__ + "}"] == 1
+        assert 0 < of_both["recsite_var_free_ratio"] < 1
         for number in range(40):
             assert lane.offer(scene, number).status == 200
         found = "recsite_requests_total{status=200}"
