@@ -102,22 +102,27 @@ def pytest_configure(config: pytest.Config) -> None:
         embedded._chosen.update(port for port in range(1 << 16) if port // 2 % count != number)
 
 
-class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
+class _ByUnit(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
     """Hands out tests by file, and those together that share what takes long to start."""
 
     def _split_scope(self, nodeid: str) -> str:
         return _unit(nodeid)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByUnit:
     """Hand out tests in the order of `pytest_collection_modifyitems`."""
     config.option.loadscopereorder = False
-    return _ByFile(config, log)
+    return _ByUnit(config, log)
 
 
 def _unit(nodeid: str) -> str:
-    """Return what runs in one process: a file, or all files that need one thing which takes long to start."""
+    """Return what runs in one process: a file, all files that need one thing which takes long to start, or a test.
+
+    Each test of a fault takes seconds, and starts itself what it needs.
+    """
     file = nodeid.partition("::")[0]
+    if file.startswith("tests/faults/"):
+        return nodeid
     return next((unit for start, unit in UNITS.items() if file.startswith(start)), file)
 
 
