@@ -2,7 +2,8 @@
 
 That a request has begun is committed by itself; its answer is written in the transaction of the change. So of two at
 once the second finds the first begun (409), a request that failed leaves nothing, and one whose process died has
-changed nothing and may be sent again after a while. An answer that shows a secret is kept without it.
+changed nothing and may be sent again after a while. An answer that shows a secret is kept without it. What only began
+then (a load) and has failed since is begun anew.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from rest_framework.response import Response
 
 from recsite.api.authentication import caller_of
 from recsite.api.problems import Kind, Problem
-from tenants.models import IdempotencyRecord, new_public_id
+from tenants.models import IdempotencyRecord, Tenant, new_public_id
 
 HEADER = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotency-Replayed"
@@ -35,7 +36,9 @@ ABANDONED_AFTER = timedelta(minutes=10)
 _KEY = re.compile(r"[!-~]{1,200}")
 
 
-def idempotent(handler: Callable[..., Response], shows_once: str) -> Callable[..., HttpResponseBase]:
+def idempotent(
+    handler: Callable[..., Response], shows_once: str, came_to_nothing: Callable[[Tenant, str], bool] | None
+) -> Callable[..., HttpResponseBase]:
     """Return a view's method that heeds `Idempotency-Key`; without the header nothing changes.
 
     Costs a write before and one within the change.
@@ -43,6 +46,8 @@ def idempotent(handler: Callable[..., Response], shows_once: str) -> Callable[..
     Args:
         handler: the method.
         shows_once: the answer's field for a secret. One with it is not kept; sent again, it is a 409 that says so.
+        came_to_nothing: tells from the studio and the `Location` of an answer whether what was begun then has ended
+            without success, so that it is begun anew instead of answered alike; None: it never does.
     """
 
     @wraps(handler)
@@ -52,7 +57,7 @@ def idempotent(handler: Callable[..., Response], shows_once: str) -> Callable[..
             return handler(view, request, **names)
         if not _KEY.fullmatch(key):
             raise serializers.ValidationError({HEADER: ["Use 1 to 200 visible ASCII characters."]})
-        record = _begin(request, key)
+        record = _begin(request, key, came_to_nothing)
         if isinstance(record, HttpResponse):
             return record
         try:
@@ -74,7 +79,9 @@ def clean_idempotency_records() -> int:
     return deleted
 
 
-def _begin(request: Request, key: str) -> IdempotencyRecord | HttpResponse:
+def _begin(
+    request: Request, key: str, came_to_nothing: Callable[[Tenant, str], bool] | None
+) -> IdempotencyRecord | HttpResponse:
     """Return the record of a request that is to be done now, or the answer that it had."""
     caller = caller_of(request)
     now = timezone.now()
@@ -100,7 +107,9 @@ def _begin(request: Request, key: str) -> IdempotencyRecord | HttpResponse:
     is_over = before.started_at < now - KEPT_FOR
     is_abandoned = before.status is None and before.started_at < now - ABANDONED_AFTER
     if not is_over and not is_abandoned:
-        return _again(before, record)
+        replay = _again(before, record)
+        if came_to_nothing is None or not came_to_nothing(caller.tenant, before.location):
+            return replay
     fresh = {"body_hash": record.body_hash, "run": record.run, "started_at": now}
     empty = {"status": None, "answer": "", "location": "", "showed_secret": False}
     if not rows.filter(pk=before.pk, run=before.run).update(**fresh, **empty):

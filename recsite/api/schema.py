@@ -25,7 +25,7 @@ from recsite.api.idempotency import HEADER, idempotent
 from recsite.api.paging import PageQuery
 from recsite.api.problems import Kind
 from serving.http import PROBLEM as PROBLEM_MEDIA_TYPE
-from tenants.models import Scope
+from tenants.models import Scope, Tenant
 from tenants.paging import Page
 
 # What stands in paths: its schema and what it is.
@@ -115,6 +115,7 @@ def operation(
     status: int = 200,
     example: Any = None,
     answer_example: Any = None,
+    came_to_nothing: Callable[[Tenant, str], bool] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Say what one of a view's methods needs, takes and gives; its docstring is its description.
 
@@ -130,6 +131,8 @@ def operation(
         status: of a success with a body.
         example: of what it takes; without it, the one that `takes` has.
         answer_example: of what it gives; without it, the one that `gives` has.
+        came_to_nothing: tells from the studio and the `Location` of its answer that what it began has failed since, so
+            that the same key begins it anew.
     """
     need = needs(need) if isinstance(need, Scope) else need
     example = getattr(takes, "example", None) if example is None else example
@@ -167,7 +170,7 @@ def operation(
             request=body,
             responses={status: OpenApiResponse(answer, description="Done.")},
             examples=examples,
-        )(idempotent(handle, shows_once) if is_idempotent else handle)
+        )(idempotent(handle, shows_once, came_to_nothing) if is_idempotent else handle)
         # Read by permissions, by the schema and by tests.
         vars(described).update(need=need, is_idempotent=is_idempotent, shows_secret=bool(shows_once))
         return described

@@ -56,6 +56,60 @@ def test_load__started_with_a_key_twice__is_one_load(
     assert Load.objects.for_tenant(studio).count() == 1
 
 
+@pytest.mark.django_db
+@pytest.mark.usefixtures("broker_away")
+@pytest.mark.parametrize("state", [LoadState.REJECTED, LoadState.FAILED])
+def test_load__rejected_or_failed_since__is_started_anew_by_the_same_key(
+    studio: Tenant, version: Version, api: ApiClient, state: LoadState
+) -> None:
+    path, body = "models/offers/versions/v1/loads", {"rows_per_second_limit": 1000}
+    assert api.post(path, body, key="2026-11-01").body["fence"] == 1
+    Load.objects.for_tenant(studio).update(state=state, finished_at=timezone.now())
+
+    again, retry = (api.post(path, body, key="2026-11-01") for _ in range(2))
+
+    assert (again.status, again.body["fence"], again.body["state"]) == (201, 2, "queued")
+    assert "Idempotency-Replayed" not in again.headers
+    assert retry.body == again.body
+    assert retry.headers["Idempotency-Replayed"] == "true"
+    assert api.post(path, key="2026-11-01").code == "idempotency_key_reused"
+    assert Load.objects.for_tenant(studio).count() == 2
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("broker_away")
+@pytest.mark.parametrize("state", [LoadState.EXTRACTING, LoadState.ACTIVE, LoadState.SUPERSEDED])
+def test_load__that_runs_or_was_served__is_not_started_anew_by_the_same_key(
+    studio: Tenant, version: Version, api: ApiClient, state: LoadState
+) -> None:
+    path = "models/offers/versions/v1/loads"
+    first = api.post(path, key="k")
+    ended = timezone.now() if state == LoadState.ACTIVE else None
+    Load.objects.for_tenant(studio).update(state=state, finished_at=ended)
+
+    assert first.status == 201
+    assert api.post(path, key="k").body == first.body
+    assert Load.objects.for_tenant(studio).count() == 1
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("broker_away")
+def test_load__that_waived_and_failed_since__is_started_anew_by_the_same_key(
+    studio: Tenant, version: Version, owner: User
+) -> None:
+    waivable = {**REPORT["checks"][0], "may_be_waived": True}
+    LoadFactory.create(version=version, fence=1, state=LoadState.REJECTED, report={**REPORT, "checks": [waivable]})
+    Version.objects.for_tenant(studio).update(last_fence=1)
+    person, path = ApiClient(person=owner), "models/offers/versions/v1/loads/1/activate-anyway"
+    first = person.post(path, {"reason": "Fewer countries"}, key="k")
+    Load.objects.for_tenant(studio).filter(fence=2).update(state=LoadState.FAILED, finished_at=timezone.now())
+
+    again = person.post(path, {"reason": "Fewer countries"}, key="k")
+
+    assert (first.status, first.body["fence"]) == (201, 2)
+    assert (again.status, again.body["fence"], again.body["accepts"]) == (201, 3, 1)
+
+
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.usefixtures("broker_away")
 def test_load__broker_away__waits_all_the_same(version: Version, api: ApiClient) -> None:

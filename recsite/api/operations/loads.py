@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from django.db.models import QuerySet
-from django.urls import reverse
+from django.urls import resolve, reverse
 from rest_framework import serializers
 
 from models_registry.loading.requests import MAX_ROWS_PER_SECOND, load_request, load_waive
@@ -183,6 +183,15 @@ class AllLoadsQuery(LoadQuery):
     )
 
 
+def _came_to_nothing(tenant: Tenant, location: str) -> bool:
+    """Tell whether the load at an address has ended without a table to serve: rejected or failed. One query."""
+    names = resolve(location).kwargs
+    rows = Load.objects.for_tenant(tenant).filter(state__in=[LoadState.REJECTED, LoadState.FAILED])
+    return rows.filter(
+        version__model__slug=names["model"], version__name=names["version"], fence=int(names["fence"])
+    ).exists()
+
+
 class StudioLoads(StudioView, tag="Loads"):
     @operation("loads_list", Scope.READ, takes=AllLoadsQuery, gives=LoadAnswer)
     def get(self, asked: dict[str, Any]) -> Page[Any]:
@@ -204,6 +213,7 @@ class VersionLoads(StudioView, tag="Loads"):
         gives=LoadReportAnswer,
         status=201,
         answer_example={**QUEUED, "is_dry_run": True},
+        came_to_nothing=_came_to_nothing,
     )
     def post(self, given: dict[str, Any], model: str, version: str) -> Result:
         """Start a load, or a dry run.
@@ -211,6 +221,9 @@ class VersionLoads(StudioView, tag="Loads"):
         It waits for a worker. Ask for it (`Location`) until `is_finished`, and look at `state`: `active` is served;
         `rejected` was stopped by a check (see `report`), and the old table is still served. A dry run that passes
         every check ends `checked`.
+
+        With an `Idempotency-Key` that was sent before, the answer is the load that it started, unless that was rejected
+        or failed since: then a new one is started, so a job that is run again after the data was mended loads them.
         """
         load = load_request(version=find_version(self.tenant, model, version), actor=self.actor, **given)
         return Result(load, at=reverse("api-version-load", args=[model, version, load.fence]))
@@ -231,6 +244,7 @@ class LoadActivation(StudioView, tag="Loads"):
         gives=LoadReportAnswer,
         status=201,
         answer_example={**QUEUED, "fence": 8, "accepts": 7, "accept_reason": "The studio closed half of its countries"},
+        came_to_nothing=_came_to_nothing,
     )
     def post(self, given: dict[str, Any], model: str, version: str, fence: str) -> Result:
         """Load again what a check rejected, and waive that check.
