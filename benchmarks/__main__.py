@@ -25,10 +25,10 @@ if __name__ == "__main__":
             sys.exit(str(error))
         django.setup()
         # Only now: it imports models.
-        from benchmarks import loading, publishing, serving
+        from benchmarks import loading, previews, publishing, serving
 
         try:
-            run = {"loading": loading.run, "publishing": publishing.run, "serving": serving.run}[options.command]
-            sys.exit(run(options, site, cores))
+            runs = {"loading": loading, "previews": previews, "publishing": publishing, "serving": serving}
+            sys.exit(runs[options.command].run(options, site, cores))
         except KeyboardInterrupt:
             sys.exit("Interrupted.")

@@ -57,7 +57,9 @@ def read_options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     publishing = commands.add_parser("publishing", help="keeping snapshots current: a minute")
     publishing.add_argument("--studios", type=_STUDIOS, default=500, help="of ten models each")
-    publishing.set_defaults(parts=(), quick=False, folder=None)
+    previews = commands.add_parser("previews", help="previews of weights after a long history: half a minute")
+    for command in (publishing, previews):
+        command.set_defaults(parts=(), quick=False, folder=None)
     options = parser.parse_args(arguments)
     is_loading = options.command == "loading"
     if options.parts is None:

@@ -1,17 +1,19 @@
 """Allocations: which of a model's versions each of the 10,000 slots belongs to, and how few of them a new weight moves.
 
 An allocation is 10,000 bytes, one version code a slot. A change moves exactly the sum of the increases, which is the
-least that any map with the new weights can move. Which slots move is chosen so that a weight moved up and back, in
-one step or in many, leaves the map it started from:
+least that any map with the new weights can move. Which slots move is decided by the phase's history where it can be:
 
 1. If a map of this phase had these very weights and can be reached with that least movement, it is the answer.
-2. Otherwise the phase's maps are walked from the newest to the oldest, and a slot of a version that shrinks goes back
-   to the version it belonged to then, where that version grows.
-3. What is still missing leaves last in, first out; slots that came together leave in an order shuffled by salt and
-   revision, and are dealt to the versions that still grow.
+2. Otherwise slots of the versions that shrink go back to versions that grow and held them before, those first that
+   were held last. So a weight moved up and back, in one step or in many, leaves the map it started from.
+3. What is still missing is a fair sample: each version that shrinks gives slots drawn from all it has left, and they
+   are dealt at random to the versions that still grow. Two versions tried one after another on 5 % of the units meet
+   the same units no more often than chance has it, and no version gets only those that joined another one last.
+
+History is the newest 200 maps of the phase before the present one; what is older decides nothing.
 
 Nothing depends on names, on the order of the versions or on their codes, with one exception that no rule can avoid:
-of two versions that grow by the same and hold no slot, the lower code is dealt slots first.
+of two versions that history leaves short of as many slots and that hold none, the lower code is dealt slots first.
 """
 
 from __future__ import annotations
@@ -26,11 +28,13 @@ import numpy.typing as npt
 from serving.formats.keys import SLOTS
 
 CODES = 256
-# How far back the walk goes. A phase with more revisions forgets its oldest for this purpose only.
+# How many maps history is. Each costs a read of 10 KB and some microseconds at every preview.
 HISTORY = 200
 
 Slots = npt.NDArray[np.uint8]
 Counts = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.uint64]
 
 
 class BadAllocation(ValueError):
@@ -55,19 +59,19 @@ def first_allocation(target_bp: Mapping[int, int], salt: str, revision: int) -> 
     wanted = _counts_of(target_bp)
     codes = sorted(np.flatnonzero(wanted).tolist(), key=lambda code: (-int(wanted[code]), code))
     slots: Slots = np.empty(SLOTS, np.uint8)
-    slots[_shuffled(salt, revision)] = np.repeat(np.array(codes, np.uint8), wanted[codes])
+    slots[np.argsort(_keys(salt, revision), kind="stable")] = np.repeat(np.array(codes, np.uint8), wanted[codes])
     return slots.tobytes()
 
 
 def reallocate(
     current: bytes, target_bp: Mapping[int, int], salt: str, revision: int, history: Sequence[bytes] = ()
 ) -> bytes:
-    """Return the map with new weights that moves exactly the sum of the increases. Takes a few milliseconds.
+    """Return the map with new weights that moves exactly the sum of the increases.
 
     Args:
         current: the newest map.
         target_bp: basis points by version code, summing to 10,000; a code left out has none.
-        salt: of the phase; with `revision` it seeds the order in which slots that came together leave.
+        salt: of the phase; with `revision` it seeds what is drawn.
         revision: the number that the new map will have.
         history: the maps of this phase before `current`, oldest first; the newest 200 are used.
 
@@ -83,19 +87,16 @@ def reallocate(
         return current
 
     for before in reversed(past):
-        if np.array_equal(np.bincount(before, minlength=CODES), wanted) and np.count_nonzero(before != now) == least:
+        if np.count_nonzero(before != now) == least and np.array_equal(np.bincount(before, minlength=CODES), wanted):
             return before.tobytes()
 
     result = now.copy()
     surplus = (-change).clip(min=0)
     missing = change.clip(min=0)
-    order = _shuffled(salt, revision)
-    leaving_order = order[np.argsort(-_arrivals([*past, now])[order], kind="stable")]
-    for before in reversed(past):
-        _go_back(result, now, before, surplus, missing, leaving_order)
-        if not missing.any():
-            break
-    _deal(result, now, surplus, missing, leaving_order, order)
+    if past:
+        _go_back(result, [*past, now], surplus, missing, _keys(f"{salt}:back", revision))
+    if missing.any():
+        _deal(result, now, surplus, missing, salt, revision)
     return result.tobytes()
 
 
@@ -126,39 +127,55 @@ def weights_of(allocation: bytes) -> dict[int, int]:
     return {int(code): int(counts[code]) for code in np.flatnonzero(counts)}
 
 
-def _go_back(
-    result: Slots, now: Slots, before: Slots, surplus: Counts, missing: Counts, leaving_order: npt.NDArray[np.int64]
-) -> None:
-    """Give slots of shrinking versions back to growing ones that held them in an earlier map; counts go down."""
-    may_move = (result == now) & (surplus[now] > 0) & (missing[before] > 0)
-    candidates = leaving_order[may_move[leaving_order]]
-    # A slot may go only while both its versions still have something to give and to get. One version on one side is
-    # the usual case, but several on both sides compete, so this goes one by one: at most 10,000 steps in a reweight.
-    for slot in candidates.tolist():
-        giver, taker = int(now[slot]), int(before[slot])
-        if surplus[giver] and missing[taker]:
-            result[slot] = taker
-            surplus[giver] -= 1
-            missing[taker] -= 1
+def _go_back(result: Slots, maps: Sequence[Slots], surplus: Counts, missing: Counts, keys: Keys) -> None:
+    """Give slots of shrinking versions back to growing ones that held them, newest first; counts go down."""
+    now = maps[-1]
+    # From the newest change of hands to the oldest: what was passed over once, for want of a giver or a taker, is
+    # passed over ever after, so each slot need only be looked at where it changed hands.
+    for before, after in zip(reversed(maps[:-1]), reversed(maps), strict=False):
+        slots = np.flatnonzero(before != after)
+        slots = slots[(missing[before[slots]] > 0) & (surplus[now[slots]] > 0) & (result[slots] == now[slots])]
+        if not slots.size:
+            continue
+        givers, takers = np.bincount(now[slots], minlength=CODES), np.bincount(before[slots], minlength=CODES)
+        if (givers > surplus).any() or (takers > missing).any():
+            slots = _within(slots[np.argsort(keys[slots], kind="stable")], now, before, surplus, missing)
+            givers, takers = np.bincount(now[slots], minlength=CODES), np.bincount(before[slots], minlength=CODES)
+        result[slots] = before[slots]
+        surplus -= givers
+        missing -= takers
+        if not missing.any():
+            return
 
 
-def _deal(
-    result: Slots,
-    now: Slots,
-    surplus: Counts,
-    missing: Counts,
-    leaving_order: npt.NDArray[np.int64],
-    order: npt.NDArray[np.int64],
-) -> None:
-    """Let the rest leave last in, first out, and deal it, shuffled over all givers, to the versions that still grow."""
-    leaves = np.zeros(SLOTS, np.bool_)
+def _within(slots: Indices, now: Slots, before: Slots, surplus: Counts, missing: Counts) -> Indices:
+    """Return those of the slots, in their order, that their givers can spare and their takers lack."""
+    # Several givers and several takers compete, so this goes one by one.
+    gives, gets = surplus.tolist(), missing.tolist()
+    kept = []
+    for slot, giver, taker in zip(slots.tolist(), now[slots].tolist(), before[slots].tolist(), strict=True):
+        if gives[giver] and gets[taker]:
+            kept.append(slot)
+            gives[giver] -= 1
+            gets[taker] -= 1
+    return np.array(kept, np.int64)
+
+
+def _deal(result: Slots, now: Slots, surplus: Counts, missing: Counts, salt: str, revision: int) -> None:
+    """Draw what is still to leave from all that each giver has left, and deal it to the versions that still grow."""
+    # Three draws of their own: were slots drawn and dealt in one order, a version dealt first would get more from the
+    # giver that keeps most; and what went back would not be missing at random from what is left.
+    keys = _keys(f"{salt}:leave", revision)
+    leaving = []
     for giver in np.flatnonzero(surplus):
-        own = leaving_order[(now[leaving_order] == giver) & (result[leaving_order] == giver)]
-        leaves[own[: surplus[giver]]] = True
+        own = np.flatnonzero((now == giver) & (result == giver))
+        leaving.append(own[np.argsort(keys[own], kind="stable")[: surplus[giver]]])
+    leaves = np.concatenate(leaving)
     takers = sorted(
         np.flatnonzero(missing).tolist(), key=lambda code: (-int(missing[code]), _first_slot(now, code), code)
     )
-    result[order[leaves[order]]] = np.repeat(np.array(takers, np.uint8), missing[takers])
+    dealt = leaves[np.argsort(_keys(f"{salt}:deal", revision)[leaves], kind="stable")]
+    result[dealt] = np.repeat(np.array(takers, np.uint8), missing[takers])
 
 
 def _first_slot(slots: Slots, code: int) -> int:
@@ -166,18 +183,10 @@ def _first_slot(slots: Slots, code: int) -> int:
     return int(held[0]) if held.size else SLOTS
 
 
-def _arrivals(maps: Sequence[Slots]) -> npt.NDArray[np.int64]:
-    """Return for each slot the index of the map in which it came to its present version."""
-    arrived = np.zeros(SLOTS, np.int64)
-    for index in range(1, len(maps)):
-        arrived[maps[index] != maps[index - 1]] = index
-    return arrived
-
-
-def _shuffled(salt: str, revision: int) -> npt.NDArray[np.int64]:
-    """Return the 10,000 slots in an order that depends on salt and revision alone, today and after any upgrade."""
-    stream = hashlib.shake_256(f"{salt}:{revision}".encode()).digest(8 * SLOTS)
-    return np.argsort(np.frombuffer(stream, ">u8"), kind="stable")
+def _keys(seed: str, revision: int) -> Keys:
+    """Return a random number a slot that depends on the arguments alone, today and after any upgrade."""
+    stream = hashlib.shake_256(f"{seed}:{revision}".encode()).digest(8 * SLOTS)
+    return np.frombuffer(stream, ">u8").astype(np.uint64)
 
 
 def _counts_of(weights_bp: Mapping[int, int]) -> Counts:

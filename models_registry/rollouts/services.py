@@ -56,7 +56,9 @@ def current_rollout(model: RecommendationModel) -> RolloutRevision | None:
 
 
 def rollout_preview(*, model: RecommendationModel, weights_bp: Mapping[int, int]) -> Effect:
-    """Return exactly what `rollout_reweight` would do with these weights now. Changes nothing; takes milliseconds.
+    """Return exactly what `rollout_reweight` would do with these weights now. Changes nothing.
+
+    Takes three queries and a few milliseconds: `python -m benchmarks previews`.
 
     Raises:
         RuleBroken: as `rollout_reweight`, but the present weights are fine and move nothing.

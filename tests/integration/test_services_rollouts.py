@@ -6,6 +6,7 @@ import pytest
 
 from models_registry.catalogue.selectors import weights_by_code
 from models_registry.models import RecommendationModel, RolloutRevision, Version
+from models_registry.publishing import build_tenant
 from models_registry.rollouts.allocation import Flow, weights_of
 from models_registry.rollouts.services import (
     Effect,
@@ -83,6 +84,23 @@ def test_rollout_reweight__up_and_back_in_steps__restores_the_map(model: Recomme
     for weights in [(5000, 3000, 2000), (4500, 2500, 3000), (5000, 2750, 2250), (6000, 3000, 1000)]:
         reweight(model, *weights)
     assert allocation(model) == start
+
+
+def test_rollout_reweight__maps_that_an_earlier_release_drew__stay_and_move_least(model: RecommendationModel) -> None:
+    # Drawn as no rule of today draws: in stretches, and the newcomer from the end.
+    first, second = bytes([0] * 9000 + [1] * 1000), bytes([0] * 8500 + [2] * 500 + [1] * 1000)
+    for drawn in (first, second):
+        current = current_rollout(model)
+        assert current is not None
+        weights = {str(code): bp for code, bp in weights_of(drawn).items()}
+        RolloutRevisionFactory.create(
+            model=model, number=current.number + 1, salt=current.salt, allocation=drawn, weights_bp=weights
+        )
+    assert build_tenant(model.tenant).models[0].allocation == second
+    effect = rollout_preview(model=model, weights_bp={0: 8000, 1: 1000, 2: 1000})
+    assert effect == Effect(500, (Flow(0, 2, 500),))
+    reweight(model, 9000, 1000)
+    assert allocation(model) == first
 
 
 def test_rollout_reweight__a_version_left_out__has_none(model: RecommendationModel) -> None:

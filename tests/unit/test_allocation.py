@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
+from hashlib import md5
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +23,7 @@ from models_registry.rollouts.allocation import (
     reallocate,
     weights_of,
 )
+from serving.formats.keys import slot
 
 SALT = "5f1c0a9e5f1c0a9e5f1c0a9e5f1c0a9e"
 Weights = dict[int, int]
@@ -148,12 +153,82 @@ def test_reallocate__two_steps_up_then_a_part_down__the_last_in_leave_first() ->
     assert (owners[1][left] == 0).all()
 
 
-def test_reallocate__the_others_grow_from_elsewhere__the_last_in_leave_first() -> None:
-    maps = walk([{0: 8000, 1: 2000}, {0: 7000, 1: 3000}, {0: 6000, 1: 4000}, {0: 6000, 1: 3500, 2: 500}])
-    owners = [np.frombuffer(allocation, np.uint8) for allocation in maps]
-    left = owners[3] != owners[2]
-    assert left.sum() == 500
-    assert (owners[1][left] == 0).all()
+def owners(allocation: bytes) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(allocation, np.uint8)
+
+
+def is_by_chance(hits: int, drawn: int, marked: int, of: int, *, sigmas: float = 4) -> bool:
+    """Return whether so many marked ones among those drawn from `of` are what an even draw gives."""
+    share = marked / of
+    deviation = math.sqrt(drawn * share * (1 - share) * (of - drawn) / max(1, of - 1))
+    return abs(hits - drawn * share) <= sigmas * deviation + 1
+
+
+def test_reallocate__newcomers_one_after_another__overlap_by_chance() -> None:
+    path = [{0: 10_000}]
+    for code in range(1, 9):
+        path += [{0: 9500, code: 500}, {0: 10_000}]
+    maps = walk(path)
+    tried = [owners(maps[2 * code - 1]) == code for code in range(1, 9)]
+    overlaps = [int((one & other).sum()) for one, other in itertools.combinations(tried, 2)]
+    assert all(is_by_chance(overlap, 500, 500, 10_000) for overlap in overlaps)
+    assert np.any(tried, axis=0).sum() > 3000
+
+
+def test_reallocate__newcomer_in_a_promoted_chain__gets_slots_of_all_ages() -> None:
+    ramp = [{0: 10_000 - bp, 1: bp} for bp in (0, 500, 2500, 5000, 10_000)]
+    maps = walk([*ramp, {1: 9500, 2: 500}])
+    drawn = owners(maps[-1]) == 2
+    for before, after in itertools.pairwise(maps[:5]):
+        joined = owners(before) != owners(after)
+        assert is_by_chance(int((joined & drawn).sum()), 500, int(joined.sum()), 10_000)
+
+
+@given(walks((0, 3, 7), longest=5), st.integers(1, 10_000))
+def test_reallocate__newcomer_after_any_history__gets_a_fair_sample_of_each_giver(
+    path: list[Weights], share_bp: int
+) -> None:
+    kept = {code: bp - bp * share_bp // 10_000 for code, bp in path[-1].items()}
+    maps = walk([*path, {**kept, 255: 10_000 - sum(kept.values())}])
+    drawn = owners(maps[-1]) == 255
+    for code, bp in path[-1].items():
+        of_giver = owners(maps[-2]) == code
+        always = of_giver & np.all([owners(allocation) == code for allocation in maps[:-1]], axis=0)
+        if bp:
+            # 4 would be passed now and then in so many examples.
+            assert is_by_chance(int((drawn & always).sum()), bp - kept[code], int(always.sum()), bp, sigmas=6)
+
+
+def test_reallocate__two_newcomers_of_unlike_givers__each_gets_its_part_of_both() -> None:
+    maps = walk([{0: 9000, 1: 1000}, {0: 8500, 1: 500, 2: 600, 3: 400}])
+    from_second = owners(maps[0]) == 1
+    assert is_by_chance(int((from_second & (owners(maps[1]) == 2)).sum()), 600, 500, 1000)
+
+
+def test_reallocate__newcomer_while_history_is_owed__gets_a_fair_sample_of_the_rest() -> None:
+    maps = walk([{0: 6000, 1: 4000}, {0: 4000, 1: 6000}, {0: 5000, 1: 4000, 2: 1000}])
+    joined = (owners(maps[0]) == 0) & (owners(maps[1]) == 1)
+    assert int((joined & (owners(maps[2]) == 0)).sum()) == 1000
+    assert is_by_chance(int((joined & (owners(maps[2]) == 2)).sum()), 1000, 1000, 5000)
+
+
+def test_reallocate__up_and_back_in_single_steps_within_its_history__restores_the_map() -> None:
+    up = [{0: 10_000 - bp, 1: bp} for bp in range(HISTORY // 2 + 1)]
+    maps = walk([*up, *reversed(up[:-1])])
+    assert maps[-1] == maps[0]
+
+
+@pytest.mark.slow
+def test_reallocate__a_million_units__meet_a_newcomer_and_its_givers_ages_by_chance() -> None:
+    maps = walk([{0: 10_000}, {0: 5000, 1: 5000}, {1: 10_000}, {1: 9500, 2: 500}])
+    digests = b"".join(md5(f"{SALT}:player{n}".encode(), usedforsecurity=False).digest() for n in range(1_000_000))
+    slots = (np.frombuffer(digests, ">u8")[::2] >> 4) % 10_000
+    assert slots[:100].tolist() == [slot(SALT, f"player{n}") for n in range(100)]
+    units = np.bincount(slots.astype(np.int64), minlength=10_000)
+    drawn, early = owners(maps[-1]) == 2, owners(maps[1]) == 1
+    assert abs(units[drawn].sum() - 50_000) <= 4 * math.sqrt(1_000_000 * 0.05 * 0.95)
+    # What is drawn are slots of about 100 units, so that is what chance goes by.
+    assert is_by_chance(round(units[drawn & early].sum() / 100), 500, 5000, 10_000)
 
 
 def test_reallocate__slots_that_came_together__leave_in_an_order_of_salt_and_revision() -> None:
