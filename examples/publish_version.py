@@ -46,6 +46,10 @@ class NotServed(Exception):
         self.load = load
 
 
+class OtherSource(Exception):
+    """The version is there already, and reads something else: its load would serve other rows than the ones given."""
+
+
 class Api:
     """The API of one studio: the one that the token belongs to."""
 
@@ -107,21 +111,29 @@ def publish(
         api: of the studio.
         model: its short name.
         version: its name, in this model.
-        source: `kind` and `location` of its rows; for a version that is there already it stays as it is.
+        source: `kind` and `location` of its rows; a version that is there already must have this very one.
         run: names this run; a retry of it must give the same.
         is_dry_run: only read and check the rows; what is served stays as it is.
 
     Raises:
         NotServed: a check rejected the rows, or the load failed; the rows before are served on.
+        OtherSource: the version is there already, with another source; nothing is loaded.
         Refused: the API said no.
     """
     address = f"models/{model}/versions/{version}"
     try:
-        api.get(address)
+        has = api.get(address)["source"]
     except Refused as refused:
         if refused.problem["code"] != "not_found":
             raise
-        api.post(f"models/{model}/versions", {"name": version, "source": source}, key=f"{run}-version")
+        made = api.post(f"models/{model}/versions", {"name": version, "source": source}, key=f"{run}-version")
+        has = made["source"]
+    if has is None or (has["kind"], has["location"].strip()) != (source["kind"], source["location"].strip()):
+        reads = f"reads {has['kind']} {has['location']}" if has else "has no source"
+        raise OtherSource(
+            f"{model}/{version} {reads}, not {source['kind']} {source['location']}. "
+            "Publish under a new version name, or change the source of this one first."
+        )
     load = api.post(f"{address}/loads", {"dry_run": is_dry_run}, key=f"{run}-load")
     while not load["is_finished"]:
         time.sleep(POLL_SECONDS)
@@ -160,6 +172,9 @@ def main() -> int:
     except NotServed as error:
         show_report(error.load)
         print(f"Not {'passed' if asked.dry_run else 'served'}: {error}", file=sys.stderr)
+        return 1
+    except OtherSource as error:
+        print(f"Not loaded: {error}", file=sys.stderr)
         return 1
     except Refused as error:
         print(f"Refused: {error} ({error.problem['code']})", file=sys.stderr)

@@ -103,6 +103,23 @@ def test_example__dry_run__checks_and_serves_nothing(api_server: ApiServer) -> N
     assert "Not passed: rejected" in failed.stderr
 
 
+@pytest.mark.usefixtures("worker", "model")
+def test_example__new_place_for_a_version_that_is_there__loads_nothing(api_server: ApiServer) -> None:
+    monday, tuesday = api_server.data_dir / "monday.parquet", api_server.data_dir / "tuesday.parquet"
+    write_rows(monday, [1, 2, 3])
+    write_rows(tuesday, [4, 5, 6])
+
+    first = run_example(api_server, "2026-11-days", monday, "monday", "--dry-run")
+    second = run_example(api_server, "2026-11-days", tuesday, "tuesday", "--dry-run")
+
+    assert first.returncode == 0, first.stderr
+    assert second.returncode == 1
+    assert f"Not loaded: publish-example/2026-11-days reads parquet {monday}, not parquet {tuesday}." in second.stderr
+    address = f"{api_server.url}/api/v1/models/publish-example/versions/2026-11-days/loads"
+    loads = httpx.get(address, headers={"Authorization": f"Bearer {api_server.token}"}).json()["results"]
+    assert [load["fence"] for load in loads] == [1]
+
+
 @pytest.mark.usefixtures("model")
 def test_example__refused__says_why(api_server: ApiServer) -> None:
     outside = run_example(api_server, "2026-11-x", Path("/etc/rows.parquet"), "two")
