@@ -295,6 +295,7 @@ BAD_FILES = [
     ),
 ]
 
+MAP = pa.map_(pa.string(), pa.int64())
 WRITE_TEXTS = "a key needs text or whole numbers (STRING or INT64); write texts: "
 INT64 = '.astype("Int64") in pandas, CAST('
 STRING = '.astype("string") in pandas, CAST('
@@ -317,6 +318,7 @@ BAD_COLUMNS = [
             ("yes and no for a key", every("player_id", value=True), f"is BOOL, {WRITE_TEXTS}{STRING}"),
             ("numbers for a text", every("segment", 1), f"write texts: {STRING}segment AS STRING) in SQL"),
             ("UUIDs for a number", usual(offer_id=pa.array([i.bytes for i in UUIDS], pa.uuid())), "offer_id is UUID, "),
+            ("a map for a list", usual(items=pa.array([[("a", 1)]] * ROWS, MAP)), "items is MAP, the layout needs a"),
             ("JSON for a list", usual(items=pa.array(["[1]"] * ROWS, pa.json_())), "items is JSON, the layout needs a"),
             ("bytes of one size for a key", usual(player_id=pa.array([b"01"] * ROWS, pa.binary(2))), "is BYTES, a key"),
         )

@@ -39,6 +39,8 @@ def type_name(kind: pa.DataType) -> str:
         return "BIGNUMERIC"
     if pa.types.is_decimal(kind):
         return "NUMERIC"
+    if pa.types.is_map(kind):
+        return "MAP"
     if pa.types.is_struct(kind):
         return "STRUCT"
     if pa.types.is_time(kind):

@@ -63,7 +63,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(403, {"error": {"code": 403, "message": "Access denied."}})
         elif not name:
             self._json(200, self._listing(bucket, query))
-        elif content is None:
+        elif content is None or query.get("generation", "") not in {"", str(self._generation(bucket, name))}:
             self._json(404, {"error": {"code": 404, "message": "Not Found"}})
         elif query.get("alt") == "media":
             self._media(content, self._generation(bucket, name))

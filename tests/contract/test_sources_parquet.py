@@ -8,6 +8,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 from pytest_django.fixtures import Settings
 
-from models_registry.loading.sources import Confinement, Extract, SourceProblem, confinement, open_source
+from models_registry.loading.sources import (
+    Confinement,
+    Extract,
+    SourceProblem,
+    confinement,
+    open_source,
+    parquet_files,
+)
 from recsite.embedded import free_port
 from tests.contract.gcs_server import serve_gcs
 
@@ -663,7 +671,10 @@ def test_bucket__that_the_worker_may_not_read__is_a_clear_sentence(cloud: Path) 
     )
 
 
-def test_cloud_storage__that_nobody_answers_for__is_a_clear_sentence(settings: Settings) -> None:
+def test_cloud_storage__that_nobody_answers_for__is_a_clear_sentence(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_files, "GCS_RETRY_LIMIT", timedelta(seconds=1))
     settings.GCS_ENDPOINT = f"http://127.0.0.1:{free_port()}"
     assert cloud_problem("gs://studio-tables/out/*.parquet") == (
         "Cloud Storage could not be reached to read “gs://studio-tables/out/*.parquet”. Try again later."
@@ -697,3 +708,15 @@ def test_object__replaced_by_an_equal_one__is_refused(cloud: Path, when: str) ->
         with pytest.raises(SourceProblem, match=r"a\.parquet” was replaced while it was read"):
             list(extract.batches)
     assert path.exists()
+
+
+def test_object__replaced_amid_its_rows__is_not_read_on(cloud: Path) -> None:
+    path = cloud / "out" / "a.parquet"
+    rows = pa.table({"player_id": [f"p{n}" for n in range(200_000)], "level": [1] * 200_000})
+    pq.write_table(rows, path, row_group_size=50_000, use_dictionary=False, compression="none")
+    location, allowed = "gs://studio-tables/out/*.parquet", Confinement((), ("gs://studio-tables/out",), ())
+    with open_source("parquet", location, allowed, WANTED, labels={}) as extract:
+        next(extract.batches)
+        pq.write_table(rows, path, row_group_size=50_000, use_dictionary=False, compression="none")
+        with pytest.raises(SourceProblem, match=r"a\.parquet” (does not exist \(any more\)|was replaced)"):
+            list(extract.batches)
