@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pyarrow as pa
 
 from models_registry.loading.arrow import is_list, is_text
@@ -22,6 +24,17 @@ _NAMES = {
     "date64[ms]": "DATE",
     "null": "empty",
 }
+# Types that have parameters, by what tells them; a BIGNUMERIC is one of the decimals.
+_FAMILIES: dict[str, Callable[[pa.DataType], bool]] = {
+    "BIGNUMERIC": pa.types.is_decimal256,
+    "NUMERIC": pa.types.is_decimal,
+    "STRUCT": pa.types.is_struct,
+    "MAP": pa.types.is_map,
+    "TIME": pa.types.is_time,
+    "BYTES": pa.types.is_fixed_size_binary,
+    "UUID": lambda kind: isinstance(kind, pa.UuidType),
+    "JSON": lambda kind: isinstance(kind, pa.JsonType),
+}
 
 
 def is_key(kind: pa.DataType) -> bool:
@@ -35,22 +48,9 @@ def type_name(kind: pa.DataType) -> str:
         return f"ARRAY<{type_name(kind.value_type)}>"
     if pa.types.is_timestamp(kind):
         return "TIMESTAMP" if kind.tz else "DATETIME"
-    if pa.types.is_decimal256(kind):
-        return "BIGNUMERIC"
-    if pa.types.is_decimal(kind):
-        return "NUMERIC"
-    if pa.types.is_map(kind):
-        return "MAP"
-    if pa.types.is_struct(kind):
-        return "STRUCT"
-    if pa.types.is_time(kind):
-        return "TIME"
-    if isinstance(kind, pa.UuidType):
-        return "UUID"
-    if isinstance(kind, pa.JsonType):
-        return "JSON"
-    if pa.types.is_fixed_size_binary(kind):
-        return "BYTES"
+    for name, is_one in _FAMILIES.items():
+        if is_one(kind):
+            return name
     return _NAMES.get(str(kind), str(kind).upper())
 
 
