@@ -14,6 +14,7 @@ from django.db.models import F
 
 from models_registry.catalogue.acts import record, record_act
 from models_registry.catalogue.limits import check_load_may_wait
+from models_registry.catalogue.rules import check_source
 from models_registry.loading.broker import hand_over
 from models_registry.loading.report import Report
 from models_registry.models import RUNNING_STATES, Load, LoadState, Source, Table, Version
@@ -35,8 +36,10 @@ def load_request(
     rows_per_second_limit: int | None = None,
     scheduled_for: datetime | None = None,
     repairs: Table | None = None,
+    source_kind: str | None = None,
+    source_location: str = "",
 ) -> Load:
-    """Queue a load of a version's source, and have a worker run it once this is committed.
+    """Queue a load of a version's source, or of one for this load alone; a worker runs it once this is committed.
 
     Its fencing number is above that of every load of the version before it: of two only the newer may activate. If
     the broker is away the load stays queued, and the sweep for forgotten loads finds it.
@@ -47,11 +50,14 @@ def load_request(
         dry_run: only read, check and compare with what is served; the load ends `checked` or `rejected`.
         rows_per_second_limit: write at most so many, 1 … 100,000,000; None: as fast as serving allows.
         scheduled_for: the due run of the version's schedule that this is.
-        repairs: the table of which Redis lost a part.
+        repairs: the table of which Redis lost a part; what it was made of is read again.
+        source_kind: read this instead of the version's source, which stays as it is; None: that one.
+        source_location: of `source_kind`.
 
     Raises:
         LimitReached: a dry run of the version waits already, and this is one; or too many of the studio's loads wait.
-        RuleBroken: the version has no source, the limit will not do, or the studio has ended.
+        RuleBroken: the version has no source, the studio may not read the one given or it is malformed, the limit will
+            not do, or the studio has ended.
     """
     if rows_per_second_limit is not None and not 1 <= rows_per_second_limit <= MAX_ROWS_PER_SECOND:
         raise RuleBroken(
@@ -61,14 +67,18 @@ def load_request(
     with transaction.atomic():
         model = version.model
         lock_tenant(model.tenant)
-        source = Source.objects.for_tenant(model.tenant).filter(version=version).first()
-        if source is None:
-            raise RuleBroken(f"The version “{version.name}” has no source yet.")
+        if source_kind is not None:
+            kind, location = source_kind, check_source(model.tenant, source_kind, source_location)
+        else:
+            kind, location = _source_of(version)
+            if repairs is not None:
+                kind, location = repairs.load.source_kind, repairs.load.source_location
         values = {"scheduled_for": scheduled_for, "repairs": repairs, "rows_per_second_limit": rows_per_second_limit}
-        load = _queue_load(version, actor, source.kind, source.location, is_dry_run=dry_run, **values)
+        load = _queue_load(version, actor, kind, location, is_dry_run=dry_run, **values)
         what = f"a dry run, load {load.fence}," if dry_run else f"load {load.fence}"
-        summary = f"Asked for {what} of “{model.slug}/{version.name}”{_why(load)}."
-        read = {"kind": source.kind, "location": source.location}
+        own = " from a source of its own" if source_kind is not None else ""
+        summary = f"Asked for {what} of “{model.slug}/{version.name}”{own}{_why(load)}."
+        read = {"kind": kind, "location": location}
         after = {"fence": load.fence, "source": read, "is_dry_run": dry_run}
         record(version, actor, audit.Action.LOAD_REQUEST, summary, after=after)
     return load
@@ -148,6 +158,14 @@ def _queue_load(version: Version, actor: User | None, kind: str, location: str, 
     )
     transaction.on_commit(lambda: load_enqueue(load.pk), robust=True)
     return load
+
+
+def _source_of(version: Version) -> tuple[str, str]:
+    """Return the kind and location of a version's source."""
+    source = Source.objects.for_tenant(version.model.tenant).filter(version=version).first()
+    if source is None:
+        raise RuleBroken(f"The version “{version.name}” has no source yet.")
+    return source.kind, source.location
 
 
 def _why(load: Load) -> str:

@@ -11,9 +11,9 @@ import pytest
 from django.utils import timezone
 
 from models_registry.models import Load, LoadState, Version
-from tenants.models import Tenant, User
+from tenants.models import AuditEntry, Scope, Tenant, User
 from tests.factories import SOME_TIME, LoadFactory, ModelFactory, SourceFactory, TableFactory, VersionFactory
-from tests.integration.api_client import ApiClient
+from tests.integration.api_client import ApiClient, token_client
 
 REPORT = {
     "checks": [{"name": "offer_id: range", "passed": False, "count": 3, "words": "3 rows", "samples": []}],
@@ -108,6 +108,48 @@ def test_load__that_waived_and_failed_since__is_started_anew_by_the_same_key(
 
     assert (first.status, first.body["fence"]) == (201, 2)
     assert (again.status, again.body["fence"], again.body["accepts"]) == (201, 3, 1)
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("broker_away")
+def test_load__with_a_source__reads_it_and_leaves_the_versions(
+    studio: Tenant, version: Version, api: ApiClient
+) -> None:
+    tuesday = {"kind": "parquet", "location": "/srv/tables/tuesday.parquet"}
+
+    started = api.post("models/offers/versions/v1/loads", {"source": tuesday, "dry_run": True})
+    usual = api.post("models/offers/versions/v1/loads")
+
+    assert (started.status, started.body["source"], started.body["is_dry_run"]) == (201, tuesday, True)
+    assert usual.body["source"] == {"kind": "parquet", "location": "/srv/tables/offers.parquet"}
+    assert api.get("models/offers/versions/v1").body["source"] == usual.body["source"]
+    entry = AuditEntry.objects.for_tenant(studio).get(summary__contains="of its own")
+    assert (entry.action, (entry.after or {})["source"]) == ("load.request", tuesday)
+    assert entry.summary == "Asked for a dry run, load 1, of “offers/v1” from a source of its own."
+
+
+@pytest.mark.django_db
+def test_load__with_a_source_that_the_studio_may_not_read__is_refused(version: Version, api: ApiClient) -> None:
+    path = "models/offers/versions/v1/loads"
+
+    outside = api.post(path, {"source": {"kind": "parquet", "location": "/etc/rows.parquet"}})
+    dataset = api.post(path, {"source": {"kind": "bigquery_table", "location": "other.private.rows"}})
+
+    assert (outside.status, outside.code, outside.fields) == (422, "refused", ["source.location"])
+    assert (dataset.status, dataset.code) == (422, "refused")
+    assert not version.loads.exists()
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("broker_away")
+def test_load__with_a_source__needs_the_scope_that_sets_one(studio: Tenant, version: Version) -> None:
+    loader, path = token_client(studio, [Scope.LOADS_RUN]), "models/offers/versions/v1/loads"
+
+    refused = loader.post(path, {"source": {"kind": "parquet", "location": "/srv/tables/offers.parquet"}})
+
+    assert (refused.status, refused.code) == (403, "not_allowed")
+    assert not version.loads.exists()
+    assert loader.post(path).status == 201
 
 
 @pytest.mark.django_db(transaction=True)

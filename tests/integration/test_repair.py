@@ -15,7 +15,7 @@ from pytest_django import Settings
 from models_registry.loading import repair
 from models_registry.loading.repair import FIRST_PAUSE, LONGEST_PAUSE, repair_all
 from models_registry.loading.running import run_load
-from models_registry.models import Load, LoadState, Table, TableState, Version
+from models_registry.models import Load, LoadState, Source, Table, TableState, Version
 from recsite.embedded import free_port
 from serving.formats.keys import block_name, lost_tables_name
 from tenants.models import AuditEntry
@@ -96,6 +96,16 @@ def test_repair_all__something_is_gone__a_new_load_takes_its_place_once(
     assert repair_all(now + timedelta(hours=1)) == []
     entries = AuditEntry.objects.for_tenant(scene.tenant).values_list("action", flat=True)
     assert sorted(entries) == ["load.activate", "load.activate", "load.request", "table.lost"]
+
+
+def test_repair_all__the_version_has_another_source_since__what_the_table_was_made_of_is_read(
+    scene: Scene, table: Table, valkey: redis.Redis
+) -> None:
+    Source.objects.unscoped().filter(version=scene.version).update(location="/srv/tables/next.parquet")
+    lose(valkey, table, 7)
+    valkey.sadd(NAME, table.table_id)
+    (load,) = repair_all(timezone.now())
+    assert load.source_location == table.load.source_location != "/srv/tables/next.parquet"
 
 
 def test_repair_all__fewer_keys_than_blocks__every_block_is_looked_for(

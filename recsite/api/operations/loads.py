@@ -10,9 +10,12 @@ from rest_framework import serializers
 
 from models_registry.loading.requests import MAX_ROWS_PER_SECOND, load_request, load_waive
 from models_registry.models import RUNNING_STATES, Load, LoadState, SourceKind
+from recsite.api.authentication import caller_of, needs
 from recsite.api.bodies import Answer, Body, Moment, Text, Whole, YesNo
 from recsite.api.operations.lookups import find_version, one_of
+from recsite.api.operations.versions import NewSource
 from recsite.api.paging import PageQuery, page_of
+from recsite.api.problems import fields_named
 from recsite.api.schema import Result, operation
 from recsite.api.studio_view import StudioView
 from tenants.models import Scope, Tenant
@@ -142,9 +145,13 @@ class LoadReportAnswer(LoadAnswer):
 
 
 class NewLoad(Body):
-    """How to load."""
+    """What to load, and how."""
 
     example: ClassVar = {"dry_run": True}
+    source_ = NewSource(
+        required=False,
+        help_text="Read this, for this load alone; without it, the version's source, which stays as it is.",
+    )
     dry_run = YesNo(
         required=False, default=False, help_text="Only read, check and compare; what is served stays as it is."
     )
@@ -222,10 +229,18 @@ class VersionLoads(StudioView, tag="Loads"):
         `rejected` was stopped by a check (see `report`), and the old table is still served. A dry run that passes
         every check ends `checked`.
 
+        A `source` needs the scope `versions:write` as well. The load and its report keep it, and a repair of the
+        table reads it again; a schedule reads the version's.
+
         With an `Idempotency-Key` that was sent before, the answer is the load that it started, unless that was rejected
         or failed since: then a new one is started, so a job that is run again after the data was mended loads them.
         """
-        load = load_request(version=find_version(self.tenant, model, version), actor=self.actor, **given)
+        row, source = find_version(self.tenant, model, version), given.pop("source", None)
+        if source is not None:
+            needs(Scope.VERSIONS_WRITE).check(caller_of(self.request))
+            given |= {"source_kind": source["kind"], "source_location": source["location"]}
+        with fields_named(source_kind="source.kind", source_location="source.location"):
+            load = load_request(version=row, actor=self.actor, **given)
         return Result(load, at=reverse("api-version-load", args=[model, version, load.fence]))
 
 
