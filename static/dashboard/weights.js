@@ -9,7 +9,7 @@
   }
   const rows = [...form.querySelectorAll("[data-weight]")].map((row) => ({
     slider: row.querySelector("input[type=range]"),
-    number: row.querySelector("input[type=number]"),
+    number: row.querySelector("input[type=text]"),
     fit: row.querySelector("[data-fit]"),
     name: row.closest("tr").querySelector("th").textContent.trim(),
   }));
@@ -73,8 +73,19 @@
       tell();
       ask();
     });
+    // What is typed takes the place of what was there. At once: a frame later it would take that of the first key.
+    row.number.addEventListener("focus", () => row.number.select());
+    row.number.addEventListener("mousedown", (event) => {
+      if (document.activeElement !== row.number) {
+        event.preventDefault(); // it would set the caret, and undo the selection
+        row.number.focus();
+      }
+    });
     row.number.addEventListener("input", () => {
-      row.slider.value = row.number.value;
+      const bp = read(row);
+      if (!Number.isNaN(bp)) {
+        row.slider.value = bp / 100;
+      }
       tell();
       ask();
     });

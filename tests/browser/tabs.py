@@ -4,7 +4,6 @@ that fail or leave the site, pages wider than the window.
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Request, Response
@@ -98,7 +97,7 @@ def is_wider_than_its_window(page: Page) -> bool:
 
 def weight(page: Page, version: str) -> Locator:
     """Return the field of a version's weight on the rollout page."""
-    return page.get_by_role("spinbutton", name=re.compile(rf"\b{version}\b"))
+    return page.get_by_role("textbox", name=f"Weight of {version}, percent", exact=True)
 
 
 def said(page: Page) -> Locator:

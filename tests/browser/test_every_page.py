@@ -130,8 +130,8 @@ def test_form__sent_empty__is_accessible_in_its_errors(tabs: Tabs, scene: Scene,
 
 
 def open_effect(page: Page) -> None:
-    page.get_by_role("spinbutton", name="Weight of c, percent").fill("20")
-    page.get_by_role("spinbutton", name="Weight of b, percent").fill("20")
+    page.get_by_role("textbox", name="Weight of c, percent").fill("20")
+    page.get_by_role("textbox", name="Weight of b, percent").fill("20")
     expect(page.locator("#effect")).to_contain_text("change version")
 
 

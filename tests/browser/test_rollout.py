@@ -161,6 +161,23 @@ def test_weight__that_will_not_do__has_no_green_sum_and_is_named(
     expect(page.locator("#sum")).to_contain_text("100 % ✓")
 
 
+def test_weight__typed_with_a_comma__replaces_what_was_there_and_no_wheel_turns_it(tabs: Tabs, offers: Studio) -> None:
+    page = tabs.open(offers.model_path, offers.sessions["product_manager"])
+    weight(page, "b").click()
+    page.keyboard.type("12,5")
+    page.mouse.wheel(0, 40)
+    expect(weight(page, "b")).to_have_value("12,5")
+    expect(page.get_by_role("slider", name="Weight of b, percent")).to_have_value("13")
+    page.keyboard.press("Tab")
+
+    expect(weight(page, "a")).to_have_value("87.50")
+    expect(page.locator("#sum")).to_contain_text("100 % ✓")
+    expect(page.locator("#effect")).to_contain_text("2.5 % of players change version")
+    page.get_by_role("button", name="Save weights").click()
+    expect(said(page)).to_contain_text("2.5 % of players change version")
+    expect(weight(page, "b")).to_have_value("12.50")
+
+
 def test_effect__of_a_server_that_fails__is_said_not_to_be_known(tabs: Tabs, offers: Studio) -> None:
     page = tabs.open(offers.model_path, offers.sessions["product_manager"], refusals=(503, 422))
     effect = page.locator("#effect")

@@ -18,6 +18,9 @@ from tenants.figures import percent
 class PercentField(forms.DecimalField):
     """Percent to 0.01, with a decimal point or comma; its value is in basis points."""
 
+    # A field for numbers drops a comma (“1,5” was 15) and turns with the mouse wheel while somebody scrolls.
+    widget = forms.TextInput
+
     own_words: ClassVar = {
         "invalid": "Enter a number, such as 33.33.",
         "required": "Enter a number; 0 for none.",
@@ -39,8 +42,8 @@ class PercentField(forms.DecimalField):
         return int(Decimal(super().clean(value)) * 100)
 
     def widget_attrs(self, widget: forms.Widget) -> dict[str, Any]:
-        """Say to the browser what may be typed."""
-        return {"min": "0", "max": "100", "step": "0.01", "inputmode": "decimal", "autocomplete": "off"}
+        """Have a phone show the keys for decimals."""
+        return {"inputmode": "decimal", "autocomplete": "off"}
 
 
 class WeightsForm(DashboardForm):
