@@ -15,8 +15,8 @@ DEPLOYED := $(TEST_ENV) RECSITE_HTTPS_ONLY=true RECSITE_DATABASE_URL=postgres://
 	RECSITE_METRICS_TOKEN=nothing-is-protected-by-this
 # Arguments for pytest, the demo, a benchmark: `make test ARGS="tests/unit -x"`, `make demo ARGS="--players 5000"`.
 ARGS ?=
-# How many processes share the tests: one more than two cores, as tests also wait. One of them: `make test WORKERS=0`.
-WORKERS ?= 3
+# How many processes share the tests; one of them: `make test WORKERS=0`.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

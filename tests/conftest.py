@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.bigquery.emulator import BigQuery
 
 # Folders and files whose tests start real processes, or are those that take longest without.
-SLOW = {"api", "browser", "faults", "doors", "bigquery", "demo", "test_pasted_commands.py"}
+SLOW = {"api", "browser", "faults", "doors", "bigquery", "demo", "upgrades", "test_pasted_commands.py"}
 SLOW |= {"test_admin_pages.py", "test_bad_sources.py", "test_packing_blocks.py"}
 # Files that share what takes long to start run in one process.
 UNITS = {"tests/browser/": "browser", "tests/bigquery/": "bigquery", "tests/contract/test_sources": "bigquery"}
