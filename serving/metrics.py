@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from serving.formats.tokens import TokenRefusal
 from serving.http import NO_ANSWER, Error, Exposure, Response
+from serving.whole_files import replace_whole
 
 # A worker that has not written for this long is not counted in gauges: it hangs, or its machine slept.
 STALE_SECONDS = 10
@@ -367,9 +368,7 @@ class WorkerFile:
         Raises:
             OSError: the folder cannot be written to.
         """
-        draft = self._path.with_suffix(".draft")
-        draft.write_bytes(msgspec.msgpack.encode(reading))
-        draft.replace(self._path)
+        replace_whole(self._path, msgspec.msgpack.encode(reading))
 
 
 class Workers:

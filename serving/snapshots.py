@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import logging
 import math
-import os
 import re
 import threading
 import time
@@ -40,6 +39,7 @@ from serving.metrics import Numbers
 from serving.redis.clients import Client, by_holder
 from serving.reporting import Reporter
 from serving.sharing import LimitSharing
+from serving.whole_files import replace_whole
 from serving.world import World
 
 logger = logging.getLogger(__name__)
@@ -283,7 +283,7 @@ class SnapshotKeeper:
                         return
                 except BadSnapshot:
                     pass  # worth nothing
-            _replace(path, envelope)
+            replace_whole(path, envelope, synced=True)
 
     def _save_roster(self, roster: Roster, envelope: bytes) -> None:
         """Write the file, unless the one there is hardly older: several processes share it."""
@@ -292,16 +292,7 @@ class SnapshotKeeper:
             with contextlib.suppress(BadSnapshot):
                 if open_roster(_read(path), self._trusted).issued_at > roster.issued_at - _ROSTER_EVERY_SECONDS:
                     return
-            _replace(path, envelope)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    draft = path.with_suffix(".draft")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+            replace_whole(path, envelope, synced=True)
 
 
 def _read(path: Path) -> bytes:

@@ -29,6 +29,7 @@ from prometheus_client.metrics_core import Metric
 from typing_extensions import override
 
 from serving.metrics import DEFINITIONS, STALE_SECONDS, is_alive
+from serving.whole_files import replace_whole
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ class Group:
         with self._writing:
             families = read_registry()
             with contextlib.suppress(OSError):
-                _replace(self._own, families)
+                replace_whole(self._own, msgspec.msgpack.encode(families))
             return families
 
     def families(self) -> Families:
@@ -149,7 +150,7 @@ class Group:
                     continue
                 ended = combined([(ended, False), (families, False)])
                 try:
-                    _replace(self._ended, ended)
+                    replace_whole(self._ended, msgspec.msgpack.encode(ended))
                     path.unlink()
                 except OSError as error:  # added again the next time, to what was read again
                     log.warning("metrics.not_kept problem=%s", error)
@@ -227,9 +228,3 @@ def _age_seconds(path: Path) -> float:
         return time.time() - path.stat().st_mtime
     except OSError:
         return STALE_SECONDS
-
-
-def _replace(path: Path, families: Families) -> None:
-    draft = path.with_suffix(".draft")
-    draft.write_bytes(msgspec.msgpack.encode(families))
-    draft.replace(path)
