@@ -10,6 +10,7 @@ from serving.redis.clients import Client, connect
 
 PUBLISHING_TIMEOUT_SECONDS = 2.0
 LOADING_TIMEOUT_SECONDS = 15.0
+WATCHING_TIMEOUT_SECONDS = 1.0
 
 
 def publishing_client() -> Client:
@@ -22,6 +23,20 @@ def loading_client() -> Client:
     return _client(settings.TABLES_REDIS_URL, LOADING_TIMEOUT_SECONDS)
 
 
+def watching_client(url: str | None = None) -> Client:
+    """Return the client for signs of life and metrics, which may be missing: a command fails after 1 s, and once.
+
+    Args:
+        url: of a server besides the one with the tables.
+    """
+    return _client(url or settings.TABLES_REDIS_URL, WATCHING_TIMEOUT_SECONDS)
+
+
 @lru_cache(maxsize=8)
 def _client(url: str, timeout_seconds: float) -> Client:
-    return connect(url, timeout_seconds=timeout_seconds, connect_timeout_seconds=2.0, check_seconds=15)
+    return connect(
+        url,
+        timeout_seconds=timeout_seconds,
+        connect_timeout_seconds=min(2.0, timeout_seconds),
+        check_seconds=15,
+    )

@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -21,8 +20,8 @@ import msgspec
 import redis
 from django.conf import settings
 
+from models_registry.redis_clients import watching_client
 from serving.configuration import free_ratio
-from serving.redis.clients import Client, connect
 
 log = logging.getLogger(__name__)
 
@@ -34,17 +33,6 @@ EVERY_SECONDS = 5.0
 SILENT_SECONDS = 60
 # So long a kind of process is remembered in Redis of which none lives any more.
 FORGET_MS = 7 * 24 * 3600 * 1000
-TIMEOUT_SECONDS = 1.0
-
-
-def client() -> Client:
-    """Return the client for what processes tell of themselves: a command fails after a second, and once."""
-    return _client(settings.TABLES_REDIS_URL)
-
-
-@lru_cache(maxsize=2)
-def _client(url: str) -> Client:
-    return connect(url, timeout_seconds=TIMEOUT_SECONDS, connect_timeout_seconds=TIMEOUT_SECONDS, check_seconds=15)
 
 
 def heartbeat_name(component: Component) -> str:
@@ -97,7 +85,7 @@ class Heartbeat:
         said = msgspec.msgpack.encode(Told(version, commit, free_ratio(settings.VAR_DIR)))
         try:
             for component in self._components:
-                client().psetex(heartbeat_name(component), FORGET_MS, said)
+                watching_client().psetex(heartbeat_name(component), FORGET_MS, said)
         except (redis.RedisError, OSError) as error:
             problem = f"{type(error).__name__}: {error}"
         if problem and not self._problem:
@@ -126,7 +114,7 @@ def signs() -> Iterator[Sign]:
     """
     for component in COMPONENTS:
         name = heartbeat_name(component)
-        with client().pipeline(transaction=False) as pipeline:
+        with watching_client().pipeline(transaction=False) as pipeline:
             pipeline.pttl(name)
             pipeline.get(name)
             left_ms, value = pipeline.execute()

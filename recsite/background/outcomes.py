@@ -18,7 +18,7 @@ from celery import states
 from celery.signals import task_failure, task_postrun, task_prerun
 from django.conf import settings
 
-from recsite.background.heartbeats import client
+from models_registry.redis_clients import watching_client
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def outcomes() -> dict[str, Outcomes]:
         redis.RedisError, OSError: Redis does not say.
     """
     found: dict[str, Outcomes] = {}
-    fields: Any = client().hgetall(tasks_name())
+    fields: Any = watching_client().hgetall(tasks_name())
     for raw, value in fields.items():
         task, _, figure = raw.decode().partition(" ")
         of = found.setdefault(task, Outcomes())
@@ -101,7 +101,7 @@ def _is_ours(task: str) -> bool:
 def _write(task: str, added: Mapping[str, float], replaced: Mapping[str, float]) -> None:
     name = tasks_name()
     try:
-        with client().pipeline(transaction=False) as pipeline:
+        with watching_client().pipeline(transaction=False) as pipeline:
             for figure, number in added.items():
                 if isinstance(number, int):
                     pipeline.hincrby(name, f"{task} {figure}", number)

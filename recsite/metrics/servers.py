@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
 from typing import Any
 
 import redis
@@ -15,13 +14,12 @@ from redis.cluster import RedisCluster
 from typing_extensions import override
 
 from models_registry.loading.broker import QUEUES, count_messages
+from models_registry.redis_clients import watching_client
 from recsite.metrics.families import Values, families
 from serving.metrics import Definition
-from serving.redis.clients import Client, connect
 
 log = logging.getLogger(__name__)
 
-TIMEOUT_SECONDS = 1.0
 DEFINITIONS = (
     Definition(
         "recsite_redis_memory_bytes",
@@ -85,15 +83,10 @@ def _urls() -> dict[str, str]:
 
 
 def _said(url: str) -> list[Mapping[str, Any]]:
-    client = _client(url)
+    client = watching_client(url)
     if isinstance(client, RedisCluster):
         by_node: Any = client.info(target_nodes=RedisCluster.PRIMARIES)
         nodes: Iterable[Any] = by_node.values()
         return list(nodes)
     alone: Any = client.info()
     return [alone]
-
-
-@lru_cache(maxsize=8)
-def _client(url: str) -> Client:
-    return connect(url, timeout_seconds=TIMEOUT_SECONDS, connect_timeout_seconds=TIMEOUT_SECONDS, check_seconds=15)
