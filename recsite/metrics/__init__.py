@@ -4,8 +4,8 @@ from functools import cache
 
 from prometheus_client import CollectorRegistry
 
-from recsite.background.metrics import DEFINITIONS as BACKGROUND
-from recsite.background.metrics import BackgroundCollector
+from recsite.metrics.background import DEFINITIONS as BACKGROUND
+from recsite.metrics.background import BackgroundCollector
 from recsite.metrics.counted import DEFINITIONS as COUNTED
 from recsite.metrics.database import DEFINITIONS as DATABASE
 from recsite.metrics.database import DatabaseCollector

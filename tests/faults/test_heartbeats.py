@@ -22,9 +22,9 @@ from models_registry.loading.requests import load_request
 from models_registry.models import Load, LoadState
 from recsite import __version__
 from recsite.background.heartbeats import COMPONENTS, SILENT_SECONDS, Component, sign_path, signs, verdict
-from recsite.background.metrics import BackgroundCollector
 from recsite.background.outcomes import outcomes
 from recsite.embedded import EmbeddedValkey
+from recsite.metrics.background import BackgroundCollector
 from tests.celery_worker import celery_beat, celery_worker
 from tests.doors.processes import ROOT, environment
 from tests.faults.valve import Valve

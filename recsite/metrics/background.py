@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from itertools import accumulate
 
 import redis
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from models_registry.loading.rejections import rejections
 from recsite.background.heartbeats import Sign, signs
 from recsite.background.outcomes import Outcomes, outcomes
+from recsite.metrics.families import Values, families
 from serving.metrics import Definition
 
 log = logging.getLogger(__name__)
@@ -57,7 +59,8 @@ REJECTIONS = Definition(
     "stopped counts for each.",
     ("tenant", "check"),
 )
-DEFINITIONS = (HEARTBEAT, BUILD, FREE, LAST_SUCCESS, FAILURES, DURATION, REJECTIONS)
+_PLAIN = (HEARTBEAT, BUILD, FREE, LAST_SUCCESS, FAILURES, REJECTIONS)
+DEFINITIONS = (*_PLAIN, DURATION)
 
 
 class BackgroundCollector(Collector):
@@ -70,51 +73,31 @@ class BackgroundCollector(Collector):
         except (redis.RedisError, OSError) as error:
             log.warning("metrics.no_redis problem=%s", error)
             return
-        yield _of_rejections(rejected)
-        yield from _of_signs(given)
-        yield from _of_tasks(tasks)
+        yield from families(_PLAIN, _values(rejected, given, tasks))
+        yield _durations(tasks)
 
     def describe(self) -> Iterator[Metric]:
         """Yield the families without values: registering must not ask Redis."""
-        yield _of_rejections({})
-        yield from _of_signs([])
-        yield from _of_tasks({})
+        yield from families(_PLAIN, {})
+        yield _durations({})
 
 
-def _of_rejections(rejected: dict[tuple[str, str], int]) -> Metric:
-    family = CounterMetricFamily(REJECTIONS.name, REJECTIONS.help, labels=REJECTIONS.labels)
-    for labels, count in rejected.items():
-        family.add_metric(labels, count)
-    return family
-
-
-def _of_signs(given: list[Sign]) -> Iterator[Metric]:
+def _values(rejected: dict[tuple[str, str], int], given: list[Sign], tasks: dict[str, Outcomes]) -> Values:
     now = time.time()
-    heartbeats, builds, free = (
-        GaugeMetricFamily(definition.name, definition.help, labels=definition.labels)
-        for definition in (HEARTBEAT, BUILD, FREE)
-    )
-    for component, age_seconds, told in given:
-        heartbeats.add_metric([component], now - age_seconds)
-        if told is not None:
-            builds.add_metric([component, told.version, told.commit], 1)
-            if told.free is not None:
-                free.add_metric([component], told.free)
-    yield from (heartbeats, builds, free)
+    told = [(component, told) for component, _, told in given if told is not None]
+    return {
+        REJECTIONS.name: {(tenant, check): count for (tenant, check), count in rejected.items()},
+        HEARTBEAT.name: {(component,): now - age_seconds for component, age_seconds, _ in given},
+        BUILD.name: {(component, of.version, of.commit): 1 for component, of in told},
+        FREE.name: {(component,): of.free for component, of in told if of.free is not None},
+        LAST_SUCCESS.name: {(task,): of.last_success for task, of in tasks.items() if of.last_success is not None},
+        FAILURES.name: {(task,): of.failures for task, of in tasks.items()},
+    }
 
 
-def _of_tasks(tasks: dict[str, Outcomes]) -> Iterator[Metric]:
-    last = GaugeMetricFamily(LAST_SUCCESS.name, LAST_SUCCESS.help, labels=LAST_SUCCESS.labels)
-    failures = CounterMetricFamily(FAILURES.name, FAILURES.help, labels=FAILURES.labels)
-    duration = HistogramMetricFamily(DURATION.name, DURATION.help, labels=DURATION.labels)
+def _durations(tasks: dict[str, Outcomes]) -> Metric:
+    family = HistogramMetricFamily(DURATION.name, DURATION.help, labels=DURATION.labels)
     for task, of in sorted(tasks.items()):
-        if of.last_success is not None:
-            last.add_metric([task], of.last_success)
-        failures.add_metric([task], of.failures)
-        total = 0
-        cumulated: list[tuple[str, float]] = []
-        for bound, count in of.buckets.items():
-            total += count
-            cumulated.append((bound, total))
-        duration.add_metric([task], cumulated, of.seconds)
-    yield from (last, failures, duration)
+        totals = accumulate(of.buckets.values())
+        family.add_metric([task], list(zip(of.buckets, totals, strict=True)), of.seconds)
+    return family
