@@ -78,6 +78,12 @@ class LaneProcess:
         below = self.descendants()
         return [pid for pid, _, command in _processes() if pid in below and "resource_tracker" not in command]
 
+    def replace_worker(self) -> None:
+        """Have a lane of one worker replace it (SIGHUP), and wait until that has ended."""
+        (before,) = self.workers()
+        stop(self.process.pid, signal.SIGHUP)
+        eventually(lambda: before not in self.workers() and len(self.workers()) == 1, seconds=30)
+
 
 def offer_at(port: int, scene: Scene, number: int, *, credential: str = "cr_all") -> RawResponse:
     """Ask a door for a player's offer, on a connection of its own."""

@@ -22,8 +22,7 @@ are of issues and changes at https://github.com/redis/redis-py.
    for the case in which the old master says that it is one no more; #3874, open, is its like.)
 6. A slot that nobody owned when the nodes were asked is nobody's for ever: a command for it fails before it is sent
    (`NodesManager.get_node_from_slot`), and only a node's answer makes the client ask again. Here the nodes are asked
-   again, at most once a second. (#3620, closed by #3621; the test shows where it
-   still is so.)
+   again, at most once a second. (#3620, closed by #3621; the test shows where it still is so.)
 """
 
 from __future__ import annotations

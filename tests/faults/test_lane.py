@@ -312,7 +312,6 @@ def test_hangup__workers_are_replaced_and_no_request_is_lost_or_answered_with_a_
 ) -> None:
     with start_lane(server.url, tmp_path, *NO_CACHE, RECSITE_SERVING_DEADLINE_MS="200") as lane:
         eventually(lambda: source(lane.offer(scene)) == (200, None))
-        (before,) = lane.workers()
         answers: list[object] = []
         is_done = threading.Event()
 
@@ -326,8 +325,7 @@ def test_hangup__workers_are_replaced_and_no_request_is_lost_or_answered_with_a_
         asking = threading.Thread(target=keep_asking)
         asking.start()
         try:
-            stop(lane.process.pid, signal.SIGHUP)
-            eventually(lambda: before not in lane.workers() and len(lane.workers()) == 1, seconds=30)
+            lane.replace_worker()
         finally:
             is_done.set()
             asking.join()
@@ -401,9 +399,7 @@ def test_https__served_with_the_certificate_and_with_a_new_one_after_a_hangup(
             lane.ask(path, token, tls=ssl.create_default_context())
         write_certificate(tmp_path)
         new = ssl.create_default_context(cafile=certificate)
-        (before,) = lane.workers()
-        stop(lane.process.pid, signal.SIGHUP)
-        eventually(lambda: before not in lane.workers() and len(lane.workers()) == 1, seconds=30)
+        lane.replace_worker()
         assert lane.ask(path, token, tls=new).status == 200
         with pytest.raises(ssl.SSLCertVerificationError):
             lane.ask(path, token, tls=old)

@@ -81,11 +81,9 @@ def test_numbers__that_cannot_be_written__cost_the_metrics_alone(
     server: EmbeddedValkey, scene: Scene, tmp_path: Path
 ) -> None:
     with start_lane(server.url, tmp_path) as lane:
-        (before,) = lane.workers()
         (folder,) = (tmp_path / "lane" / "numbers").iterdir()
         shutil.rmtree(folder)
-        stop(lane.process.pid, signal.SIGHUP)
-        eventually(lambda: before not in lane.workers() and len(lane.workers()) == 1, seconds=30)
+        lane.replace_worker()
         assert lane.offer(scene).status == 200
         folder.mkdir()
         eventually(lambda: lane.metrics().get("recsite_numbers_write_failures_total", 0) > 0)

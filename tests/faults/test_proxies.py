@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import ssl
 import threading
 import time
@@ -183,6 +182,4 @@ class Replaced:
 
     def hang_up(self) -> None:
         """Have it replace its worker."""
-        (before,) = self._lane.workers()
-        stop(self._lane.process.pid, signal.SIGHUP)
-        eventually(lambda: before not in self._lane.workers() and len(self._lane.workers()) == 1, seconds=30)
+        self._lane.replace_worker()
