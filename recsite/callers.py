@@ -15,7 +15,6 @@ from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from recsite.metrics import control_plane, several
-from recsite.postgresql.limits import seat
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +64,7 @@ class _Counted(Collector):
 def ready_for_tokens(request: HttpRequest) -> HttpResponse:
     """Say whether this process can mint tokens and show pages: whether its database answers. One query."""
     try:
-        with seat(), connection.cursor() as cursor:
+        with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
     except DatabaseError as error:
         log.warning("readiness.no_database error=%s", type(error).__name__)

@@ -7,6 +7,7 @@ from functools import cache
 
 from csp.constants import SELF, UNSAFE_EVAL, UNSAFE_INLINE
 from csp.decorators import csp_update
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import resolve, reverse
@@ -26,6 +27,23 @@ class OneLine(logging.Filter):
         record.exc_info = None
         record.exc_text = None
         return True
+
+
+class DatabaseInOneLine(OneLine):
+    """Lets what the database did not do through as one line: while it is away, every request leaves one."""
+
+    @override
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, OperationalError | InterfaceError):
+            record.msg, record.args = f"{record.getMessage()} ({first_line(error)})", None
+            super().filter(record)
+        return True
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says, in one line."""
+    return str(error).partition("\n")[0]
 
 
 # Probes and Prometheus call a process by its address, which is no host of ours, in plain HTTP, and often.

@@ -361,13 +361,19 @@ LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "filters": {"one_line": {"()": "recsite.middleware.OneLine"}},
+    "filters": {
+        "one_line": {"()": "recsite.middleware.OneLine"},
+        "database": {"()": "recsite.middleware.DatabaseInOneLine"},
+    },
     "handlers": {
         "console": {"class": "logging.StreamHandler", "formatter": "line"},
         "one_line": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["one_line"]},
     },
-    # Whoever scans the internet calls by address, all day.
-    "loggers": {"django.security.DisallowedHost": {"handlers": ["one_line"], "propagate": False}},
+    "loggers": {
+        # Whoever scans the internet calls by address, all day.
+        "django.security.DisallowedHost": {"handlers": ["one_line"], "propagate": False},
+        "django.request": {"filters": ["database"]},
+    },
     "root": {"handlers": ["console"], "level": ENV.log_level},
 }
 PROMETHEUS_EXPORT_MIGRATIONS = False

@@ -6,12 +6,13 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "recsite.settings")
 
 from django.core.wsgi import get_wsgi_application
 
-from recsite.postgresql.limits import options_of
+from recsite.postgresql.limits import SEATS, Seats, options_of
 from recsite.settings import DATABASES, ENV
 
 if DATABASES["default"]["ENGINE"] == "recsite.postgresql":
     options = DATABASES["default"]["OPTIONS"]
     options |= options_of(ENV, statement_seconds=ENV.database_request_seconds, given=options["options"])
+    options["seats"] = Seats(SEATS)
 application = get_wsgi_application()
 
 from recsite.metrics import several  # noqa: E402 - it knows models, which exist only by now

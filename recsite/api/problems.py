@@ -13,6 +13,7 @@ from django.db import IntegrityError, InterfaceError, OperationalError
 from django.http import Http404, HttpResponse, UnreadablePostError
 from rest_framework import exceptions
 
+from recsite.middleware import first_line
 from serving.http import PROBLEM, problem_document
 from tenants.access import NotAllowed, NotAMember, PersonNeeded
 from tenants.rules import ChangedMeanwhile, LimitReached, RuleBroken
@@ -170,14 +171,17 @@ def _translate(error: Exception) -> Problem | None:  # noqa: C901, PLR0912 - one
         case IntegrityError():
             log.warning("api.conflict", exc_info=error)
             return Problem(Kind.CONFLICT, "Something else changed at the same moment. Look again.")
-        case OperationalError() if is_held_lock(error):
-            return _busy("Another change is being saved just now, so nothing was saved. Try again in a moment.")
         case OperationalError() | InterfaceError():
-            log.error("api.database_failed", exc_info=error)
-            return Problem(
-                Kind.UNAVAILABLE, "The database isn’t answering just now. Try again.", headers={"Retry-After": "5"}
-            )
+            log.error("api.database_failed problem=%s", first_line(error))
+            return database_problem(error)
     return None
+
+
+def database_problem(error: OperationalError | InterfaceError) -> Problem:
+    """Return what to tell whoever the database failed: another change holds it, or it does not answer."""
+    if isinstance(error, OperationalError) and is_held_lock(error):
+        return _busy("Another change is being saved just now, so nothing was saved. Try again in a moment.")
+    return _busy("The database isn’t answering just now. Try again.")
 
 
 def _busy(words: str) -> Problem:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from django.db import DatabaseError, connections
+import psycopg
+from django.db import connections
 
 from recsite.environment import Environment
 
@@ -15,12 +17,37 @@ from recsite.environment import Environment
 GRACE_SECONDS = 2
 # A peer that vanished is noticed after about half a minute without a byte, at either end.
 KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_COUNT = 15, 5, 3
-# So long one waits for a seat among those who may wait for the database: a moment, since it takes a thread.
-SEAT_SECONDS = 0.1
+# Half of the threads that a process of the dashboard is run with; the others are left for what needs no database.
+SEATS = 4
+# A statement that takes longer holds up others. In a database that is well few do, and never so many at once.
+SEAT_SECONDS = 0.25
 
 
-class DatabaseBusy(DatabaseError):
-    """As many threads as may wait for the database do so already."""
+class Seats:
+    """The places in which a process's threads may wait for the database: when it hangs, the others go on without it.
+
+    While places are given out, one waits a moment for the next. Once all have been taken for longer than a moment there
+    is nothing to wait for: whoever comes then is refused at once, and holds no thread up.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = threading.BoundedSemaphore(count)
+        self._taken_at = -SEAT_SECONDS
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Hold a place.
+
+        Raises:
+            psycopg.OperationalError: there is none; nothing was sent.
+        """
+        if not self._free.acquire(timeout=max(0.0, self._taken_at + SEAT_SECONDS - time.monotonic())):
+            raise psycopg.OperationalError("as many threads as may wait for the database do so already")
+        self._taken_at = time.monotonic()
+        try:
+            yield
+        finally:
+            self._free.release()
 
 
 def options_of(env: Environment, *, statement_seconds: int, given: str = "") -> dict[str, Any]:
@@ -58,21 +85,3 @@ def lift_for_migrations(*, using: str, **_: object) -> None:
         with connection.cursor() as cursor:
             cursor.execute("SET statement_timeout = 0")
         connection.connection.answer_seconds = None
-
-
-_seats = threading.BoundedSemaphore(2)
-
-
-@contextmanager
-def seat() -> Iterator[None]:
-    """Hold one of this process's two seats for what waits for the database, so that a hanging one leaves threads.
-
-    Raises:
-        DatabaseBusy: none became free in a moment.
-    """
-    if not _seats.acquire(timeout=SEAT_SECONDS):
-        raise DatabaseBusy("others wait for the database already")
-    try:
-        yield
-    finally:
-        _seats.release()

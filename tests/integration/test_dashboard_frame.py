@@ -10,10 +10,12 @@ import pytest
 import redis
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
+from django.db import OperationalError
 from django.template.loader import render_to_string
 from django.test import Client, RequestFactory
 from django.utils import timezone
 
+from serving.http import PROBLEM
 from tenants.models import Role, Tenant, User
 from tests import factories
 from tests.integration.dashboard_scene import get, make_offers, page, post, signed_in
@@ -249,6 +251,25 @@ def test_server_error__while_serving__is_the_page_and_not_a_trace(
     assert answer.status == 500
     assert "Something broke on our side" in answer.text
     assert "secret detail" not in answer.html
+
+
+@pytest.mark.parametrize("path", ["/studios/{}/models", "/api/v1/models"])
+def test_database__does_not_answer__is_a_503_and_no_trace(
+    path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, teammate: User, studio: Tenant
+) -> None:
+    def away(*args: object, **kwargs: object) -> object:
+        raise OperationalError("timeout expired\nand much more")
+
+    client = signed_in(teammate)
+    monkeypatch.setattr("django.contrib.sessions.backends.db.SessionStore.load", away)
+    client.raise_request_exception = False
+    answer = client.get(path.format(studio.slug))
+    assert (answer.status_code, answer["Retry-After"], answer["Cache-Control"]) == (503, "5", "no-store")
+    assert "database isn’t answering" in answer.content.decode()
+    assert answer["Content-Type"].partition(";")[0] == ("text/html" if "/api/" not in path else PROBLEM)
+    errors = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "timeout expired" in errors[0].getMessage()
+    assert all(error.exc_info is None for error in errors)
 
 
 # --- Every page -------------------------------------------------------------------------------------------------------
