@@ -20,7 +20,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-reset test test-fast check format screenshots bench-serving bench-loading bench-feast lock
+.PHONY: help demo demo-reset test test-fast check format screenshots dashboards bench-serving bench-loading bench-feast lock
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,9 @@ check: $(VENV)/.dev ## lint, types, import contracts, migrations, OpenAPI, deplo
 
 screenshots: $(VENV)/.dev ## make the README's pictures anew, with Chromium and a demo of their own
 	@PYTHONPATH=. $(BIN)/python docs/screenshots.py
+
+dashboards: $(VENV)/.base ## write Grafana's dashboards anew from deploy/grafana
+	@PYTHONPATH=deploy $(BIN)/python -m grafana
 
 format: $(VENV)/.dev ## put code and templates into the one form
 	$(BIN)/ruff check --fix .

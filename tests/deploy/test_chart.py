@@ -372,6 +372,14 @@ def test_rules__of_the_chart__are_those_of_the_repository(overlays: str) -> None
     assert rules["spec"] == yaml.safe_load((BASE_DIR / "deploy" / "alerts" / "rules.yaml").read_text())
 
 
+def test_dashboards__of_the_chart__are_those_of_the_repository() -> None:
+    found = named(case("everything"), "ConfigMap", "recsite-grafana")
+    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+    folder = BASE_DIR / "deploy" / "grafana" / "dashboards"
+    assert found["data"] == {path.name: path.read_text() for path in folder.glob("*.json")} != {}
+    assert not [each for each in case("least") if each["metadata"]["name"] == "recsite-grafana"]
+
+
 def test_jobs_of_metrics__are_those_that_rules_name() -> None:
     monitors = [each for each in case("everything") if each["kind"] == "PodMonitor"]
     jobs = {each["spec"]["podMetricsEndpoints"][0]["relabelings"][0]["replacement"] for each in monitors}
@@ -462,3 +470,4 @@ def test_values__of_the_chart_alone__are_refused() -> None:
 
 def test_files__of_the_chart__lie_where_the_repository_keeps_them() -> None:
     assert Path(CHART / "files" / "rules.yaml").resolve() == BASE_DIR / "deploy" / "alerts" / "rules.yaml"
+    assert Path(CHART / "files" / "grafana").resolve() == BASE_DIR / "deploy" / "grafana" / "dashboards"
