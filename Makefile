@@ -20,7 +20,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-reset test test-fast check format screenshots dashboards bench-serving bench-loading bench-feast lock
+.PHONY: help demo demo-reset test test-fast faults check format screenshots dashboards bench-serving bench-loading bench-feast lock
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,9 @@ test: $(VENV)/.dev $(BQEMULATOR)/.installed ## run the tests
 
 test-fast: $(VENV)/.dev ## run most tests of units and pages, in two minutes
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" tests/unit tests/integration $(ARGS)
+
+faults: $(VENV)/.dev ## do faults by chance to a whole installation, every answer checked; ARGS="--seed 7 --minutes 10"
+	@$(BIN)/python -m tests.faults.long $(ARGS)
 
 check: $(VENV)/.dev ## lint, types, import contracts, migrations, OpenAPI, deploy check
 	$(BIN)/ruff check .

@@ -6,8 +6,11 @@ import importlib.util
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,17 +44,39 @@ class EmbeddedPostgres:
             self._become_nobody()
         data = self.directory / "data"
         self._run("initdb", "-D", data, "-U", SUPERUSER, "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
+        self.start_again()
+        return self
+
+    def start_again(self) -> None:
+        """Start it on the data that it has, after `kill`."""
         # Nothing outlives it, so nothing need reach a disk.
         options = (
             f"-p {self.port} -h 127.0.0.1 -k {self.directory} -F -c synchronous_commit=off -c full_page_writes=off"
         )
+        data = self.directory / "data"
         self._run("pg_ctl", "-D", data, "-o", options, "-l", self.directory / "log", "-w", "start")
-        return self
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        self._run("pg_ctl", "-D", self.directory / "data", "-m", "immediate", "-w", "stop")
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Have it neither answer nor refuse, as a machine that is paused."""
+        first = int((self.directory / "data" / "postmaster.pid").read_text().split()[0])
+        stopped = [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
+        for process_id in stopped:
+            os.kill(process_id, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process_id in stopped:
+                os.kill(process_id, signal.SIGCONT)
 
     def stop(self) -> None:
         """End it, and remove its data."""
         try:
-            self._run("pg_ctl", "-D", self.directory / "data", "-m", "immediate", "-w", "stop")
+            self.kill()
         finally:
             shutil.rmtree(self.directory, ignore_errors=True)
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,23 +28,6 @@ def postgres(postgres_url: str) -> Iterator[EmbeddedPostgres]:
     server = EmbeddedPostgres().start()
     yield server
     server.stop()
-
-
-def _processes(server: EmbeddedPostgres) -> list[int]:
-    first = int((server.directory / "data" / "postmaster.pid").read_text().split()[0])
-    return [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
-
-
-@contextmanager
-def _hanging(server: EmbeddedPostgres) -> Iterator[None]:
-    stopped = _processes(server)
-    for process_id in stopped:
-        os.kill(process_id, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for process_id in stopped:
-            os.kill(process_id, signal.SIGCONT)
 
 
 # A probe's: whatever needs no database answers long before one that hangs is given up.
@@ -92,7 +72,7 @@ def test_database__hangs_while_many_ask__they_get_503_and_what_needs_none_answer
         wait_for(port, "/healthz", process, log, statuses=(200,))
         usual = [_ask(port, *request).status for request in (PAGE, OPERATION, MINT)]
         assert usual == [302, 401, 401]
-        with _hanging(postgres):
+        with postgres.hanging():
             asking = [pool.submit(_ask, port, *request) for request in (PAGE, OPERATION, MINT) * 20]
             wait(asking, timeout=1)
             for _ in range(5):

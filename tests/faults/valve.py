@@ -1,9 +1,10 @@
-"""A way to a server that a test may close half way, so that whoever writes or asks there stands still."""
+"""A way to a server that a test may close half way, so that whoever writes or asks there stands still, or make slow."""
 
 from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 
@@ -12,6 +13,9 @@ class Valve:
 
     Args:
         port: of the server, on loopback.
+
+    Attributes:
+        delay_seconds: how long whatever is sent to the server takes to get there.
     """
 
     def __init__(self, port: int) -> None:
@@ -24,6 +28,7 @@ class Valve:
         self._command = b""
         self._is_cut = False
         self.is_holding = False
+        self.delay_seconds = 0.0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close_after(self, size_bytes: int) -> None:
@@ -61,11 +66,16 @@ class Valve:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = socket.create_connection(("127.0.0.1", self._server_port))
+            try:
+                server = socket.create_connection(("127.0.0.1", self._server_port))
+            except OSError:
+                client.close()
+                continue
             threading.Thread(target=self._pump, args=(client, server, self._hold), daemon=True).start()
             threading.Thread(target=self._pump, args=(server, client, len), daemon=True).start()
 
     def _hold(self, data: bytes) -> None:
+        time.sleep(self.delay_seconds)
         if self._is_open.is_set():
             return
         if not self.is_holding and not self._is_reached(data):

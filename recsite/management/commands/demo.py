@@ -95,7 +95,7 @@ def _start(site: DemoSite, parts: Parts, screen: Screen, players: int | None, pa
             parts.rest(0)
     if site.valkey_port is not None:
         with screen.step("Starting Valkey"):
-            parts.start(_valkey(site, site.valkey_port))
+            parts.start(valkey_part(site, site.valkey_port))
             parts.wait_for_answers(patience_seconds)
     with screen.step("Preparing the database"):
         call_command("migrate", verbosity=0, interactive=False)
@@ -104,7 +104,7 @@ def _start(site: DemoSite, parts: Parts, screen: Screen, players: int | None, pa
         credentials = make_credentials(known, players_of(site.data_dir) or 0)
         parts.rest(0)
     with screen.step("Starting workers, scheduler, dashboard and lane"):
-        for part in _own_parts(site):
+        for part in own_parts(site):
             parts.start(part)
         parts.wait_for_answers(patience_seconds)
 
@@ -129,7 +129,8 @@ def _start(site: DemoSite, parts: Parts, screen: Screen, players: int | None, pa
     screen.say(final_screen(content, site.demo_file))
 
 
-def _valkey(site: DemoSite, port: int) -> Part:
+def valkey_part(site: DemoSite, port: int) -> Part:
+    """Return the Valkey of a demo."""
     server = EmbeddedValkey(
         site.var_dir / "valkey",
         port=port,
@@ -144,13 +145,13 @@ def _valkey(site: DemoSite, port: int) -> Part:
     return Part("valkey", server.arguments, site.log_dir / "valkey.log", answers=server.answers)
 
 
-def _own_parts(site: DemoSite) -> list[Part]:
+def own_parts(site: DemoSite) -> list[Part]:
     """Return the project's own processes: the commands that a deployment runs, on loopback."""
     python, on_loopback = sys.executable, ["--host", "127.0.0.1", "--port"]
     celery, level = [python, "-m", "celery", "-A", "recsite"], ["--loglevel", "INFO"]
     worker = [*celery, "worker", *level]
     granian = [python, "-m", "granian", "recsite.wsgi:application", "--interface", "wsgi", "--http", "1", "--no-ws"]
-    granian += ["--respawn-failed-workers", "--workers-kill-timeout", "5", "--blocking-threads", "4"]
+    granian += ["--respawn-failed-workers", "--workers-kill-timeout", "5", "--blocking-threads", "8"]
     lane = [python, "-m", "recsite", "lane", "--metrics-port", str(site.metrics_port)]
 
     def part(name: str, command: list[str], **more: Any) -> Part:
