@@ -64,6 +64,7 @@ class Action(StrEnum):
     FRESHNESS_SET = "freshness.set", Kind.MODELS, "Freshness limit changed"
     LOAD_REQUEST = "load.request", Kind.LOADS, "Load requested"
     LOAD_ACTIVATE = "load.activate", Kind.LOADS, "Table activated"
+    LOAD_CANCEL = "load.cancel", Kind.LOADS, "Load cancelled"
     LOAD_ACTIVATE_ANYWAY = "load.activate_anyway", Kind.LOADS, "Failed checks waived"
     TABLE_ROLL_BACK = "table.roll_back", Kind.LOADS, "Table rolled back"
     TABLE_LOST = "table.lost", Kind.LOADS, "Table lost"

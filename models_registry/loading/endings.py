@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
 import duckdb
 import redis
@@ -16,7 +17,7 @@ from models_registry.loading.report import Report
 from models_registry.loading.sources import SourceProblem
 from models_registry.loading.splitting import Rejected
 from models_registry.loading.tables import TableProblem
-from models_registry.models import Load, LoadState
+from models_registry.models import Load, LoadState, ProblemCode
 from tenants.rules import RuleBroken
 
 log = logging.getLogger(__name__)
@@ -25,18 +26,30 @@ log = logging.getLogger(__name__)
 TIME_LIMIT_SHARE = 0.9
 
 
-def verdict(error: Exception, load: Load) -> tuple[LoadState, str]:
-    """Return how an error ends a load, and the sentence for it."""
+class Ending(NamedTuple):
+    """How a load ends: in which state, why for programs, and why in a sentence for people."""
+
+    state: LoadState
+    code: ProblemCode
+    problem: str
+
+
+def verdict(error: Exception, load: Load) -> Ending:
+    """Return how an error ends a load."""
     if isinstance(error, Rejected):
-        return LoadState.REJECTED, str(error)
+        return Ending(LoadState.REJECTED, ProblemCode.ROWS_WRONG, str(error))
     if isinstance(error, Superseded):
-        return LoadState.SUPERSEDED, str(error)
-    if isinstance(error, SourceProblem | TableProblem | RuleBroken):
-        return LoadState.FAILED, str(error)
+        return Ending(LoadState.SUPERSEDED, ProblemCode.SUPERSEDED, str(error))
+    if isinstance(error, SourceProblem):
+        return Ending(LoadState.FAILED, error.code, str(error))
+    if isinstance(error, TableProblem):
+        return Ending(LoadState.FAILED, ProblemCode.TABLE_DAMAGED, str(error))
+    if isinstance(error, RuleBroken):
+        return Ending(LoadState.FAILED, ProblemCode.REFUSED, str(error))
     if isinstance(error, TookTooLong):
-        return LoadState.FAILED, too_long(TIME_LIMIT_SHARE)
+        return Ending(LoadState.FAILED, ProblemCode.TOOK_TOO_LONG, too_long(TIME_LIMIT_SHARE))
     log.error("load.broke load=%s", load.pk, exc_info=error)
-    return LoadState.FAILED, _words(error)
+    return Ending(LoadState.FAILED, *_of_surroundings(error))
 
 
 def too_long(share: float = 1.0) -> str:
@@ -45,26 +58,36 @@ def too_long(share: float = 1.0) -> str:
     return f"The load was stopped after {minutes:,.0f} minutes, the longest a load may take."
 
 
-def _words(error: Exception) -> str:
-    """Return the sentence for what the worker's surroundings did to a load."""
+def _of_surroundings(error: Exception) -> tuple[ProblemCode, str]:
+    """Return what the worker's surroundings did to a load."""
+    if isinstance(error, redis.OutOfMemoryError):
+        return ProblemCode.REDIS_FULL, "The table could not be written to Redis: its memory is full (maxmemory)."
     if isinstance(error, redis.RedisError):
-        is_full = isinstance(error, redis.OutOfMemoryError)
-        reason = "its memory is full (maxmemory)" if is_full else shown(error)
-        return f"The table could not be written to Redis: {reason}."
+        return ProblemCode.REDIS_UNAVAILABLE, f"The table could not be written to Redis: {shown(error)}."
     if isinstance(error, duckdb.OutOfMemoryException | MemoryError):
-        return "The rows need more memory than a load may use (RECSITE_LOAD_MEMORY_MB), or more disk to spill to."
+        return (
+            ProblemCode.OUT_OF_MEMORY,
+            "The rows need more memory than a load may use (RECSITE_LOAD_MEMORY_MB), or more disk to spill to.",
+        )
     if isinstance(error, duckdb.IOException | OSError):
-        return f"The worker's disk failed: {shown(error)}."
-    return f"Something unexpected went wrong ({type(error).__name__}). The worker's log has the details."
+        return ProblemCode.DISK_FAILED, f"The worker's disk failed: {shown(error)}."
+    return (
+        ProblemCode.UNEXPECTED,
+        f"Something unexpected went wrong ({type(error).__name__}). The worker's log has the details.",
+    )
 
 
-def end(pulse: Pulse, state: LoadState, problem: str, report: Report) -> None:
+def end(pulse: Pulse, ending: Ending, report: Report) -> None:
     """Write down how a load ended."""
+    state, code, problem = ending
+    if state == LoadState.REJECTED and report.may_be_waived:
+        code = ProblemCode.TOO_DIFFERENT
+    now = timezone.now()
     try:
-        pulse.enter(state, problem=problem, report=report.as_json(), finished_at=timezone.now())
+        pulse.enter(state, problem=problem, problem_code=code, report=report.as_json(), finished_at=now)
     except Overtaken:
         log.warning("load.overtaken load=%s attempt=%s", pulse.load.pk, pulse.load.attempts)
     else:
-        log.info("load.ended load=%s state=%s problem=%s", pulse.load.pk, state, problem)
+        log.info("load.ended load=%s state=%s problem_code=%s problem=%s", pulse.load.pk, state, code, problem)
         if state == LoadState.REJECTED:
             count_rejection(pulse.load, report)

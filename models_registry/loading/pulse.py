@@ -12,7 +12,7 @@ from django.db import InterfaceError, OperationalError, connection
 from django.utils import timezone
 
 from models_registry.loading.pacing import ProcessorShare
-from models_registry.models import RUNNING_STATES, Load, LoadState
+from models_registry.models import FRUITLESS_STATES, RUNNING_STATES, Load, LoadState
 
 WRITE_SECONDS = 0.5
 
@@ -142,13 +142,12 @@ class Pulse:
 def check_not_superseded(load: Load) -> None:
     """Raise Superseded if a newer load of the version is waiting, running or active. One query.
 
-    A newer one that was rejected or failed does not count: the older may still bring its table. Dry runs bring none, so
+    A newer one that ended without a table does not count: the older may still bring its own. Dry runs bring none, so
     they neither replace a load nor are replaced.
     """
     if load.is_dry_run:
         return
     newer = Load.objects.unscoped().filter(version=load.version_id, fence__gt=load.fence, is_dry_run=False)
-    ended_badly = [LoadState.REJECTED, LoadState.FAILED]
-    fence = newer.exclude(state__in=ended_badly).order_by("-fence").values_list("fence", flat=True).first()
+    fence = newer.exclude(state__in=FRUITLESS_STATES).order_by("-fence").values_list("fence", flat=True).first()
     if fence is not None:
         raise Superseded(f"Load {fence}, which is newer, replaced it.")

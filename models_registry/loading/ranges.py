@@ -25,7 +25,7 @@ from models_registry.loading.activation import activate
 from models_registry.loading.broker import hand_over
 from models_registry.loading.checks import Expected
 from models_registry.loading.comparisons import blocks_to_compare
-from models_registry.loading.endings import TIME_LIMIT_SHARE, end, verdict
+from models_registry.loading.endings import TIME_LIMIT_SHARE, Ending, end, verdict
 from models_registry.loading.pulse import Overtaken, Pulse, Superseded, TookTooLong
 from models_registry.loading.report import Report, Stage, StageName
 from models_registry.loading.sources import PARTITIONS, open_partitions
@@ -33,7 +33,7 @@ from models_registry.loading.splitting import RANGE_TASK, Rejected, drop_scratch
 from models_registry.loading.staging import Staging
 from models_registry.loading.steps import Work
 from models_registry.loading.tables import COMMANDS_PER_SEND, TableInRedis, TableProblem
-from models_registry.models import RUNNING_STATES, Load, LoadRange, LoadState, RangeState, Table
+from models_registry.models import RUNNING_STATES, Load, LoadRange, LoadState, ProblemCode, RangeState, Table
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def run_range(range_id: int) -> None:
     pulse = RangePulse(part, time_limit=settings.LOAD_TIME_LIMIT * TIME_LIMIT_SHARE)
     if part.attempts > MAX_RUNS:
         problem = f"A worker was lost {MAX_RUNS} times with one range of the load (killed, or out of memory)."
-        end(pulse, LoadState.FAILED, problem, Report.read(load.report))
+        end(pulse, Ending(LoadState.FAILED, ProblemCode.WORKER_LOST, problem), Report.read(load.report))
         return
     work = Work(pulse)
     try:
@@ -97,11 +97,11 @@ def run_range(range_id: int) -> None:
         log.warning("range.overtaken range=%s attempt=%s", part.pk, part.attempts)
         _drop_if_over(part)
     except (Rejected, Superseded, TookTooLong) as error:
-        end(pulse, *verdict(error, load), _report_of_whole(load, work))
+        end(pulse, verdict(error, load), _report_of_whole(load, work))
         _drop_if_over(part)
     except Exception as error:
         if part.attempts >= MAX_RUNS:
-            end(pulse, *verdict(error, load), _report_of_whole(load, work))
+            end(pulse, verdict(error, load), _report_of_whole(load, work))
             return
         log.exception("range.failed range=%s attempt=%s", part.pk, part.attempts)
         mine = LoadRange.objects.unscoped().filter(pk=part.pk, attempts=part.attempts, state=RangeState.RUNNING)
@@ -205,7 +205,7 @@ def finish(load_id: int) -> None:
         log.warning("load.overtaken load=%s attempt=%s", load.pk, load.attempts)
         return
     except Exception as error:  # noqa: BLE001 - whatever it is, the load must say so; `verdict` logs it
-        end(pulse, *verdict(error, load), report)
+        end(pulse, verdict(error, load), report)
     drop_scratch(load.scratch_table)
 
 

@@ -1,4 +1,4 @@
-"""Loads and tables as acts: ask for a load, activate a rejected one anyway, go back to an earlier table.
+"""Loads and tables as acts: ask for a load, cancel it, activate a rejected one anyway, go back to an earlier table.
 
 Each owns its transaction, leaves an audit entry in it, and tells serving after commit.
 """
@@ -11,13 +11,14 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models import F
+from django.utils import timezone
 
 from models_registry.catalogue.acts import record, record_act
 from models_registry.catalogue.limits import check_load_may_wait
 from models_registry.catalogue.rules import check_source
 from models_registry.loading.broker import hand_over
 from models_registry.loading.report import Report
-from models_registry.models import RUNNING_STATES, Load, LoadState, Source, Table, Version
+from models_registry.models import RUNNING_STATES, Load, LoadState, ProblemCode, Source, Table, Version
 from tenants import audit
 from tenants.models import User
 from tenants.rules import RuleBroken, check_reason
@@ -120,6 +121,33 @@ def load_waive(*, load: Load, actor: User | None, reason: str) -> Load:
             after={"fence": new.fence, "waives": sorted(failed_checks(load))},
         )
     return new
+
+
+def load_cancel(*, load: Load, actor: User | None, reason: str = "") -> Load:
+    """End a load that waits or runs; what is served stays. Its run notices within a second and drops what it wrote.
+
+    Raises:
+        RuleBroken: it has ended already, which may have happened meanwhile.
+    """
+    reason = check_reason(reason)
+    with transaction.atomic():
+        version, model = load.version, load.version.model
+        lock_tenant(model.tenant)
+        loads = Load.objects.for_tenant(model.tenant).filter(pk=load.pk)
+        ended = {
+            "state": LoadState.CANCELLED,
+            "problem": f"{audit.name_of(actor)} cancelled it.",
+            "problem_code": ProblemCode.CANCELLED,
+            "finished_at": timezone.now(),
+        }
+        running = loads.filter(state__in=RUNNING_STATES)
+        if not running.update(**ended):
+            state = LoadState(loads.get().state)
+            raise RuleBroken(f"Load {load.fence} has already ended: {state.label.lower()}.")
+        summary = f"Cancelled load {load.fence} of “{model.slug}/{version.name}”."
+        record(version, actor, audit.Action.LOAD_CANCEL, summary, reason=reason, before={"fence": load.fence})
+        load.refresh_from_db()
+    return load
 
 
 def failed_checks(load: Load) -> list[str]:

@@ -24,7 +24,7 @@ from models_registry.loading.activation import activate
 from models_registry.loading.background import call
 from models_registry.loading.checks import Expected, check_row_count
 from models_registry.loading.comparisons import blocks_to_compare
-from models_registry.loading.endings import TIME_LIMIT_SHARE, end, verdict
+from models_registry.loading.endings import TIME_LIMIT_SHARE, Ending, end, verdict
 from models_registry.loading.pulse import Overtaken, Progress, Pulse
 from models_registry.loading.report import Report, StageName
 from models_registry.loading.sources import Confinement, Extract, open_source
@@ -32,7 +32,7 @@ from models_registry.loading.splitting import HandedOver, new_table, split
 from models_registry.loading.staging import Staging
 from models_registry.loading.steps import Work
 from models_registry.loading.tables import TableInRedis
-from models_registry.models import Load, LoadState, Table, TableState
+from models_registry.models import Load, LoadState, ProblemCode, Table, TableState
 from serving.formats.keys import block_bits_for
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,8 @@ def claim(load_id: int) -> Load | None:
             f"The worker that ran this load was lost {MAX_RUNS} times (killed, or out of memory), "
             "so the load was not tried again."
         )
-        end(Pulse(load, time_limit=settings.LOAD_TIME_LIMIT, listener=None), LoadState.FAILED, problem, Report())
+        lost = Ending(LoadState.FAILED, ProblemCode.WORKER_LOST, problem)
+        end(Pulse(load, time_limit=settings.LOAD_TIME_LIMIT, listener=None), lost, Report())
         return None
     return load
 
@@ -89,10 +90,11 @@ def run_claimed(load: Load, *, listener: Callable[[Progress], None] | None = Non
         except Overtaken:
             log.warning("load.overtaken load=%s attempt=%s", load.pk, load.attempts)
         except KeyboardInterrupt:
-            end(pulse, LoadState.FAILED, "The load was interrupted from the keyboard.", work.report)
+            problem = "The load was interrupted from the keyboard."
+            end(pulse, Ending(LoadState.FAILED, ProblemCode.WORKER_LOST, problem), work.report)
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the load must say so; `verdict` logs it
-            end(pulse, *verdict(error, load), work.report)
+            end(pulse, verdict(error, load), work.report)
 
 
 def _go(work: Work, folder: Path, unless_active: ExitStack) -> None:

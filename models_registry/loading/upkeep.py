@@ -24,7 +24,17 @@ from models_registry.loading.pulse import ALIVE_STATES
 from models_registry.loading.requests import load_enqueue
 from models_registry.loading.splitting import FINISH_TASK, RANGE_TASK, drop_scratch, finish_if_done
 from models_registry.loading.tables import TableInRedis
-from models_registry.models import RUNNING_STATES, Load, LoadRange, LoadState, RangeState, Table, TableState, Version
+from models_registry.models import (
+    RUNNING_STATES,
+    Load,
+    LoadRange,
+    LoadState,
+    ProblemCode,
+    RangeState,
+    Table,
+    TableState,
+    Version,
+)
 from models_registry.redis_clients import loading_client
 from serving.formats.snapshot import BadSnapshot, open_snapshot, parse_public_keys, snapshot_name
 from tenants.models import Tenant
@@ -145,7 +155,10 @@ def _go_on(load: Load, now: datetime) -> bool:
         return True
     if load.state in (LoadState.WRITING, LoadState.VERIFYING) and load.started_at is not None:
         if now - load.started_at > settings.LOAD_TIME_LIMIT:
-            return bool(unchanged.update(state=LoadState.FAILED, problem=too_long(), finished_at=now))
+            code = ProblemCode.TOOK_TOO_LONG
+            return bool(
+                unchanged.update(state=LoadState.FAILED, problem=too_long(), problem_code=code, finished_at=now)
+            )
         if load.state == LoadState.WRITING:
             return finish_if_done(load)
         if load.heartbeat_at is None or load.heartbeat_at < now - STALE_AFTER:

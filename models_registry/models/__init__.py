@@ -3,10 +3,12 @@
 from models_registry.models.catalogue import MAX_CODE, Layout, RecommendationModel, Source, SourceKind, Version
 from models_registry.models.loading import (
     ENDED_STATES,
+    FRUITLESS_STATES,
     RUNNING_STATES,
     Load,
     LoadRange,
     LoadState,
+    ProblemCode,
     RangeState,
     Schedule,
     ScheduleKind,
@@ -27,6 +29,7 @@ from models_registry.models.traffic import (
 __all__ = [
     "BASIS_POINTS",
     "ENDED_STATES",
+    "FRUITLESS_STATES",
     "MAX_CODE",
     "RUNNING_STATES",
     "CredentialUse",
@@ -35,6 +38,7 @@ __all__ = [
     "LoadRange",
     "LoadState",
     "Override",
+    "ProblemCode",
     "RangeState",
     "RecommendationModel",
     "RolloutRevision",

@@ -67,7 +67,7 @@ class Schedule(TenantOwned):
 
 
 class LoadState(models.TextChoices):
-    """The life of a load. The last five are ends; that of a dry run is `CHECKED` if every check passed."""
+    """The life of a load. The last six are ends; that of a dry run is `CHECKED` if every check passed."""
 
     QUEUED = "queued", "Queued"
     EXTRACTING = "extracting", "Reading the source"
@@ -79,10 +79,61 @@ class LoadState(models.TextChoices):
     REJECTED = "rejected", "Rejected by a check"
     FAILED = "failed", "Failed"
     SUPERSEDED = "superseded", "Superseded"
+    CANCELLED = "cancelled", "Cancelled"
 
 
-ENDED_STATES = [LoadState.ACTIVE, LoadState.CHECKED, LoadState.REJECTED, LoadState.FAILED, LoadState.SUPERSEDED]
+ENDED_STATES = [
+    LoadState.ACTIVE,
+    LoadState.CHECKED,
+    LoadState.REJECTED,
+    LoadState.FAILED,
+    LoadState.SUPERSEDED,
+    LoadState.CANCELLED,
+]
+# Ends that brought no table, so an older load may still bring its own.
+FRUITLESS_STATES = [LoadState.REJECTED, LoadState.FAILED, LoadState.CANCELLED]
 RUNNING_STATES = [LoadState.QUEUED, LoadState.EXTRACTING, LoadState.CHECKING, LoadState.WRITING, LoadState.VERIFYING]
+
+
+class ProblemCode(models.TextChoices):
+    """Why a load ended without a table to serve, for programs: a value never changes its meaning."""
+
+    SOURCE_MISSING = "source_missing", "The source is not there"
+    SOURCE_NOT_ALLOWED = "source_not_allowed", "The studio or the worker may not read the source"
+    SOURCE_UNREADABLE = "source_unreadable", "The source cannot be read as it is"
+    SOURCE_OVER_LIMIT = "source_over_limit", "The source is larger than a load may read"
+    SOURCE_CHANGED = "source_changed", "The source changed while it was read"
+    SOURCE_UNAVAILABLE = "source_unavailable", "Whoever holds the source does not answer, or not now"
+    ROWS_WRONG = "rows_wrong", "A check of the columns or rows failed"
+    TOO_DIFFERENT = "too_different", "The rows are good, but differ too much from what is served"
+    SUPERSEDED = "superseded", "A newer load was faster"
+    CANCELLED = "cancelled", "Somebody cancelled it"
+    WORKER_LOST = "worker_lost", "The process that ran it ended"
+    TOOK_TOO_LONG = "took_too_long", "It ran for longer than a load may"
+    OUT_OF_MEMORY = "out_of_memory", "It needs more memory than a load may use"
+    DISK_FAILED = "disk_failed", "The worker's disk failed"
+    REDIS_UNAVAILABLE = "redis_unavailable", "Redis did not take the table"
+    REDIS_FULL = "redis_full", "Redis has no memory left"
+    TABLE_DAMAGED = "table_damaged", "Redis did not hold what was written"
+    REFUSED = "refused", "A rule of the studio stood against it"
+    UNEXPECTED = "unexpected", "Something unexpected went wrong"
+
+    @property
+    def may_be_retried(self) -> bool:
+        """Tell whether the same load, asked for again a while later, may end well though nobody mended anything."""
+        return self in _MAY_BE_RETRIED
+
+
+_MAY_BE_RETRIED = {
+    ProblemCode.SOURCE_MISSING,  # it may be late
+    ProblemCode.SOURCE_CHANGED,
+    ProblemCode.SOURCE_UNAVAILABLE,
+    ProblemCode.WORKER_LOST,
+    ProblemCode.DISK_FAILED,
+    ProblemCode.REDIS_UNAVAILABLE,
+    ProblemCode.TABLE_DAMAGED,
+    ProblemCode.UNEXPECTED,
+}
 
 
 class Load(TenantOwned):
@@ -130,6 +181,14 @@ class Load(TenantOwned):
     )
     report = models.JSONField(default=dict, blank=True)
     problem = models.TextField(blank=True, default="", help_text="One clear sentence, when rejected or failed.")
+    problem_code = models.CharField(
+        max_length=30,
+        blank=True,
+        default="",
+        db_default="",
+        choices=ProblemCode.choices,
+        help_text="The same for programs.",
+    )
 
     created_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True)
@@ -168,6 +227,11 @@ class Load(TenantOwned):
 
     def __str__(self) -> str:
         return f"{self.version} load {self.fence}"
+
+    @property
+    def may_be_retried(self) -> bool:
+        """Tell whether it ended badly and the same load may end well a while later; of an old load it is not known."""
+        return bool(self.problem_code) and ProblemCode(self.problem_code).may_be_retried
 
 
 class RangeState(models.TextChoices):

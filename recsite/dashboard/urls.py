@@ -82,5 +82,6 @@ urlpatterns = [
     path(f"{_STUDIO}/loads", loads.loads, name="loads"),
     path(_LOAD, loads.load, name="load"),
     path(f"{_LOAD}/progress", loads.progress, name="load-progress"),
+    path(f"{_LOAD}/cancel", loads.cancel, name="load-cancel"),
     path(f"{_LOAD}/activate-anyway", loads.activate_anyway, name="activate-anyway"),
 ]

@@ -23,6 +23,7 @@ LOAD_COLOURS = {
     LoadState.REJECTED.value: "warning",
     LoadState.FAILED.value: "danger",
     LoadState.SUPERSEDED.value: "default",
+    LoadState.CANCELLED.value: "default",
 }
 
 

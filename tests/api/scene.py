@@ -22,6 +22,7 @@ SERVED_MODEL = "levels"
 VERSIONS = ["2026-10-c", "2026-11-a"]
 MEMBER = "mara"
 REJECTED_FENCE = 8
+RUNNING_FENCE = 9
 TOO_FEW_ROWS = {"checks": [{"name": "row count", "passed": False, "may_be_waived": True}]}
 UNIT = "tester-7"
 # Several: some get revoked on the way.
@@ -81,8 +82,9 @@ def _make_model(studio: Tenant, admin: User, local_root: str) -> None:
             for fence in (7, 6)
         )
         LoadFactory.create(version=version, fence=REJECTED_FENCE, state=LoadState.REJECTED, report=TOO_FEW_ROWS)
+        LoadFactory.create(version=version, fence=RUNNING_FENCE, state=LoadState.WRITING)
         Version.objects.for_tenant(studio).filter(pk=version.pk).update(
-            active_table=newer, previous_table=older, last_fence=REJECTED_FENCE, active_fence=7
+            active_table=newer, previous_table=older, last_fence=RUNNING_FENCE, active_fence=7
         )
         schedule_set(version=version, kind="interval", every_minutes=240, actor=admin)
     for bp in (1000, 1500, 3000):

@@ -12,10 +12,12 @@ from typing import Any
 import grpc
 import pyarrow as pa
 import pytest
+from google.api_core import exceptions
 from google.cloud import bigquery as google
 from pytest_django.fixtures import Settings
 
 from models_registry.loading.sources import Confinement, Extract, SourceProblem, open_source
+from models_registry.loading.sources.bigquery_clients import explained
 from recsite.embedded import free_port
 from tests.bigquery.emulator import PROJECT, BigQuery, require_environment
 from tests.contract.source_stores import put_bigquery
@@ -213,6 +215,32 @@ def test_table__that_google_denies_the_worker__is_a_clear_sentence(bigquery: Big
         f"BigQuery does not allow the worker to read the table “{OFFERS}”: Access Denied: Table {PROJECT}:games: "
         "User does not have permission to query it."
     )
+
+
+@pytest.mark.parametrize(
+    ("reason", "words", "code"),
+    [
+        ("accessDenied", "BigQuery does not allow the worker to read the query: Google's words.", "source_not_allowed"),
+        ("quotaExceeded", "BigQuery's quota is used up for the query: Google's words.", "source_unavailable"),
+        ("rateLimitExceeded", "BigQuery's quota is used up for the query: Google's words.", "source_unavailable"),
+        (
+            "billingNotEnabled",
+            "Billing is not enabled for the Google project that reads the query: Google's words.",
+            "source_not_allowed",
+        ),
+        (
+            "policyViolation",
+            "A policy of the organisation (VPC Service Controls) forbids reading the query: Google's words.",
+            "source_not_allowed",
+        ),
+    ],
+)
+def test_forbidden__for_another_reason_than_permissions__says_it(reason: str, words: str, code: str) -> None:
+    errors = [{"reason": reason, "message": "Google's words."}]
+    with pytest.raises(SourceProblem) as problem, explained("the query"):
+        raise exceptions.Forbidden("403", errors=errors)
+
+    assert (str(problem.value), problem.value.code) == (words, code)
 
 
 def test_table__that_is_a_view__says_to_use_a_query(bigquery: BigQuery) -> None:

@@ -15,7 +15,18 @@ from django.urls import get_resolver
 from recsite.api.described.document import document
 from recsite.api.described.reference import METHODS, groups, with_code
 from tenants.models import User
-from tests.api.scene import CLIENT_ID, MEMBER, MODEL, REJECTED_FENCE, TOKEN_ID, UNIT, VERSIONS, Scene, make_scene
+from tests.api.scene import (
+    CLIENT_ID,
+    MEMBER,
+    MODEL,
+    REJECTED_FENCE,
+    RUNNING_FENCE,
+    TOKEN_ID,
+    UNIT,
+    VERSIONS,
+    Scene,
+    make_scene,
+)
 from tests.factories import TenantFactory
 from tests.integration.api_client import ApiClient, token_client
 from tests.integration.test_api_strangers import operations
@@ -109,7 +120,8 @@ def test_example__sent_as_it_is__works_and_is_answered_like_its_example(scene: S
     elif name == "models_create":
         client = token_client(TenantFactory.create())
     query = f"?unit={UNIT}" if name == "overrides_remove" else ""
-    names = {**NAMES, "fence": str(REJECTED_FENCE)} if name == "version_loads_activate_anyway" else NAMES
+    fences = {"version_loads_activate_anyway": REJECTED_FENCE, "version_loads_cancel": RUNNING_FENCE}
+    names = {**NAMES, "fence": str(fences.get(name, NAMES["fence"]))}
 
     answer = client.ask(method, path.format(**names) + query, content_of(told.get("requestBody", {})))
 

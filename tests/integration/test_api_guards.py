@@ -67,6 +67,7 @@ ACTS: dict[tuple[str, str], Guard] = {
     ("api-version-freshness", "PUT"): AGAIN,
     ("api-version-loads", "POST"): KEYED,
     ("api-version-load-activate", "POST"): KEYED | AGAIN,
+    ("api-version-load-cancel", "POST"): KEYED | AGAIN,
     ("api-overrides", "PUT"): AGAIN,
     ("api-overrides", "DELETE"): AGAIN,
     ("api-rollout-preview", "POST"): Guard.HARMLESS,

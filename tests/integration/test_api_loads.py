@@ -58,8 +58,8 @@ def test_load__started_with_a_key_twice__is_one_load(
 
 @pytest.mark.django_db
 @pytest.mark.usefixtures("broker_away")
-@pytest.mark.parametrize("state", [LoadState.REJECTED, LoadState.FAILED])
-def test_load__rejected_or_failed_since__is_started_anew_by_the_same_key(
+@pytest.mark.parametrize("state", [LoadState.REJECTED, LoadState.FAILED, LoadState.CANCELLED])
+def test_load__ended_without_a_table_since__is_started_anew_by_the_same_key(
     studio: Tenant, version: Version, api: ApiClient, state: LoadState
 ) -> None:
     path, body = "models/offers/versions/v1/loads", {"rows_per_second_limit": 1000}
@@ -108,6 +108,38 @@ def test_load__that_waived_and_failed_since__is_started_anew_by_the_same_key(
 
     assert (first.status, first.body["fence"]) == (201, 2)
     assert (again.status, again.body["fence"], again.body["accepts"]) == (201, 3, 1)
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("broker_away")
+def test_load__cancelled__says_who_and_that_nobody_should_ask_again(
+    studio: Tenant, version: Version, api: ApiClient
+) -> None:
+    path = "models/offers/versions/v1/loads"
+    api.post(path)
+
+    answer = api.post(f"{path}/1/cancel", {"reason": "The table is written again at noon"})
+
+    assert (answer.status, answer.body["state"], answer.body["is_finished"]) == (200, "cancelled", True)
+    assert (answer.body["problem_code"], answer.body["may_be_retried"]) == ("cancelled", False)
+    assert answer.body["problem"].startswith("Airflow (at_")
+    assert (
+        AuditEntry.objects.for_tenant(studio).get(action="load.cancel").reason == "The table is written again at noon"
+    )
+    again = api.post(f"{path}/1/cancel")
+    assert (again.status, again.body["detail"]) == (422, "Load 1 has already ended: cancelled.")
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("broker_away")
+def test_load__failed_for_want_of_a_file__may_be_retried(studio: Tenant, version: Version, api: ApiClient) -> None:
+    LoadFactory.create(version=version, state=LoadState.FAILED, problem="No file.", problem_code="source_missing")
+    LoadFactory.create(version=version, state=LoadState.FAILED, problem="Of an older release.")
+
+    old, new = api.get("models/offers/versions/v1/loads").body["results"]
+
+    assert (new["problem_code"], new["may_be_retried"]) == ("source_missing", True)
+    assert (old["problem_code"], old["may_be_retried"]) == ("", False)
 
 
 @pytest.mark.django_db

@@ -114,6 +114,7 @@ CASES: dict[tuple[str, str], Case] = {
     ("api-version-load-activate", "POST"): Case(
         "models/{model}/versions/{version}/loads/103/activate-anyway", {"reason": "half of the countries closed"}, 201
     ),
+    ("api-version-load-cancel", "POST"): Case("models/{model}/versions/{version}/loads/104/cancel", {}, 200),
     ("api-loads", "GET"): Case("loads"),
     ("api-overrides", "GET"): Case("models/{model}/overrides"),
     ("api-overrides", "PUT"): Case("models/{model}/overrides", {"unit": "tester-2", "version": "v1"}),
@@ -218,8 +219,9 @@ def make_scene(studio: Tenant, owner: User) -> Scene:
         for fence in (102, 101)
     ]
     LoadFactory.create(version=versions[0], fence=103, state=LoadState.REJECTED, report=TOO_FEW_ROWS)
+    LoadFactory.create(version=versions[0], fence=104, state=LoadState.WRITING)
     Version.objects.for_tenant(studio).filter(pk=versions[0].pk).update(
-        active_table=tables[0], previous_table=tables[1], last_fence=103, active_fence=102
+        active_table=tables[0], previous_table=tables[1], last_fence=104, active_fence=102
     )
     ScheduleFactory.create(version=versions[0])
     set_tester(model=model, unit="tester-1", version=versions[1], actor=owner)

@@ -12,7 +12,7 @@ import redis
 from django.conf import settings as project_settings
 from pytest_django import Settings
 
-from models_registry.models import LoadState
+from models_registry.models import LoadState, ProblemCode
 from models_registry.publishing import build_tenant
 from serving import engine
 from serving.http import Response
@@ -63,6 +63,16 @@ def name_of(source: Source) -> str:
 
 
 BAD = [*BAD_FILES, *BAD_COLUMNS, *BAD_ROWS, *files.BAD_FILES, *files.BAD_COLUMNS, *files.BAD_ROWS]
+CODES = {
+    LoadState.REJECTED: {ProblemCode.ROWS_WRONG, ProblemCode.TOO_DIFFERENT},
+    LoadState.FAILED: {
+        ProblemCode.SOURCE_MISSING,
+        ProblemCode.SOURCE_NOT_ALLOWED,
+        ProblemCode.SOURCE_UNREADABLE,
+        ProblemCode.SOURCE_CHANGED,
+        ProblemCode.SOURCE_OVER_LIMIT,
+    },
+}
 USUAL = [{name: value for name, value in row(number).items() if name != "player_id"} for number in range(ROWS)]
 
 
@@ -74,6 +84,7 @@ def test_load__a_bad_source__ends_in_a_clear_sentence_and_what_was_served_is(
 
     assert ended.state == source.ends, ended.problem
     assert source.words in ended.problem
+    assert ended.problem_code in CODES[ended.state]
     assert ended.problem[0] in f"“{ended.problem[0].upper()}"
     assert ended.problem.endswith(".")
     assert len(ended.problem) < 600

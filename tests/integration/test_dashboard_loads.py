@@ -374,6 +374,20 @@ def test_load__superseded__says_by_what(client: Client, offers: Offers, loads: s
     assert "Load 9, which is newer, replaced it." in get(client, f"{loads}/{load.pk}").text
 
 
+def test_load__that_runs__is_cancelled_by_a_product_manager(client: Client, offers: Offers, loads: str) -> None:
+    load = factories.LoadFactory.create(version=offers.b, state=LoadState.WRITING)
+    url = f"{loads}/{load.pk}"
+    assert f'action="{url}/cancel"' in get(client, url).html
+
+    answer = post(client, f"{url}/cancel", {})
+    page = get(client, url)
+
+    assert answer.location == url
+    assert "cancelled it. What is served did not change." in page.text
+    assert "/cancel" not in page.html
+    assert "has already ended: cancelled." in get(client, post(client, f"{url}/cancel", {}).location).text
+
+
 def test_load__of_texts_that_look_like_markup__shows_them_as_text(client: Client, offers: Offers, loads: str) -> None:
     markup = "<img src=x onerror=alert(1)>"
     sample = {"row": 1, "key": markup, "value": markup}

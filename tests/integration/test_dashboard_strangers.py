@@ -114,6 +114,7 @@ CASES: dict[str, list[Case]] = {
     "loads": [Case("get", of_model=False)],
     "load": [Case("get", of_model=False, of_load=True)],
     "load-progress": [Case("get", of_model=False, of_load=True)],
+    "load-cancel": [Case("post", PM, {}, of_model=False, of_load=True)],
     "activate-anyway": [
         Case("get", ADMIN, of_model=False, of_load=True),
         Case("post", ADMIN, {"reason": "a good one"}, of_model=False, of_load=True),

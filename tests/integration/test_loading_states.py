@@ -20,15 +20,19 @@ from pytest_django import Settings
 from models_registry.loading import pacing, steps, tasks, upkeep
 from models_registry.loading.background import call, read_ahead
 from models_registry.loading.cutting import Cut
-from models_registry.loading.pulse import Overtaken, Progress, Pulse, Superseded
-from models_registry.loading.requests import load_enqueue
+from models_registry.loading.endings import verdict
+from models_registry.loading.pulse import Overtaken, Progress, Pulse, Superseded, TookTooLong
+from models_registry.loading.requests import load_cancel, load_enqueue
 from models_registry.loading.running import claim, run_claimed, run_load
-from models_registry.loading.tables import TableInRedis
+from models_registry.loading.sources import SourceProblem
+from models_registry.loading.tables import TableInRedis, TableProblem
 from models_registry.loading.tasks import drop_table, run, sweep
 from models_registry.loading.upkeep import DROP_AFTER, FORGOTTEN_AFTER, STALE_AFTER, UNDERWAY_FOR
-from models_registry.models import Load, LoadState, Table, TableState, Version
+from models_registry.models import ENDED_STATES, Load, LoadState, ProblemCode, Table, TableState, Version
 from models_registry.publishing import publish_tenant
 from recsite.embedded import EmbeddedValkey
+from tenants.models import AuditEntry, User
+from tenants.rules import RuleBroken
 from tenants.services import tenant_end
 from tests import factories
 from tests.loading_scene import Scene, all_blocks, blocks_of, columns
@@ -182,6 +186,113 @@ def test_two_loads__the_newer_is_rejected__the_older_may_still_become_active(sce
     factories.LoadFactory.create(version=scene.version, fence=older.fence + 1, state=LoadState.REJECTED)
     run_load(older.pk)
     assert reload(older).state == LoadState.ACTIVE
+
+
+# --- Cancelled --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [LoadState.EXTRACTING, LoadState.WRITING, LoadState.VERIFYING])
+def test_load_cancel__while_it_runs__leaves_the_old_table_and_no_blocks(
+    scene: Scene, valkey: redis.Redis, owner: User, state: LoadState
+) -> None:
+    good = scene.load()
+    load = scene.queue()
+
+    run_load(load.pk, listener=at(state, lambda: load_cancel(load=load, actor=owner, reason="Wrong table")))
+
+    ended = reload(load)
+    assert (ended.state, ended.problem_code) == (LoadState.CANCELLED, ProblemCode.CANCELLED)
+    assert ended.problem == f"{owner.get_username()} cancelled it."
+    assert not ended.may_be_retried
+    assert scene_active(scene) == good.table
+    assert all_blocks(valkey) == blocks_of(valkey, good.table.table_id)
+    entry = AuditEntry.objects.for_tenant(scene.tenant).get(action="load.cancel")
+    assert (entry.actor, entry.reason, entry.before) == (owner, "Wrong table", {"fence": load.fence})
+
+
+def test_load_cancel__before_a_worker_began__nothing_runs(scene: Scene, valkey: redis.Redis) -> None:
+    load = load_cancel(load=scene.queue(), actor=None)
+
+    run_load(load.pk)
+    assert (reload(load).state, reload(load).attempts, all_blocks(valkey)) == (LoadState.CANCELLED, 0, 0)
+    assert upkeep.sweep(timezone.now() + timedelta(hours=1), print) == {}
+
+
+def test_load_cancel__of_a_newer_one__the_older_may_still_become_active(scene: Scene, valkey: redis.Redis) -> None:
+    older = scene.queue()
+    load_cancel(load=scene.queue(), actor=None)
+
+    run_load(older.pk)
+    assert reload(older).state == LoadState.ACTIVE
+
+
+@pytest.mark.parametrize("state", ENDED_STATES)
+def test_load_cancel__of_one_that_has_ended__is_refused(scene: Scene, state: LoadState) -> None:
+    load = factories.LoadFactory.create(version=scene.version, state=state)
+
+    with pytest.raises(RuleBroken, match=f"^Load {load.fence} has already ended: "):
+        load_cancel(load=load, actor=None)
+    assert reload(load).state == state
+
+
+# --- Why it ended, for programs ---------------------------------------------------------------------------------------
+
+# Part of the API's contract: a code never changes its meaning, nor whether asking again may help.
+MAY_BE_RETRIED = {
+    "source_missing": True,
+    "source_not_allowed": False,
+    "source_unreadable": False,
+    "source_over_limit": False,
+    "source_changed": True,
+    "source_unavailable": True,
+    "rows_wrong": False,
+    "too_different": False,
+    "superseded": False,
+    "cancelled": False,
+    "worker_lost": True,
+    "took_too_long": False,
+    "out_of_memory": False,
+    "disk_failed": True,
+    "redis_unavailable": True,
+    "redis_full": False,
+    "table_damaged": True,
+    "refused": False,
+    "unexpected": True,
+}
+
+
+def test_problem_codes__each_says_whether_asking_again_may_help() -> None:
+    assert {code.value: code.may_be_retried for code in ProblemCode} == MAY_BE_RETRIED
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (SourceProblem("No file matches “x”.", ProblemCode.SOURCE_MISSING), "source_missing"),
+        (SourceProblem("“x” is damaged."), "source_unreadable"),
+        (Superseded("Load 2, which is newer, replaced it."), "superseded"),
+        (TookTooLong(), "took_too_long"),
+        (TableProblem("1 block is missing."), "table_damaged"),
+        (RuleBroken("The studio has ended."), "refused"),
+        (redis.ConnectionError("away"), "redis_unavailable"),
+        (redis.OutOfMemoryError("full"), "redis_full"),
+        (MemoryError(), "out_of_memory"),
+        (OSError(28, "No space left on device"), "disk_failed"),
+        (ZeroDivisionError(), "unexpected"),
+    ],
+)
+def test_verdict__of_an_error__has_a_code_for_programs(scene: Scene, error: Exception, code: str) -> None:
+    assert verdict(error, scene.queue()).code == code
+
+
+def test_run_load__rejected__tells_wrong_rows_from_rows_that_differ_too_much(scene: Scene, valkey: redis.Redis) -> None:
+    scene.load(columns(range(200)))
+    fewer = scene.load(columns(range(20)))
+    wrong = scene.load(columns(range(20), offer_id=[9999] * 20))
+
+    assert (fewer.state, fewer.problem_code) == (LoadState.REJECTED, ProblemCode.TOO_DIFFERENT)
+    assert (wrong.state, wrong.problem_code) == (LoadState.REJECTED, ProblemCode.ROWS_WRONG)
+    assert scene.load(columns(range(200))).problem_code == ""
 
 
 # --- Redis goes away --------------------------------------------------------------------------------------------------

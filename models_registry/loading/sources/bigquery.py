@@ -17,10 +17,19 @@ from google.api_core.exceptions import NotFound
 from google.cloud import bigquery
 
 from models_registry.loading.sources import confinement as rules
-from models_registry.loading.sources.bigquery_clients import CALL, REMOTE_ERRORS, Clients, Endpoints, connect, explained
+from models_registry.loading.sources.bigquery_clients import (
+    CALL,
+    PASSING_REASONS,
+    REMOTE_ERRORS,
+    Clients,
+    Endpoints,
+    connect,
+    explained,
+)
 from models_registry.loading.sources.bigquery_rows import SessionRows, open_session
 from models_registry.loading.sources.confinement import Referenced, TableName
 from models_registry.loading.sources.port import PARTITIONS, Confinement, Extract, Scratch, SourceProblem
+from models_registry.models import ProblemCode
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +98,8 @@ def open_query(
         if (rehearsal.total_bytes_processed or 0) > limits.max_bytes_billed:
             raise SourceProblem(
                 f"The query would read {_gigabytes(rehearsal.total_bytes_processed)}, more than the "
-                f"{_gigabytes(limits.max_bytes_billed)} that one query may read."
+                f"{_gigabytes(limits.max_bytes_billed)} that one query may read.",
+                ProblemCode.SOURCE_OVER_LIMIT,
             )
         location = rehearsal.location or "US"
         result = _scratch_table(clients, location, limits, tags)
@@ -261,8 +271,10 @@ def _run_into(
         job = clients.rest.query(statement, job_config=config, location=location, job_retry=None, **CALL)
         _wait(job, limits.time)
     if job.error_result is not None:
+        passes = job.error_result.get("reason") in PASSING_REASONS
         raise SourceProblem(
-            f"The query failed in BigQuery: {rules.shown(str(job.error_result.get('message'))).rstrip('.')}."
+            f"The query failed in BigQuery: {rules.shown(str(job.error_result.get('message'))).rstrip('.')}.",
+            ProblemCode.SOURCE_UNAVAILABLE if passes else ProblemCode.SOURCE_UNREADABLE,
         )
     return job
 
@@ -273,7 +285,9 @@ def _wait(job: bigquery.QueryJob, limit: timedelta) -> None:
     try:
         while not job.done(**CALL):
             if time.monotonic() > deadline:
-                raise SourceProblem(f"The query took longer than {limit.total_seconds() / 60:.0f} minutes.")
+                raise SourceProblem(
+                    f"The query took longer than {limit.total_seconds() / 60:.0f} minutes.", ProblemCode.TOOK_TOO_LONG
+                )
             time.sleep(pause)
             pause = min(pause * 1.5, 5.0)
     finally:

@@ -19,6 +19,7 @@ from google.cloud.bigquery_storage_v1.services.big_query_read.transports import 
 
 from models_registry.loading.sources.confinement import shown
 from models_registry.loading.sources.port import SourceProblem
+from models_registry.models import ProblemCode
 
 # How long calls are tried again, and what goes with each call over HTTP: an address that nobody answers is known in
 # seconds.
@@ -28,6 +29,10 @@ STORAGE_RETRY = Retry(
     predicate=if_exception_type(exceptions.ServiceUnavailable), initial=0.2, multiplier=2, timeout=RETRY_SECONDS
 )
 
+# Google's words for what passes by itself.
+PASSING_REASONS = frozenset(
+    {"quotaExceeded", "rateLimitExceeded", "jobRateLimitExceeded", "userRateLimitExceeded", "backendError"}
+)
 _UNREACHABLE = (exceptions.ServerError, exceptions.RetryError, requests.RequestException, TransportError, TimeoutError)
 REMOTE_ERRORS = (exceptions.GoogleAPIError, GoogleAuthError, requests.RequestException, TimeoutError)
 
@@ -101,33 +106,62 @@ def explained(what: str, *, missing: str | None = None) -> Iterator[None]:
     try:
         yield
     except REMOTE_ERRORS as error:
-        raise SourceProblem(_sentence(error, what, missing or what)) from error
+        raise _problem(error, what, missing or what) from error
 
 
-def _sentence(error: Exception, what: str, missing: str) -> str:
+def _problem(error: Exception, what: str, missing: str) -> SourceProblem:
     if isinstance(error, exceptions.RetryError) and isinstance(error.cause, Exception):
-        return _sentence(error.cause, what, missing)
+        return _problem(error.cause, what, missing)
     said = _said(error)
     match error:
         case exceptions.NotFound():
-            return f"BigQuery cannot find {missing}: {said}."
-        case exceptions.Forbidden():
-            return f"BigQuery does not allow the worker to read {what}: {said}."
-        case exceptions.Unauthorized():
-            return "BigQuery does not accept the worker's Google credentials."
+            return SourceProblem(f"BigQuery cannot find {missing}: {said}.", ProblemCode.SOURCE_MISSING)
         case exceptions.TooManyRequests():
-            return f"BigQuery's quota is used up for {what}: {said}."
+            return _quota(what, said)
+        case exceptions.Forbidden():
+            return _forbidden(_reason(error), what, said)
+        case exceptions.Unauthorized():
+            sentence = "BigQuery does not accept the worker's Google credentials."
+            return SourceProblem(sentence, ProblemCode.SOURCE_NOT_ALLOWED)
         case exceptions.ClientError():
-            return f"BigQuery refuses {what}: {said}."
+            return SourceProblem(f"BigQuery refuses {what}: {said}.")
     if isinstance(error, _UNREACHABLE):
-        return f"BigQuery could not be reached to read {what}. Try again later."
+        sentence = f"BigQuery could not be reached to read {what}. Try again later."
+        return SourceProblem(sentence, ProblemCode.SOURCE_UNAVAILABLE)
     if isinstance(error, GoogleAuthError):
-        return "The worker has no working Google credentials."
-    return f"BigQuery failed to read {what}: {said}."
+        return SourceProblem("The worker has no working Google credentials.", ProblemCode.SOURCE_NOT_ALLOWED)
+    return SourceProblem(f"BigQuery failed to read {what}: {said}.", ProblemCode.SOURCE_UNAVAILABLE)
+
+
+def _forbidden(reason: str, what: str, said: str) -> SourceProblem:
+    """Return the problem of a 403, which Google also gives for what no permission would mend."""
+    if reason in PASSING_REASONS:
+        return _quota(what, said)
+    if reason == "billingNotEnabled":
+        sentence = f"Billing is not enabled for the Google project that reads {what}: {said}."
+    elif reason == "policyViolation":
+        sentence = f"A policy of the organisation (VPC Service Controls) forbids reading {what}: {said}."
+    else:
+        sentence = f"BigQuery does not allow the worker to read {what}: {said}."
+    return SourceProblem(sentence, ProblemCode.SOURCE_NOT_ALLOWED)
+
+
+def _quota(what: str, said: str) -> SourceProblem:
+    return SourceProblem(f"BigQuery's quota is used up for {what}: {said}.", ProblemCode.SOURCE_UNAVAILABLE)
+
+
+def _reason(error: Any) -> str:
+    """Return Google's own word for why it refuses; "" where it gives none."""
+    details = _details(error)
+    return str(details[0].get("reason") or "") if details else ""
 
 
 def _said(error: Any) -> str:
     """Return Google's own words, without the request's address and the job's footer that the client adds to them."""
-    details = [detail for detail in getattr(error, "errors", None) or () if isinstance(detail, dict)]
+    details = _details(error)
     text = details[0].get("message") if details else getattr(error, "message", None)
     return shown(str(text or type(error).__name__)).rstrip(".")
+
+
+def _details(error: Any) -> list[dict[str, Any]]:
+    return [detail for detail in getattr(error, "errors", None) or () if isinstance(detail, dict)]

@@ -16,6 +16,7 @@ from google.cloud.bigquery_storage_v1.types import DataFormat, ReadSession
 from models_registry.loading.sources.bigquery_clients import STORAGE_RETRY, explained
 from models_registry.loading.sources.confinement import TableName
 from models_registry.loading.sources.port import SourceProblem
+from models_registry.models import ProblemCode
 
 MAX_STREAMS = 4
 # BigQuery sends at most 10 MiB at a time, so this holds at most 80 MiB.
@@ -107,12 +108,15 @@ class SessionRows:
         give_up_at = time.monotonic() + STALL_SECONDS
         while time.monotonic() < give_up_at:
             if self._closed.is_set():
-                raise SourceProblem(f"Reading {self._what} was interrupted.")
+                raise SourceProblem(f"Reading {self._what} was interrupted.", ProblemCode.SOURCE_UNAVAILABLE)
             try:
                 return self._arrived.get(timeout=WAIT_SECONDS)
             except Empty:
                 continue
-        raise SourceProblem(f"BigQuery sent no rows of {self._what} for {STALL_SECONDS / 60:.0f} minutes.")
+        raise SourceProblem(
+            f"BigQuery sent no rows of {self._what} for {STALL_SECONDS / 60:.0f} minutes.",
+            ProblemCode.SOURCE_UNAVAILABLE,
+        )
 
     def _put(self, item: pa.RecordBatch | Future[None]) -> None:
         while not self._closed.is_set():

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models_registry.loading.sources.port import SourceProblem
+from models_registry.models import ProblemCode
 
 GS_SCHEME = "gs://"
 _WILDCARD = re.compile(r"[*?\[]")
@@ -76,7 +77,8 @@ def local_folder(location: str, roots: Sequence[str]) -> tuple[Path, tuple[str, 
     """
     if not roots:
         raise SourceProblem(
-            "This studio may not read files of the worker: platform staff have not allowed any folder for it."
+            "This studio may not read files of the worker: platform staff have not allowed any folder for it.",
+            ProblemCode.SOURCE_NOT_ALLOWED,
         )
     if not location.startswith("/"):
         raise SourceProblem(f"“{shown(location)}” is neither an absolute path nor a gs:// address.")
@@ -95,7 +97,8 @@ def check_local(path: Path, roots: Sequence[str], location: str) -> Path:
         if Path(root).is_absolute() and real.is_relative_to(os.path.realpath(root)):
             return real
     raise SourceProblem(
-        f"This studio may not read “{shown(location)}”: it is not in a folder that platform staff have allowed."
+        f"This studio may not read “{shown(location)}”: it is not in a folder that platform staff have allowed.",
+        ProblemCode.SOURCE_NOT_ALLOWED,
     )
 
 
@@ -134,7 +137,8 @@ def gs_folder(location: str, prefixes: Sequence[str]) -> tuple[str, tuple[str, .
     """
     if not prefixes:
         raise SourceProblem(
-            "This studio may not read Cloud Storage: platform staff have not allowed any gs:// address for it."
+            "This studio may not read Cloud Storage: platform staff have not allowed any gs:// address for it.",
+            ProblemCode.SOURCE_NOT_ALLOWED,
         )
     path = location.removeprefix(GS_SCHEME)
     folder, pattern = split_glob(path, location)
@@ -153,7 +157,8 @@ def gs_folder(location: str, prefixes: Sequence[str]) -> tuple[str, tuple[str, .
             return folder, pattern
     raise SourceProblem(
         f"This studio may not read “{shown(location)}”: it is not under a gs:// address that platform staff have "
-        "allowed."
+        "allowed.",
+        ProblemCode.SOURCE_NOT_ALLOWED,
     )
 
 
@@ -241,9 +246,12 @@ def at_most_max_files(files: Iterator[str], location: str) -> list[str]:
     """
     found = list(islice(files, MAX_FILES + 1))
     if len(found) > MAX_FILES:
-        raise SourceProblem(f"“{shown(location)}” matches more than {MAX_FILES:,} files. Write fewer, larger ones.")
+        raise SourceProblem(
+            f"“{shown(location)}” matches more than {MAX_FILES:,} files. Write fewer, larger ones.",
+            ProblemCode.SOURCE_OVER_LIMIT,
+        )
     if not found:
-        raise SourceProblem(f"No file matches “{shown(location)}”.")
+        raise SourceProblem(f"No file matches “{shown(location)}”.", ProblemCode.SOURCE_MISSING)
     return found
 
 
@@ -283,7 +291,8 @@ def bigquery_table(location: str, datasets: Sequence[str]) -> TableName:
     if f"{name.project}.{name.dataset}" not in datasets:
         raise SourceProblem(
             f"This studio may not read “{name}”: platform staff have not allowed the dataset "
-            f"“{name.project}.{name.dataset}”."
+            f"“{name.project}.{name.dataset}”.",
+            ProblemCode.SOURCE_NOT_ALLOWED,
         )
     return name
 
@@ -291,7 +300,10 @@ def bigquery_table(location: str, datasets: Sequence[str]) -> TableName:
 def require_datasets(datasets: Sequence[str]) -> None:
     """Raise SourceProblem if the studio may read nothing in BigQuery."""
     if not datasets:
-        raise SourceProblem("This studio may not read BigQuery: platform staff have not allowed any dataset for it.")
+        raise SourceProblem(
+            "This studio may not read BigQuery: platform staff have not allowed any dataset for it.",
+            ProblemCode.SOURCE_NOT_ALLOWED,
+        )
 
 
 def check_query_text(query: str) -> None:
@@ -310,13 +322,15 @@ def check_query_text(query: str) -> None:
         if found is not None:
             raise SourceProblem(
                 f"A query may not use {found[0].upper()}: BigQuery does not say what is read through it, so it cannot "
-                "be checked against what this studio may read."
+                "be checked against what this studio may read.",
+                ProblemCode.SOURCE_NOT_ALLOWED,
             )
         words = {word.casefold() for word in re.findall(r"\w+", text)}
         if {"ml", "model"} <= words:
             raise SourceProblem(
                 "A query may not use ML functions: BigQuery does not say which models they read, so they cannot be "
-                "checked against what this studio may read."
+                "checked against what this studio may read.",
+                ProblemCode.SOURCE_NOT_ALLOWED,
             )
 
 
@@ -337,16 +351,19 @@ def check_datasets(referenced: Referenced, datasets: Sequence[str]) -> None:
     if not referenced.tables:
         raise SourceProblem(
             "BigQuery does not say which tables this query reads, so it cannot be checked against what this studio "
-            "may read."
+            "may read.",
+            ProblemCode.SOURCE_NOT_ALLOWED,
         )
     if referenced.tables >= MAX_REFERENCED:
         raise SourceProblem(
             f"The query reads {MAX_REFERENCED} tables or more, and BigQuery does not list more than that, so they "
-            "cannot be checked against what this studio may read; read fewer tables."
+            "cannot be checked against what this studio may read; read fewer tables.",
+            ProblemCode.SOURCE_NOT_ALLOWED,
         )
     for dataset, thing in referenced.things:
         if dataset not in datasets:
             raise SourceProblem(
                 f"This studio may not read {thing}, which the query uses: platform staff have not allowed the "
-                f"dataset “{dataset}”."
+                f"dataset “{dataset}”.",
+                ProblemCode.SOURCE_NOT_ALLOWED,
             )

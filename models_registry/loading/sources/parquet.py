@@ -14,7 +14,7 @@ from models_registry.loading.report import SourceFile, SourceFiles
 from models_registry.loading.sources.parquet_columns import Part, as_common, common_schema, partition_of
 from models_registry.loading.sources.parquet_files import Files, Found, find_files
 from models_registry.loading.sources.parquet_reading import Damaged, open_file, reading, replaced
-from models_registry.loading.sources.port import Confinement, Extract, SourceProblem
+from models_registry.loading.sources.port import Confinement, Extract
 
 ROWS_PER_BATCH = 65_536
 FOOTERS_AT_ONCE = 8
@@ -101,7 +101,7 @@ def _batches(files: Files, parts: Sequence[Part], schema: pa.Schema) -> Iterator
         with reading(part.name), files.open(found) as stream:
             parquet = open_file(stream, part.name)
             if parquet.metadata.num_rows != part.rows or not parquet.schema_arrow.equals(part.schema):
-                raise SourceProblem(replaced(part.name))
+                raise replaced(part.name)
             rows = 0
             for batch in parquet.iter_batches(ROWS_PER_BATCH, columns=own):
                 rows += batch.num_rows

@@ -19,6 +19,7 @@ from models_registry.loading.sources.confinement import GS_SCHEME, shown
 from models_registry.loading.sources.parquet_reading import replaced, unreadable
 from models_registry.loading.sources.port import Confinement, SourceProblem
 from models_registry.loading.sources.table_formats import check_no_table
+from models_registry.models import ProblemCode
 
 # How long Cloud Storage may fail one call before that is the answer; the client retries in between.
 GCS_RETRY_LIMIT = timedelta(seconds=10)
@@ -68,7 +69,7 @@ class Files:
             if not stat.S_ISREG(status.st_mode):
                 raise _not_a_file(found.path)
             if _as_found(found.path, status) != found:
-                raise SourceProblem(replaced(found.path))
+                raise replaced(found.path)
             # Arrow takes only a name; this one is the descriptor's own.
             return self.filesystem.open_input_file(f"/dev/fd/{descriptor}")
         finally:
@@ -80,7 +81,7 @@ class Files:
         generation = stream.metadata()["generation"]
         if stream.size() != found.size_bytes or self._generations.setdefault(found.path, generation) != generation:
             stream.close()
-            raise SourceProblem(replaced(self.name(found)))
+            raise replaced(self.name(found))
         return stream
 
     def check_unchanged(self) -> None:
@@ -95,10 +96,11 @@ class Files:
                 continue
             name = self.name(before.get(path) or now[path])
             if path in before and path in now:
-                raise SourceProblem(replaced(name))
+                raise replaced(name)
             what = "was removed" if path in before else "came"
             raise SourceProblem(
-                f"“{shown(name)}” {what} while “{shown(self.location)}” was read. Load again when all files are there."
+                f"“{shown(name)}” {what} while “{shown(self.location)}” was read. Load again when all files are there.",
+                ProblemCode.SOURCE_CHANGED,
             )
 
 
@@ -123,7 +125,7 @@ def find_files(location: str, confinement: Confinement, *, gcs_endpoint: str | N
         try:
             return _find_remote(filesystem, location, confinement.gs_prefixes)
         except (OSError, pa.ArrowException) as error:
-            raise SourceProblem(unreadable(location, error)) from error
+            raise unreadable(location, error) from error
 
     return Files(location, filesystem, GS_SCHEME, find_remote(), find_remote)
 

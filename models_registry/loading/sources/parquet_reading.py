@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from models_registry.loading.sources.confinement import GS_SCHEME, is_link_on_the_way, shown
 from models_registry.loading.sources.port import SourceProblem
+from models_registry.models import ProblemCode
 
 # So much of a file's end is read at once: all of an ordinary footer. Its own last words are eight bytes.
 TAIL_BYTES = 65_536
@@ -34,10 +35,12 @@ def open_file(stream: pa.NativeFile, name: str) -> pq.ParquetFile:
     tail = stream.read_at(min(size, TAIL_BYTES), max(0, size - TAIL_BYTES))
     ending = tail[-ENDING_BYTES:]
     if ending[4:] == _ENCRYPTED_MAGIC:
-        raise SourceProblem(_encrypted(name))
+        raise _encrypted(name)
     if ending[4:] != _MAGIC or size < 4 + ENDING_BYTES:
         if not size or stream.read_at(4, 0) in {_MAGIC, _ENCRYPTED_MAGIC}:
-            raise SourceProblem(f"“{shown(name)}” is cut short. Load again when all of it is there.")
+            raise SourceProblem(
+                f"“{shown(name)}” is cut short. Load again when all of it is there.", ProblemCode.SOURCE_CHANGED
+            )
         raise SourceProblem(f"“{shown(name)}” is not a Parquet file. Write it as Parquet, or read others only.")
     length = int.from_bytes(ending[:4], "little")
     if length > size - 4 - ENDING_BYTES:
@@ -45,7 +48,8 @@ def open_file(stream: pa.NativeFile, name: str) -> pq.ParquetFile:
     if length > MAX_FOOTER_BYTES:
         raise SourceProblem(
             f"The footer of “{shown(name)}” has {length / 2**20:,.0f} MB, more than {MAX_FOOTER_BYTES // 2**20}: the "
-            "file is damaged, or has too many columns and row groups. Write fewer."
+            "file is damaged, or has too many columns and row groups. Write fewer.",
+            ProblemCode.SOURCE_OVER_LIMIT,
         )
     wanted = length + ENDING_BYTES
     footer = tail[-wanted:] if wanted <= len(tail) else stream.read_at(wanted, size - wanted)
@@ -79,45 +83,54 @@ def reading(name: str) -> Iterator[None]:
     except SourceProblem:
         raise
     except Exception as error:
-        raise SourceProblem(unreadable(name, error)) from error
+        raise unreadable(name, error) from error
 
 
-def replaced(name: str) -> str:
-    """Return the sentence for a file that is another than the one that was found."""
-    return f"“{shown(name)}” was replaced while it was read. Load again when the new file is complete."
+def replaced(name: str) -> SourceProblem:
+    """Return the problem of a file that is another than the one that was found."""
+    sentence = f"“{shown(name)}” was replaced while it was read. Load again when the new file is complete."
+    return SourceProblem(sentence, ProblemCode.SOURCE_CHANGED)
 
 
-def _encrypted(name: str) -> str:
-    return f"“{shown(name)}” is encrypted. Write it without encryption: the worker has no key for it."
+def _encrypted(name: str) -> SourceProblem:
+    return SourceProblem(f"“{shown(name)}” is encrypted. Write it without encryption: the worker has no key for it.")
 
 
-def unreadable(name: str, error: Exception) -> str:
-    """Return the sentence for an error of a reader's, whose own words are for programmers."""
+def unreadable(name: str, error: Exception) -> SourceProblem:
+    """Return the problem for an error of a reader's, whose own words are for programmers."""
     if isinstance(error, PermissionError):
-        return f"The worker is not allowed to read “{shown(name)}”."
+        return SourceProblem(f"The worker is not allowed to read “{shown(name)}”.", ProblemCode.SOURCE_NOT_ALLOWED)
     if isinstance(error, FileNotFoundError):
-        return f"“{shown(name)}” does not exist (any more)."
+        return SourceProblem(f"“{shown(name)}” does not exist (any more).", ProblemCode.SOURCE_MISSING)
     if isinstance(error, OSError) and is_link_on_the_way(error):
         return replaced(name)
     text = str(error)
     if isinstance(error, OSError) and name.startswith(GS_SCHEME):
         if "PERMISSION_DENIED" in text or "UNAUTHENTICATED" in text:
-            return f"Cloud Storage does not allow the worker to read “{shown(name)}”."
+            return SourceProblem(
+                f"Cloud Storage does not allow the worker to read “{shown(name)}”.", ProblemCode.SOURCE_NOT_ALLOWED
+            )
         if "UNAVAILABLE" in text or "DEADLINE_EXCEEDED" in text or "Could not resolve" in text:
-            return f"Cloud Storage could not be reached to read “{shown(name)}”. Try again later."
+            return SourceProblem(
+                f"Cloud Storage could not be reached to read “{shown(name)}”. Try again later.",
+                ProblemCode.SOURCE_UNAVAILABLE,
+            )
     return _what_is_wrong(name, error, text)
 
 
-def _what_is_wrong(name: str, error: Exception, text: str) -> str:
+def _what_is_wrong(name: str, error: Exception, text: str) -> SourceProblem:
     if isinstance(error, UnicodeDecodeError):
-        return f"“{shown(name)}” has a column whose name is not UTF-8 text. Rename it, or leave it out."
+        return SourceProblem(f"“{shown(name)}” has a column whose name is not UTF-8 text. Rename it, or leave it out.")
     if "decrypt" in text:
         return _encrypted(name)
     if isinstance(error, pa.ArrowNotImplementedError) or "not supported" in text:
-        return (
+        return SourceProblem(
             f"“{shown(name)}” has a column of a type or compression that cannot be read. Leave it out, or write it "
             "as another type, compressed by zstd or snappy."
         )
     if isinstance(error, MemoryError):
-        return f"“{shown(name)}” needs more memory than there is: it is damaged, or its row groups are too large."
-    return f"“{shown(name)}” is damaged: it cannot be read to its end. Write it again."
+        return SourceProblem(
+            f"“{shown(name)}” needs more memory than there is: it is damaged, or its row groups are too large.",
+            ProblemCode.OUT_OF_MEMORY,
+        )
+    return SourceProblem(f"“{shown(name)}” is damaged: it cannot be read to its end. Write it again.")

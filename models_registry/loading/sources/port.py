@@ -9,10 +9,15 @@ from datetime import datetime
 import pyarrow as pa
 
 from models_registry.loading.report import SourceFiles
+from models_registry.models import ProblemCode
 
 
 class SourceProblem(Exception):
     """A source that cannot be read. The message is one clear sentence for the people who own it, without a secret."""
+
+    def __init__(self, sentence: str, code: ProblemCode = ProblemCode.SOURCE_UNREADABLE) -> None:
+        super().__init__(sentence)
+        self.code = code
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,13 @@ from models_registry.models import RUNNING_STATES, Load, LoadRange, LoadState, R
 from tenants.models import Tenant
 from tenants.rules import RuleBroken
 
+ADVICE = {
+    LoadState.REJECTED: "Fix the source, then load again.",
+    LoadState.FAILED: "When that is fixed, load again.",
+    LoadState.SUPERSEDED: "See the newer load.",
+    LoadState.CANCELLED: "To load after all, run the command again.",
+}
+
 
 class Command(BaseCommand):
     """Load a version's source here and now."""
@@ -99,12 +106,8 @@ class Command(BaseCommand):
                 self.stdout.write(self.style.SUCCESS(f"{name}: {_success(load)}."))
                 self.stdout.write("Lanes answer from them within 2 seconds.")
                 return
-            case LoadState.REJECTED:
-                advice = "Fix the source, then load again."
-            case LoadState.FAILED:
-                advice = "When that is fixed, load again."
-            case LoadState.SUPERSEDED:
-                advice = "See the newer load."
+            case LoadState.REJECTED | LoadState.FAILED | LoadState.SUPERSEDED | LoadState.CANCELLED as ended:
+                advice = ADVICE[ended]
             case (
                 LoadState.QUEUED
                 | LoadState.EXTRACTING

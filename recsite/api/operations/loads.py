@@ -8,8 +8,8 @@ from django.db.models import QuerySet
 from django.urls import resolve, reverse
 from rest_framework import serializers
 
-from models_registry.loading.requests import MAX_ROWS_PER_SECOND, load_request, load_waive
-from models_registry.models import RUNNING_STATES, Load, LoadState, SourceKind
+from models_registry.loading.requests import MAX_ROWS_PER_SECOND, load_cancel, load_request, load_waive
+from models_registry.models import FRUITLESS_STATES, RUNNING_STATES, Load, LoadState, ProblemCode, SourceKind
 from recsite.api.authentication import caller_of, needs
 from recsite.api.bodies import Answer, Body, Moment, Text, Whole, YesNo
 from recsite.api.operations.lookups import find_version, one_of
@@ -41,6 +41,8 @@ LOAD = {
     "rows_read": 2145332,
     "rows_written": 2145332,
     "problem": "",
+    "problem_code": "",
+    "may_be_retried": False,
     "created_at": "2026-11-01T09:58:21Z",
     "started_at": "2026-11-01T09:58:22Z",
     "finished_at": "2026-11-01T09:58:59Z",
@@ -77,6 +79,7 @@ REJECTED = {
     "state": "rejected",
     "rows_written": 0,
     "problem": "3 rows have an offer_id that is not within 0 … 4095.",
+    "problem_code": "rows_wrong",
     "report": REPORT,
 }
 
@@ -120,6 +123,14 @@ class LoadAnswer(Answer[Load]):
     rows_read = serializers.IntegerField()
     rows_written = serializers.IntegerField()
     problem = serializers.CharField(help_text="One clear sentence, when it was rejected or failed; else empty.")
+    problem_code = serializers.ChoiceField(
+        choices=ProblemCode.choices,
+        allow_blank=True,
+        help_text="The same for programs: a value never changes its meaning, and more may come; else empty.",
+    )
+    may_be_retried = serializers.BooleanField(
+        help_text="It ended badly, and the same load may end well a while later though nobody mends anything."
+    )
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)
     finished_at = serializers.DateTimeField(allow_null=True)
@@ -172,6 +183,13 @@ class Waiver(Body):
     reason = Text(max_length=500, help_text="Required; kept with the load and in the audit trail.")
 
 
+class Cancellation(Body):
+    """Why a load is ended."""
+
+    example: ClassVar = {"reason": "The table is written again at noon"}
+    reason = Text(max_length=500, required=False, default="", help_text="Kept in the audit trail.")
+
+
 class LoadQuery(PageQuery):
     """Which loads."""
 
@@ -191,9 +209,9 @@ class AllLoadsQuery(LoadQuery):
 
 
 def _came_to_nothing(tenant: Tenant, location: str) -> bool:
-    """Tell whether the load at an address has ended without a table to serve: rejected or failed. One query."""
+    """Tell whether the load at an address has ended without a table to serve. One query."""
     names = resolve(location).kwargs
-    rows = Load.objects.for_tenant(tenant).filter(state__in=[LoadState.REJECTED, LoadState.FAILED])
+    rows = Load.objects.for_tenant(tenant).filter(state__in=FRUITLESS_STATES)
     return rows.filter(
         version__model__slug=names["model"], version__name=names["version"], fence=int(names["fence"])
     ).exists()
@@ -232,8 +250,9 @@ class VersionLoads(StudioView, tag="Loads"):
         A `source` needs the scope `versions:write` as well. The load and its report keep it, and a repair of the
         table reads it again; a schedule reads the version's.
 
-        With an `Idempotency-Key` that was sent before, the answer is the load that it started, unless that was rejected
-        or failed since: then a new one is started, so a job that is run again after the data was mended loads them.
+        With an `Idempotency-Key` that was sent before, the answer is the load that it started, unless that ended
+        without a table since (rejected, failed, cancelled): then a new one is started, so a job that is run again after
+        the data was mended loads them.
         """
         row, source = find_version(self.tenant, model, version), given.pop("source", None)
         if source is not None:
@@ -249,6 +268,29 @@ class LoadDetail(StudioView, tag="Loads"):
     def get(self, model: str, version: str, fence: str) -> Load:
         """Read a load with its report."""
         return _find(self.tenant, model, version, fence)
+
+
+class LoadCancellation(StudioView, tag="Loads"):
+    @operation(
+        "version_loads_cancel",
+        Scope.LOADS_RUN,
+        takes=Cancellation,
+        gives=LoadReportAnswer,
+        answer_example={
+            **QUEUED,
+            "state": "cancelled",
+            "is_finished": True,
+            "problem": "Airflow, nightly publish (at_5f2m8q0xk1bc) cancelled it.",
+            "problem_code": "cancelled",
+            "finished_at": "2026-11-01T09:58:24Z",
+        },
+    )
+    def post(self, given: dict[str, Any], model: str, version: str, fence: str) -> Load:
+        """End a load that waits or runs.
+
+        What is served stays as it is; what the load had written is dropped. One that has ended is refused.
+        """
+        return load_cancel(load=_find(self.tenant, model, version, fence), actor=self.actor, **given)
 
 
 class LoadActivation(StudioView, tag="Loads"):

@@ -17,7 +17,7 @@ from recsite.api.operations.credentials import (
     KeyRegistration,
 )
 from recsite.api.operations.explanations import ModelExplanation
-from recsite.api.operations.loads import LoadActivation, LoadDetail, StudioLoads, VersionLoads
+from recsite.api.operations.loads import LoadActivation, LoadCancellation, LoadDetail, StudioLoads, VersionLoads
 from recsite.api.operations.members import MemberDetail, MemberLink, MemberList
 from recsite.api.operations.rollout_changes import RolloutGoBack, RolloutNewPhase, RolloutReweight, RolloutSwitchOff
 from recsite.api.operations.rollouts import (
@@ -70,6 +70,7 @@ urlpatterns = [
     re_path(rf"{VERSION}/roll-back$", VersionRollBack.as_view(), name="api-version-roll-back"),
     re_path(rf"{VERSION}/loads$", VersionLoads.as_view(), name="api-version-loads"),
     re_path(rf"{LOAD}$", LoadDetail.as_view(), name="api-version-load"),
+    re_path(rf"{LOAD}/cancel$", LoadCancellation.as_view(), name="api-version-load-cancel"),
     re_path(rf"{LOAD}/activate-anyway$", LoadActivation.as_view(), name="api-version-load-activate"),
     re_path(r"^loads$", StudioLoads.as_view(), name="api-loads"),
     re_path(rf"{MODEL}/overrides$", Testers.as_view(), name="api-overrides"),

@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from models_registry.loading.progress import loads_of, progress_of
 from models_registry.loading.report import Report
-from models_registry.loading.requests import load_waive, may_be_waived
+from models_registry.loading.requests import load_cancel, load_waive, may_be_waived
 from models_registry.models import RUNNING_STATES, Load, LoadState, Table, Version
 from recsite.dashboard.charts.spreads import spread_of
 from recsite.dashboard.form_pages import form_page, sent
@@ -21,6 +21,7 @@ from recsite.dashboard.gate import StudioRequest, studio_page
 from recsite.dashboard.inner_gates import load_page
 from tenants.models import Role
 from tenants.paging import page_of, read_cursor
+from tenants.rules import RuleBroken
 
 LINES = 30
 
@@ -68,6 +69,16 @@ def progress(request: StudioRequest, load: Load) -> HttpResponse:
     """Show how far a load is: the part of its page, and of its version's, that asks again until it has ended."""
     context = {"progress": progress_of(load), "page_url": request.htmx.current_url_abs_path}
     return render(request, "dashboard/_load_progress.html", context)
+
+
+@load_page(Role.PRODUCT_MANAGER, ("POST",))
+def cancel(request: StudioRequest, load: Load) -> HttpResponse:
+    """End a load that waits or runs."""
+    try:
+        load_cancel(load=load, actor=request.user)
+    except RuleBroken as error:
+        messages.error(request, str(error))
+    return redirect("load", request.studio.tenant.slug, load.pk)
 
 
 @load_page(Role.STUDIO_ADMIN, ("GET", "POST"))

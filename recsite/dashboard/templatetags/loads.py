@@ -20,6 +20,7 @@ LOOKS = {
     LoadState.REJECTED: "warn",
     LoadState.FAILED: "bad",
     LoadState.SUPERSEDED: "plain",
+    LoadState.CANCELLED: "plain",
 }
 STAGES: dict[str, str] = {
     StageName.EXTRACT: "Reading the source",
