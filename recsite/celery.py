@@ -1,14 +1,17 @@
 """The Celery application: `celery -A recsite worker` and `celery -A recsite beat`."""
 
 import os
+from typing import Any
 
 from celery import Celery
+from celery.signals import celeryd_init, setup_logging
 from kombu.entity import Queue
 from kombu.transport.redis import Transport
 from redis.exceptions import ResponseError
 
 from recsite.background.outcomes import count_outcomes
 from recsite.background.steps import LoopSigns, WorkerSigns
+from recsite.logs import be
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "recsite.settings")
 
@@ -24,3 +27,15 @@ app.autodiscover_tasks(["models_registry.loading", "models_registry", "recsite.a
 app.steps["worker"].add(WorkerSigns)
 app.steps["consumer"].add(LoopSigns)
 count_outcomes()
+
+
+def _keep_logging(**_: Any) -> None:
+    """Leave logging as the settings have it: Celery does where somebody else has seen to it."""
+
+
+def _say_what_it_is(options: dict[str, Any], **_: Any) -> None:
+    be("loader" if options.get("queues") in ("loads", ["loads"]) else "worker")
+
+
+setup_logging.connect(_keep_logging, dispatch_uid="recsite.keep_logging")
+celeryd_init.connect(_say_what_it_is, dispatch_uid="recsite.say_what_it_is")

@@ -59,6 +59,8 @@ class Environment(BaseSettings):
     # What Prometheus sends as its bearer token; without one the dashboard's /metrics is not there.
     metrics_token: SecretStr | None = Field(default=None, min_length=16)
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    # text is for people; json is a JSON object a line, for whatever collects logs.
+    log_format: str = Field(default="text", pattern="^(text|json)$")
 
     # The one folder that processes write to: what a lane knows, numbers, loads that spill.
     var_dir: Path = DEFAULT_VAR_DIR

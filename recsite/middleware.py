@@ -13,20 +13,12 @@ from django.http.response import HttpResponseBase
 from django.urls import resolve, reverse
 from typing_extensions import override
 
+from recsite.logs import OneLine
+
 Handler = Callable[[HttpRequest], HttpResponseBase]
 
 # Unfold's Alpine evaluates the expressions in its attributes, and it styles elements in place. No inline script.
 ADMIN_POLICY = {"script-src": [SELF, UNSAFE_EVAL], "style-src": [SELF, UNSAFE_INLINE]}
-
-
-class OneLine(logging.Filter):
-    """Lets a record through without its traceback."""
-
-    @override
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.exc_info = None
-        record.exc_text = None
-        return True
 
 
 class DatabaseInOneLine(OneLine):
@@ -36,7 +28,7 @@ class DatabaseInOneLine(OneLine):
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, OperationalError | InterfaceError):
-            record.msg, record.args = f"{record.getMessage()} ({first_line(error)})", None
+            record.msg, record.args = "%s (%s)", (record.getMessage(), first_line(error))
             super().filter(record)
         return True
 

@@ -360,20 +360,23 @@ USE_I18N = False
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "formatters": {
+        "text": {"()": "recsite.logs.TextLines"},
+        "json": {"()": "recsite.logs.JsonLines", "release": "+".join(filter(None, (__version__, ENV.commit[:12])))},
+    },
     "filters": {
-        "one_line": {"()": "recsite.middleware.OneLine"},
+        "one_line": {"()": "recsite.logs.OneLine"},
         "database": {"()": "recsite.middleware.DatabaseInOneLine"},
     },
-    "handlers": {
-        "console": {"class": "logging.StreamHandler", "formatter": "line"},
-        "one_line": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["one_line"]},
-    },
+    "handlers": {"console": {"class": "recsite.logs.Bounded", "formatter": ENV.log_format}},
     "loggers": {
         # Whoever scans the internet calls by address, all day.
-        "django.security.DisallowedHost": {"handlers": ["one_line"], "propagate": False},
+        "django.security.DisallowedHost": {"filters": ["one_line"]},
         "django.request": {"filters": ["database"]},
+        # These have handlers of their own otherwise.
+        **{name: {"handlers": [], "propagate": True} for name in ("django", "_granian", "celery.task")},
     },
     "root": {"handlers": ["console"], "level": ENV.log_level},
 }
+LOG_FORMAT = ENV.log_format
 PROMETHEUS_EXPORT_MIGRATIONS = False

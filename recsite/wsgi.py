@@ -6,6 +6,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "recsite.settings")
 
 from django.core.wsgi import get_wsgi_application
 
+from recsite.logs import be
 from recsite.postgresql.limits import SEATS, Seats, options_of
 from recsite.settings import DATABASES, ENV
 
@@ -13,6 +14,7 @@ if DATABASES["default"]["ENGINE"] == "recsite.postgresql":
     options = DATABASES["default"]["OPTIONS"]
     options |= options_of(ENV, statement_seconds=ENV.database_request_seconds, given=options["options"])
     options["seats"] = Seats(SEATS)
+be("dashboard")
 application = get_wsgi_application()
 
 from recsite.metrics import several  # noqa: E402 - it knows models, which exist only by now

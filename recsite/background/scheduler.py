@@ -27,6 +27,15 @@ class Scheduler(DatabaseScheduler):  # type: ignore[misc]  # it ships no types
         return delay
 
     @override
+    def apply_entry(self, entry: Any, producer: Any = None) -> None:
+        # Celery's own logs the stack and a traceback: 10 KB for each task that is due while no broker is there.
+        log.info("beat.sends task=%s", entry.task)
+        try:
+            self.apply_async(entry, producer=producer, advance=False)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the others are due all the same
+            log.error("beat.not_sent task=%s problem=%s", entry.task, error)  # noqa: TRY400  # it says all
+
+    @override
     def _ensure_connected(self) -> Any:
         def look_again(problem: Exception, interval_seconds: float) -> None:
             log.error("beat.no_broker problem=%s again_in_seconds=%s", problem, interval_seconds)

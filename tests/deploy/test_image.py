@@ -33,7 +33,7 @@ def test_dockerfile__last_stage__runs_as_nobody_in_particular_from_a_named_versi
 
 def test_dockerfile__settings_it_gives__exist() -> None:
     given = {name.lower() for name in re.findall(r"RECSITE_(\w+)=", TEXT)}
-    assert given == {"var_dir", "commit"}
+    assert given == {"var_dir", "commit", "log_format"}
     assert given <= set(Environment.model_fields)
 
 

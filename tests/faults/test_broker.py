@@ -99,6 +99,10 @@ def test_broker__goes_while_one_load_runs_and_one_waits_and_comes_back__each_loa
         eventually(lambda: became_active(loads[0]), seconds=60)
         assert [(reload(load).state, reload(load).problem) for load in loads[1:]] == [(LoadState.QUEUED, "")] * 2
 
+        # What beat says of it meanwhile is a line each time: that it cannot send, or looks for the broker.
+        eventually(lambda: {"beat.not_sent", "beat.no_broker"} & {*said(beat_log).split()}, seconds=60)
+        assert "Traceback" not in said(beat_log)
+        assert max(map(len, said(beat_log).splitlines())) < 500
         sent = said(beat_log).count("loading.sweep")
         broker.start()
         eventually(lambda: said(beat_log).count("loading.sweep") > sent, seconds=60)
@@ -160,7 +164,7 @@ def test_schedule__due_while_two_beats_and_two_workers_run__one_load(
 
 def looked(log: Path) -> int:
     """Count how often a beat had the schedules looked at."""
-    return said(log).count("Sending due task scheduling.start_due")
+    return said(log).count("beat.sends task=scheduling.start_due")
 
 
 def test_broker__with_tls__its_certificate_is_checked(

@@ -166,7 +166,8 @@ def test_tasks__of_one_release__are_done_by_the_worker_of_the_other(both: Both, 
     with installation.worker(code[done]) as log, installation.beat(code[asked]) as beats:
         load = both.load(asked, version)
         assert load["state"] == "active", load
-        eventually(lambda: "Sending due task" in beats.read_text(), seconds=60)
+        sends = {"old": "Sending due task", "new": "beat.sends task="}[asked]
+        eventually(lambda: sends in beats.read_text(), seconds=60)
         eventually(lambda: " succeeded in " in log.read_text(), seconds=60)
     # A task that the other release does not know is dropped, with a line that says so; nothing else goes wrong.
     assert "raised unexpected" not in log.read_text()

@@ -28,6 +28,7 @@ from recsite.demo.processes import Part, PartFailed, Parts, StopRequested, http_
 from recsite.demo.screen import Screen, final_screen
 from recsite.demo.site import DemoSite, prepared
 from recsite.embedded import EmbeddedValkey
+from recsite.logs import TextLines
 from tenants.models import User
 
 PATIENCE_SECONDS = 60.0
@@ -84,7 +85,7 @@ def _log_to_file(site: DemoSite) -> None:
     """Keep this process's own log out of what the person in front of it reads."""
     site.log_dir.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(site.log_dir / "demo.log", mode="w")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(TextLines())
     logging.getLogger().handlers[:] = [handler]
 
 

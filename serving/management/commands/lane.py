@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import shutil
@@ -24,6 +25,8 @@ from serving.lane.http11 import KEEP_ALIVE_SECONDS
 from serving.lane.workers import LaneServer
 from serving.metrics import Numbers, NumbersCollector, Workers, is_alive
 from serving.redis.topology import reader_for
+
+logger = logging.getLogger(__name__)
 
 # Connections one worker holds, most of them idle phones; what works at once is bounded by SERVING_CAPACITY.
 MOST_CONNECTIONS = 65_536
@@ -104,11 +107,12 @@ class Command(BaseCommand):
 
     def _announce(self, own: tuple[str, int], metrics: tuple[str, int], lane: Options) -> None:
         """Say where everything is."""
+        address, counted = f"{'https' if lane.tls else 'http'}://{_spelled(own)}", f"http://{_spelled(metrics)}/metrics"
+        if settings.LOG_FORMAT == "json":
+            logger.info("lane.serves at=%s workers=%d metrics=%s", address, lane.workers, counted)
+            return
         workers = f"{lane.workers} worker{'s' if lane.workers > 1 else ''}"
-        self.stdout.write(
-            f"The lane serves at {'https' if lane.tls else 'http'}://{_spelled(own)} ({workers}), "
-            f"metrics at http://{_spelled(metrics)}/metrics"
-        )
+        self.stdout.write(f"The lane serves at {address} ({workers}), metrics at {counted}")
         self.stdout.flush()
 
 
