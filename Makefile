@@ -20,7 +20,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-reset test test-fast faults check format screenshots dashboards bench-serving bench-loading bench-feast lock
+.PHONY: help demo demo-reset demo-metrics test test-fast faults check format screenshots dashboards bench-serving bench-loading bench-feast lock
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,9 @@ demo: $(VENV)/.base ## run everything on this machine; Ctrl-C stops it, a second
 
 demo-reset: $(VENV)/.base ## the same, with the data of earlier starts removed first
 	@$(BIN)/python manage.py demo --reset $(ARGS)
+
+demo-metrics: $(VENV)/.base ## the demo with Prometheus beside it, where that is installed
+	@$(BIN)/python manage.py demo --metrics $(ARGS)
 
 test: $(VENV)/.dev $(BQEMULATOR)/.installed ## run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)

@@ -33,6 +33,7 @@ SLOW = {"api", "browser", "faults", "doors", "bigquery", "demo", "upgrades", "te
 SLOW |= {"test_admin_pages.py", "test_bad_sources.py", "test_packing_blocks.py"}
 # Files that share what takes long to start run in one process.
 UNITS = {"tests/browser/": "browser", "tests/bigquery/": "bigquery", "tests/contract/test_sources": "bigquery"}
+UNITS |= {"tests/demo/test_every_player.py": "large demo", "tests/demo/test_panels.py": "large demo"}
 # How long an example takes says more about this machine than about the code.
 hypothesis.settings.register_profile("recsite", deadline=None)
 hypothesis.settings.load_profile("recsite")

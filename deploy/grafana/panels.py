@@ -21,7 +21,14 @@ COLOURS: Mapping[str, Mapping[str, str]] = {
     "{{class}}": {"ok": _GOOD, **_ANSWERS, "4xx": _WRONG, "429": _TOO_MANY, "5xx": _ERROR},
     "{{source}}": {"table": _GOOD, **_ANSWERS},
     "{{status}}": {"200": _GOOD, "204": _NONE, "401": _WRONG, "429": _TOO_MANY, "500": _ERROR, "503": _ERROR},
-    "{{state}}": {"active": _GOOD, "checked": _DEFAULT, "rejected": _TOO_MANY, "failed": _ERROR, "superseded": _NONE},
+    "{{state}}": {
+        "active": _GOOD,
+        "checked": _DEFAULT,
+        "rejected": _TOO_MANY,
+        "failed": _ERROR,
+        "cancelled": _WRONG,
+        "superseded": _NONE,
+    },
 }
 
 

@@ -35,6 +35,7 @@ class DemoFile(TypedDict):
     dashboard_url: str
     lane_url: str
     redis_url: str
+    prometheus_url: NotRequired[str]
     admin: NotRequired[Person]
     product_manager: NotRequired[Person]
     studio: NotRequired[Person]

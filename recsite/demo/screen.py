@@ -108,13 +108,14 @@ def final_screen(content: DemoFile, demo_file: Path) -> str:
     people = [("platform staff", content["admin"]), ("product manager", content["product_manager"])]
     people.append(("studio admin", content["studio"]))
     sign_in = "\n".join(f"               {p['username']:<16}{p['password']}  ({role})" for role, p in people)
+    prometheus = f"\n  Prometheus   {content['prometheus_url']}/" if "prometheus_url" in content else ""
     return f"""
 recsite is running.
 
   Dashboard    {content["dashboard_url"]}/
   Sign in as
 {sign_in}
-  Serving      {content["lane_url"]}/v1/recommendations
+  Serving      {content["lane_url"]}/v1/recommendations{prometheus}
 
 One player's recommendation as JSON:
 

@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -31,11 +31,11 @@ from serving.formats.encoding import base64url_encode
 
 FIRST_LINE = "# The settings of the demo, made by `manage.py demo`. Not for production, which wants its own."
 LAST_HEADING = "# --- Chosen at each start; what you write below this line is lost ---"
-DASHBOARD_PORT, LANE_PORT, METRICS_PORT, VALKEY_PORT = 8000, 8001, 9101, 6390
+DASHBOARD_PORT, LANE_PORT, METRICS_PORT, VALKEY_PORT, PROMETHEUS_PORT = 8000, 8001, 9101, 6390, 9090
 
 # All that the demo makes below its folder, and so all that a reset removes.
 OWN_FILES = ("demo.json", "recsite.sqlite3", "recsite.sqlite3-wal", "recsite.sqlite3-shm")
-OWN_FOLDERS = ("demo-data", "valkey", "lane", "loads", "log")
+OWN_FOLDERS = ("demo-data", "valkey", "lane", "loads", "log", "prometheus")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class DemoSite:
     Attributes:
         var_dir: the folder below which everything lies.
         valkey_port: where the embedded Valkey listens; None where a Redis of the user's own is used.
+        prometheus_port: where Prometheus listens, if it is started.
+        metrics_token: what it sends to the dashboard.
     """
 
     var_dir: Path
@@ -52,7 +54,9 @@ class DemoSite:
     lane_port: int
     metrics_port: int
     valkey_port: int | None
+    prometheus_port: int
     redis_url: str
+    metrics_token: str = field(repr=False)
 
     @property
     def dashboard_url(self) -> str:
@@ -63,6 +67,11 @@ class DemoSite:
     def lane_url(self) -> str:
         """Address of the lane."""
         return f"http://127.0.0.1:{self.lane_port}"
+
+    @property
+    def prometheus_url(self) -> str:
+        """Address of Prometheus, if it is started."""
+        return f"http://127.0.0.1:{self.prometheus_port}"
 
     @property
     def demo_file(self) -> Path:
@@ -117,11 +126,24 @@ def prepare(arguments: Sequence[str]) -> None:
     settings = kept or _first_settings(var_dir)
     given = {**dotenv_values(stream=io.StringIO(settings)), **os.environ}
     own_redis_url = given.get("RECSITE_REDIS_URL")
-    dashboard_port, lane_port, metrics_port, valkey_port = _free_ports()
+    dashboard_port, lane_port, metrics_port, valkey_port, prometheus_port = _free_ports()
     redis_url = own_redis_url or f"redis://127.0.0.1:{valkey_port}/0"
     own_valkey_port = None if own_redis_url else valkey_port
-    site = DemoSite(var_dir, dashboard_port, lane_port, metrics_port, own_valkey_port, redis_url)
-    chosen = {"RECSITE_REDIS_URL": site.redis_url, "RECSITE_SERVING_URL": site.lane_url}
+    site = DemoSite(
+        var_dir,
+        dashboard_port,
+        lane_port,
+        metrics_port,
+        own_valkey_port,
+        prometheus_port,
+        redis_url,
+        given.get("RECSITE_METRICS_TOKEN") or secrets.token_urlsafe(24),
+    )
+    chosen = {
+        "RECSITE_REDIS_URL": site.redis_url,
+        "RECSITE_SERVING_URL": site.lane_url,
+        "RECSITE_METRICS_TOKEN": site.metrics_token,
+    }
     lines = [f"{name}={value}\n" for name, value in chosen.items() if name not in given]
     write_private(env_file, f"{settings}{LAST_HEADING}\n{''.join(lines)}")
     _prepared[:] = [site]
@@ -166,9 +188,9 @@ def _first_settings(var_dir: Path) -> str:
 
 
 def _free_ports() -> list[int]:
-    """Return four different free ports: the usual ones where nobody listens there and no other demo is about to."""
+    """Return five different free ports: the usual ones where nobody listens there and no other demo is about to."""
     ports: list[int] = []
-    for preferred in (DASHBOARD_PORT, LANE_PORT, METRICS_PORT, VALKEY_PORT):
+    for preferred in (DASHBOARD_PORT, LANE_PORT, METRICS_PORT, VALKEY_PORT, PROMETHEUS_PORT):
         port = free_port(preferred)
         while not _claim(port):
             port = free_port()

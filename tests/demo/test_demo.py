@@ -32,8 +32,9 @@ pytestmark = pytest.mark.timeout(400)
 class Demo:
     """A demo in a folder of its own."""
 
-    def __init__(self, folder: Path, players: int = PLAYERS) -> None:
+    def __init__(self, folder: Path, players: int = PLAYERS, *options: str) -> None:
         self.players = players
+        self.options = options
         self.var_dir = folder / "var"
         self.printed = folder / "printed.txt"
         self.process: subprocess.Popen[bytes] | None = None
@@ -47,7 +48,7 @@ class Demo:
 
     @property
     def command(self) -> list[str]:
-        return [sys.executable, "manage.py", "demo", "--players", str(self.players)]
+        return [sys.executable, "manage.py", "demo", "--players", str(self.players), *self.options]
 
     def start(self) -> str:
         """Start it, wait for its last line, give what it printed."""

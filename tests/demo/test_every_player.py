@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -14,26 +13,18 @@ import pytest
 
 from examples.generate import answer, example_of, keys_of
 from recsite.demo.data import MODELS
+from tests.demo.conftest import PLAYERS
 from tests.demo.test_demo import Demo
 from tests.doors.raw_http import RawConnection, request
 
-PLAYERS = 70_000
 PIPELINED = 64
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    demo = Demo(tmp_path_factory.mktemp("every"), PLAYERS)
-    try:
-        demo.start()
-        yield demo
-    finally:
-        if demo.process is not None and demo.process.poll() is None:
-            demo.end(signal.SIGTERM)
-
-
 @pytest.mark.timeout(600)
-def test_lane__a_hundred_thousand_players_of_both_studios__every_answer_right_and_split_as_set(demo: Demo) -> None:
+def test_lane__a_hundred_thousand_players_of_both_studios__every_answer_right_and_split_as_set(
+    large_demo: Demo,
+) -> None:
+    demo = large_demo
     asked = 0
     for credential in demo.file["credentials"]:
         studio, model = credential["tenant"], credential["model"]

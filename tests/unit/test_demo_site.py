@@ -12,6 +12,7 @@ import pytest
 from dotenv import dotenv_values
 
 from recsite.demo import site
+from recsite.demo.prometheus import PrometheusMissing, find_prometheus
 from recsite.embedded import free_port
 from recsite.environment import Environment
 from serving.formats.snapshot import parse_private_key, parse_public_keys
@@ -94,17 +95,19 @@ def test_start__usual_port_is_taken__another_one_is_used(monkeypatch: pytest.Mon
         monkeypatch.setattr(site, "LANE_PORT", port)
         prepared = _start()
     ports = {prepared.dashboard_port, prepared.lane_port, prepared.metrics_port, prepared.valkey_port}
+    ports.add(prepared.prometheus_port)
     assert port not in ports
-    assert len(ports) == 4
+    assert len(ports) == 5
 
 
 def test_start__another_demo_starts_at_once__each_has_ports_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("DASHBOARD_PORT", "LANE_PORT", "METRICS_PORT", "VALKEY_PORT"):
+    names = ("DASHBOARD_PORT", "LANE_PORT", "METRICS_PORT", "VALKEY_PORT", "PROMETHEUS_PORT")
+    for name in names:
         monkeypatch.setattr(site, name, free_port())
     # Neither has a part that listens yet.
     first, second = site._free_ports(), site._free_ports()
-    assert first == [site.DASHBOARD_PORT, site.LANE_PORT, site.METRICS_PORT, site.VALKEY_PORT]
-    assert len({*first, *second}) == 8
+    assert first == [getattr(site, name) for name in names]
+    assert len({*first, *second}) == 10
 
 
 @pytest.mark.parametrize("where", ["environment", "file"])
@@ -139,3 +142,9 @@ def test_start__a_demo_runs_in_that_folder__says_so_and_ends(folder: Path, capsy
     assert ended.value.code == 1
     assert f"running already (process {os.getpid()})" in capsys.readouterr().out
     assert (folder / "demo.env").read_text() == before
+
+
+def test_metrics__without_prometheus__say_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(PrometheusMissing, match="apt-get install prometheus"):
+        find_prometheus()

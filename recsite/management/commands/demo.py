@@ -25,6 +25,7 @@ from recsite.demo.data import (
 from recsite.demo.demo_file import DemoFile, read_demo_file, write_demo_file
 from recsite.demo.loads import LoadFailed, is_whole, load_all
 from recsite.demo.processes import Part, PartFailed, Parts, StopRequested, http_status
+from recsite.demo.prometheus import PrometheusMissing, find_prometheus, prometheus_part
 from recsite.demo.screen import Screen, final_screen
 from recsite.demo.site import DemoSite, prepared
 from recsite.embedded import EmbeddedValkey
@@ -46,6 +47,7 @@ class Command(BaseCommand):
             "--players", type=int, help="players of the larger studio, at the first start (default: 300,000)"
         )
         parser.add_argument("--reset", action="store_true", help="delete the demo's data first")
+        parser.add_argument("--metrics", action="store_true", help="run Prometheus beside it")
         parser.add_argument(
             "--patience",
             type=float,
@@ -56,11 +58,17 @@ class Command(BaseCommand):
 
     @override
     def handle(
-        self, *args: Any, players: int | None = None, patience: float = PATIENCE_SECONDS, **options: Any
+        self,
+        *args: Any,
+        players: int | None = None,
+        patience: float = PATIENCE_SECONDS,
+        metrics: bool = False,
+        **options: Any,
     ) -> None:
         try:
             site = prepared()
-        except LookupError as error:
+            prometheus = find_prometheus() if metrics else None
+        except (LookupError, PrometheusMissing) as error:
             raise CommandError(str(error)) from None
         screen = Screen()
         _log_to_file(site)
@@ -68,7 +76,7 @@ class Command(BaseCommand):
         parts.listen_for_signals()
         try:
             parts.stop_leftovers()
-            _start(site, parts, screen, players, patience)
+            _start(site, parts, screen, players, patience, prometheus)
             parts.watch()
         except StopRequested:
             pass
@@ -89,7 +97,14 @@ def _log_to_file(site: DemoSite) -> None:
     logging.getLogger().handlers[:] = [handler]
 
 
-def _start(site: DemoSite, parts: Parts, screen: Screen, players: int | None, patience_seconds: float) -> None:
+def _start(
+    site: DemoSite,
+    parts: Parts,
+    screen: Screen,
+    players: int | None,
+    patience_seconds: float,
+    prometheus: str | None,
+) -> None:
     known = read_demo_file(site.demo_file)
     with screen.step("Generating example data"):
         for _ in write_data(site.data_dir, players):
@@ -107,6 +122,8 @@ def _start(site: DemoSite, parts: Parts, screen: Screen, players: int | None, pa
     with screen.step("Starting workers, scheduler, dashboard and lane"):
         for part in own_parts(site):
             parts.start(part)
+        if prometheus is not None:
+            parts.start(prometheus_part(prometheus, site))
         parts.wait_for_answers(patience_seconds)
 
     missing = [version for version in demo_versions() if not is_whole(version.active_table)]
@@ -126,6 +143,8 @@ def _start(site: DemoSite, parts: Parts, screen: Screen, players: int | None, pa
         "studio": people["studio"],
         "credentials": credentials,
     }
+    if prometheus is not None:
+        content["prometheus_url"] = site.prometheus_url
     write_demo_file(site.demo_file, content)
     screen.say(final_screen(content, site.demo_file))
 
