@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from django.db import DatabaseError
-from django.db.models import Count, DurationField, F, Min, OuterRef, Q, Subquery, Sum
+from django.db.models import F, Min, OuterRef, Q, Subquery, Sum
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 from prometheus_client.metrics_core import Metric
@@ -17,12 +16,8 @@ from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from models_registry.catalogue.selectors import is_late, late_by
-from models_registry.loading.pulse import ALIVE_STATES
 from models_registry.models import (
     BASIS_POINTS,
-    ENDED_STATES,
-    Load,
-    LoadState,
     RecommendationModel,
     RolloutRevision,
     Table,
@@ -30,6 +25,8 @@ from models_registry.models import (
     Version,
 )
 from recsite.metrics.families import Values, families
+from recsite.metrics.loads import DEFINITIONS as LOADS
+from recsite.metrics.loads import LoadNumbers
 from serving.metrics import Definition
 from tenants.models import Credential
 
@@ -37,20 +34,7 @@ log = logging.getLogger(__name__)
 
 SERVED = ("tenant", "model", "version")
 DEFINITIONS = (
-    Definition("recsite_loads_total", "counter", "Loads that ended, by how.", ("state",)),
-    Definition("recsite_tenant_loads_total", "counter", "The same by tenant.", ("tenant", "state")),
-    Definition(
-        "recsite_tenant_load_seconds_total",
-        "counter",
-        "Time that these loads took from when a worker began them.",
-        ("tenant", "state"),
-    ),
-    Definition("recsite_load_rows_total", "counter", "Rows that loads wrote which ended.", ("tenant",)),
-    Definition("recsite_loads_waiting", "gauge", "Loads that no worker has begun."),
-    Definition(
-        "recsite_load_oldest_waiting_seconds", "gauge", "For how long the oldest of them has waited; 0 where none does."
-    ),
-    Definition("recsite_loads_running", "gauge", "Loads at work."),
+    *LOADS,
     Definition("recsite_versions_late", "gauge", "Versions whose data is older than their target for freshness."),
     Definition(
         "recsite_most_late_seconds", "gauge", "How far the latest of them is beyond its target; 0 where none is late."
@@ -76,14 +60,18 @@ DEFINITIONS = (
 
 
 class DatabaseCollector(Collector):
-    """Reads the numbers when they are asked for. Seven queries; that about loads reads all there ever were."""
+    """Reads the numbers when they are asked for. Nine queries."""
+
+    def __init__(self) -> None:
+        # Loads last: at first there may be many to read, and if that takes longer than it may, the others are told.
+        self.parts: Sequence[Callable[[datetime], Values]] = (_of_tables, _of_versions, LoadNumbers().read)
 
     @override
     def collect(self) -> Iterator[Metric]:
         values: dict[str, Mapping[tuple[str, ...], float]] = {}
         now = timezone.now()
         try:
-            for part in PARTS:
+            for part in self.parts:
                 values |= part(now)
         except DatabaseError as error:
             log.warning("metrics.no_database problem=%s", error)
@@ -106,46 +94,6 @@ def _of_tables(now: datetime) -> Values:
         "recsite_tables_lost": {(): lost},
         "recsite_tables_bytes": {(tenant,): size for tenant, size in sizes},
         "recsite_credential_overlap_ends_timestamp_seconds": {(tenant,): at.timestamp() for tenant, at in ends},
-    }
-
-
-def _of_loads(now: datetime) -> Values:
-    """Return what is told of loads. One query. Loads are kept for ever, so that none of the counts falls."""
-    rows = (
-        Load.objects.unscoped()
-        .order_by()
-        .values_list("version__model__tenant__slug", "state")
-        .annotate(
-            count=Count("pk"),
-            took=Sum(F("finished_at") - F("started_at"), output_field=DurationField()),
-            written=Sum("rows_written"),
-            first_at=Min("created_at"),
-        )
-    )
-    by_state: dict[str, int] = defaultdict(int)
-    tenant_loads: dict[tuple[str, ...], float] = {}
-    tenant_seconds: dict[tuple[str, ...], float] = {}
-    tenant_rows: dict[tuple[str, ...], float] = defaultdict(float)
-    asked_at = now
-    for tenant, state, count, took, written, first_at in rows:
-        # From 0 on, so that the first of a kind is an increase.
-        for end in ENDED_STATES:
-            tenant_loads.setdefault((tenant, end), 0)
-        by_state[state] += count
-        if state == LoadState.QUEUED:
-            asked_at = min(asked_at, first_at)
-        elif state in ENDED_STATES:
-            tenant_loads[tenant, state] = count
-            tenant_seconds[tenant, state] = took.total_seconds() if took is not None else 0.0
-            tenant_rows[(tenant,)] += written
-    return {
-        "recsite_loads_total": {(state,): by_state[state] for state in map(str, ENDED_STATES)},
-        "recsite_tenant_loads_total": tenant_loads,
-        "recsite_tenant_load_seconds_total": tenant_seconds,
-        "recsite_load_rows_total": tenant_rows,
-        "recsite_loads_waiting": {(): by_state[LoadState.QUEUED]},
-        "recsite_load_oldest_waiting_seconds": {(): (now - asked_at).total_seconds()},
-        "recsite_loads_running": {(): sum(by_state[state] for state in ALIVE_STATES)},
     }
 
 
@@ -183,7 +131,3 @@ def _late_seconds(now: datetime) -> list[float]:
         "active_table__load__report", "active_table__load__source_location"
     )
     return [late_by(version, now).total_seconds() for version in found if is_late(version, now)]
-
-
-# Loads last: with tens of millions of them that query takes longer than it may, and the others must not go with it.
-PARTS: tuple[Callable[[datetime], Values], ...] = (_of_tables, _of_versions, _of_loads)

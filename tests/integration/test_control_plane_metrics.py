@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 
 import psycopg
@@ -15,9 +16,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from pytest_django.fixtures import DjangoAssertNumQueries, Settings
 
 from models_registry.loading.broker import hand_over
-from models_registry.models import Load, LoadState, Version
+from models_registry.models import ENDED_STATES, Load, LoadState, Version
 from recsite.embedded import EmbeddedValkey
-from recsite.metrics.database import DEFINITIONS, PARTS
+from recsite.metrics import control_plane, loads
+from recsite.metrics.database import DEFINITIONS, DatabaseCollector
+from recsite.metrics.loads import LoadNumbers
 from recsite.metrics.servers import ServersCollector
 from recsite.postgresql.base import DatabaseWrapper
 from tenants.models import Tenant
@@ -36,6 +39,14 @@ def version(studio: Tenant) -> Version:
 @pytest.fixture(autouse=True)
 def metrics_token(settings: Settings) -> None:
     settings.METRICS_TOKEN = "what Prometheus sends"
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> Iterator[None]:
+    """Have no numbers of another test's loads remembered, whose ids are given again."""
+    control_plane.cache_clear()
+    yield
+    control_plane.cache_clear()
 
 
 def metrics(client: Client) -> dict[str, float]:
@@ -90,14 +101,51 @@ def test_metrics__loads_late_versions_and_lost_tables__are_counted(version: Vers
 @pytest.mark.django_db
 def test_metrics__every_definition__has_a_value() -> None:
     now = timezone.now()
-    assert {name for part in PARTS for name in part(now)} == {definition.name for definition in DEFINITIONS}
+    parts = DatabaseCollector().parts
+    assert {name for part in parts for name in part(now)} == {definition.name for definition in DEFINITIONS}
 
 
-def test_metrics__asked_for__cost_seven_queries(
+def test_metrics__asked_for__cost_nine_queries(
     version: Version, client: Client, django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
-    with django_assert_num_queries(7):
+    with django_assert_num_queries(9):
         metrics(client)
+
+
+def test_load_numbers__of_loads_read_before__are_remembered_and_the_same(
+    version: Version, monkeypatch: pytest.MonkeyPatch, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    monkeypatch.setattr(loads, "AT_ONCE", 2)
+    now, hour = timezone.now(), timedelta(hours=1)
+
+    def made(state: LoadState, *, hours_ago: int) -> Load:
+        ended = {"started_at": now - hour, "finished_at": now} if state in ENDED_STATES else {}
+        load = factories.LoadFactory.create(version=version, state=state, rows_written=7, **ended)
+        Load.objects.unscoped().filter(pk=load.pk).update(created_at=now - hours_ago * hour)
+        return load
+
+    early = [made(LoadState.ACTIVE, hours_ago=4) for _ in range(3)]
+    late = made(LoadState.WRITING, hours_ago=3)
+    made(LoadState.FAILED, hours_ago=2)
+    numbers = LoadNumbers()
+    assert numbers.read(now) == LoadNumbers().read(now)
+    assert numbers._settled.up_to == early[-1].pk
+
+    Load.objects.unscoped().filter(pk=late.pk).update(state=LoadState.REJECTED, started_at=now - hour, finished_at=now)
+    last = made(LoadState.ACTIVE, hours_ago=0)
+    tenant = version.model.tenant.slug
+    told = numbers.read(now)
+    assert told == LoadNumbers().read(now)
+    assert {state: count for (_, state), count in told["recsite_tenant_loads_total"].items() if count} == {
+        "active": 4,
+        "rejected": 1,
+        "failed": 1,
+    }
+    assert told["recsite_load_rows_total"] == {(tenant,): 42}
+    assert numbers._settled.up_to == last.pk - 1
+    with django_assert_num_queries(3) as asked:
+        assert numbers.read(now) == told
+    assert f'"id" > {last.pk - 1}' in asked.captured_queries[-1]["sql"]
 
 
 # --- Redis and the broker ---------------------------------------------------------------------------------------------
