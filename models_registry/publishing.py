@@ -308,7 +308,7 @@ def _build_models(tenant: Tenant) -> Iterator[snapshot.Model]:
             slug=model.slug,
             key_fields=tuple(model.key_fields),
             unit_field=model.unit_field or None,
-            layouts=tuple(snapshot.Layout(revision, layouts[revision].fields) for revision in sorted(layouts)),
+            layouts=tuple(_build_layout(layouts[revision], model) for revision in sorted(layouts)),
             default=model.default_answer,
             default_revision=model.default_revision,
             max_client_age_seconds=model.max_client_age_seconds,
@@ -319,6 +319,11 @@ def _build_models(tenant: Tenant) -> Iterator[snapshot.Model]:
             versions=tuple(_build_version(version) for version in served),
             overrides={override.unit: override.version.code for override in overrides[model.pk]},
         )
+
+
+def _build_layout(layout: models.Layout, model: RecommendationModel) -> snapshot.Layout:
+    layout.model = model
+    return snapshot.Layout(layout.revision, layout.fields, layout.default, layout.counted_default_revision)
 
 
 def _build_version(version: models.Version) -> snapshot.Version:

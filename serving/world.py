@@ -80,7 +80,7 @@ class PreparedTable:
 
     __slots__ = ("id", "shift", "tag_seeds")
 
-    def __init__(self, table: published.Table | None, version: published.Version, model: published.Model) -> None:
+    def __init__(self, table: published.Table | None, version: published.Version, default_revision: int) -> None:
         self.id = "" if table is None else table.id
         self.shift = 128 - (0 if table is None else table.block_bits)
         self.tag_seeds = tuple(
@@ -90,7 +90,7 @@ class PreparedTable:
                 )[:6],
                 "big",
             )
-            for origin in ("", f"default {model.default_revision}")
+            for origin in ("", f"default {default_revision}")
             for form in ("", BITS)
         )
 
@@ -124,16 +124,24 @@ class PreparedVersion:
     )
 
     def __init__(
-        self, version: published.Version, model: published.Model, tenant_slug: str, records: JsonRecords, heads: Heads
+        self,
+        version: published.Version,
+        layout: published.Layout,
+        model: published.Model,
+        tenant_slug: str,
+        records: JsonRecords,
     ) -> None:
         self.name = version.name
         self.code = version.code
         self.layout = records.layout
         self.payload_width = self.layout.payload_width
         self.records = records
-        self.heads = heads
-        self.active = PreparedTable(version.active, version, model)
-        self.previous = PreparedTable(version.previous, version, model) if version.previous else None
+        self.heads = _heads(model.max_client_age_seconds)
+        default, default_revision = layout.default, layout.default_revision
+        if not default_revision:
+            default, default_revision = model.default, model.default_revision
+        self.active = PreparedTable(version.active, version, default_revision)
+        self.previous = PreparedTable(version.previous, version, default_revision) if version.previous else None
         self.exposures = {source: (Exposure(tenant_slug, model.slug, version.name, source),) for source in _SOURCES}
         # What stands before the record in a JSON answer: of one key, and of one of many.
         self.item_head = f'"version":{msgspec.json.encode(version.name).decode()},"recommendation":'
@@ -142,8 +150,8 @@ class PreparedVersion:
         self.prefix = bytes([version.layout_revision, version.code])
         self.default_payload: bytes | None = None
         self.default_record = ""
-        if model.default is not None:
-            self.default_payload = payload = self.layout.pack(model.default)
+        if default is not None:
+            self.default_payload = payload = self.layout.pack(default)
             self.default_record = msgspec.json.encode(self.layout.unpack(payload)).decode()
 
 
@@ -184,14 +192,14 @@ class PreparedModel:
             else (layout.fields, JsonRecords(Layout.parse(layout.fields)))
             for layout in model.layouts
         }
+        layouts = {layout.revision: layout for layout in model.layouts}
+        self.versions: dict[int, PreparedVersion] = {}
         for version in model.versions:
-            if version.layout_revision not in self.records:
+            layout = layouts.get(version.layout_revision)
+            if layout is None:
                 raise published.BadSnapshot(f"{model.slug} has no layout revision {version.layout_revision}")
-        heads = _heads(model.max_client_age_seconds)
-        self.versions = {
-            version.code: PreparedVersion(version, model, tenant_slug, self.records[version.layout_revision][1], heads)
-            for version in model.versions
-        }
+            _, records = self.records[layout.revision]
+            self.versions[version.code] = PreparedVersion(version, layout, model, tenant_slug, records)
         unknown = {*model.allocation.translate(None, bytes(self.versions)), *model.overrides.values()}
         unknown -= self.versions.keys()
         if unknown:

@@ -120,6 +120,11 @@ class ModelFactory(DjangoModelFactory[registry.RecommendationModel]):
     default_answer = factory.LazyFunction(lambda: dict(DEFAULT_ANSWER))
 
 
+def _default_that_fits(layout: Any) -> Any:
+    answer = layout.model.default_answer
+    return answer if registry.Layout(fields=layout.fields).fits(answer) else None
+
+
 class LayoutFactory(DjangoModelFactory[registry.Layout]):
     class Meta:
         model = registry.Layout
@@ -127,6 +132,8 @@ class LayoutFactory(DjangoModelFactory[registry.Layout]):
     model = factory.SubFactory(ModelFactory)
     revision = factory.LazyAttribute(lambda layout: layout.model.layouts.count())
     fields = factory.LazyFunction(lambda: [dict(field) for field in LAYOUT])
+    default_answer = factory.LazyAttribute(_default_that_fits)
+    default_revision = factory.LazyAttribute(lambda layout: layout.model.default_revision)
 
 
 class VersionFactory(DjangoModelFactory[registry.Version]):

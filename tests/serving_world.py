@@ -127,7 +127,7 @@ def model(
         slug=slug,
         key_fields=key_fields,
         unit_field=unit_field,
-        layouts=tuple(published.Layout(revision, layout) for revision in layout_revisions),
+        layouts=tuple(published.Layout(revision, layout, default, default_revision) for revision in layout_revisions),
         default=default,
         default_revision=default_revision,
         max_client_age_seconds=max_client_age_seconds,

@@ -51,7 +51,7 @@ def check_tester_may_be_added(model: RecommendationModel) -> None:
 
 
 def check_published_size(tenant: Tenant, *, field: str) -> None:
-    """Refuse what was just written if serving could be given more of the studio than it may. Five queries."""
+    """Refuse what was just written if serving could be given more of the studio than it may. Six queries."""
     size_bytes = publishable_bytes(tenant)
     if size_bytes > MAX_PUBLISHED_BYTES:
         raise LimitReached(
@@ -62,7 +62,7 @@ def check_published_size(tenant: Tenant, *, field: str) -> None:
 
 
 def publishable_bytes(tenant: Tenant) -> int:
-    """Return about how large a studio's snapshot could become by what it has now, its credentials apart. Five queries.
+    """Return about how large a studio's snapshot could become by what it has now, its credentials apart. Six queries.
 
     All that could come into it counts, and not what is in it now: neither a change of weights nor a load that ends well
     may be refused for its size.
@@ -70,6 +70,7 @@ def publishable_bytes(tenant: Tenant) -> int:
     models = RecommendationModel.objects.for_tenant(tenant)
     documents = [
         *Layout.objects.for_tenant(tenant).values_list("fields", flat=True),
+        *Layout.objects.for_tenant(tenant).exclude(default_answer=None).values_list("default_answer", flat=True),
         *models.exclude(default_answer=None).values_list("default_answer", flat=True),
         list(Override.objects.for_tenant(tenant).values_list("unit", flat=True)),
     ]

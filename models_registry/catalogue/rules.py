@@ -49,11 +49,9 @@ def check_layout(fields: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return raw
 
 
-def check_default(default: dict[str, Any] | None, layouts: Iterable[Sequence[Mapping[str, Any]]]) -> None:
-    """Refuse a default answer that one of the layouts cannot hold; the message names the field."""
-    if default is None:
-        return
-    for fields in layouts:
+def check_default(default: dict[str, Any] | None, fields: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a default answer that a layout cannot hold; the message names the field."""
+    if default is not None:
         try:
             Layout.parse(fields).pack(default)
         except BadValue as error:

@@ -272,7 +272,9 @@ def _summaries(
     load_ids = [version.newest_load_id for version in versions if version.newest_load_id]
     loads = Load.objects.for_tenant(tenant).defer("report", "source_location").in_bulk(load_ids)
     by_model: dict[int, list[VersionState]] = defaultdict(list)
+    by_pk = {model.pk: model for model in models}
     for version in versions:
+        version.layout.model = by_pk[version.model_id]
         rollout = rollouts.get(version.model_id)
         weights = weights_by_code(rollout.weights_bp) if rollout else {}
         load = loads.get(version.newest_load_id) if version.newest_load_id else None

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Q
 
 from models_registry.catalogue.acts import lock_model, record_act
 from models_registry.catalogue.limits import check_published_size
@@ -64,7 +65,7 @@ def model_create(  # noqa: PLR0913 - what a model is
         layout: the fields of an answer, as `serving.formats.layouts.Layout.parse` reads them.
         actor: who makes it.
         unit_field: the key field that is bucketed; empty for the whole key.
-        default_answer: the record served when a key has no row; None for none.
+        default_answer: the record served when a key has no row, of this layout; None for none.
         max_client_age_seconds: how long a client may keep an answer, 1 … 86,400.
 
     Raises:
@@ -77,22 +78,22 @@ def model_create(  # noqa: PLR0913 - what a model is
         name=check_text(name, field="name", what="The name", max_length=100),
         key_fields=check_key_fields(key_fields),
         unit_field=check_unit_field(unit_field, key_fields),
-        default_answer=as_dict(default_answer),
         max_client_age_seconds=check_client_age(max_client_age_seconds),
     )
     fields = check_layout(layout)
-    check_default(model.default_answer, [fields])
+    model.default_answer = default = as_dict(default_answer)
+    check_default(default, fields)
     with transaction.atomic():
         lock_tenant(tenant)
         if RecommendationModel.objects.for_tenant(tenant).filter(slug=slug).exists():
             raise RuleBroken(f"This studio already has a model “{slug}”.", field="slug")
         model.save(force_insert=True)
-        Layout.objects.create(model=model, revision=0, fields=fields)
+        Layout.objects.create(model=model, revision=0, fields=fields, default_answer=default, default_revision=1)
         check_published_size(tenant, field="layout")
         after = {
             "key_fields": model.key_fields,
             "unit_field": model.unit_field,
-            "default_answer": model.default_answer,
+            "default_answer": default,
             "max_client_age_seconds": model.max_client_age_seconds,
             "layout": fields,
         }
@@ -147,59 +148,104 @@ def model_update(
     return model
 
 
-def layout_add(*, model: RecommendationModel, fields: Sequence[Mapping[str, Any]], actor: User | None) -> Layout:
+def layout_add(
+    *,
+    model: RecommendationModel,
+    fields: Sequence[Mapping[str, Any]],
+    actor: User | None,
+    default_answer: Mapping[str, Any] | None = None,
+    keeps_default: bool = True,
+) -> Layout:
     """Make the next layout revision. Versions that have one keep it; a version made from now on gets this one.
 
+    Args:
+        model: whose.
+        fields: as `serving.formats.layouts.Layout.parse` reads them.
+        actor: who.
+        default_answer: the record served when a key of such a version has no row; None for none.
+        keeps_default: take the newest layout's default instead.
+
     Raises:
-        RuleBroken: it is no layout, it is the newest one already, or all 256 revisions are taken.
+        RuleBroken: it is no layout, it is the newest one already, it cannot hold the default, or all 256 revisions are
+            taken.
         LimitReached: the studio would have more than serving may be given of it.
     """
     checked = check_layout(fields)
+    wanted = as_dict(default_answer)
     with transaction.atomic():
         lock_model(model)
         newest = newest_layout(model)
+        if keeps_default:
+            wanted = newest.default
         if newest.fields == checked:
             raise RuleBroken("This is already the newest layout.", field="fields")
         if newest.revision >= MAX_CODE:
             raise RuleBroken(f"“{model.slug}” has used all 256 layout revisions. Make a new model.", field="fields")
-        layout = Layout.objects.create(model=model, revision=newest.revision + 1, fields=checked)
+        check_default(wanted, checked)
+        layout = Layout(model=model, revision=newest.revision + 1, fields=checked)
+        _save_default(layout, wanted)
         check_published_size(model.tenant, field="layout")
         summary = f"Added layout {layout.revision} to “{model.slug}”."
-        after = {"revision": layout.revision, "layout": checked}
+        after = {"revision": layout.revision, "layout": checked, "default_answer": wanted}
         record_act(model, actor, audit.Action.LAYOUT_ADD, summary, after=after)
     return layout
 
 
 def newest_layout(model: RecommendationModel) -> Layout:
-    """Return the layout that a new version gets. One query."""
-    return Layout.objects.for_tenant(model.tenant).filter(model=model).latest("revision")
+    """Return the layout that a new version gets, the model with it. One query."""
+    layout = Layout.objects.for_tenant(model.tenant).filter(model=model).latest("revision")
+    layout.model = model
+    return layout
+
+
+def layouts_in_use(model: RecommendationModel) -> list[Layout]:
+    """Return each layout that a version has, and the newest, which the next version gets; newest first. Two queries."""
+    newest = newest_layout(model)
+    rows = Layout.objects.for_tenant(model.tenant).filter(Q(versions__isnull=False) | Q(pk=newest.pk), model=model)
+    found = list(rows.distinct().order_by("-revision"))
+    for layout in found:
+        layout.model = model
+    return found
 
 
 def default_set(
-    *, model: RecommendationModel, default_answer: Mapping[str, Any] | None, actor: User | None
-) -> RecommendationModel:
-    """Set what is served when a key has no row; None serves 204 instead.
+    *,
+    model: RecommendationModel,
+    default_answer: Mapping[str, Any] | None,
+    actor: User | None,
+    layout: Layout | None = None,
+) -> Layout:
+    """Set what is served when a key has no row, for versions of one layout; None serves 204 instead.
+
+    Args:
+        model: whose.
+        default_answer: the record, with the layout's fields.
+        actor: who.
+        layout: one of the model's; the newest without it.
 
     Raises:
-        RuleBroken: a layout in use cannot hold it; the message names layout and field.
+        RuleBroken: the layout cannot hold it; the message names the field.
         LimitReached: the studio would have more than serving may be given of it.
     """
     wanted = as_dict(default_answer)
     with transaction.atomic():
         lock_model(model)
-        check_default(wanted, _layouts_in_use(model))
-        if wanted != model.default_answer:
-            before = {"default_answer": model.default_answer}
-            model.default_answer = wanted
-            model.default_revision += 1
-            model.save(update_fields=["default_answer", "default_revision"])
+        layout = layout or newest_layout(model)
+        if layout.model_id != model.pk:
+            raise RuleBroken("This layout belongs to another model.", field="layout")
+        layout.refresh_from_db(from_queryset=Layout.objects.unscoped())
+        layout.model = model
+        check_default(wanted, layout.fields)
+        if wanted != layout.default:
+            before = {"default_answer": layout.default}
+            _save_default(layout, wanted)
             if wanted is not None:
                 check_published_size(model.tenant, field="default_answer")
-            summary = f"Changed the default answer of “{model.slug}”."
+            summary = f"Changed the default answer of “{model.slug}”, layout {layout.revision}."
             record_act(
                 model, actor, audit.Action.MODEL_SET_DEFAULT, summary, before=before, after={"default_answer": wanted}
             )
-    return model
+    return layout
 
 
 # --- Versions and sources -------------------------------------------------------------------------------------------
@@ -225,8 +271,7 @@ def version_create(
         layout: one of the model's; the newest without it.
 
     Raises:
-        RuleBroken: the name is taken, the studio may not read the source, the default answer does not fit the layout,
-            or all 256 codes have been used.
+        RuleBroken: the name is taken, the studio may not read the source, or all 256 codes have been used.
         LimitReached: the studio would have more than serving may be given of it.
     """
     check_version_name(name)
@@ -235,7 +280,6 @@ def version_create(
         layout = layout or newest_layout(model)
         if layout.model_id != model.pk:
             raise RuleBroken("This layout belongs to another model.", field="layout")
-        check_default(model.default_answer, [layout.fields])
         location = check_source(model.tenant, source_kind, source_location)
         if Version.objects.for_tenant(model.tenant).filter(model=model, name=name).exists():
             raise RuleBroken(f"This model already has a version “{name}”.", field="name")
@@ -306,8 +350,13 @@ def _free_code(model: RecommendationModel) -> int:
     return free
 
 
-def _layouts_in_use(model: RecommendationModel) -> list[list[dict[str, Any]]]:
-    """Return the fields of every layout that a version has, and of the newest, which the next version gets."""
-    layouts = Layout.objects.for_tenant(model.tenant).filter(model=model)
-    in_use = layouts.filter(versions__isnull=False).distinct()
-    return [layout.fields for layout in {*in_use, newest_layout(model)}]
+def _save_default(layout: Layout, answer: dict[str, Any] | None) -> None:
+    """Give a layout a default, and the model what the release before can serve: one that every layout in use holds."""
+    model = layout.model
+    model.default_revision += 1
+    layout.default_answer, layout.default_revision = answer, model.default_revision
+    layout.save()
+    in_use = layouts_in_use(model)
+    given = (one.default for one in in_use)
+    model.default_answer = next((one for one in given if all(other.fits(one) for other in in_use)), None)
+    model.save(update_fields=["default_answer", "default_revision"])

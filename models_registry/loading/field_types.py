@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import Enum as Choices
 from typing import Any, ClassVar, Generic, TypeVar, assert_never
 
@@ -32,6 +33,9 @@ from serving.formats.layouts import (
     String,
     Uint,
 )
+
+# So many texts fit into a sentence.
+_FEW = 8
 
 K = TypeVar("K", bound=Kind)
 S = TypeVar("S", bound=ScalarKind)
@@ -103,6 +107,18 @@ class FieldType(ABC, Generic[K]):
     def wants(self) -> str:
         """Return what values it takes, in the words of the editor, such as “a whole number from 0 to 100”."""
 
+    def choices(self) -> tuple[str, ...]:
+        """Return what there is to choose from, as `typed` reads it; nothing where a person types a value."""
+        return ()
+
+    @abstractmethod
+    def typed(self, text: str) -> Any:
+        """Return the value that a person typed, as JSON holds it; the text itself if it can be none of the type."""
+
+    def shown(self, value: Any) -> str:
+        """Return a value as `typed` reads it."""
+        return str(value)
+
     @abstractmethod
     def accepts(self, column: pa.DataType) -> bool:
         """Tell whether it can take values of a column. One that is null in every row is not asked about."""
@@ -162,6 +178,10 @@ class UintType(ScalarType[Uint]):
         return f"a whole number from {self.kind.min:,} to {self.kind.max:,}"
 
     @override
+    def typed(self, text: str) -> Any:
+        return _number(text)
+
+    @override
     def accepts(self, column: pa.DataType) -> bool:
         return bool(pa.types.is_integer(column))
 
@@ -192,6 +212,10 @@ class DecimalType(ScalarType[DecimalNumber]):
     @override
     def wants(self) -> str:
         return f"a number from {self.kind.min:,} to {self.kind.max:,} in steps of {self.kind.step}"
+
+    @override
+    def typed(self, text: str) -> Any:
+        return _number(text)
 
     @override
     def accepts(self, column: pa.DataType) -> bool:
@@ -226,6 +250,14 @@ class EnumType(ScalarType[Enum]):
         return f"one of {len(self.kind.values)} texts"
 
     @override
+    def choices(self) -> tuple[str, ...]:
+        return tuple(self.kind.values)
+
+    @override
+    def typed(self, text: str) -> Any:
+        return text
+
+    @override
     def accepts(self, column: pa.DataType) -> bool:
         return is_text(column)
 
@@ -258,6 +290,18 @@ class BoolType(ScalarType[Bool]):
         return "yes or no"
 
     @override
+    def choices(self) -> tuple[str, ...]:
+        return tuple(_YES_OR_NO)
+
+    @override
+    def typed(self, text: str) -> Any:
+        return _YES_OR_NO.get(text.lower(), text)
+
+    @override
+    def shown(self, value: Any) -> str:
+        return "yes" if value else "no"
+
+    @override
     def accepts(self, column: pa.DataType) -> bool:
         return bool(pa.types.is_boolean(column))
 
@@ -288,6 +332,10 @@ class StringType(FieldType[String]):
         return f"a text of at most {self.kind.max_bytes:,} bytes"
 
     @override
+    def typed(self, text: str) -> Any:
+        return text
+
+    @override
     def accepts(self, column: pa.DataType) -> bool:
         return is_text(column)
 
@@ -308,12 +356,37 @@ class ListType(FieldType[List]):
         return f"a list of at most {self.kind.max_items:,} items, each {scalar_type(self.kind.item).wants()}"
 
     @override
+    def typed(self, text: str) -> Any:
+        item = scalar_type(self.kind.item)
+        return [item.typed(line.strip()) for line in text.splitlines() if line.strip()]
+
+    @override
+    def shown(self, value: Any) -> str:
+        return "\n".join(map(scalar_type(self.kind.item).shown, value))
+
+    @override
     def accepts(self, column: pa.DataType) -> bool:
         return is_list(column) and _takes(scalar_type(self.kind.item), column.value_type)
 
     @override
     def bad_values(self, value: str, column: pa.DataType) -> list[str]:
         return [f"len({value}) > {self.kind.max_items}"]
+
+
+_YES_OR_NO = {"yes": True, "no": False}
+# Larger than what any type holds, and not so large that to write it out takes long.
+_HUGE = 2**64
+
+
+def _number(text: str) -> Any:
+    """Return a number, typed with either separator; a text that is none as it is."""
+    try:
+        number = Decimal(text.strip().replace(",", "."))
+        if abs(number) >= _HUGE:
+            return text
+        return int(number) if number == number.to_integral_value() else float(number)
+    except (ArithmeticError, ValueError):
+        return text
 
 
 # In the order in which the editor offers them.
@@ -369,6 +442,28 @@ def field_name(field: Field) -> str:
     """Return what a field wants, in the words of the layout editor, such as “a whole number from 0 to 100”."""
     words = field_type(field.kind).wants()
     return f"{words}, or nothing" if field.is_optional else words
+
+
+def typed_value(field: Field, text: str) -> Any:
+    """Return the value that a person typed for a field, as JSON holds it; nothing for an optional one is None.
+
+    Raises:
+        BadValue: the field cannot hold it; the message says what it wants, as a sentence.
+    """
+    if field.is_optional and not text:
+        return None
+    of = field_type(field.kind)
+    value = of.typed(text)
+    if refusal_of(field, value):
+        listed = of.choices()
+        few = f"one of: {', '.join(listed)}" if 0 < len(listed) <= _FEW else of.wants()
+        raise BadValue(f"Enter {few}.")
+    return value
+
+
+def shown_value(field: Field, value: Any) -> str:
+    """Return a field's value as `typed_value` reads it."""
+    return "" if value is None else field_type(field.kind).shown(value)
 
 
 def refusal_of(field: Field, value: object) -> str:

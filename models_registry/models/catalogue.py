@@ -1,11 +1,13 @@
 """What is served: models with their layouts, and versions with their sources."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import F, Q
 
+from serving.formats.layouts import BadValue
+from serving.formats.layouts import Layout as Fields
 from tenants.models import Credential, Tenant
 from tenants.scoping import TenantOwned, TenantOwnedManager
 
@@ -22,7 +24,10 @@ class RecommendationModel(TenantOwned):
     unit_field = models.CharField(
         max_length=100, blank=True, default="", help_text="The key field that is bucketed; empty: the whole key."
     )
-    default_answer = models.JSONField(null=True, blank=True, help_text="Served when a key has no row; empty: 204.")
+    # What the release before serves when a key has no row: a default that fits every layout in use, if there is one.
+    # This release serves each layout's own.
+    default_answer = models.JSONField(null=True, blank=True, editable=False)
+    # The number of the last change of any layout's default.
     default_revision = models.PositiveIntegerField(default=1, editable=False)
     max_client_age_seconds = models.PositiveIntegerField(
         default=60, validators=[MinValueValidator(1), MaxValueValidator(86_400)]
@@ -73,13 +78,19 @@ class RecommendationModel(TenantOwned):
 
 
 class Layout(TenantOwned):
-    """The fields of an answer and their bits. Never edited once made: a change makes the next revision."""
+    """The fields of an answer and their bits, never edited once made: a change makes the next revision.
+
+    It has a default of its own, which may change. `default_revision` is the number of its last change; 0: a release
+    before this one made the layout, and its default is the model's.
+    """
 
     tenant_path = "model__tenant"
 
     model = models.ForeignKey(RecommendationModel, on_delete=models.CASCADE, related_name="layouts")
     revision = models.PositiveSmallIntegerField()
     fields = models.JSONField(help_text="See docs/formats: a list of fields with name, type and range.")
+    default_answer = models.JSONField(null=True, blank=True, help_text="Served when a key has no row; empty: 204.")
+    default_revision = models.PositiveIntegerField(default=0, db_default=0, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = TenantOwnedManager()
@@ -93,6 +104,26 @@ class Layout(TenantOwned):
 
     def __str__(self) -> str:
         return f"{self.model} layout {self.revision}"
+
+    @property
+    def default(self) -> dict[str, Any] | None:
+        """What is served when a key has no row; None for a 204."""
+        answer: dict[str, Any] | None = self.default_answer if self.default_revision else self.model.default_answer
+        return answer if self.default_revision or self.fits(answer) else None
+
+    @property
+    def counted_default_revision(self) -> int:
+        """The number of the default's last change, from 1 on."""
+        return self.default_revision or self.model.default_revision
+
+    def fits(self, answer: dict[str, Any] | None) -> bool:
+        """Tell whether the layout can hold an answer; no answer always fits."""
+        if answer is not None:
+            try:
+                Fields.parse(self.fields).pack(answer)
+            except BadValue:
+                return False
+        return True
 
 
 class Version(TenantOwned):

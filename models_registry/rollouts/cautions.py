@@ -42,12 +42,12 @@ def cautions(summary: ModelSummary, weights_bp: Mapping[int, int]) -> list[Cauti
     """Return what speaks against a model's proposed weights, by code; only of versions that would get more."""
     model = summary.model
     who = model.units_word
-    answer = "no recommendation" if model.default_answer is None else "the default answer"
     fullest = fullest_of(summary.versions)
     found: list[Caution] = []
     for state in summary.versions:
         if weights_bp.get(state.code, 0) <= state.weight_bp:
             continue
+        answer = "no recommendation" if state.version.layout.default is None else "the default answer"
         if state.table is None:
             lead = f"{state.name} was never loaded."
             found.append(Caution("not_loaded", state.code, state.name, lead, f"Its {who} would get {answer}."))

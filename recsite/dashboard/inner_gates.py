@@ -53,7 +53,7 @@ def _version(tenant: Tenant, names: dict[str, Any]) -> Version:
 
 
 def _load(tenant: Tenant, names: dict[str, Any]) -> Load:
-    rows = Load.objects.for_tenant(tenant).select_related("version__model", "waives")
+    rows = Load.objects.for_tenant(tenant).select_related("version__model", "version__layout", "waives")
     found = get_object_or_404(rows, pk=names.pop("load"))
     found.version.model.tenant = tenant
     return found

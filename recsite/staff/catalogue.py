@@ -46,7 +46,7 @@ class RecommendationModelAdmin(ReadOnlyAdmin):
     fieldsets = (
         (None, {"fields": ("name", "studio", "short_name", "keys", "unit")}),
         ("What it serves", {"fields": ("weights", "rows", "data_age", "versions_", "loads", "layouts_")}),
-        ("What it answers", {"fields": ("default", "kept_for")}),
+        ("What it answers", {"fields": ("kept_for",)}),
         ("When a load is rejected", {"fields": ("rows_differ", "keys_missing", "values_differ")}),
     )
 
@@ -100,10 +100,6 @@ class RecommendationModelAdmin(ReadOnlyAdmin):
             "late" if any(is_late(version, now) for version in served) else "in_time", age(oldest).removesuffix(" ago")
         )
 
-    default = column(
-        "Default answer",
-        lambda model: _json(model.default_answer) if model.default_answer is not None else "none: “204 No Content”",
-    )
     kept_for = column("Clients keep an answer for", lambda model: f"{number(model.max_client_age_seconds)} s")
     rows_differ = column(
         "Rows", lambda model: f"their number differs by more than {percent(round(10_000 * model.max_row_count_change))}"
@@ -136,11 +132,15 @@ class LayoutAdmin(ReadOnlyAdmin):
     list_select_related = ("model__tenant",)
     search_fields = ("model__slug", "model__tenant__name")
     ordering = ("model__tenant__name", "model__slug", "-revision")
-    fields = ("model", "studio", "revision", "made", "content")
+    fields = ("model", "studio", "revision", "made", "content", "default_")
 
     revision_label = column("Layout", lambda layout: f"Layout {layout.revision}", "revision")
     names = column("Fields", lambda layout: ", ".join(field["name"] for field in layout.fields))
     content = column("Fields", lambda layout: _json(layout.fields))
+    default_ = column(
+        "Default answer",
+        lambda layout: _json(layout.default) if layout.default is not None else "none: “204 No Content”",
+    )
     made = column("Made", lambda layout: age(layout.created_at), "created_at")
 
     def audit_subject(self, obj: Any) -> str:

@@ -57,10 +57,18 @@ class Credential(msgspec.Struct, frozen=True):
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """One layout revision: what `serving.formats.layouts.Layout.parse` reads."""
+    """One layout revision: what `serving.formats.layouts.Layout.parse` reads, and its default.
+
+    Attributes:
+        default: the record answered when a key of a version with this layout has no row; None for none.
+        default_revision: grows with every change of the default; 0: the release before published this, and the default
+            is the model's.
+    """
 
     revision: int
     fields: list[dict[str, Any]]
+    default: dict[str, Any] | None = None
+    default_revision: int = 0
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -87,8 +95,8 @@ class Model(msgspec.Struct, frozen=True):
 
     Attributes:
         unit_field: the key field that is bucketed; None for the whole key.
-        default: the record answered when a key has no row; None for none.
-        default_revision: grows with every change of the default.
+        default: for lanes of the release before: a record that each of the layouts can hold; None for none.
+        default_revision: grows with every change of a default.
         allocation: 10,000 version codes, one a slot.
         versions: those that a slot or an override gives, and those that have been loaded.
         layouts: those of these versions.

@@ -100,4 +100,5 @@ def _make_served_model(studio: Tenant, admin: User, local_root: str) -> Recommen
     version_create(
         model=model, name="v1", source_kind="parquet", source_location=f"{local_root}/levels.parquet", actor=admin
     )
-    return default_set(model=model, default_answer=DEFAULT_ANSWER, actor=admin)
+    default_set(model=model, default_answer=DEFAULT_ANSWER, actor=admin)
+    return model

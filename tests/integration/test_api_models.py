@@ -130,6 +130,22 @@ def test_default__set_and_taken_away__counts_its_revisions(offers: Recommendatio
     assert api.put("models/offers/default", {"default_answer": {"offer_id": 2}}).fields == ["default_answer"]
 
 
+def test_default__of_an_older_layout__is_changed_by_its_revision(offers: RecommendationModel, api: ApiClient) -> None:
+    fields = [{"name": "badge", "type": "bool"}]
+    refused = api.post("models/offers/layouts", {"fields": fields})
+    assert (refused.status, refused.fields) == (422, ["default_answer"])
+    added = api.post("models/offers/layouts", {"fields": fields, "default_answer": {"badge": True}})
+    assert (added.status, added.body["default_answer"]) == (201, {"badge": True})
+    old = {"offer_id": 3, "discount": 0}
+
+    changed = api.put("models/offers/default", {"default_answer": old, "layout_revision": 0})
+
+    assert (changed.status, changed.body["default_answer"]) == (200, {"badge": True}), "that of the newest layout"
+    assert [api.get(f"models/offers/layouts/{n}").body["default_answer"] for n in (0, 1)] == [old, {"badge": True}]
+    unknown = api.put("models/offers/default", {"default_answer": None, "layout_revision": 2})
+    assert (unknown.status, unknown.fields) == (422, ["layout_revision"])
+
+
 def test_layout__added__is_the_newest(offers: RecommendationModel, api: ApiClient) -> None:
     wider = [*LAYOUT, {"name": "extra", "type": "bool", "optional": True}]
 

@@ -192,8 +192,7 @@ def test_change__based_on_an_older_revision__saves_nothing(
 def test_weights__with_a_caution__are_saved_only_if_the_caller_means_them(
     studio: Tenant, offers: RecommendationModel, api: ApiClient, default: dict[str, Any] | None, answer: str
 ) -> None:
-    offers.default_answer = default
-    offers.save()
+    offers.layouts.update(default_answer=default)
     words = f"B was never loaded. Its keys would get {answer}."
     body = {"weights_bp": {"A": 5000, "B": 5000}}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -42,19 +42,20 @@ def layout(*rows: dict[str, Any]) -> dict[str, Any]:
     return form
 
 
+BADGE = {"name": "badge", "type": "enum", "values": ["gold", "silver"]}
 NEW_MODEL = {
     "slug": "offers",
     "name": "Offers in the shop",
     "key_fields": "player_id",
     "unit_field": "player_id",
     "max_client_age_seconds": "120",
-    "default_answer": '{"offer_id": 1, "discount": 0.5, "segment": "new", "vip": false, "items": [], "title": null}',
+    "has_default": "on",
     **layout(
-        row(0, "offer_id", "uint", min="0", max="4095"),
-        row(1, "discount", "decimal", min="0", max="1", step="0.01"),
-        row(2, "segment", "enum", values="new\r\nloyal\r\n\r\n"),
-        row(3, "vip", "bool"),
-        row(4, "items", "list", max_items="5", item="uint", min="0", max="999"),
+        row(0, "offer_id", "uint", min="0", max="4095", default="1"),
+        row(1, "discount", "decimal", min="0", max="1", step="0.01", default="0,5"),
+        row(2, "segment", "enum", values="new\r\nloyal\r\n\r\n", default="new"),
+        row(3, "vip", "bool", default="No"),
+        row(4, "items", "list", max_items="5", item="uint", min="0", max="999", default="7\r\n8"),
         row(5, "title", "string", max_bytes="20", optional="on"),
     ),
 }
@@ -190,7 +191,14 @@ def test_new_model__is_made_as_typed_and_leads_to_its_page(teammate: User, studi
     model = RecommendationModel.objects.for_tenant(studio).get()
     assert (model.name, model.key_fields, model.unit_field) == ("Offers in the shop", ["player_id"], "player_id")
     assert model.max_client_age_seconds == 120
-    assert model.default_answer == json.loads(NEW_MODEL["default_answer"])
+    assert model.layouts.get().default == {
+        "offer_id": 1,
+        "discount": 0.5,
+        "segment": "new",
+        "vip": False,
+        "items": [7, 8],
+        "title": None,
+    }
     assert model.layouts.get().fields == [
         {"name": "offer_id", "type": "uint", "min": 0, "max": 4095},
         {"name": "discount", "type": "decimal", "min": 0, "max": 1, "step": 0.01},
@@ -228,9 +236,14 @@ def test_new_model__several_key_fields__by_commas_or_spaces(teammate: User, stud
         ({"slug": "of fers"}, "is not a valid short name"),
         ({"key_fields": "player-id", "unit_field": ""}, "“player-id” is not a valid key field"),
         ({"unit_field": "country"}, "The unit field must be one of the key fields"),
-        ({"default_answer": "{offer"}, "This is not JSON (line 1, column 2)."),
-        ({"default_answer": "[1]"}, "Enter an object"),
-        ({"default_answer": '{"offer_id": 5000}'}, "The default answer does not fit the layout: offer_id"),
+        ({"field-0-default": ""}, "Enter a whole number from 0 to 4,095."),
+        ({"field-0-default": "5000"}, "Enter a whole number from 0 to 4,095."),
+        ({"field-0-default": "1e999999999"}, "Enter a whole number from 0 to 4,095."),
+        ({"field-1-default": "0.505"}, "Enter a number from 0 to 1 in steps of 0.01."),
+        ({"field-2-default": "neu"}, "Enter one of: new, loyal."),
+        ({"field-3-default": ""}, "Enter one of: yes, no."),
+        ({"field-4-default": "1\n1\n1\n1\n1\n1"}, "Enter a list of at most 5 items, each a whole number"),
+        ({"field-5-default": "a text that is far too long"}, "Enter a text of at most 20 bytes."),
         ({"slug": "a" * 51}, "This has 51 characters. The maximum is 50."),
         ({"slug": "a\0b"}, "This contains a character that cannot be stored"),
         ({"max_client_age_seconds": "86401"}, "Enter a number from 1 to 86,400."),
@@ -343,45 +356,88 @@ def test_settings__value_that_will_not_do__stays_typed_and_changes_nothing(teamm
     assert offers.model.max_client_age_seconds == 60
 
 
+def default_form(revision: int, *values: str, **more: str) -> dict[str, str]:
+    typed = {f"default-{revision}-value-{place}": value for place, value in enumerate(values)}
+    return {"part": "default", "revision": str(revision), f"default-{revision}-has_default": "on", **typed, **more}
+
+
 def test_settings__default_answer__is_set_and_taken_away(teammate: User, studio: Tenant) -> None:
     offers, client = make_offers(studio), signed_in(teammate)
+    url, layout = f"{offers.url}/settings", offers.a.layout
+    assert field_value(get(client, url).html, "default-0-value-1") == "0.05"
+    post(client, url, default_form(0, "7", "0"))
+    layout.refresh_from_db()
+    assert layout.default == {"offer_id": 7, "discount": 0}
+    refused = post(client, url, default_form(0, "70000", "0"))
+    assert refused.status == 422
+    assert "Enter a whole number from 0 to 4,095." in refused.text
+    assert field_value(refused.html, "default-0-value-0") == "70000"
+    post(client, url, {"part": "default", "revision": "0"})
+    layout.refresh_from_db()
+    assert layout.default is None
+
+
+def test_settings__defaults_of_two_layouts__are_changed_apart(teammate: User, studio: Tenant) -> None:
+    offers, client = make_offers(studio), signed_in(teammate)
+    url, old = f"{offers.url}/settings", offers.a.layout
+    new = factories.LayoutFactory.create(model=offers.model, fields=[old.fields[0], BADGE])
+    html = get(client, url).html
+    assert html.index("default-1-value-0") < html.index("default-0-value-0")
+    assert post(client, url, default_form(1, "3", "gold")).location == url
+    for layout in (old, new):
+        layout.refresh_from_db()
+    assert new.default == {"offer_id": 3, "badge": "gold"}
+    assert old.default == factories.DEFAULT_ANSWER
+    assert post(client, url, default_form(2, "3", "gold")).status == 404
+
+
+def test_settings__default_left_alone__stays_what_its_text_cannot_say(teammate: User, studio: Tenant) -> None:
+    odd = {"lines": ["a\nb", ""], "note": ""}
+    fields = [
+        {"name": "lines", "type": "list", "max_items": 3, "item": {"type": "enum", "values": ["a\nb", ""]}},
+        {"name": "note", "type": "string", "max_bytes": 9, "optional": True},
+    ]
+    model = factories.ModelFactory.create(tenant=studio, slug="odd", default_answer=odd)
+    made = factories.LayoutFactory.create(model=model, fields=fields)
+    client, url = signed_in(teammate), f"/studios/{studio.slug}/models/odd/settings"
+    assert post(client, url, default_form(0, "a\r\nb\r\n", "")).location == url
+    made.refresh_from_db()
+    assert made.default == odd
+
+
+def test_settings__new_layout__asks_for_its_default_and_shows_the_one_before(teammate: User, studio: Tenant) -> None:
+    offers, client = make_offers(studio), signed_in(teammate)
     url = f"{offers.url}/settings"
-    post(client, url, {"part": "default", "default_answer": '{"offer_id": 7, "discount": 0}'})
-    offers.model.refresh_from_db()
-    assert offers.model.default_answer == {"offer_id": 7, "discount": 0}
-    refused = post(client, url, {"part": "default", "default_answer": '{"offer_id": 70000, "discount": 0}'})
-    assert refused.status == 422
-    assert "does not fit the layout: offer_id" in refused.text
-    assert "70000" in refused.html
-    post(client, url, {"part": "default", "default_answer": ""})
-    offers.model.refresh_from_db()
-    assert offers.model.default_answer is None
-
-
-@pytest.mark.parametrize(
-    ("typed", "words"),
-    [
-        (r'{"title": "\u0000"}', "The default answer contains the NUL character (U+0000)."),
-        (r'{"ti\u0000tle": "x"}', "The default answer contains the NUL character (U+0000)."),
-        (
-            '{"title": ' + "[" * 500 + "]" * 500 + "}",
-            "The default answer contains too many lists or objects inside each other.",
+    html = get(client, url).html
+    assert re.findall(r'<textarea name="field-.-default".*?>\n(.*?)</textarea>', html) == ["1", "0.05"]
+    typed = {
+        "part": "layout",
+        "has_default": "on",
+        **layout(
+            row(0, "offer", "uint", min="0", max="4095", default="1"),
+            row(1, "badge", "enum", values="gold\nsilver"),
         ),
-        ("[" * 5000, "This is not JSON."),
-        ('{"title": ' * 5000, "This is not JSON."),
-    ],
-)
-def test_settings__default_answer_that_no_database_keeps__is_refused(
-    teammate: User, studio: Tenant, typed: str, words: str
-) -> None:
-    model = factories.ModelFactory.create(tenant=studio, slug="texts", default_answer=None)
-    factories.LayoutFactory.create(model=model, fields=[{"name": "title", "type": "string", "max_bytes": 20}])
-    url = f"/studios/{studio.slug}/models/texts/settings"
-    refused = post(signed_in(teammate), url, {"part": "default", "default_answer": typed})
+    }
+    refused = post(client, url, typed)
     assert refused.status == 422
-    assert words in refused.text
-    model.refresh_from_db()
-    assert model.default_answer is None
+    assert "Enter one of: gold, silver." in refused.text
+    saved = post(client, url, typed | {"field-1-default": "gold"})
+    assert saved.location == url
+    newest = Layout.objects.for_tenant(studio).latest("revision")
+    assert (newest.revision, newest.default) == (1, {"offer": 1, "badge": "gold"})
+    offers.a.layout.refresh_from_db()
+    assert offers.a.layout.default == factories.DEFAULT_ANSWER
+
+
+def test_settings__layout_left_alone_with_another_default__changes_the_default(teammate: User, studio: Tenant) -> None:
+    offers, client = make_offers(studio), signed_in(teammate)
+    same = layout(
+        row(0, "offer_id", "uint", min="0", max="4095", default="9"),
+        row(1, "discount", "decimal", min="0", max="1", step="0.01", default="0.05"),
+    )
+    assert post(client, f"{offers.url}/settings", {"part": "layout", "has_default": "on", **same}).location
+    [only] = Layout.objects.for_tenant(studio)
+    assert only.default == {"offer_id": 9, "discount": 0.05}
 
 
 def test_settings__layout__becomes_the_next_revision(teammate: User, studio: Tenant) -> None:

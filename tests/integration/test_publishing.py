@@ -89,7 +89,9 @@ def test_build_tenant__a_model_in_use__has_all_that_serving_needs(model: Recomme
     assert (built.phase, built.allocation_revision, len(built.allocation)) == (1, 1, 10_000)
     assert built.allocation.count(0) == built.allocation.count(1) == 5000
     assert built.overrides == {"tester": 1}
-    assert [layout.revision for layout in built.layouts] == [0]
+    assert [(layout.revision, layout.default, layout.default_revision) for layout in built.layouts] == [
+        (0, DEFAULT_ANSWER, 1)
+    ]
     assert Layout.parse(built.layouts[0].fields).pack(DEFAULT_ANSWER)
     first, second = built.versions
     assert (first.code, second.code, second.active, second.previous) == (0, 1, None, None)
@@ -112,6 +114,22 @@ def test_build_tenant__layout_no_version_uses__is_left_out(model: Recommendation
     [built] = build_tenant(model.tenant).models
     assert [layout.revision for layout in built.layouts] == [0, 1]
     assert [version.layout_revision for version in built.versions] == [0, 0, 1]
+
+
+def test_build_tenant__layouts_with_defaults_of_their_own__also_those_of_the_release_before(
+    model: RecommendationModel,
+) -> None:
+    given = {"discount": 0.5}
+    own = LayoutFactory.create(model=model, fields=LAYOUT[1:], default_answer=given, default_revision=4)
+    before = LayoutFactory.create(model=model, fields=LAYOUT[::-1], default_answer=None, default_revision=0)
+    for layout in (own, before):
+        OverrideFactory.create(version=VersionFactory.create(model=model, layout=layout))
+    [built] = build_tenant(model.tenant).models
+    assert [(layout.default, layout.default_revision) for layout in built.layouts] == [
+        (DEFAULT_ANSWER, 1),
+        (given, 4),
+        (DEFAULT_ANSWER, 1),
+    ]
 
 
 def test_build_tenant__version_that_nobody_can_reach__is_left_out_with_its_layout(model: RecommendationModel) -> None:

@@ -41,6 +41,8 @@ from tests.factories import DEFAULT_ANSWER, LAYOUT, LoadFactory, TableFactory, T
 
 pytestmark = pytest.mark.django_db
 
+BADGE = {"name": "badge", "type": "string", "max_bytes": 8}
+NARROW_LAYOUT = [BADGE]
 WIDER_LAYOUT = [*LAYOUT, {"name": "badge", "type": "string", "max_bytes": 8, "optional": True}]
 
 
@@ -181,22 +183,61 @@ def test_layout_add__after_256_revisions__is_refused(model: RecommendationModel)
         layout_add(model=model, fields=WIDER_LAYOUT, actor=None)
 
 
-def test_default_set__fits_every_layout_in_use__grows_the_revision(model: RecommendationModel) -> None:
+def test_default_set__changed__grows_the_revision(model: RecommendationModel) -> None:
     new_version(model)
     default_set(model=model, default_answer={"offer_id": 2, "discount": 0.1}, actor=None)
     default_set(model=model, default_answer={"offer_id": 2, "discount": 0.1}, actor=None)
-    default_set(model=model, default_answer=None, actor=None)
+    layout = default_set(model=model, default_answer=None, actor=None)
     model.refresh_from_db()
+    assert (layout.default, layout.default_revision) == (None, 3)
     assert (model.default_answer, model.default_revision) == (None, 3)
 
 
-def test_default_set__fits_only_the_newest_layout__is_refused_while_an_older_one_is_in_use(
+def test_default_set__of_each_layout__is_its_own(model: RecommendationModel) -> None:
+    old = new_version(model).layout
+    new = layout_add(
+        model=model, fields=NARROW_LAYOUT, default_answer={"badge": "new"}, keeps_default=False, actor=None
+    )
+    default_set(model=model, default_answer={**DEFAULT_ANSWER, "offer_id": 9}, layout=old, actor=None)
+    default_set(model=model, default_answer={"badge": "old"}, actor=None)
+    for layout in (old, new):
+        layout.refresh_from_db()
+    assert (old.default, new.default) == ({**DEFAULT_ANSWER, "offer_id": 9}, {"badge": "old"})
+    assert (old.default_revision, new.default_revision) == (3, 4)
+    with pytest.raises(RuleBroken, match="badge"):
+        default_set(model=model, default_answer={"badge": "new"}, layout=old, actor=None)
+    with pytest.raises(RuleBroken, match="another model"):
+        default_set(model=new_model(model.tenant, slug="other"), default_answer=None, layout=old, actor=None)
+
+
+def test_default_set__the_release_before__is_left_one_that_every_layout_in_use_holds(
     model: RecommendationModel,
 ) -> None:
-    new_version(model)
+    old = new_version(model).layout
     layout_add(model=model, fields=WIDER_LAYOUT, actor=None)
-    with pytest.raises(RuleBroken, match="badge"):
-        default_set(model=model, default_answer={**DEFAULT_ANSWER, "badge": "new"}, actor=None)
+    default_set(model=model, default_answer={**DEFAULT_ANSWER, "badge": "new"}, actor=None)
+    model.refresh_from_db()
+    assert model.default_answer == DEFAULT_ANSWER, "the newest layout's has a field that the other does not know"
+    default_set(model=model, default_answer=None, layout=old, actor=None)
+    model.refresh_from_db()
+    assert model.default_answer is None
+
+
+def test_layout__of_the_release_before__has_the_models_default_if_it_fits(model: RecommendationModel) -> None:
+    fitting = Layout.objects.create(model=model, revision=1, fields=WIDER_LAYOUT)
+    other = Layout.objects.create(model=model, revision=2, fields=NARROW_LAYOUT)
+    assert (fitting.default, other.default) == (DEFAULT_ANSWER, None)
+    assert fitting.counted_default_revision == model.default_revision
+
+
+def test_layout_add__default_of_the_one_before_does_not_fit__asks_for_one(model: RecommendationModel) -> None:
+    with pytest.raises(RuleBroken, match="badge: a value is required") as refused:
+        layout_add(model=model, fields=[*LAYOUT, BADGE], actor=None)
+    assert refused.value.field == "default_answer"
+    given = {**DEFAULT_ANSWER, "badge": "new"}
+    layout = layout_add(model=model, fields=[*LAYOUT, BADGE], default_answer=given, keeps_default=False, actor=None)
+    assert (layout.default, layout.default_revision) == (given, 2)
+    assert new_version(model).layout == layout
 
 
 # --- Versions and sources -------------------------------------------------------------------------------------------
@@ -248,13 +289,6 @@ def test_version_create__layout_of_another_model__is_refused(model: Recommendati
     other = new_model(model.tenant, slug="other").layouts.get()
     with pytest.raises(RuleBroken, match="another model"):
         new_version(model, layout=other)
-
-
-def test_version_create__layout_that_cannot_hold_the_default__is_refused(model: RecommendationModel) -> None:
-    layout_add(model=model, fields=[{"name": "colour", "type": "enum", "values": ["red"]}], actor=None)
-    with pytest.raises(RuleBroken, match="default answer"):
-        new_version(model)
-    assert not Version.objects.for_tenant(model.tenant).exists()
 
 
 @pytest.mark.parametrize(
@@ -380,8 +414,7 @@ def enum_of(size_bytes: int, name: str = "kind") -> list[dict[str, Any]]:
 def test_layouts__more_than_serving_may_be_given__are_refused_and_nothing_is_kept(
     studio: Tenant, model: RecommendationModel
 ) -> None:
-    model.default_answer = None
-    model.save()
+    default_set(model=model, default_answer=None, actor=None)
     layout_add(model=model, fields=enum_of(1_500_000), actor=None)
     with pytest.raises(LimitReached, match=r"would take 2\.\d MB\. The limit is 2\.0 MB") as refused:
         layout_add(model=model, fields=enum_of(600_000, "other"), actor=None)
@@ -586,6 +619,6 @@ def test_audit__everything_that_was_done__is_there_with_its_time(model: Recommen
 
 def test_layout__of_more_fields_than_it_may_have__is_refused(model: RecommendationModel) -> None:
     fields = [{"name": f"f{n}", "type": "bool"} for n in range(MAX_LAYOUT_FIELDS)]
-    layout_add(model=model, fields=fields, actor=None)
+    layout_add(model=model, fields=fields, keeps_default=False, actor=None)
     with pytest.raises(RuleBroken, match="at most 256 fields, and this one has 257"):
         layout_add(model=model, fields=[*fields, {"name": "more", "type": "bool"}], actor=None)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serving import engine
+from serving.formats import snapshot as published
 from serving.formats.blocks import encode_block
 from serving.formats.keys import block_name, digest
 from serving.formats.layouts import Layout
@@ -190,6 +192,30 @@ def test_not_in_the_table__default_changes__so_does_the_etag() -> None:
         for n in (1, 2)
     }
     assert len(tags) == 2
+
+
+def test_not_in_the_table__each_layout_has_its_own_default() -> None:
+    old, new = version(code=0, layout_revision=3), version(name="2026-11-b", code=1, layout_revision=4)
+    layouts = (
+        published.Layout(3, FIXED, DEFAULT, 1),
+        published.Layout(4, VARIABLE, {"title": "Hello", "items": None}, 2),
+    )
+    both = model(old, new, default=DEFAULT, allocation=bytes([0, 1]) * 5_000)
+    served = world(tenant(msgspec.structs.replace(both, layouts=layouts)))
+    bodies = {answer(get(f"player_id=p{n}"), served, Store()).body for n in range(20)}
+    assert bodies == {
+        b'{"model":"offers","version":"2026-11-a","recommendation":{"offer":1,"gift":false}}',
+        b'{"model":"offers","version":"2026-11-b","recommendation":{"title":"Hello","items":null}}',
+    }
+
+
+def test_default__of_a_snapshot_of_the_release_before__is_the_models() -> None:
+    told = model(default=DEFAULT, default_revision=7)
+    layouts = tuple(published.Layout(layout.revision, layout.fields) for layout in told.layouts)
+    old = world(tenant(msgspec.structs.replace(told, layouts=layouts)))
+    [was, is_now] = [answer(get("player_id=ana"), served, Store()) for served in (old, world(tenant(told)))]
+    assert was.body == is_now.body != b""
+    assert header(was, "etag") == header(is_now, "etag"), "phones would ask for all defaults anew after an upgrade"
 
 
 def test_not_in_the_table__no_default__204_that_is_not_kept() -> None:

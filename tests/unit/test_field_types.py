@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import find
 
+from models_registry import models
 from models_registry.loading.distributions import measure
 from models_registry.loading.field_types import (
     SCALAR_TYPES,
@@ -23,6 +24,8 @@ from models_registry.loading.field_types import (
     field_name,
     field_type,
     is_accepted,
+    shown_value,
+    typed_value,
 )
 from models_registry.loading.packing import RefusedValue, pack_columns
 from recsite.api.operations.catalogue import LayoutField, LayoutItem
@@ -206,11 +209,32 @@ def test_type__its_values__are_counted(name: str) -> None:
 @every_type
 def test_type__in_the_editor__comes_back_as_it_was(name: str) -> None:
     field = {"name": "f", "type": name, **EXAMPLES[name].parameters, "optional": True}
-    shown = LayoutEditor.of([field]).rows[0]
+    default = {"f": EXAMPLES[name].values[-1]}
+    layout = models.Layout(fields=[field], default_answer=default, default_revision=1)
+    shown = LayoutEditor.of(layout).rows[0]
     typed = {f"field-0-{key}": value for key, value in shown.initial.items()}
-    editor = LayoutEditor.typed({"field-TOTAL_FORMS": "1", "field-INITIAL_FORMS": "0", **typed})
+    form = {"field-TOTAL_FORMS": "1", "field-INITIAL_FORMS": "0", "has_default": "on"}
+    editor = LayoutEditor.typed({**form, **typed})
     assert editor.is_valid(), (editor.problem, editor.rows[0].errors)
-    assert editor.fields == [field]
+    assert (editor.fields, editor.default_answer) == ([field], default)
+
+
+@every_type
+@pytest.mark.parametrize("is_optional", [False, True])
+def test_type__its_values__come_back_from_the_text_that_is_shown(name: str, is_optional: bool) -> None:
+    field = layout_of(name, **({"optional": True} if is_optional else {})).fields[0]
+    for value in EXAMPLES[name].values:
+        if not is_optional or value not in ("", []):
+            assert typed_value(field, shown_value(field, value)) == value
+    assert shown_value(field, None) == ""
+    if is_optional:
+        assert typed_value(field, "") is None
+    elif name not in ("string", "list"):
+        with pytest.raises(BadValue, match=r"^Enter .*\.$"):
+            typed_value(field, "")
+    if name != "string":
+        with pytest.raises(BadValue, match=r"^Enter .*\.$"):
+            typed_value(field, "no value of any type")
 
 
 @every_type

@@ -14,7 +14,7 @@ from models_registry.catalogue.services import default_set, layout_add, model_cr
 from models_registry.loading.field_types import SCALAR_TYPES, TYPES, FieldType, Input, Parameter, parameters_of
 from models_registry.models import Layout, RecommendationModel
 from recsite.api.bodies import Answer, Body, Change, Choice, Number, Text, Whole, YesNo
-from recsite.api.operations.lookups import find_model, one_of
+from recsite.api.operations.lookups import find_model, layout_numbered, one_of
 from recsite.api.paging import PageQuery, page_of
 from recsite.api.problems import fields_named
 from recsite.api.schema import Result, operation
@@ -29,7 +29,6 @@ LAYOUT: list[dict[str, Any]] = [
     {"name": "placement", "type": "enum", "values": ["shop", "level_end", "login"]},
     {"name": "items", "type": "list", "max_items": 8, "item": {"type": "uint", "min": 0, "max": 1023}},
 ]
-FIRST_LAYOUT = {"revision": 0, "fields": LAYOUT, "created_at": "2026-10-02T09:14:07Z"}
 WIDER_LAYOUT = [*LAYOUT, {"name": "is_new", "type": "bool", "optional": True}]
 NEW_MODEL = {
     "slug": "offers",
@@ -39,6 +38,13 @@ NEW_MODEL = {
     "layout": LAYOUT,
     "default_answer": {"offer_id": 1, "discount": 0.05, "placement": "shop", "items": []},
     "max_client_age_seconds": 60,
+}
+FIRST_LAYOUT = {
+    "revision": 0,
+    "fields": LAYOUT,
+    "default_answer": NEW_MODEL["default_answer"],
+    "default_revision": 1,
+    "created_at": "2026-10-02T09:14:07Z",
 }
 MODEL = {
     "slug": "offers",
@@ -109,8 +115,14 @@ class ModelAnswer(Answer[RecommendationModel]):
     name = serializers.CharField()
     key_fields = serializers.ListField(child=serializers.CharField(), help_text="In order.")
     unit_field = serializers.CharField(help_text="The key field that is bucketed; empty: the whole key.")
-    default_answer = serializers.DictField(allow_null=True, help_text="Served when a key has no row; null: a 204.")
-    default_revision = serializers.IntegerField(help_text="Counts the changes of the default answer.")
+    default_answer = serializers.DictField(
+        source="newest_layout.default",
+        allow_null=True,
+        help_text="Of the newest layout: served when a key has no row; null: a 204. Each layout has its own.",
+    )
+    default_revision = serializers.IntegerField(
+        source="newest_layout.counted_default_revision", help_text="Counts the changes of the default answers."
+    )
     max_client_age_seconds = serializers.IntegerField(help_text="How long clients may keep an answer.")
     max_row_count_change = serializers.FloatField(
         help_text="A load whose row count differs from the last by more than this share is rejected."
@@ -134,6 +146,12 @@ class LayoutAnswer(Answer[Layout]):
     example = FIRST_LAYOUT
     revision = serializers.IntegerField()
     fields_ = serializers.ListField(child=serializers.DictField())
+    default_answer = serializers.DictField(
+        source="default", allow_null=True, help_text="What its versions answer when a key has no row; null: a 204."
+    )
+    default_revision = serializers.IntegerField(
+        source="counted_default_revision", help_text="Counts the changes of the default answers."
+    )
     created_at = serializers.DateTimeField()
 
 
@@ -181,6 +199,7 @@ class NewDefault(Body):
 
     example: ClassVar = {"default_answer": NEW_MODEL["default_answer"]}
     default_answer = serializers.DictField(allow_null=True, help_text="null: the answer is a 204.")
+    layout_revision = Whole(min_value=0, max_value=255, required=False, help_text="Of which; the newest without it.")
 
 
 class NewLayout(Body):
@@ -188,6 +207,12 @@ class NewLayout(Body):
 
     example: ClassVar = {"fields": WIDER_LAYOUT}
     fields_ = LayoutField(many=True, allow_empty=False, help_text="In order.")
+    default_answer = serializers.DictField(
+        required=False,
+        allow_null=True,
+        help_text="What its versions answer when a key has no row; null: a 204. Without it, that of the layout before, "
+        "which must fit.",
+    )
 
 
 class ModelList(StudioView, tag="Models"):
@@ -232,9 +257,11 @@ class ModelDefault(StudioView, tag="Models"):
     def put(self, given: dict[str, Any], model: str) -> RecommendationModel:
         """Set a model's default answer.
 
-        It is served when a key has no row, and must fit every layout in use. Serving has it within 2 seconds.
+        It is served when a key of a version with this layout has no row. Serving has it within 2 seconds.
         """
-        default_set(model=find_model(self.tenant, model), default_answer=given["default_answer"], actor=self.actor)
+        row = find_model(self.tenant, model)
+        layout = layout_numbered(row, given.get("layout_revision"))
+        default_set(model=row, layout=layout, default_answer=given["default_answer"], actor=self.actor)
         return _read(self.tenant, model)
 
 
@@ -251,7 +278,13 @@ class LayoutList(StudioView, tag="Models"):
         takes=NewLayout,
         gives=LayoutAnswer,
         status=201,
-        answer_example={"revision": 1, "fields": WIDER_LAYOUT, "created_at": "2026-11-01T10:00:00Z"},
+        answer_example={
+            **FIRST_LAYOUT,
+            "revision": 1,
+            "fields": WIDER_LAYOUT,
+            "default_revision": 2,
+            "created_at": "2026-11-01T10:00:00Z",
+        },
     )
     def post(self, given: dict[str, Any], model: str) -> Result:
         """Add a model's next layout.
@@ -259,7 +292,13 @@ class LayoutList(StudioView, tag="Models"):
         Versions keep the one they have; a version created from now on gets this one.
         """
         with fields_named(layout="fields"):
-            layout = layout_add(model=find_model(self.tenant, model), fields=given["fields"], actor=self.actor)
+            layout = layout_add(
+                model=find_model(self.tenant, model),
+                fields=given["fields"],
+                default_answer=given.get("default_answer"),
+                keeps_default="default_answer" not in given,
+                actor=self.actor,
+            )
         return Result(layout, at=reverse("api-layout", args=[model, layout.revision]))
 
 
@@ -281,7 +320,8 @@ def _add_layouts(tenant: Tenant, models: list[Any]) -> None:
     """Set each model's newest layout. One query."""
     layouts = Layout.objects.for_tenant(tenant).in_bulk([model.newest_layout_id for model in models])
     for model in models:
-        model.newest_layout = layouts.get(model.newest_layout_id)
+        model.newest_layout = layouts[model.newest_layout_id]
+        model.newest_layout.model = model
 
 
 def _read(tenant: Tenant, slug: str) -> RecommendationModel:
@@ -293,4 +333,4 @@ def _read(tenant: Tenant, slug: str) -> RecommendationModel:
 
 def _layouts(model: RecommendationModel) -> QuerySet[Layout]:
     rows: QuerySet[Layout] = Layout.objects.for_tenant(model.tenant)
-    return rows.filter(model=model)
+    return rows.filter(model=model).select_related("model")

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from django.db.models import Model, QuerySet
 
-from models_registry.models import RecommendationModel, Version
+from models_registry.models import Layout, RecommendationModel, Version
 from recsite.api.problems import not_found
 from tenants.models import Tenant
 from tenants.rules import RuleBroken
@@ -64,4 +64,18 @@ def version_named(model: RecommendationModel, name: str, *, field: str) -> Versi
     found = Version.objects.for_tenant(model.tenant).filter(model=model, name=name).first()
     if found is None:
         raise RuleBroken(f"The model has no version “{name}”.", field=field)
+    return found
+
+
+def layout_numbered(model: RecommendationModel, revision: int | None) -> Layout | None:
+    """Return a layout that a body names by its revision; None where it names none.
+
+    Raises:
+        RuleBroken: the model has no such layout.
+    """
+    if revision is None:
+        return None
+    found: Layout | None = Layout.objects.for_tenant(model.tenant).filter(model=model, revision=revision).first()
+    if found is None:
+        raise RuleBroken(f"The model has no layout {revision}.", field="layout_revision")
     return found

@@ -15,9 +15,9 @@ from models_registry.catalogue.selectors import data_at, is_late
 from models_registry.catalogue.services import source_set, version_create
 from models_registry.loading.requests import table_roll_back
 from models_registry.loading.schedules import MAX_MINUTES, freshness_set
-from models_registry.models import Layout, RecommendationModel, RolloutRevision, Source, SourceKind, Table, Version
+from models_registry.models import RecommendationModel, RolloutRevision, Source, SourceKind, Table, Version
 from recsite.api.bodies import Answer, Body, Choice, Reason, Text, Whole
-from recsite.api.operations.lookups import find_model, find_version, with_tables
+from recsite.api.operations.lookups import find_model, find_version, layout_numbered, with_tables
 from recsite.api.operations.schedules import SCHEDULE, ScheduleAnswer
 from recsite.api.paging import PageQuery, page_of
 from recsite.api.problems import fields_named
@@ -193,7 +193,7 @@ class VersionList(StudioView, tag="Versions"):
                 name=given["name"],
                 source_kind=given["source"]["kind"],
                 source_location=given["source"]["location"],
-                layout=_layout(row, given.get("layout_revision")),
+                layout=layout_numbered(row, given.get("layout_revision")),
                 actor=self.actor,
             )
         return _found(self, model, version.name, at=reverse("api-version", args=[model, version.name]))
@@ -271,12 +271,3 @@ def _kept_table(version: Version, table_id: str | None) -> Table | None:
         if table is not None and table.table_id == table_id:
             return table
     raise RuleBroken(f"“{version.name}” does not keep the table “{table_id}”.", field="table")
-
-
-def _layout(model: RecommendationModel, revision: int | None) -> Layout | None:
-    if revision is None:
-        return None
-    found: Layout | None = Layout.objects.for_tenant(model.tenant).filter(model=model, revision=revision).first()
-    if found is None:
-        raise RuleBroken(f"The model has no layout {revision}.", field="layout_revision")
-    return found

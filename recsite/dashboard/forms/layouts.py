@@ -9,6 +9,7 @@ from django import forms
 from django.forms import BaseFormSet, BoundField, formset_factory
 from typing_extensions import override
 
+from models_registry import models
 from models_registry.catalogue.rules import check_layout
 from models_registry.loading.field_types import (
     SCALAR_TYPES,
@@ -18,8 +19,11 @@ from models_registry.loading.field_types import (
     Input,
     Parameter,
     parameters_of,
+    shown_value,
 )
 from recsite.dashboard.forms.dashboard_form import AS_TYPED, DashboardForm
+from recsite.dashboard.forms.defaults import HasDefaultForm, typed_or_held
+from serving.formats.layouts import BadValue, Layout
 from tenants.rules import RuleBroken
 
 MAX_FIELDS = 64
@@ -49,6 +53,12 @@ class LayoutFieldForm(DashboardForm):
     name = forms.CharField(label="Name", max_length=128, widget=forms.TextInput(AS_TYPED))
     type = _type_field("Type", TYPES, marked="data-type", required=True)
     optional = forms.BooleanField(label="May be missing", required=False)
+    default = forms.CharField(
+        label="Default",
+        required=False,
+        strip=False,
+        widget=forms.Textarea({"rows": 1, "spellcheck": "false", "data-default": ""}),
+    )
 
     def clean(self) -> None:
         """Ask for the parameters that the type takes; what stands in another's input does not matter."""
@@ -121,27 +131,43 @@ _FormSet = formset_factory(LayoutFieldForm, extra=0, max_num=MAX_FIELDS, absolut
 
 
 class LayoutEditor:
-    """The rows of a layout on a page.
+    """The rows of a layout on a page, and with each of them its default.
 
     Attributes:
         rows: the forms of its fields.
         formset: for the template.
+        asked: whether there is a default.
         problem: what is wrong with the layout as a whole.
     """
 
-    def __init__(self, formset: BaseFormSet[LayoutFieldForm]) -> None:
+    def __init__(
+        self, formset: BaseFormSet[LayoutFieldForm], asked: HasDefaultForm, held: Mapping[str, Any] | None = None
+    ) -> None:
         self.formset = formset
+        self.asked = asked
         self.problem = ""
+        self._held = held or {}
+        self.default_answer: dict[str, Any] | None = None
 
     @classmethod
-    def of(cls, fields: Sequence[Mapping[str, Any]]) -> LayoutEditor:
-        """Return the editor that shows a layout; at least one empty row."""
-        return cls(_FormSet(prefix=PREFIX, initial=[_as_row(field) for field in fields] or [{"type": "uint"}]))
+    def empty(cls) -> LayoutEditor:
+        """Return the editor of a new layout, with one row."""
+        return cls(_FormSet(prefix=PREFIX, initial=[{"type": "uint"}]), _asked(has_default=True))
 
     @classmethod
-    def typed(cls, data: Mapping[str, Any]) -> LayoutEditor:
-        """Return the editor with what was typed, to be checked."""
-        return cls(_FormSet(data, prefix=PREFIX))
+    def of(cls, layout: models.Layout) -> LayoutEditor:
+        """Return the editor that shows a layout and its default."""
+        default = layout.default
+        kinds = Layout.parse(layout.fields).fields
+        rows = [_as_row(field) for field in layout.fields]
+        for row, field in zip(rows, kinds, strict=True):
+            row["default"] = shown_value(field, (default or {}).get(field.name))
+        return cls(_FormSet(prefix=PREFIX, initial=rows), _asked(has_default=default is not None))
+
+    @classmethod
+    def typed(cls, data: Mapping[str, Any], held: Mapping[str, Any] | None = None) -> LayoutEditor:
+        """Return the editor with what was typed, to be checked; `held` is the default that was shown."""
+        return cls(_FormSet(data, prefix=PREFIX), HasDefaultForm(data), held)
 
     @classmethod
     def edited(cls, data: Mapping[str, Any], action: str) -> LayoutEditor:
@@ -163,7 +189,7 @@ class LayoutEditor:
             del rows[index]
         elif what == "up" and 0 < index < len(rows):
             rows[index - 1], rows[index] = rows[index], rows[index - 1]
-        editor = cls(_FormSet(prefix=PREFIX, initial=rows))
+        editor = cls(_FormSet(prefix=PREFIX, initial=rows), _asked(has_default=bool(data.get("has_default"))))
         if what == "add" and rows:
             editor.formset.forms[-1].fields["name"].widget.attrs["autofocus"] = True
         return editor
@@ -174,19 +200,37 @@ class LayoutEditor:
         return list(self.formset.forms)
 
     def is_valid(self) -> bool:
-        """Tell whether every row can be read and they make a layout; `problem` says why they do not."""
-        if not self.formset.is_valid() or not self.formset.forms:
+        """Tell whether every row can be read and they make a layout with a default; `problem` says why they do not."""
+        if not self.formset.is_valid() or not self.formset.forms or not self.asked.is_valid():
             return False
         try:
             check_layout(self.fields)
         except RuleBroken as error:
             self.problem = str(error)
-        return not self.problem
+            return False
+        return self._read_default()
+
+    def _read_default(self) -> bool:
+        """Read the default if there is one; tell whether each row can hold its part."""
+        if not self.asked.cleaned_data["has_default"]:
+            return True
+        answer: dict[str, Any] = {}
+        for form, field in zip(self.formset.forms, Layout.parse(self.fields).fields, strict=True):
+            try:
+                answer[field.name] = typed_or_held(field, form.cleaned_data["default"], self._held)
+            except BadValue as error:
+                form.add_error("default", str(error))
+        self.default_answer = answer
+        return len(answer) == len(self.formset.forms)
 
     @property
     def fields(self) -> list[dict[str, Any]]:
         """The layout's fields. Only when it is valid."""
         return [form.field for form in self.formset.forms]
+
+
+def _asked(*, has_default: bool) -> HasDefaultForm:
+    return HasDefaultForm(initial={"has_default": has_default})
 
 
 def _count(data: Mapping[str, Any]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from decimal import Decimal
 from typing import Any
 
@@ -11,7 +10,6 @@ from django import forms
 from models_registry.catalogue.rules import check_key_fields, check_source, check_unit_field, check_version_name
 from models_registry.models import SourceKind
 from recsite.dashboard.forms.dashboard_form import AS_TYPED, DashboardForm, held_to
-from tenants.figures import plain_json
 from tenants.models import Tenant
 from tenants.rules import RuleBroken, check_slug
 
@@ -28,30 +26,6 @@ class NamesField(forms.CharField):
         return (super().to_python(value) or "").replace(",", " ").split()
 
 
-class RecordField(forms.CharField):
-    """A JSON object, or nothing."""
-
-    widget = forms.Textarea({"rows": 7, "class": "code-text", "spellcheck": "false"})
-
-    def prepare_value(self, value: Any) -> Any:
-        """Show an object as indented JSON; what was typed stays as it was typed."""
-        return plain_json(value) if isinstance(value, dict) else value
-
-    def to_python(self, value: Any) -> Any:
-        """Return the object; None for nothing."""
-        text = super().to_python(value)
-        if not text:
-            return None
-        try:
-            record = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            where = f" (line {error.lineno}, column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
-            raise forms.ValidationError(f"This is not JSON{where}.") from None
-        if not isinstance(record, dict):
-            raise forms.ValidationError('Enter an object, such as {"offer_id": 1}.')
-        return record
-
-
 def _client_age_field() -> forms.IntegerField:
     return forms.IntegerField(
         label="How long a phone may keep an answer, in seconds",
@@ -59,15 +33,6 @@ def _client_age_field() -> forms.IntegerField:
         min_value=1,
         max_value=86_400,
         help_text="A change of weights is on every phone after this time. 60 is usual; a day (86,400) is the most.",
-    )
-
-
-def _default_field() -> RecordField:
-    return RecordField(
-        label="Default answer",
-        required=False,
-        help_text="What players without a row get, and everybody if the data can’t be read: JSON with the fields of "
-        "the layout. Without it they get no recommendation.",
     )
 
 
@@ -98,7 +63,6 @@ class ModelForm(DashboardForm):
         "divide by the whole key. It can’t be changed later.",
     )
     max_client_age_seconds = _client_age_field()
-    default_answer = _default_field()
 
     def clean_slug(self) -> str:
         """Hold it to the service's rule."""
@@ -151,12 +115,6 @@ class ModelSettingsForm(DashboardForm):
         """The values as the service takes them. Only when the form is valid."""
         percents = {name: float(self.cleaned_data[name] / 100) for name in ("max_row_count_change", "min_coverage")}
         return {**self.cleaned_data, **percents, "max_psi": float(self.cleaned_data["max_psi"])}
-
-
-class DefaultForm(DashboardForm):
-    """The default answer."""
-
-    default_answer = _default_field()
 
 
 class SourceForm(DashboardForm):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +16,7 @@ from models_registry.catalogue.selectors import ModelSummary, model_summary
 from models_registry.catalogue.services import (
     default_set,
     layout_add,
+    layouts_in_use,
     model_create,
     model_update,
     newest_layout,
@@ -25,8 +26,9 @@ from models_registry.loading.field_types import field_name
 from models_registry.loading.requests import load_request
 from models_registry.models import RecommendationModel, Version
 from recsite.dashboard.form_pages import form_page, sent
+from recsite.dashboard.forms.defaults import DefaultForm
 from recsite.dashboard.forms.layouts import LayoutEditor
-from recsite.dashboard.forms.models import DefaultForm, ModelForm, ModelSettingsForm, VersionForm
+from recsite.dashboard.forms.models import ModelForm, ModelSettingsForm, VersionForm
 from recsite.dashboard.gate import StudioRequest, studio_page
 from recsite.dashboard.inner_gates import about_model, model_page
 from serving.formats.layouts import Layout
@@ -43,7 +45,7 @@ SENT_TWICE = timedelta(minutes=10)
 def model_new(request: StudioRequest) -> HttpResponse:
     """Ask for a new model and its layout, and make it."""
     if request.method != "POST":
-        return _model_new_page(request, ModelForm(), LayoutEditor.of([]))
+        return _model_new_page(request, ModelForm(), LayoutEditor.empty())
     action = request.POST.get("layout")
     if action:
         # Bound, so that what was typed stays, but not checked.
@@ -53,10 +55,14 @@ def model_new(request: StudioRequest) -> HttpResponse:
     if form.is_valid() & editor.is_valid():
         try:
             model = model_create(
-                tenant=request.studio.tenant, actor=request.user, layout=editor.fields, **form.cleaned_data
+                tenant=request.studio.tenant,
+                actor=request.user,
+                layout=editor.fields,
+                default_answer=editor.default_answer,
+                **form.cleaned_data,
             )
         except RuleBroken as error:
-            if error.field in ("layout", "fields"):
+            if error.field in ("layout", "fields", "default_answer"):
                 editor.problem = str(error)
             else:
                 form.refuse(error)
@@ -88,8 +94,8 @@ def model_settings(request: StudioRequest, model: RecommendationModel) -> HttpRe
                 "max_psi": round(model.max_psi, 2),
             }
         ),
-        "default": DefaultForm(initial={"default_answer": model.default_answer}),
-        "editor": LayoutEditor.of(newest_layout(model).fields),
+        "defaults": _default_forms(summary),
+        "editor": LayoutEditor.of(newest_layout(model)),
     }
     if request.method != "POST":
         return _settings_page(request, summary, forms)
@@ -103,6 +109,14 @@ def model_settings(request: StudioRequest, model: RecommendationModel) -> HttpRe
         return _settings_page(request, summary, forms, status=200 if request.POST.get("layout") else 422)
     messages.success(request, said)
     return redirect("model-settings", model.tenant.slug, model.slug)
+
+
+def _default_forms(summary: ModelSummary) -> list[DefaultForm]:
+    """Return the form of each default that somebody gets or will get, that of the newest layout first. Two queries."""
+    return [
+        DefaultForm(layout, used_by=[s.name for s in summary.versions if s.version.layout_id == layout.pk])
+        for layout in layouts_in_use(summary.model)
+    ]
 
 
 def _settings_page(
@@ -130,14 +144,23 @@ def _save_basics(request: StudioRequest, model: RecommendationModel, forms: dict
 
 
 def _save_default(request: StudioRequest, model: RecommendationModel, forms: dict[str, Any]) -> str | None:
-    form = forms["default"] = DefaultForm(request.POST)
+    revision = request.POST.get("revision", "")
+    place, shown = next(
+        ((place, one) for place, one in enumerate(forms["defaults"]) if str(one.layout.revision) == revision), (0, None)
+    )
+    if shown is None:
+        raise Http404
+    form = forms["defaults"][place] = DefaultForm(shown.layout, request.POST, shown.used_by)
     if form.is_valid():
         with form.refusing():
-            default_set(model=model, actor=request.user, **form.cleaned_data)
-            is_given = bool(form.cleaned_data["default_answer"])
-            what = "Whoever has no row gets this default from now on." if is_given else "There is no default any more."
-            return f"Saved. {what}"
+            default_set(model=model, layout=form.layout, default_answer=form.answer, actor=request.user)
+            return f"Saved. {_said_of(form.answer, form.layout.revision)}"
     return None
+
+
+def _said_of(answer: Mapping[str, Any] | None, revision: int) -> str:
+    who = f"Whoever gets a version with layout {revision} and has no row gets"
+    return f"{who} no recommendation." if answer is None else f"{who} this default from now on."
 
 
 def _save_layout(request: StudioRequest, model: RecommendationModel, forms: dict[str, Any]) -> str | None:
@@ -145,11 +168,16 @@ def _save_layout(request: StudioRequest, model: RecommendationModel, forms: dict
     if action:
         forms["editor"] = LayoutEditor.edited(request.POST, action)
         return None
-    editor = forms["editor"] = LayoutEditor.typed(request.POST)
+    newest = newest_layout(model)
+    editor = forms["editor"] = LayoutEditor.typed(request.POST, newest.default)
     if not editor.is_valid():
         return None
+    given: dict[str, Any] = {"model": model, "default_answer": editor.default_answer, "actor": request.user}
     try:
-        layout = layout_add(model=model, fields=editor.fields, actor=request.user)
+        if editor.fields == newest.fields and editor.default_answer != newest.default:
+            default_set(layout=newest, **given)
+            return f"The layout is as it was. {_said_of(editor.default_answer, newest.revision)}"
+        layout = layout_add(fields=editor.fields, keeps_default=False, **given)
     except RuleBroken as error:
         editor.problem = str(error)
         return None
