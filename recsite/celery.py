@@ -10,6 +10,7 @@ from kombu.transport.redis import Transport
 from redis.exceptions import ResponseError
 
 from recsite.background.outcomes import count_outcomes
+from recsite.background.request_ids import carry_request_ids
 from recsite.background.steps import LoopSigns, WorkerSigns
 from recsite.logs import be
 
@@ -26,6 +27,7 @@ app.conf.task_queues = (Queue("celery"), Queue("loads"))
 app.autodiscover_tasks(["models_registry.loading", "models_registry", "recsite.api"])
 app.steps["worker"].add(WorkerSigns)
 app.steps["consumer"].add(LoopSigns)
+carry_request_ids()
 count_outcomes()
 
 

@@ -13,16 +13,15 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from typing_extensions import override
 
 from recsite import __version__
+from serving.log_context import context
 
 # Docker cuts lines at 16 KB, and half a JSON object is none. Texts of a line that is longer are cut to these in turn.
 LONGEST_LINE = 15_000
@@ -32,8 +31,6 @@ _NEXT_KEY = re.compile(r" ([a-z_]+)=")
 # A place for an argument, in a text for `%`; and one that is a whole value.
 _PLACE = re.compile(r"%[-#0 +]*[\d.]*[a-zA-Z]")
 
-# What the lines of a request or a task say besides: which one it is.
-context: ContextVar[Mapping[str, str]] = ContextVar("context", default=MappingProxyType({}))
 _component: list[str] = []
 # Of the command lines of others' programs.
 _BY_WORD = {"recsite.wsgi:application": "dashboard", "beat": "beat", "worker": "worker"}

@@ -4,9 +4,12 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from typing import Any
+from uuid import uuid4
 
 from csp.constants import SELF, UNSAFE_EVAL, UNSAFE_INLINE
 from csp.decorators import csp_update
+from django.core.signals import request_finished
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -14,6 +17,8 @@ from django.urls import resolve, reverse
 from typing_extensions import override
 
 from recsite.logs import OneLine
+from serving.http import REQUEST_ID, echoed_id, good_id
+from serving.log_context import NOTHING, context
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
 
@@ -33,6 +38,19 @@ class DatabaseInOneLine(OneLine):
         return True
 
 
+class RouteForPath(logging.Filter):
+    """Has Django name the route of a request that it refuses: the path itself may hold a player's id."""
+
+    @override
+    def filter(self, record: logging.LogRecord) -> bool:
+        request = getattr(record, "request", None)
+        if isinstance(request, HttpRequest) and isinstance(record.args, tuple):
+            match = request.resolver_match
+            route = f"/{match.route}" if match is not None else "no address of ours"
+            record.args = tuple(route if arg == request.path else arg for arg in record.args)
+        return True
+
+
 def first_line(error: Exception) -> str:
     """Return what an error says, in one line."""
     return str(error).partition("\n")[0]
@@ -46,6 +64,32 @@ FOR_MACHINES = ("healthz", "readyz", "readyz-tokens", "metrics")
 def _paths_for_machines() -> frozenset[str]:
     """Return where these are; worked out at the first request, since it reads all addresses."""
     return frozenset(reverse(name) for name in FOR_MACHINES)
+
+
+def names_requests(get_response: Handler) -> Handler:
+    """Give each request an id, its own where it came with one: its lines in the log have it, and its answer.
+
+    Serving's answers have it as the lane's do. What the request asks to be done in the background has it too.
+    """
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        given = request.headers.get(REQUEST_ID)
+        own = good_id(given) or uuid4().hex
+        context.set({"request_id": own})  # until it is finished, since Django logs a refusal after all middleware
+        response = get_response(request)
+        is_serving = request.path_info.startswith("/v1/") or request.path_info in _paths_for_machines()
+        if (said := echoed_id(response.status_code, given) if is_serving else own) is not None:
+            response.headers[REQUEST_ID] = said
+        return response
+
+    return middleware
+
+
+def _forget_the_request(**_: Any) -> None:
+    context.set(NOTHING)
+
+
+request_finished.connect(_forget_the_request, dispatch_uid="recsite.forget_the_request")
 
 
 def answers_for_machines(get_response: Handler) -> Handler:

@@ -57,6 +57,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "recsite.middleware.names_requests",
     "recsite.middleware.answers_for_machines",
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "django.middleware.security.SecurityMiddleware",
@@ -367,12 +368,14 @@ LOGGING: dict[str, Any] = {
     "filters": {
         "one_line": {"()": "recsite.logs.OneLine"},
         "database": {"()": "recsite.middleware.DatabaseInOneLine"},
+        "route": {"()": "recsite.middleware.RouteForPath"},
     },
     "handlers": {"console": {"class": "recsite.logs.Bounded", "formatter": ENV.log_format}},
     "loggers": {
         # Whoever scans the internet calls by address, all day.
         "django.security.DisallowedHost": {"filters": ["one_line"]},
-        "django.request": {"filters": ["database"]},
+        "django.request": {"filters": ["route", "database"]},
+        "django.security.csrf": {"filters": ["route"]},
         # These have handlers of their own otherwise.
         **{name: {"handlers": [], "propagate": True} for name in ("django", "_granian", "celery.task")},
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 from urllib.parse import unquote_to_bytes
@@ -33,6 +34,7 @@ class Request(msgspec.Struct, gc=False):
     if_none_match: str | None
     content_type: str | None
     body: bytes
+    request_id: str | None = None
 
 
 class Exposure(NamedTuple):
@@ -166,6 +168,25 @@ class Refused(Exception):
 def bad_request(code: str, detail: str) -> Refused:
     """Return what to raise for a 400."""
     return Refused(problem(400, code, detail))
+
+
+# --- The request's id ------------------------------------------------------------------------------------------------
+
+REQUEST_ID = "x-request-id"
+_GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def good_id(given: str | None) -> str | None:
+    """Return the id that a request came with, None if it came with none, or with what is none."""
+    return given if given is not None and _GOOD_ID.fullmatch(given) else None
+
+
+def echoed_id(status: int, given: str | None) -> str | None:
+    """Return the id that an answer carries: that of the request, if the answer is an error.
+
+    The answers that there are many of have no room for it.
+    """
+    return good_id(given) if status >= 400 else None
 
 
 # --- Reading what clients send --------------------------------------------------------------------------------------

@@ -88,6 +88,7 @@ def end(pulse: Pulse, ending: Ending, report: Report) -> None:
     except Overtaken:
         log.warning("load.overtaken load=%s attempt=%s", pulse.load.pk, pulse.load.attempts)
     else:
-        log.info("load.ended load=%s state=%s problem_code=%s problem=%s", pulse.load.pk, state, code, problem)
+        # The sentence, which the load's page has, may name a key: a player.
+        log.info("load.ended load=%s state=%s problem_code=%s", pulse.load.pk, state, code)
         if state == LoadState.REJECTED:
             count_rejection(pulse.load, report)

@@ -28,10 +28,11 @@ from django.utils.log import configure_logging
 
 from serving.configuration import Serving, assemble
 from serving.engine import BatchLookup, Block, Lookup, begin
-from serving.http import ALIVE, NO_ANSWER, NOT_FOUND, NOT_READY, OVER_CAPACITY, PATH, Request, Response
+from serving.http import ALIVE, NO_ANSWER, NOT_FOUND, NOT_READY, OVER_CAPACITY, PATH, Request, Response, good_id
 from serving.lane.http11 import KEEP_ALIVE_SECONDS, Connection
 from serving.lane.server import HttpServer
 from serving.lane.workers import DRAIN_SIGNAL
+from serving.log_context import NOTHING, saying
 from serving.metrics import Buckets, WorkerFile
 from serving.redis.cache import BlockCache
 from serving.redis.reader import MOST_AT_ONCE, read_all
@@ -150,7 +151,7 @@ class Lane:
             else:
                 response = self._answer_now(request, connection)
         except Exception as error:  # noqa: BLE001  # a defect must not become a 500 or a hang
-            self._note(error)
+            self._note(error, connection)
             response = NO_ANSWER
         if response is not None:
             self._end(response, connection, self._numbers.cached)
@@ -193,7 +194,7 @@ class Lane:
         try:
             following = step.resume(blocks)
         except Exception as error:  # noqa: BLE001  # as in `handle`
-            self._note(error)
+            self._note(error, connection)
             following = NO_ANSWER
         if isinstance(following, Response):
             self._waiting -= 1
@@ -213,7 +214,7 @@ class Lane:
                     self._cache.drop(lost.name)
                 self._serving.watch.report_lost(lost.table_id for lost in response.lost)
         except Exception as error:  # noqa: BLE001  # as in `handle`
-            self._note(error)
+            self._note(error, connection)
 
     def _elsewhere(self, path: str) -> Response:
         if path == "/healthz":
@@ -222,7 +223,7 @@ class Lane:
             return NOT_READY if self._is_draining else self._serving.readiness()
         return NOT_FOUND
 
-    def _note(self, error: Exception) -> None:
+    def _note(self, error: Exception, connection: Connection) -> None:
         """Log where an unexpected error came from, at most once a second; its text could name a player."""
         self._numbers.unexpected_errors += 1
         now = time.monotonic()
@@ -230,7 +231,9 @@ class Lane:
             self._error_logged_at = now
             frames = traceback.extract_tb(error.__traceback__)[-4:]
             where = " < ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
-            logger.error("request.failed error=%s at=%r", type(error).__name__, where)
+            request_id = good_id(connection.request_id)
+            with saying({"request_id": request_id} if request_id else NOTHING):
+                logger.error("request.failed error=%s at=%r", type(error).__name__, where)
 
     def _drain(self) -> None:
         self._is_draining = True

@@ -12,7 +12,8 @@ from __future__ import annotations
     CONNECTION,
     EXPECT,
     UPGRADE,
-) = range(9)
+    REQUEST_ID,
+) = range(10)
 COUNTED = {
     b"authorization": AUTHORIZATION,
     b"accept": ACCEPT,
@@ -23,6 +24,7 @@ COUNTED = {
     b"connection": CONNECTION,
     b"expect": EXPECT,
     b"upgrade": UPGRADE,
+    b"x-request-id": REQUEST_ID,
 }
 # The values of a request that has none of them.
 NONE: tuple[str | None, ...] = (None,) * len(COUNTED)

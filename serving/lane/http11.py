@@ -29,7 +29,10 @@ from serving.http import (
     TOO_LARGE,
     Request,
     Response,
+    echoed_id,
+    head_of,
 )
+from serving.http import REQUEST_ID as REQUEST_ID_HEADER
 from serving.lane.headers import (
     ACCEPT,
     AUTHORIZATION,
@@ -39,6 +42,7 @@ from serving.lane.headers import (
     EXPECT,
     IF_NONE_MATCH,
     NONE,
+    REQUEST_ID,
     SPELLINGS,
     UPGRADE,
     head_without_upgrade,
@@ -74,6 +78,7 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         asked_at: when the request that is being answered, or was last, was here as a whole (`time.perf_counter`).
+        request_id: what that came with as its id.
     """
 
     __slots__ = (
@@ -96,10 +101,12 @@ class Connection(asyncio.Protocol):
         "_unread",
         "_wants_head",
         "asked_at",
+        "request_id",
     )
 
     def __init__(self, server: HttpServer) -> None:
         self.asked_at = 0.0
+        self.request_id: str | None = None
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
@@ -262,6 +269,7 @@ class Connection(asyncio.Protocol):
             found[IF_NONE_MATCH],
             content_type,
             body,
+            found[REQUEST_ID],
         )
         if (
             not parser.should_keep_alive()
@@ -292,6 +300,8 @@ class Connection(asyncio.Protocol):
         server, status, body = self._server, response.status, response.body
         is_last = (self._asking is ENDED or server.is_ending) and not self._following
         ending = "connection: close\r\n" if is_last else ""
+        if status >= 400 and (echoed := echoed_id(status, self.request_id)) is not None:
+            ending += head_of((REQUEST_ID_HEADER, echoed))
         if body:
             head = f"{_STATUS_LINES[status]}{response.head}{server.date}{ending}content-length: {len(body)}\r\n\r\n"
             answer = head.encode() if self._wants_head else head.encode() + body
@@ -313,6 +323,7 @@ class Connection(asyncio.Protocol):
     def _begin(self, path: str, request: Request) -> None:
         self._answering = BUSY
         self._wants_head = request.method == "HEAD"
+        self.request_id = request.request_id
         self.asked_at = time.perf_counter()
         self._server.handle(self, path, request)
 
@@ -331,6 +342,7 @@ class Connection(asyncio.Protocol):
             return
         self._answering = REFUSED if lingers else BUSY
         self._wants_head = False
+        self.request_id = self._found[REQUEST_ID]
         self._server.on_refused(response)
         self.send(response)
 

@@ -25,6 +25,7 @@ class ApiServer(NamedTuple):
     client_secret: str
     data_dir: Path
     env: dict[str, str]
+    log: Path
 
 
 @pytest.hookimpl(trylast=True)
@@ -47,6 +48,7 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         var_dir,
         RECSITE_DATABASE_URL=f"sqlite:///{var_dir}/api.sqlite3",
         RECSITE_API_REQUESTS_PER_MINUTE="1000000",
+        RECSITE_LOG_FORMAT="json",
     )
     try:
         subprocess.run([sys.executable, "manage.py", "migrate", "-v0"], cwd=ROOT, env=env, check=True)
@@ -59,6 +61,6 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         with running(server, env, log) as process:
             wait_for(port, "/healthz", process, log, statuses=(200,))
             url = f"http://127.0.0.1:{port}"
-            yield ApiServer(url=url, **callers, data_dir=data_dir, env=env)
+            yield ApiServer(url=url, **callers, data_dir=data_dir, env=env, log=log)
     finally:
         valkey.stop()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pyarrow as pa
@@ -15,15 +17,16 @@ import pytest
 
 from tests.api.conftest import ApiServer
 from tests.doors.processes import ROOT, running
+from tests.lane_process import eventually
 
 
 @pytest.fixture(scope="module")
-def worker(api_server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Run a Celery worker beside the server."""
+def worker(api_server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Run a Celery worker beside the server; give its log."""
     log = tmp_path_factory.mktemp("worker") / "worker.log"
-    command = [sys.executable, "-m", "celery", "-A", "recsite", "worker", "--pool", "solo", "--loglevel", "WARNING"]
+    command = [sys.executable, "-m", "celery", "-A", "recsite", "worker", "--pool", "solo"]
     with running(command, api_server.env, log):
-        yield
+        yield log
 
 
 def write_rows(path: Path, offer_ids: list[int]) -> None:
@@ -129,3 +132,56 @@ def test_example__refused__says_why(api_server: ApiServer) -> None:
     assert "(refused)" in outside.stderr
     assert "may not read" in outside.stderr
     assert "(unauthenticated)" in wrong_token.stderr
+
+
+@pytest.mark.usefixtures("model")
+def test_request__that_starts_a_load__is_named_by_every_line_of_it_and_no_line_says_what_it_must_not(
+    api_server: ApiServer, worker: Path
+) -> None:
+    job = {"Authorization": f"Bearer {api_server.token}"}
+    path = api_server.data_dir / "named.parquet"
+    write_rows(path, [1, 2, 9999])
+    address = f"{api_server.url}/api/v1/models/publish-example/versions"
+    source = {"kind": "parquet", "location": str(path)}
+    version = httpx.post(address, json={"name": "named", "source": source}, headers=job)
+    version.raise_for_status()
+    for number, rows in enumerate(([1, 2, 9999], [1, 2, 3])):
+        write_rows(path, rows)
+        asked = httpx.post(f"{address}/named/loads", json={}, headers={**job, "X-Request-ID": f"load-{number}"})
+        assert (asked.status_code, asked.headers["X-Request-ID"]) == (201, f"load-{number}")
+        eventually(lambda number=number: said(worker, f"load-{number}", " succeeded in "), seconds=60)  # type: ignore[misc]  # mypy knows no defaults of lambdas
+
+    # Whatever goes wrong or right with secrets and players.
+    client = {"client_id": api_server.client_id, "client_secret": api_server.client_secret}
+    tokens = [httpx.post(f"{api_server.url}/api/v1/token", json=client).json()["access_token"]]
+    wrong = [api_server.client_secret[:-1] + "?", "a-password-of-nobody"]
+    for secret in wrong:
+        refused = httpx.post(f"{api_server.url}/api/v1/token", json={**client, "client_secret": secret})
+        assert refused.status_code == 401
+    for bearer in (tokens[0], tokens[0][:-4] + "AAAA", api_server.token[:-1] + "?"):
+        headers = {"Authorization": f"Bearer {bearer}", "Cookie": f"sessionid={api_server.session}"}
+        for target in ("/v1/recommendations?player_id=p000001", "/v1/p000001?x=p000002", "/api/v1/models?q=p000002"):
+            httpx.get(api_server.url + target, headers=headers)
+
+    lines = [*lines_of(worker), *lines_of(api_server.log)]
+    of_load = [line for line in lines if line.get("request_id") == "load-1"]
+    assert {line["event"] for line in of_load if "event" in line} >= {"load.done", "publishing.done"}
+    assert {line["task"] for line in of_load} >= {"loading.run"}
+    assert {(line["component"]) for line in lines} == {"worker", "dashboard"}
+    everything = worker.read_text() + api_server.log.read_text()
+    secrets = [api_server.token, api_server.session, api_server.client_secret, *tokens, tokens[0].split(".")[2], *wrong]
+    settings = (Path(api_server.env["RECSITE_ENV_FILE"])).read_text().splitlines()
+    secrets += [
+        line.partition("=")[2].partition(":")[2] or line.partition("=")[2] for line in settings if "KEY" in line
+    ]
+    players = [f"p{number:06}" for number in range(3)]
+    assert [each for each in (*secrets, *players) if each in everything] == []
+
+
+def said(log: Path, request_id: str, words: str) -> bool:
+    return any(line.get("request_id") == request_id and words in line.get("message", "") for line in lines_of(log))
+
+
+def lines_of(log: Path) -> list[dict[str, Any]]:
+    """Return the lines of a log; what Celery and Python print themselves is left out."""
+    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]

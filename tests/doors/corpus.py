@@ -48,7 +48,20 @@ def corpus(scene: Scene) -> list[Case]:
         *_tokens(scene),
         *_batches(scene),
         *_paths(scene),
+        *_request_ids(scene),
     ]
+
+
+def _request_ids(scene: Scene) -> Iterator[Case]:
+    token = scene.token(sub=player(6), models=["offers"])
+    for given in ("a", "A-1._z", "x" * 64, "x" * 65, "", " a ", "a b", "a,b", "a\xe9", 'a"b', "a%0d%0ab"):
+        for name, bearer in (("found", token), ("refused", "nonsense")):
+            yield get(f"{name}, request {given[:10]!r}", "", bearer, ("X-Request-ID", given))
+    yield get("two ids", "", "nonsense", ("X-Request-ID", "a"), ("X-Request-ID", "b"))
+    yield Case("elsewhere, with an id", request("GET", "/v1/elsewhere", [("X-Request-ID", "a")]))
+    for path in ("/healthz", "/readyz"):
+        yield Case(f"{path} with an id", request("GET", path, [("X-Request-ID", "a")]))
+    yield post("no JSON, with an id", b"{", scene.token(models=["offers"]), ("X-Request-ID", "a"))
 
 
 def _tables(scene: Scene) -> Iterator[Case]:

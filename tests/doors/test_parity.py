@@ -33,6 +33,7 @@ HEADERS_THAT_MATTER = (
     "retry-after",
     "www-authenticate",
     "allow",
+    "x-request-id",
 )
 
 # The rows of the serving contract's table: what an answer must look like for its row to count as seen.
@@ -61,6 +62,8 @@ ROWS: dict[str, Callable[[RawResponse], bool]] = {
     "bad parameters": lambda r: r.status == 400 and b'"unknown_parameter"' in r.body,
     "many keys": lambda r: r.status == 200 and b'"answers"' in r.body,
     "many keys as bits": lambda r: r.status == 406,
+    "an error, with the request's id": lambda r: r.status >= 400 and r.header("x-request-id") == "A-1._z",
+    "no error, and so without": lambda r: r.status == 200 and r.header("x-request-id") is None,
     "over the limit": lambda r: r.status == 429 and r.header("retry-after") is not None,
     "over capacity": lambda r: r.status == 503 and b'"over_capacity"' in r.body and r.header("retry-after") == "1",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import ssl
 import threading
@@ -106,6 +107,12 @@ class Client(threading.Thread):
         self.is_done = threading.Event()
         self._port, self._tls, self._token = port, tls, token
 
+    def id_of_a_refusal(self, given: str) -> str | None:
+        """Ask without a token; return which id the answer gives the request."""
+        with RawConnection(self._port, tls=self._tls) as connection:
+            asked = asking("/v1/recommendations").replace(b"\r\n\r\n", f"\r\nX-Request-ID: {given}\r\n\r\n".encode())
+            return connection.ask(asked).header("x-request-id")
+
     def run(self) -> None:
         number = 0
         while not self.is_done.is_set():
@@ -137,6 +144,11 @@ def test_lanes__replaced_in_turn_behind_proxies__no_request_fails(
         for command in (nginx, haproxy):
             port, tls = stack.enter_context(proxy(command, tmp_path / command.__name__, ports))
             clients += [Client(port, tls, scene.token()) for _ in range(CLIENTS_EACH)]
+        for client in clients:
+            own = [client.id_of_a_refusal("mine-1"), client.id_of_a_refusal(""), client.id_of_a_refusal("x" * 65)]
+            assert own[0] == "mine-1"
+            assert all(re.fullmatch(r"[0-9a-f-]{32,36}", each or "") for each in own[1:]), own
+            assert own[1] != own[2]
         for client in clients:
             client.start()
         try:

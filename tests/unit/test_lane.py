@@ -8,8 +8,10 @@ import logging
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from recsite.logs import TextLines
 from serving.http import NO_ANSWER, PATH, Request, Response
 from serving.lane import application as lane
 from serving.lane.application import Lane, Options
@@ -41,6 +43,7 @@ def get(*, authorization: str | None = None, query: str = "") -> Request:
 def answer(application: Lane, request: Request, path: str = PATH) -> Response:
     async def asked() -> Response:
         client = Client()
+        client.request_id = request.request_id
         application.handle(client, path, request)
         (response,) = client.answers
         return response
@@ -76,7 +79,8 @@ def test_defect__503_counted_and_logged_without_what_was_asked(
         raise KeyError(request.query, request.authorization)
 
     monkeypatch.setattr(lane, "begin", begin)
-    request = get(authorization="Bearer secret-token", query="player_id=ana")
+    request = msgspec.structs.replace(get(authorization="Bearer secret-token", query="player_id=ana"), request_id="r-1")
+    caplog.handler.setFormatter(TextLines())
     with caplog.at_level(logging.DEBUG):
         answers = [answer(application, request) for _ in range(5)]
     assert answers == [NO_ANSWER] * 5
@@ -86,6 +90,7 @@ def test_defect__503_counted_and_logged_without_what_was_asked(
     assert message.startswith("request.failed error=KeyError at='test_lane.py:")
     assert "ana" not in message
     assert "secret" not in message
+    assert " request_id=r-1" in caplog.text
 
 
 class _Waits:

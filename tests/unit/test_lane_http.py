@@ -720,3 +720,18 @@ def test_https__a_refusal_and_an_answer_arrive(tmp_path: Path) -> None:
                 assert await client.is_closed()
 
     Site(tls=tls, trusted=trusted).run(story)
+
+
+def test_request_id__of_each_request__comes_back_with_its_own_error_alone() -> None:
+    async def story(site: Site) -> None:
+        client = await site.client()
+        client.send(get("X-Request-ID: a-1") + get("x-request-id: B_2 ") + get() + get("X-Request-ID: b c"))
+        given = [(await client.answer())[1].get("x-request-id") for _ in range(4)]
+        assert given == ["a-1", "B_2", None, None]
+        site.answer = lambda _path, _request: Response(200, "", BODY)
+        assert "x-request-id" not in (await client.ask(get("X-Request-ID: a-1")))[1]
+        too_large = get(f"Content-Length: {MAX_BODY_BYTES + 1}", "X-Request-ID: a-3", method="POST")
+        status, headers, _ = await client.ask(too_large)
+        assert (status, headers["x-request-id"]) == (413, "a-3")
+
+    Site(answer=lambda _path, _request: NO_ANSWER).run(story)

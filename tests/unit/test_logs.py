@@ -14,6 +14,7 @@ import pytest
 
 from recsite import __version__, logs
 from recsite.logs import LONGEST_LINE, MOST_KINDS, MOST_OF_A_KIND, SPAN_SECONDS, Bounded, JsonLines, TextLines
+from serving.log_context import saying
 
 Log = Callable[..., None]
 
@@ -119,16 +120,14 @@ def test_json__exception_however_long__is_one_field_of_one_bounded_line(written:
 
 def test_text__of_an_event__is_read_as_it_is_written() -> None:
     written = Written(TextLines())
-    token = logs.context.set({"request_id": "r1"})
-    written.log.info("load.ended load=%s", "l1")
-    logs.context.reset(token)
+    with saying({"request_id": "r1"}):
+        written.log.info("load.ended load=%s", "l1")
     assert written.lines[0].endswith(" INFO recsite.tests load.ended load=l1 request_id=r1")
 
 
 def test_json__of_a_request__says_which_one(written: Written) -> None:
-    token = logs.context.set({"request_id": "r1"})
-    written.log.info("load.ended load=%s", "l1")
-    logs.context.reset(token)
+    with saying({"request_id": "r1"}):
+        written.log.info("load.ended load=%s", "l1")
     assert written.last["request_id"] == "r1"
 
 
