@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grafana.panels import Dashboard, Panel, Query, Row
-from grafana.queries import CONTROL, DOORS, ERRORS, FALLBACKS, LANE, REQUESTS, rate, slowest
+from grafana.queries import CONTROL, DOORS, ERRORS, FALLBACKS, LANE, REQUESTS, rate, same, slowest
 
 SERVICE = Dashboard(
     "service",
@@ -250,6 +250,16 @@ SERVICE = Dashboard(
                     runbooks=["RecsiteTokensRefused"],
                 ),
                 Panel(
+                    "Connections of the database",
+                    "All that PostgreSQL has, by what they do, and as a dashed line the most that it takes.",
+                    "none",
+                    [
+                        Query(same("recsite_db_connections", CONTROL, "state"), "{{state}}"),
+                        Query(same("recsite_db_connections_max", CONTROL), "limit", is_dashed=True),
+                    ],
+                    runbooks=["RecsiteDashboardDown"],
+                ),
+                Panel(
                     "Errors of the database",
                     "Connections and statements that the database did not do.",
                     "ops",
@@ -257,7 +267,7 @@ SERVICE = Dashboard(
                     runbooks=["RecsiteDashboardDown"],
                 ),
             ],
-            in_a_line=3,
+            in_a_line=2,
         ),
     ],
 )

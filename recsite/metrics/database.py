@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from django.db import DatabaseError
+from django.db import DatabaseError, connection
 from django.db.models import F, Min, OuterRef, Q, Subquery, Sum
 from django.db.models.functions import Coalesce
 from django.utils import timezone
@@ -56,15 +56,29 @@ DEFINITIONS = (
         "When the first of a tenant's secrets ends that were replaced and are still accepted.",
         ("tenant",),
     ),
+    Definition(
+        "recsite_db_connections",
+        "gauge",
+        "Connections that the PostgreSQL server has, whoever's, by what they do: active (a statement), in_transaction "
+        "(between two), idle (kept for the next request), other (of users whom it may not tell of). Missing on SQLite.",
+        ("state",),
+    ),
+    Definition("recsite_db_connections_max", "gauge", "How many it takes at most, those for its superusers included."),
 )
+CONNECTION_STATES = ("active", "in_transaction", "idle", "other")
 
 
 class DatabaseCollector(Collector):
-    """Reads the numbers when they are asked for. Nine queries."""
+    """Reads the numbers when they are asked for. Nine queries, on PostgreSQL ten."""
 
     def __init__(self) -> None:
         # Loads last: at first there may be many to read, and if that takes longer than it may, the others are told.
-        self.parts: Sequence[Callable[[datetime], Values]] = (_of_tables, _of_versions, LoadNumbers().read)
+        self.parts: Sequence[Callable[[datetime], Values]] = (
+            _of_connections,
+            _of_tables,
+            _of_versions,
+            LoadNumbers().read,
+        )
 
     @override
     def collect(self) -> Iterator[Metric]:
@@ -80,6 +94,28 @@ class DatabaseCollector(Collector):
     def describe(self) -> Iterator[Metric]:
         """Yield the families without values: registering must not ask the database."""
         yield from families(DEFINITIONS, {})
+
+
+def _of_connections(_now: datetime) -> Values:
+    """Return what PostgreSQL tells of its connections: all that there are, of all machines. One query.
+
+    Counting those of this process alone would not say how near the server is to its limit; Django has no pool that
+    could run out.
+    """
+    counts: dict[tuple[str, ...], float] = {}
+    most: dict[tuple[str, ...], float] = {}
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT CASE WHEN state LIKE 'idle in transaction%%' THEN 'in_transaction'"
+                " WHEN state IN ('active', 'idle') THEN state ELSE 'other' END, count(*),"
+                " current_setting('max_connections')::int FROM pg_stat_activity WHERE datname IS NOT NULL GROUP BY 1",
+                [],
+            )
+            found = cursor.fetchall()
+        counts = {(state,): 0 for state in CONNECTION_STATES} | {(state,): count for state, count, _ in found}
+        most = {(): found[0][2]}
+    return {"recsite_db_connections": counts, "recsite_db_connections_max": most}
 
 
 def _of_tables(now: datetime) -> Values:

@@ -31,6 +31,8 @@ EMPTY = {
     ("redis", "Memory, and its limit", "B"): "the demo's Valkey has no limit",
     ("redis", "Share of the limit", "A"): "the demo's Valkey has no limit",
     ("service", "Refused", "A"): "no snapshot was refused",
+    ("service", "Connections of the database", "A"): "the demo's database is a file",
+    ("service", "Connections of the database", "B"): "the demo's database is a file",
 }
 JOBS = ("recsite-lane", "recsite-dashboard")
 Series = dict[tuple[str, ...], float]

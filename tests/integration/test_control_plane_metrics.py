@@ -72,7 +72,7 @@ def test_metrics__loads_late_versions_and_lost_tables__are_counted(version: Vers
     for state in (LoadState.FAILED, LoadState.QUEUED, LoadState.WRITING):
         factories.LoadFactory.create(version=version, state=state)
     Load.objects.unscoped().filter(state=LoadState.QUEUED).update(created_at=now - hour)
-    before = metrics(client)
+    before = {name: value for name, value in metrics(client).items() if not name.startswith("recsite_db_connections")}
     tenant = version.model.tenant.slug
     named = f"{version.model.slug} {tenant} {version.name}"
     assert before.pop("recsite_load_oldest_waiting_seconds") == pytest.approx(3600, abs=60)
@@ -108,8 +108,27 @@ def test_metrics__every_definition__has_a_value() -> None:
 def test_metrics__asked_for__cost_nine_queries(
     version: Version, client: Client, django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
-    with django_assert_num_queries(9):
+    with django_assert_num_queries(10 if connection.vendor == "postgresql" else 9):
         metrics(client)
+
+
+def test_connections__of_the_server__are_told_by_what_they_do_with_its_limit(client: Client) -> None:
+    if connection.vendor != "postgresql":
+        assert not [name for name in metrics(client) if name.startswith("recsite_db_connections")]
+        return
+    before = metrics(client)
+    another = connection.copy()
+    another.set_autocommit(False)
+    another.cursor().execute("SELECT 1")
+    with connection.cursor() as cursor:
+        # Within one transaction, which a test is, the server tells the same again.
+        cursor.execute("SELECT pg_stat_clear_snapshot()")
+    during = metrics(client)
+    another.close()
+    # The one that asks is active.
+    assert before["recsite_db_connections active"] >= 1
+    assert during["recsite_db_connections in_transaction"] == before["recsite_db_connections in_transaction"] + 1
+    assert before["recsite_db_connections_max"] == 100
 
 
 def test_load_numbers__of_loads_read_before__are_remembered_and_the_same(
