@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +11,10 @@ from django.db import connection
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 from kombu import pools
 
-from tests.doors.processes import environment, running
+from tests.doors.processes import ROOT, environment
+from tests.warm_start import running_warm
 
-CELERY = (sys.executable, "-m", "celery", "-A", "recsite")
+PROJECT = ("-A", "recsite")
 
 
 def point_celery_at(url: str) -> str:
@@ -31,20 +31,11 @@ def point_celery_at(url: str) -> str:
 def celery_worker(redis_url: str, var_dir: Path, **env: str) -> Iterator[Path]:
     """Run a worker on the tests' own database until the block ends; gives its log."""
     own = environment(redis_url, var_dir, RECSITE_DATABASE_URL=_database_url(), **env)
-    arguments = [
-        *CELERY,
-        "worker",
-        "--concurrency",
-        "1",
-        "--pidfile",
-        str(var_dir / "worker.pid"),
-        "--loglevel",
-        "INFO",
-    ]
+    arguments = ["worker", "--concurrency", "1", "--pidfile", str(var_dir / "worker.pid"), "--loglevel", "INFO"]
     before = point_celery_at(redis_url)
     log = var_dir / "worker.log"
     try:
-        with running(arguments, own, log):
+        with running_warm("celery", [*PROJECT, *arguments], own, log, cwd=ROOT):
             yield log
     finally:
         point_celery_at(before)
@@ -54,9 +45,9 @@ def celery_worker(redis_url: str, var_dir: Path, **env: str) -> Iterator[Path]:
 def celery_beat(redis_url: str, var_dir: Path, **env: str) -> Iterator[Path]:
     """Run a beat on the tests' own database until the block ends; gives its log. It looks for work every second."""
     own = environment(redis_url, var_dir, RECSITE_DATABASE_URL=_database_url(), **env)
-    arguments = [*CELERY, "beat", "--max-interval", "1", "--pidfile", str(var_dir / "beat.pid"), "--loglevel", "INFO"]
+    arguments = ["beat", "--max-interval", "1", "--pidfile", str(var_dir / "beat.pid"), "--loglevel", "INFO"]
     log = var_dir / "beat.log"
-    with running(arguments, own, log):
+    with running_warm("celery", [*PROJECT, *arguments], own, log, cwd=ROOT):
         yield log
 
 

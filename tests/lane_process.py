@@ -167,6 +167,11 @@ def is_running(process_id: int) -> bool:
     return bool(state) and not state.startswith("Z")
 
 
+def is_paused(process_id: int) -> bool:
+    """Tell whether a process is stopped by a signal and may go on."""
+    return _ps("-o", "stat=", "-p", str(process_id)).strip().startswith("T")
+
+
 def stop(process_id: int, how: signal.Signals = signal.SIGTERM) -> None:
     """Send a signal to one process that a test started."""
     os.kill(process_id, how)

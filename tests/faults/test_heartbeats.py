@@ -28,7 +28,7 @@ from recsite.metrics.background import BackgroundCollector
 from tests.celery_worker import celery_beat, celery_worker
 from tests.doors.processes import ROOT, environment
 from tests.faults.valve import Valve
-from tests.lane_process import eventually
+from tests.lane_process import eventually, is_paused
 from tests.loading_scene import Scene, columns
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -108,7 +108,7 @@ def test_background__busy_hanging_and_running_again__is_told_apart(
         pids = [int((tmp_path / f"{name}.pid").read_text()) for name in ("worker", "beat")]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
-            os.waitpid(pid, os.WUNTRACED)
+            eventually(lambda of=pid: is_paused(of))  # type: ignore[misc]  # mypy cannot type a lambda's defaults
         for component in COMPONENTS:
             make_old(component, tmp_path)
         code, sentence = asked("beat", tmp_path)

@@ -68,7 +68,6 @@ def cloud(studio_scene: Scene) -> Iterator[Valve]:
 @contextmanager
 def worker(server: EmbeddedValkey, valve: Valve, cloud: Valve, var_dir: Path) -> Iterator[int]:
     """Run a worker whose tables and source are behind the valves; give its process id."""
-    before = set(descendants(os.getpid()))
     places = {
         "RECSITE_REDIS_URL": f"redis://127.0.0.1:{valve.port}/0",
         "RECSITE_GCS_ENDPOINT": f"http://127.0.0.1:{cloud.port}",
@@ -76,8 +75,7 @@ def worker(server: EmbeddedValkey, valve: Valve, cloud: Valve, var_dir: Path) ->
     }
     with celery_worker(server.url, var_dir, **places) as log:
         eventually(lambda: "ready." in log.read_text(errors="replace") or None, seconds=60)
-        (process_id,) = (pid for pid in descendants(os.getpid()) if pid not in before and children(pid))
-        yield process_id
+        yield int((var_dir / "worker.pid").read_text())
 
 
 def children(process_id: int) -> list[int]:
