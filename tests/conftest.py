@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # Folders and files whose tests start real processes, or are those that take longest without.
 SLOW = {"api", "browser", "faults", "doors", "bigquery", "demo", "upgrades", "test_pasted_commands.py"}
 SLOW |= {"test_admin_pages.py", "test_bad_sources.py", "test_packing_blocks.py"}
+SLOW |= {"test_loading.py", "test_loading_difference.py", "test_pages_queries.py"}
 # Files that share what takes long to start run in one process.
 UNITS = {"tests/browser/": "browser", "tests/bigquery/": "bigquery", "tests/contract/test_sources": "bigquery"}
 UNITS |= {"tests/demo/test_every_player.py": "large demo", "tests/demo/test_panels.py": "large demo"}

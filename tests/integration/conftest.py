@@ -7,12 +7,14 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from typing import Any
+from contextlib import ExitStack, suppress
+from typing import Any, TypeVar
 
 import pytest
 import redis
 from django.conf import settings
+from django.db import transaction
+from pytest_django import DjangoDbBlocker
 
 from recsite.celery import app
 from recsite.embedded import EmbeddedValkey, free_port
@@ -20,6 +22,31 @@ from tenants.models import Tenant
 from tests.celery_worker import point_celery_at
 from tests.integration.api_client import ApiClient, token_client
 from tests.template_names import unknown_names
+
+Made = TypeVar("Made")
+
+
+@pytest.fixture(scope="module")
+def made_once(
+    django_db_setup: None, django_db_blocker: DjangoDbBlocker
+) -> Iterator[Callable[[Callable[[], Made]], Made]]:
+    """Yield what calls a function whose rows all tests of the module find; they are rolled back after the last of them.
+
+    For what takes long to make. Each test's own changes are rolled back as ever, those of its Python objects are not:
+    a test gets a copy of them (`copy.deepcopy`).
+    """
+
+    def make(function: Callable[[], Made]) -> Made:
+        with django_db_blocker.unblock():
+            return function()
+
+    with ExitStack() as together:
+        with django_db_blocker.unblock():
+            together.enter_context(transaction.atomic())
+        yield make
+        with django_db_blocker.unblock():
+            transaction.set_rollback(True)
+            together.close()
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -106,9 +108,15 @@ def test_document__every_operation__has_words_and_examples(name: str) -> None:
         assert parameter["description"] or parameter["name"] in ("role", "state", "kind", "ETag"), parameter
 
 
+@pytest.fixture(scope="module")
+def made_scene(made_once: Callable[[Callable[[], Scene]], Scene], tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    folder = tmp_path_factory.mktemp("sources")
+    return made_once(lambda: make_scene(str(folder)))
+
+
 @pytest.fixture
-def scene(db: None, valkey: object, celery_queue: object, tmp_path: Any) -> Scene:
-    return make_scene(str(tmp_path))
+def scene(made_scene: Scene, db: None, valkey: object, celery_queue: object) -> Scene:
+    return deepcopy(made_scene)
 
 
 @pytest.mark.parametrize("name", OF_STUDIOS)

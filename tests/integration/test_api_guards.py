@@ -21,7 +21,8 @@ from tests.integration.test_api_strangers import (
     CASES,
     Scene,
     call,
-    make_scene,  # noqa: F401 - the fixture
+    copied_scene,  # noqa: F401 - the fixture
+    made_scene,  # noqa: F401 - what that copies
     operations,
     prepare,
 )

@@ -7,7 +7,8 @@ studio's thing and a missing one are the same: the answers differ in nothing but
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -194,8 +195,19 @@ class Scene(NamedTuple):
     names: dict[str, str]
 
 
+@pytest.fixture(scope="module")
+def made_scene(made_once: Callable[[Callable[[], Scene]], Scene]) -> Scene:
+    return made_once(make_scene)
+
+
 @pytest.fixture(name="scene")
-def make_scene(studio: Tenant, owner: User) -> Scene:
+def copied_scene(made_scene: Scene, db: None) -> Scene:
+    return deepcopy(made_scene)
+
+
+def make_scene() -> Scene:
+    studio = TenantFactory.create()
+    owner = MembershipFactory.create(tenant=studio, role=Role.STUDIO_ADMIN).user
     model = model_create(
         tenant=studio,
         slug="offers",
