@@ -29,8 +29,10 @@ def serve_gcs(folder: Path) -> Iterator[str]:
     arguments = [sys.executable, "-m", "tests.contract.gcs_server", str(folder)]
     with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        process.kill()
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.kill()
 
 
 class _Server(ThreadingHTTPServer):

@@ -21,6 +21,7 @@ SUITES = [
     "test_services_rollouts.py",
     "test_api_idempotency.py",
     "test_api_problems.py",
+    "test_database_limits.py",
     "test_database_restarted.py",
     "test_odd_input.py",
     "test_traffic.py",
