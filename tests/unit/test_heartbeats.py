@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from pathlib import Path
 
 import pytest
 import redis
+from celery import current_app
+from django.db import OperationalError
+from django_celery_beat.schedulers import DatabaseScheduler
 from pytest_django import Settings
 
 from recsite import __version__
 from recsite.background.heartbeats import COMPONENTS, FORGET_MS, Heartbeat, heartbeat_name, signs, verdict
+from recsite.background.scheduler import AGAIN_SECONDS, Scheduler
 from recsite.background.steps import STANDS_STILL_SECONDS, Signs
 
 
@@ -66,3 +72,48 @@ def test_heartbeat__of_some__is_remembered_of_these(
         True,
         True,
     ]
+
+
+class Times:
+    """Fails so many times, then does nothing."""
+
+    def __init__(self, failures: int) -> None:
+        self.left = failures
+
+    def __call__(self, *_: object) -> float:
+        if self.left:
+            self.left -= 1
+            raise OperationalError("the database is away")
+        return 1.0
+
+
+def test_scheduler__database_away_at_its_start_and_later__goes_on(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.VAR_DIR = tmp_path
+    away, ticking, slept = Times(2), Times(1), list[float]()
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(DatabaseScheduler, "setup_schedule", away)
+    monkeypatch.setattr(DatabaseScheduler, "tick", ticking)
+    monkeypatch.setattr(time, "sleep", slept.append)
+    made = Scheduler(app=current_app)
+    assert (away.left, slept, signal.getsignal(signal.SIGTERM)) == (0, [AGAIN_SECONDS] * 2, handler)
+    assert verdict("beat", tmp_path)[0]
+    assert [made.tick(), made.tick()] == [AGAIN_SECONDS, 1.0]
+
+
+def test_scheduler__told_to_end_in_the_middle_of_a_tick__does_not_touch_the_database(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.VAR_DIR = tmp_path
+    synced: list[bool] = []
+    monkeypatch.setattr(DatabaseScheduler, "setup_schedule", Times(0))
+    monkeypatch.setattr(DatabaseScheduler, "sync", lambda _: synced.append(True))
+    made = Scheduler(app=current_app)
+    monkeypatch.setattr(DatabaseScheduler, "tick", lambda self: self.close() or 1.0)
+    made.close()
+    assert synced == [True]
+    made.tick()
+    made.sync()
+    made.close()
+    assert synced == [True]
