@@ -316,8 +316,9 @@ def _build_models(tenant: Tenant) -> Iterator[snapshot.Model]:
             phase=rollout.phase,
             allocation=bytes(rollout.allocation),
             allocation_revision=rollout.number,
-            versions=tuple(_build_version(version) for version in served),
+            versions=tuple(_build_version(version, is_answered=not rollout.serves_default) for version in served),
             overrides={override.unit: override.version.code for override in overrides[model.pk]},
+            serves_default=rollout.serves_default,
         )
 
 
@@ -326,13 +327,14 @@ def _build_layout(layout: models.Layout, model: RecommendationModel) -> snapshot
     return snapshot.Layout(layout.revision, layout.fields, layout.default, layout.counted_default_revision)
 
 
-def _build_version(version: models.Version) -> snapshot.Version:
+def _build_version(version: models.Version, *, is_answered: bool) -> snapshot.Version:
+    """Return a version; one without tables is answered with the default, by lanes of any release."""
     return snapshot.Version(
         name=version.name,
         code=version.code,
         layout_revision=version.layout.revision,
-        active=_build_table(version.active_table),
-        previous=_build_table(version.previous_table),
+        active=_build_table(version.active_table) if is_answered else None,
+        previous=_build_table(version.previous_table) if is_answered else None,
     )
 
 

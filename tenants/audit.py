@@ -50,6 +50,8 @@ class Action(StrEnum):
     ROLLOUT_REWEIGHT = "rollout.reweight", Kind.WEIGHTS, "Weights changed"
     ROLLOUT_SWITCH_OFF = "rollout.switch_off", Kind.WEIGHTS, "Version switched off"
     ROLLOUT_GO_BACK = "rollout.go_back", Kind.WEIGHTS, "Weights restored"
+    ROLLOUT_SERVE_DEFAULT = "rollout.serve_default", Kind.WEIGHTS, "Default served to everybody"
+    ROLLOUT_SERVE_AGAIN = "rollout.serve_again", Kind.WEIGHTS, "Recommendations served again"
     ROLLOUT_NEW_PHASE = "rollout.new_phase", Kind.WEIGHTS, "Phase begun"
     OVERRIDE_SET = "override.set", Kind.WEIGHTS, "Tester set"
     OVERRIDE_REMOVE = "override.remove", Kind.WEIGHTS, "Tester removed"

@@ -87,6 +87,7 @@ class ModelState(Enum):
     NO_VERSION = "No version yet"
     LOADING = "First load runs"
     NOT_LOADED = "Nothing loaded yet"
+    DEFAULT = "Default for everybody"
     PARTLY = "Partly loaded"
     LATE = "Loaded · data is late"
     LOADED = "Loaded"
@@ -119,6 +120,11 @@ class ModelSummary:
         return {state.code: state.name for state in self.versions}
 
     @property
+    def serves_default(self) -> bool:
+        """Whether everybody gets the default answer."""
+        return self.rollout is not None and self.rollout.serves_default
+
+    @property
     def data_at(self) -> datetime | None:
         """The instant of the oldest data that is served."""
         return min((state.data_at for state in self.served if state.data_at is not None), default=None)
@@ -129,6 +135,8 @@ class ModelSummary:
         if not self.versions:
             return ModelState.NO_VERSION
         loaded = [state for state in self.served if state.table is not None]
+        if self.serves_default:
+            return ModelState.DEFAULT
         if not loaded:
             is_loading = any(state.is_loading for state in self.served)
             return ModelState.LOADING if is_loading else ModelState.NOT_LOADED
@@ -163,6 +171,8 @@ class HistoryLine:
     changes: list[WeightChange]
     is_newest: bool
     is_new_phase: bool
+    begins_default: bool
+    ends_default: bool
 
     @property
     def weights_bp(self) -> dict[int, int]:
@@ -320,7 +330,15 @@ def _line(
         if was.get(code, 0) != became.get(code, 0)
     ]
     is_new_phase = before is not None and revision.restores_id is None and revision.phase != before.phase
-    return HistoryLine(revision, changes, is_newest, is_new_phase)
+    served_default = before is not None and before.serves_default
+    return HistoryLine(
+        revision,
+        changes,
+        is_newest,
+        is_new_phase,
+        begins_default=revision.serves_default and not served_default,
+        ends_default=served_default and not revision.serves_default,
+    )
 
 
 def name_of(code: int, names: Mapping[int, str]) -> str:

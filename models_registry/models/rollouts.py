@@ -32,6 +32,9 @@ class RolloutRevision(TenantOwned):
     salt = models.CharField(max_length=32)
     weights_bp = models.JSONField(help_text="Basis points by version code, summing to 10,000.")
     allocation = models.BinaryField(max_length=BASIS_POINTS)
+    serves_default = models.BooleanField(
+        default=False, db_default=False, help_text="Everybody gets the default answer, whatever the allocation says."
+    )
     moved_bp = models.PositiveIntegerField(default=0, help_text="Slots that differ from the revision before.")
     restores = models.ForeignKey("self", null=True, blank=True, on_delete=models.PROTECT, related_name="+")
     actor = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")

@@ -52,6 +52,7 @@ class Explanation:
         unit: what was hashed.
         slot: 0 … 9,999.
         is_override: a tester: the weights did not matter.
+        serves_default: everybody gets the default just now.
         is_published: this is what serving has; otherwise Redis did not answer, and it is what the database says.
         answer: None where a part of the key was left out, or Redis is away.
         row_count, loaded_at: of the version's active table; None where it was never loaded.
@@ -64,6 +65,7 @@ class Explanation:
     code: int
     version: str
     is_override: bool
+    serves_default: bool
     is_published: bool
     row_count: int | None
     loaded_at: datetime | None
@@ -110,6 +112,7 @@ def explain(*, model: RecommendationModel, key: Mapping[str, str], unit: str = "
         code=code,
         version=version.name,
         is_override=is_override,
+        serves_default=published.serves_default,
         is_published=is_published,
         row_count=version.active.row_count if version.active else None,
         loaded_at=datetime.fromtimestamp(version.active.loaded_at, UTC) if version.active else None,

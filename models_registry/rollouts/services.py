@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from django.db import transaction
 from django.db.models import Max
 
 from models_registry.catalogue.acts import record_act
-from models_registry.catalogue.selectors import model_summary, name_of, weights_by_code
+from models_registry.catalogue.selectors import ModelSummary, model_summary, name_of, weights_by_code
 from models_registry.models import BASIS_POINTS, RecommendationModel, RolloutRevision, Version, new_salt
 from models_registry.rollouts.allocation import (
     HISTORY,
@@ -101,7 +102,10 @@ def weights_without(weights_bp: Mapping[int, int], code: int) -> dict[int, int]:
     others = {other: bp for other, bp in weights_bp.items() if other != code and bp}
     others_bp = sum(others.values())
     if not others_bp:
-        raise RuleBroken("This version has all of the weight. Give another version some first.", field="version")
+        raise RuleBroken(
+            "This version has all of the weight. Give another version some first, or serve the default to everybody.",
+            field="version",
+        )
     shares = {other: divmod(bp * BASIS_POINTS, others_bp) for other, bp in others.items()}
     left = BASIS_POINTS - sum(whole for whole, _ in shares.values())
     by_loss = sorted(shares, key=lambda other: (-shares[other][1], -others[other], other))
@@ -118,6 +122,18 @@ def effect_sentence(effect: Effect, names: Mapping[int, str], units: str) -> str
     parts = [f"{percent(f.bp)} from {name_of(f.from_code, names)} to {name_of(f.to_code, names)}" for f in effect.flows]
     about = "About " if effect.is_new_phase else ""
     return f"{about}{percent(effect.moved_bp)} of {units} change version: {', '.join(parts)}."
+
+
+def default_sentence(summary: ModelSummary) -> str:
+    """Return in words what everybody gets while the default is served to everybody, with a full stop."""
+    without = [state for state in summary.served if state.version.layout.default is None]
+    nobody_bp = sum(state.weight_bp for state in without)
+    if not nobody_bp:
+        return f"100 % of {summary.model.units_word} get the default answer."
+    layouts = sorted({state.version.layout.revision for state in without})
+    have = f"Layout {layouts[0]} has" if len(layouts) == 1 else f"Layouts {', '.join(map(str, layouts))} have"
+    some = f", {percent(BASIS_POINTS - nobody_bp)} the default answer" if nobody_bp < BASIS_POINTS else ""
+    return f"{percent(nobody_bp)} of {summary.model.units_word} get no recommendation{some}. {have} no default."
 
 
 # --- Writes ---------------------------------------------------------------------------------------------------------
@@ -194,11 +210,40 @@ def rollout_go_back(
     with transaction.atomic():
         current = _lock_current(model, based_on)
         target = _revision_or_refuse(model, number)
-        if (target.salt, bytes(target.allocation)) == (current.salt, bytes(current.allocation)):
+        same = (target.salt, bytes(target.allocation), target.serves_default)
+        if same == (current.salt, bytes(current.allocation), current.serves_default):
             raise RuleBroken(f"The current weights are already those of revision {number}.", field="number")
         _check_weights(model, weights_by_code(target.weights_bp))
         act = audit.Action.ROLLOUT_GO_BACK, f"Went back to revision {number} of “{model.slug}”"
-        return _save(current, actor, reason, act, allocation=bytes(target.allocation), restores=target)
+        served: dict[str, Any] = {"allocation": bytes(target.allocation), "serves_default": target.serves_default}
+        return _save(current, actor, reason, act, restores=target, **served)
+
+
+def rollout_serve_default(
+    *,
+    model: RecommendationModel,
+    actor: User | None,
+    reason: str,
+    serves_default: bool = True,
+    based_on: int | None = None,
+) -> RolloutRevision:
+    """Serve the default to everybody, testers too, or end that. The allocation stays, and may be changed meanwhile.
+
+    Raises:
+        RuleBroken: it is so already, or the model has no version.
+        ChangedMeanwhile: as `rollout_reweight`.
+    """
+    reason = check_reason(reason)
+    with transaction.atomic():
+        current = _lock_current(model, based_on)
+        if current.serves_default == serves_default:
+            now = "already get the default answer" if serves_default else "get their own recommendations already"
+            raise RuleBroken(f"All {model.units_word} of “{model.slug}” {now}.", field="serves_default")
+        if serves_default:
+            act = audit.Action.ROLLOUT_SERVE_DEFAULT, f"Served the default of “{model.slug}” to everybody"
+        else:
+            act = audit.Action.ROLLOUT_SERVE_AGAIN, f"Served recommendations of “{model.slug}” again"
+        return _save(current, actor, reason, act, allocation=bytes(current.allocation), serves_default=serves_default)
 
 
 def rollout_new_phase(
@@ -227,7 +272,7 @@ def rollout_new_phase(
         salt = new_salt()
         allocation = first_allocation(weights, salt, current.number + 1)
         act = audit.Action.ROLLOUT_NEW_PHASE, f"Began phase {phase} of “{model.slug}”"
-        return _save(current, actor, reason, act, allocation=allocation, phase=phase, salt=salt)
+        return _save(current, actor, reason, act, allocation=allocation, begins=(phase, salt))
 
 
 # --- What the functions above share ---------------------------------------------------------------------------------
@@ -303,18 +348,23 @@ def _save(
     *,
     allocation: bytes,
     restores: RolloutRevision | None = None,
-    phase: int | None = None,
-    salt: str | None = None,
+    begins: tuple[int, str] | None = None,
+    serves_default: bool | None = None,
 ) -> RolloutRevision:
-    """Make the next revision and its entry in the audit trail: `act` is what was done, and how the entry begins."""
-    salt = salt or (restores or current).salt
+    """Make the next revision and its entry in the audit trail: `act` is what was done, and how the entry begins.
+
+    `begins` is the number and the salt of a new phase. What is not given stays as it is.
+    """
+    kept = restores or current
+    phase, salt = begins or (kept.phase, kept.salt)
     revision = RolloutRevision.objects.create(
         model_id=current.model_id,
         number=current.number + 1,
-        phase=phase or (restores or current).phase,
+        phase=phase,
         salt=salt,
         weights_bp={str(code): bp for code, bp in weights_of(allocation).items()},
         allocation=allocation,
+        serves_default=current.serves_default if serves_default is None else serves_default,
         moved_bp=min(_effect(current, salt, allocation).moved_bp, BASIS_POINTS),
         restores=restores,
         actor=actor,
@@ -323,13 +373,19 @@ def _save(
     )
     action, words = act
     model = revision.model
+    before = {"revision": current.number, "phase": current.phase, "weights_bp": current.weights_bp}
+    after = {"revision": revision.number, "phase": revision.phase, "weights_bp": revision.weights_bp}
+    moved = f": {percent(revision.moved_bp)} of {model.units_word} change version."
+    if revision.serves_default != current.serves_default:
+        before["serves_default"], after["serves_default"] = current.serves_default, revision.serves_default
+        moved = moved if revision.moved_bp else "."
     record_act(
         model,
         actor,
         action,
-        f"{words}: {percent(revision.moved_bp)} of {model.units_word} change version.",
+        f"{words}{moved}",
         reason=reason,
-        before={"revision": current.number, "phase": current.phase, "weights_bp": current.weights_bp},
-        after={"revision": revision.number, "phase": revision.phase, "weights_bp": revision.weights_bp},
+        before=before,
+        after=after,
     )
     return revision

@@ -65,6 +65,7 @@ urlpatterns = [
     path(f"{_MODEL}/live", rollouts.live, name="live"),
     path(f"{_MODEL}/history", rollouts.history, name="history"),
     path(f"{_MODEL}/history/<int:number>", rollouts.go_back, name="go-back"),
+    path(f"{_MODEL}/serve-default", rollouts.serve_default, name="serve-default"),
     path(f"{_MODEL}/new-phase", rollouts.new_phase, name="new-phase"),
     path(f"{_MODEL}/testers", testers.testers, name="testers"),
     path(f"{_MODEL}/testers/remove", testers.tester_remove, name="tester-remove"),

@@ -101,6 +101,7 @@ class Model(msgspec.Struct, frozen=True):
         versions: those that a slot or an override gives, and those that have been loaded.
         layouts: those of these versions.
         overrides: version code by unit.
+        serves_default: everybody gets the default, for which the versions have no tables.
     """
 
     slug: str
@@ -116,6 +117,7 @@ class Model(msgspec.Struct, frozen=True):
     allocation_revision: int
     versions: tuple[Version, ...]
     overrides: dict[str, int]
+    serves_default: bool = False
 
 
 class Tenant(msgspec.Struct, frozen=True):

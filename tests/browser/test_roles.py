@@ -17,6 +17,7 @@ WEIGHTS: dict[str, Any] = {"weight-0": "0", "weight-1": "100", "step": "save"}
 FORMS_OF_MANAGERS: dict[str, dict[str, Any]] = {
     f"/models/{MODEL}/weights": WEIGHTS,
     f"/models/{MODEL}/new-phase": {},
+    f"/models/{MODEL}/serve-default": {},
     f"/models/{MODEL}/versions/a/switch-off": {},
     f"/models/{MODEL}/versions/a/load": {},
     f"/models/{MODEL}/testers": {"unit": "p1", "version": "a"},
@@ -34,6 +35,7 @@ FORMS_OF_ADMINS: dict[str, dict[str, Any]] = {
 }
 OPERATIONS_OF_MANAGERS: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", f"models/{MODEL}/rollout/reweight"): {"weights_bp": {"b": 10_000}},
+    ("POST", f"models/{MODEL}/rollout/serve-default"): {},
     ("POST", f"models/{MODEL}/versions/a/loads"): {},
     ("PUT", f"models/{MODEL}/overrides"): {"unit": "p1", "version": "a"},
     ("PATCH", f"models/{MODEL}"): {"name": "Taken over"},
@@ -51,7 +53,7 @@ REFUSED: dict[str, tuple[dict[str, dict[str, Any]], dict[tuple[str, str], dict[s
 # What everybody in the studio may open, to read it.
 READABLE = (f"/models/{MODEL}/testers", f"/models/{MODEL}/settings")
 OFFERED_TO_MANAGERS = re.compile(
-    "^(Save weights|Switch off|Go back to this|Start a new phase|Add a version|Load now|Roll back)"
+    "^(Save weights|Switch off|Go back to this|Start a new phase|Serve the default|Add a version|Load now|Roll back)"
 )
 OFFERED_TO_ADMINS = re.compile("^(Issue a credential|Register a public key|Rotate|Revoke|Make a token|Add)")
 

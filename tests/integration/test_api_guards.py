@@ -76,6 +76,7 @@ ACTS: dict[tuple[str, str], Guard] = {
     ("api-rollout-reweight", "POST"): KEYED | AGAIN | STALE | Guard.CAUTIONS,
     ("api-rollout-go-back", "POST"): KEYED | AGAIN | STALE,
     ("api-rollout-switch-off", "POST"): KEYED | AGAIN | STALE,
+    ("api-rollout-serve-default", "POST"): KEYED | AGAIN | STALE,
     ("api-rollout-new-phase", "POST"): KEYED | STALE | Guard.CAUTIONS,
 }
 

@@ -58,6 +58,7 @@ def test_weights__changed__move_as_few_as_can_be(studio: Tenant, offers: Recomme
         "phase": 1,
         "weights_bp": {"A": 5000, "B": 3000, "C": 2000},
         "moved_bp": 1000,
+        "serves_default": False,
         "restores": None,
         "actor": saved["actor"],
         "reason": "why not",
@@ -162,11 +163,28 @@ def test_switch_off__others_take_over_and_going_back_undoes_it(
     assert api.get("models/offers/rollout").body["allocation_hex"] == before
 
 
+def test_serve_default__to_everybody_and_no_more__is_said_everywhere(
+    studio: Tenant, offers: RecommendationModel, api: ApiClient
+) -> None:
+    effect = api.get("models/offers/rollout/serve-default/effect").body
+    assert effect["sentence"] == "100 % of keys get no recommendation. Layout 0 has no default."
+
+    stopped = api.post("models/offers/rollout/serve-default", {"reason": "It is broken"})
+
+    assert (stopped.status, stopped.body["serves_default"], stopped.body["moved_bp"]) == (201, True, 0)
+    assert api.get("models/offers/rollout").body["serves_default"] is True
+    assert AuditEntry.objects.for_tenant(studio).get(action="rollout.serve_default").reason == "It is broken"
+    assert api.post("models/offers/rollout/serve-default", {}).fields == ["serves_default"]
+    again = api.post("models/offers/rollout/serve-default", {"serves_default": False})
+    assert (again.status, again.body["serves_default"]) == (201, False)
+
+
 @pytest.mark.parametrize(
     ("operation", "body"),
     [
         ("reweight", {"weights_bp": {"A": 5000, "B": 5000}}),
         ("switch-off", {"version": "A"}),
+        ("serve-default", {}),
         ("go-back", {"number": 1}),
         ("new-phase", {}),
     ],

@@ -128,6 +128,8 @@ CASES: dict[tuple[str, str], Case] = {
     ("api-rollout-go-back", "POST"): Case("models/{model}/rollout/go-back", {"number": 1}, 201),
     ("api-rollout-new-phase", "POST"): Case("models/{model}/rollout/new-phase", {}, 201),
     ("api-rollout-switch-off", "POST"): Case("models/{model}/rollout/switch-off", {"version": "v2"}, 201),
+    ("api-rollout-serve-default", "POST"): Case("models/{model}/rollout/serve-default", {}, 201),
+    ("api-rollout-serve-default-effect", "GET"): Case("models/{model}/rollout/serve-default/effect"),
     ("api-rollout-new-phase-effect", "GET"): Case("models/{model}/rollout/new-phase/effect"),
     ("api-model-explain", "POST"): Case("models/{model}/explain", {"key": {"player_id": "p1"}}),
     ("api-model-traffic", "GET"): Case("models/{model}/traffic"),

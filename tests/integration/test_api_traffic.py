@@ -174,6 +174,7 @@ def test_explain__whole_key__gives_version_and_answer(studio: Tenant, versions: 
 
     assert 0 <= body["slot"] < 10_000
     assert (body["unit"], body["version"], body["is_override"], body["is_published"]) == ("p1", "A", False, True)
+    assert body["serves_default"] is False
     assert body["answer"] == {
         "source": "default",
         "recommendation": DEFAULT_ANSWER,

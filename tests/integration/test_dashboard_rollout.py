@@ -433,6 +433,32 @@ def test_new_phase__explains_and_assigns_anew(client: Client, offers: Offers) ->
     assert "started phase 2: everybody was reassigned" in get(client, offers.url).text
 
 
+def test_serve_default__only_version_of_a_model__stops_it_and_starts_it_again(client: Client, offers: Offers) -> None:
+    rollout_reweight(model=offers.model, weights_bp={0: 10_000}, actor=None, reason="")
+    url = f"{offers.url}/serve-default"
+    assert f'href="{url}"' in get(client, offers.url).html
+    asked = get(client, url)
+    assert "Serve the default to everybody?" in asked.text
+    assert "100 % of players get the default answer." in asked.text
+    form = {"to": "default", "based_on": field_value(asked.html, "based_on"), "reason": "crashes"}
+    assert post(client, url, form).location == offers.url
+    page = get(client, offers.url)
+    assert "Saved as revision 3. Everybody gets the default answer." in page.text
+    assert "Everybody gets the default answer instead of a recommendation" in page.text
+    assert "served the default to everybody · revision 3 “crashes” Now" in page.text
+    assert "Default for everybody" in get(client, f"/studios/{offers.model.tenant.slug}/models").text
+    late = post(client, url, {"to": "default", "based_on": "3"})
+    assert late.status == 422
+    assert "already get the default answer" in late.text
+    assert "Serve recommendations again?" in get(client, url).text
+    assert post(client, url, {"to": "own", "based_on": "3"}).location == offers.url
+    page = get(client, offers.url)
+    assert "Players get their own recommendations again." in page.text
+    assert "instead of a recommendation" not in page.text
+    asked = get(client, f"{offers.url}/history/3")
+    assert "Then everybody got the default answer, and will again." in asked.text
+
+
 def test_switch_off__says_who_takes_over_and_does_it(client: Client, offers: Offers) -> None:
     url = f"{offers.url}/versions/2026-11-b/switch-off"
     asked = get(client, url)

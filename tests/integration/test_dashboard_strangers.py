@@ -98,6 +98,7 @@ CASES: dict[str, list[Case]] = {
     "history": [Case("get")],
     "go-back": [Case("get", PM, more={"number": 1}), Case("post", PM, {}, more={"number": 1})],
     "new-phase": [Case("get", PM), Case("post", PM, {})],
+    "serve-default": [Case("get", PM), Case("post", PM, {"based_on": "1"})],
     "testers": [Case("get"), Case("post", PM, {"unit": "p1", "version": "2026-11-a"})],
     "tester-remove": [Case("post", PM, {"unit": "tester"})],
     "why": [Case("get")],
@@ -254,9 +255,28 @@ def test_viewer__sees_no_control_that_would_be_refused(offers: Offers, studio: T
     ]
     urls = [f"{here}/{path}" for path in paths]
     urls += [f"{offers.url}{path}" for path in ("", "/testers", "/settings", "/versions/2026-11-b")]
-    forbidden = ["Switch off", "Go back to this", "New model", "Start a new phase", "Remove", "Revoke", "Rotate"]
+    forbidden = [
+        "Switch off",
+        "Go back to this",
+        "New model",
+        "Start a new phase",
+        "Serve the default",
+        "Remove",
+        "Revoke",
+        "Rotate",
+    ]
     forbidden += ["Load now", "Try again", "Roll back", "Change"]
-    ends = ["new-version", "new-model", "new-phase", "load", "switch-off", "new-credential", "rotate", "revoke"]
+    ends = [
+        "new-version",
+        "new-model",
+        "new-phase",
+        "serve-default",
+        "load",
+        "switch-off",
+        "new-credential",
+        "rotate",
+        "revoke",
+    ]
     ends += ["role", "remove", "source", "dry-run", "schedule", "freshness", "activate-anyway"]
     harmless = ('action="/sign-out"', 'method="get"')
     for url in urls:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 from celery import current_app
@@ -20,7 +21,7 @@ from models_registry.catalogue.services import default_set
 from models_registry.loading.requests import table_roll_back
 from models_registry.models import Override, RecommendationModel, Table, TableState, Version
 from models_registry.publishing import build_tenant, digest_of, publish_tenant, republish_all
-from models_registry.rollouts.services import rollout_reweight
+from models_registry.rollouts.services import rollout_reweight, rollout_serve_default
 from models_registry.rollouts.testers import set_tester
 from models_registry.tasks import republish
 from recsite.embedded import EmbeddedValkey, free_port
@@ -130,6 +131,27 @@ def test_build_tenant__layouts_with_defaults_of_their_own__also_those_of_the_rel
         (given, 4),
         (DEFAULT_ANSWER, 1),
     ]
+
+
+def test_build_tenant__default_for_everybody__is_that_for_testers_too_until_it_ends(
+    model: RecommendationModel,
+) -> None:
+    tables = Version.objects.unscoped().order_by("code").values_list("active_table", "previous_table")
+    OverrideFactory.create(version=Version.objects.unscoped().get(code=0), unit="tester")
+    before = build_tenant(model.tenant).models
+    rollout_serve_default(model=model, actor=None, reason="")
+    [built] = build_tenant(model.tenant).models
+    assert built.serves_default
+    served = PreparedModel(built, "x")
+    assert all(version.active.id == "" and version.previous is None for version in served.versions.values())
+    assert {version.default_record for version in served.versions.values()} == {'{"offer_id":1,"discount":0.05}'}
+    assert served.overrides == {"tester": 0}
+    kept = list(tables)
+    rollout_serve_default(model=model, actor=None, reason="", serves_default=False)
+    assert build_tenant(model.tenant).models == tuple(
+        msgspec.structs.replace(one, allocation_revision=3) for one in before
+    )
+    assert list(tables) == kept
 
 
 def test_build_tenant__version_that_nobody_can_reach__is_left_out_with_its_layout(model: RecommendationModel) -> None:

@@ -4,23 +4,25 @@ from typing import Any
 
 import pytest
 
-from models_registry.catalogue.selectors import weights_by_code
+from models_registry.catalogue.selectors import model_summary, weights_by_code
 from models_registry.models import RecommendationModel, RolloutRevision, Version
 from models_registry.publishing import build_tenant
 from models_registry.rollouts.allocation import Flow, weights_of
 from models_registry.rollouts.services import (
     Effect,
     current_rollout,
+    default_sentence,
     effect_sentence,
     rollout_go_back,
     rollout_go_back_preview,
     rollout_new_phase,
     rollout_preview,
     rollout_reweight,
+    rollout_serve_default,
 )
 from tenants.models import AuditEntry, Tenant, User
-from tenants.rules import RuleBroken
-from tests.factories import ModelFactory, RolloutRevisionFactory, VersionFactory
+from tenants.rules import ChangedMeanwhile, RuleBroken
+from tests.factories import LayoutFactory, ModelFactory, RolloutRevisionFactory, VersionFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -180,6 +182,56 @@ def test_rollout_go_back__to_a_version_that_is_gone__is_refused(model: Recommend
     Version.objects.for_tenant(model.tenant).filter(code=2).delete()
     with pytest.raises(RuleBroken, match="does not have"):
         rollout_go_back(model=model, number=1, actor=None, reason="")
+
+
+def test_rollout_serve_default__and_back__leaves_the_allocation_as_it_was(model: RecommendationModel) -> None:
+    reweight(model, 5000, 4000, 1000)
+    before = allocation(model)
+    stopped = rollout_serve_default(model=model, actor=None, reason="It crashes")
+    assert (stopped.serves_default, stopped.moved_bp, stopped.number) == (True, 0, 3)
+    entry = AuditEntry.objects.unscoped().latest("pk")
+    assert (entry.action, entry.reason) == ("rollout.serve_default", "It crashes")
+    assert entry.summary == f"Served the default of “{model.slug}” to everybody."
+    assert (entry.before or {})["serves_default"] is False
+    assert (entry.after or {})["serves_default"] is True
+    with pytest.raises(RuleBroken, match="already get the default answer") as refused:
+        rollout_serve_default(model=model, actor=None, reason="")
+    assert refused.value.field == "serves_default"
+    with pytest.raises(ChangedMeanwhile):
+        rollout_serve_default(model=model, actor=None, reason="", serves_default=False, based_on=2)
+    again = rollout_serve_default(model=model, actor=None, reason="", serves_default=False)
+    assert not again.serves_default
+    assert allocation(model) == before
+
+
+def test_rollout_serve_default__other_changes_meanwhile__do_not_end_it_but_going_back_does(
+    model: RecommendationModel,
+) -> None:
+    rollout_serve_default(model=model, actor=None, reason="")
+    assert reweight(model, 5000, 4000, 1000).serves_default
+    assert rollout_new_phase(model=model, actor=None, reason="").serves_default
+    assert not rollout_go_back(model=model, number=1, actor=None, reason="").serves_default
+    assert rollout_go_back(model=model, number=3, actor=None, reason="").serves_default
+    last = rollout_go_back(model=model, number=1, actor=None, reason="")
+    stopped = rollout_serve_default(model=model, actor=None, reason="")
+    back = rollout_go_back(model=model, number=last.number, actor=None, reason="")
+    assert (stopped.serves_default, back.serves_default) == (True, False)
+    assert bytes(back.allocation) == bytes(stopped.allocation), "the undo of a stop, whose map is the same"
+
+
+def test_default_sentence__some_layout_without_one__says_who_gets_nothing(model: RecommendationModel) -> None:
+    assert default_sentence(model_summary(model)) == "100 % of players get the default answer."
+    bare = LayoutFactory.create(model=model, default_answer=None)
+    model.versions.filter(code=1).update(layout=bare)
+    assert default_sentence(model_summary(model)) == (
+        "30 % of players get no recommendation, 70 % the default answer. Layout 1 has no default."
+    )
+    model.layouts.update(default_answer=None)
+    model.versions.filter(code=2).update(layout=bare)
+    assert (
+        default_sentence(model_summary(model))
+        == "100 % of players get no recommendation. Layouts 0, 1 have no default."
+    )
 
 
 def test_rollout_new_phase__same_weights__everybody_gets_a_new_slot(model: RecommendationModel) -> None:

@@ -22,6 +22,7 @@ EXPLANATION = {
     "revision": 4,
     "version": "2026-11-a",
     "is_override": False,
+    "serves_default": False,
     "is_published": True,
     "row_count": 2145332,
     "loaded_at": "2026-11-01T10:00:00Z",
@@ -56,6 +57,7 @@ class ExplanationAnswer(Answer[Explanation]):
     revision = serializers.IntegerField(help_text="Of the rollout.")
     version = serializers.CharField()
     is_override = serializers.BooleanField(help_text="A tester: the weights did not matter.")
+    serves_default = serializers.BooleanField(help_text="Everybody gets the default just now.")
     is_published = serializers.BooleanField(help_text="This is what serving has; else Redis does not answer.")
     row_count = serializers.IntegerField(allow_null=True, help_text="Of the version's table; null: never loaded.")
     loaded_at = serializers.DateTimeField(allow_null=True)

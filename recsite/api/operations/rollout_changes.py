@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from models_registry.rollouts.services import rollout_go_back, rollout_new_phase, rollout_reweight, rollout_switch_off
+from models_registry.rollouts.services import (
+    rollout_go_back,
+    rollout_new_phase,
+    rollout_reweight,
+    rollout_serve_default,
+    rollout_switch_off,
+)
 from recsite.api.bodies import Reason, Text, Whole, YesNo
 from recsite.api.operations.lookups import find_model, version_named
 from recsite.api.operations.rollouts import (
@@ -53,6 +59,15 @@ class SwitchOff(RolloutChange):
     version = Text(max_length=60, help_text="The version's name.")
 
 
+class ServeDefault(RolloutChange):
+    """Whether everybody gets the default."""
+
+    example: ClassVar = {"serves_default": True, "reason": "It recommends one offer to everybody"}
+    serves_default = YesNo(
+        required=False, help_text="false ends it: recommendations are served again. True without it."
+    )
+
+
 class NewPhase(RolloutChange):
     """A phase to begin."""
 
@@ -99,6 +114,25 @@ class RolloutSwitchOff(StudioView, tag="Rollouts"):
         row = find_model(self.tenant, model)
         given["version"] = version_named(row, given["version"], field="version")
         revision = rollout_switch_off(model=row, actor=self.actor, **given)
+        return Result(revision, names=names_of(row))
+
+
+class RolloutServeDefault(StudioView, tag="Rollouts"):
+    @operation(
+        "rollouts_serve_default",
+        Scope.ROLLOUTS_WRITE,
+        takes=ServeDefault,
+        gives=RevisionAnswer,
+        status=201,
+        answer_example={**REVISION, "number": 5, "serves_default": True, "moved_bp": 0},
+    )
+    def post(self, given: dict[str, Any], model: str) -> Result:
+        """Serve the default to everybody, testers too, or end that.
+
+        For a model that must stop at once, whatever its versions. Weights stay, and tables are kept: it ends as fast.
+        """
+        row = find_model(self.tenant, model)
+        revision = rollout_serve_default(model=row, actor=self.actor, **given)
         return Result(revision, names=names_of(row))
 
 

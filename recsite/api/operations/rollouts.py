@@ -14,6 +14,7 @@ from models_registry.rollouts.cautions import Caution, cautions
 from models_registry.rollouts.services import (
     Effect,
     current_rollout,
+    default_sentence,
     effect_sentence,
     rollout_go_back_preview,
     rollout_new_phase_preview,
@@ -34,6 +35,7 @@ REVISION = {
     "phase": 1,
     "weights_bp": WEIGHTS,
     "moved_bp": 1000,
+    "serves_default": False,
     "restores": None,
     "actor": "mara",
     "reason": "2026-11-a does well",
@@ -76,6 +78,7 @@ class RevisionAnswer(Answer[RolloutRevision]):
     )
     weights_bp = serializers.SerializerMethodField(help_text="Basis points by version name; together 10,000.")
     moved_bp = serializers.IntegerField(help_text="Basis points of all units that changed version.")
+    serves_default = serializers.BooleanField(help_text="Everybody gets the default, whatever the weights are.")
     restores = serializers.IntegerField(
         source="restores.number", default=None, allow_null=True, help_text="The revision that was gone back to."
     )
@@ -222,6 +225,25 @@ class RevisionDetail(StudioView, tag="Rollouts"):
         """Read a rollout revision, with its salt and map."""
         row = find_model(self.tenant, model)
         return Result(_revision(row, number), names=names_of(row))
+
+
+class ServeDefaultEffect(StudioView, tag="Rollouts"):
+    @operation(
+        "rollouts_serve_default_effect",
+        Scope.READ,
+        gives=EffectAnswer,
+        answer_example={
+            "moved_bp": 0,
+            "flows": [],
+            "is_new_phase": False,
+            "sentence": "100 % of players get the default answer.",
+        },
+    )
+    def get(self, model: str) -> dict[str, Any]:
+        """Preview serving the default to everybody. Changes nothing."""
+        summary = model_summary(find_model(self.tenant, model))
+        _current(summary.model)
+        return {"moved_bp": 0, "flows": [], "is_new_phase": False, "sentence": default_sentence(summary)}
 
 
 class RevisionEffect(StudioView, tag="Rollouts"):

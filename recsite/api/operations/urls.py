@@ -19,7 +19,13 @@ from recsite.api.operations.credentials import (
 from recsite.api.operations.explanations import ModelExplanation
 from recsite.api.operations.loads import LoadActivation, LoadCancellation, LoadDetail, StudioLoads, VersionLoads
 from recsite.api.operations.members import MemberDetail, MemberLink, MemberList
-from recsite.api.operations.rollout_changes import RolloutGoBack, RolloutNewPhase, RolloutReweight, RolloutSwitchOff
+from recsite.api.operations.rollout_changes import (
+    RolloutGoBack,
+    RolloutNewPhase,
+    RolloutReweight,
+    RolloutServeDefault,
+    RolloutSwitchOff,
+)
 from recsite.api.operations.rollouts import (
     NewPhaseEffect,
     RevisionDetail,
@@ -27,6 +33,7 @@ from recsite.api.operations.rollouts import (
     RevisionList,
     RolloutDetail,
     RolloutPreview,
+    ServeDefaultEffect,
 )
 from recsite.api.operations.schedules import VersionSchedule
 from recsite.api.operations.studio import CallerDetail, StudioDetail
@@ -78,6 +85,12 @@ urlpatterns = [
     re_path(rf"{MODEL}/rollout/preview$", RolloutPreview.as_view(), name="api-rollout-preview"),
     re_path(rf"{MODEL}/rollout/reweight$", RolloutReweight.as_view(), name="api-rollout-reweight"),
     re_path(rf"{MODEL}/rollout/switch-off$", RolloutSwitchOff.as_view(), name="api-rollout-switch-off"),
+    re_path(rf"{MODEL}/rollout/serve-default$", RolloutServeDefault.as_view(), name="api-rollout-serve-default"),
+    re_path(
+        rf"{MODEL}/rollout/serve-default/effect$",
+        ServeDefaultEffect.as_view(),
+        name="api-rollout-serve-default-effect",
+    ),
     re_path(rf"{MODEL}/rollout/go-back$", RolloutGoBack.as_view(), name="api-rollout-go-back"),
     re_path(rf"{MODEL}/rollout/new-phase$", RolloutNewPhase.as_view(), name="api-rollout-new-phase"),
     re_path(rf"{MODEL}/rollout/new-phase/effect$", NewPhaseEffect.as_view(), name="api-rollout-new-phase-effect"),

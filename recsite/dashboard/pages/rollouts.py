@@ -16,12 +16,14 @@ from models_registry.catalogue.selectors import ModelSummary, VersionState, hist
 from models_registry.models import RecommendationModel, RolloutRevision
 from models_registry.rollouts.cautions import cautions, fewer_rows, fullest_of
 from models_registry.rollouts.services import (
+    default_sentence,
     rollout_go_back,
     rollout_go_back_preview,
     rollout_new_phase,
     rollout_new_phase_preview,
     rollout_preview,
     rollout_reweight,
+    rollout_serve_default,
     rollout_switch_off,
     weights_without,
 )
@@ -151,6 +153,21 @@ def new_phase(request: StudioRequest, model: RecommendationModel) -> HttpRespons
 
 
 @model_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
+def serve_default(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
+    """Say what serving the default to everybody would do, or ending it, and do it."""
+    summary = model_summary(model)
+    if summary.rollout is None:
+        raise Http404
+    # What was asked about, also if somebody else was faster.
+    begins = request.POST.get("to", "default" if not summary.serves_default else "own") == "default"
+    form = _reason_form(request, summary)
+    if saved := _save(request, summary, form, rollout_serve_default, serves_default=begins):
+        return saved
+    sentence = default_sentence(summary)
+    return _ask(request, "dashboard/serve_default.html", summary, form, begins=begins, sentence=sentence, problem="")
+
+
+@model_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
 def switch_off(request: StudioRequest, model: RecommendationModel, version: str) -> HttpResponse:
     """Say who would take over a version's players, and hand them over."""
     summary = model_summary(model)
@@ -237,6 +254,11 @@ def _try(preview: Any, **arguments: Any) -> tuple[Any, str]:
 
 
 def _say_saved(request: StudioRequest, before: ModelSummary, revision: RolloutRevision) -> None:
+    if revision.serves_default != before.serves_default:
+        everybody = "Everybody gets" if revision.serves_default else "Players get"
+        gets = "the default answer" if revision.serves_default else "their own recommendations again"
+        messages.success(request, f"Saved as revision {revision.number}. {everybody} {gets}.")
+        return
     about = "About " if before.rollout is not None and before.rollout.salt != revision.salt else ""
     messages.success(
         request,

@@ -24,6 +24,7 @@ _STATE_LOOKS = {
     ModelState.NO_VERSION: "plain",
     ModelState.LOADING: "plain busy",
     ModelState.NOT_LOADED: "bad",
+    ModelState.DEFAULT: "warn",
     ModelState.PARTLY: "bad",
     ModelState.LATE: "warn",
     ModelState.LOADED: "ok",
