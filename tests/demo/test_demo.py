@@ -89,6 +89,12 @@ class Demo:
         token: str = response.raise_for_status().json()["access_token"]
         return token
 
+    def sign_in(self, browser: httpx.Client, person: str) -> httpx.Response:
+        """Sign somebody in, and give the page on which they land."""
+        page = browser.get("/")
+        form = {**self.file[person], "csrfmiddlewaretoken": csrf_token(page), "next": "/admin/"}
+        return browser.post(page.url, data=form, headers={"Referer": str(page.url)})
+
     def ask(self, lane: httpx.Client, token: str, key: dict[str, str]) -> dict[str, Any]:
         response = lane.get("/v1/recommendations", params=key, headers={"Authorization": f"Bearer {token}"})
         assert response.status_code == 200
@@ -108,6 +114,11 @@ class Demo:
                     assert served["recommendation"] == answer(*named, key)
                     answered.add(named)
         return answered
+
+
+def csrf_token(page: httpx.Response) -> str:
+    """Return the token of a page's first form."""
+    return page.text.partition('name="csrfmiddlewaretoken" value="')[2].partition('"')[0]
 
 
 def _processes() -> list[tuple[int, int, str]]:
@@ -187,10 +198,7 @@ def test_sample_keys__asked_at_the_lane__all_get_their_rows(demo: Demo) -> None:
 
 def test_people__sign_in_page__lets_the_admin_in(demo: Demo) -> None:
     with httpx.Client(base_url=demo.file["dashboard_url"], follow_redirects=True) as browser:
-        page = browser.get("/")
-        csrf_token = page.text.partition('name="csrfmiddlewaretoken" value="')[2].partition('"')[0]
-        form = {**demo.file["admin"], "csrfmiddlewaretoken": csrf_token, "next": "/admin/"}
-        landed = browser.post(page.url, data=form, headers={"Referer": str(page.url)})
+        landed = demo.sign_in(browser, "admin")
     assert landed.status_code == 200
     assert landed.url.path == "/admin/"
     assert demo.file["admin"]["username"] in landed.text

@@ -6,11 +6,10 @@ import json
 import math
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import httpx
@@ -18,7 +17,7 @@ import pytest
 
 from recsite.demo.data import MODELS
 from recsite.environment import BASE_DIR
-from tests.demo.test_demo import Demo
+from tests.demo.test_demo import Demo, csrf_token
 from tests.lane_process import eventually
 
 FOLDER = BASE_DIR / "deploy" / "grafana" / "dashboards"
@@ -34,7 +33,9 @@ EMPTY = {
     ("service", "Connections of the database", "A"): "the demo's database is a file",
     ("service", "Connections of the database", "B"): "the demo's database is a file",
 }
-JOBS = ("recsite-lane", "recsite-dashboard")
+# A gauge of each.
+JOBS = {"recsite-lane": 'recsite_workers{job="recsite-lane"}', "recsite-dashboard": "recsite_loads_waiting"}
+NOT_MINTED = 'recsite_token_mint_failures_total{job="recsite-dashboard", reason="invalid_client"}'
 Series = dict[tuple[str, ...], float]
 
 
@@ -62,9 +63,10 @@ class Prometheus:
         """Return the only value, 0 where there is none yet."""
         return sum(self.ask(query).values())
 
-    def scraped_at(self, job: str) -> float:
-        """Return when a job was last scraped."""
-        return self.number(f'timestamp(up{{job="{job}"}})')
+    def scraped_after(self, gauge: str, moment: float) -> float | None:
+        """Return when a gauge was last scraped, if that was after a moment."""
+        at = self.number(f"timestamp({gauge})")
+        return at if at > moment else None
 
     def health(self) -> tuple[list[str], set[str]]:
         """Return the state of each target, and the states of the rules."""
@@ -153,15 +155,15 @@ class Client:
             self.versions["offers", "aurora", each["version"]] += 1
 
     def be_refused(self) -> None:
-        """Ask for what is refused: without a token, with a bad one, for another model, without a key."""
+        """Ask for what is refused: without a token, for another model, without a key, and last with a bad token."""
         for _ in range(4):
             assert self._lane.get("/v1/recommendations").status_code == 401
-        for _ in range(3):
-            assert self._lane.get("/v1/recommendations", headers={"Authorization": "Bearer x"}).status_code == 401
         for _ in range(5):
             assert self._get("aurora", "offers", {"model": "nothing"}).status_code == 404
         for _ in range(2):
             assert self._get("aurora", "offers", {}).status_code == 400
+        for _ in range(3):
+            assert self._lane.get("/v1/recommendations", headers={"Authorization": "Bearer x"}).status_code == 401
 
     def want_tokens(self) -> None:
         """Ask for tokens: three and two that are given, one that is not."""
@@ -192,27 +194,41 @@ def asked(large_demo: Demo, prometheus: Prometheus) -> Asked:
     with httpx.Client(base_url=large_demo.file["lane_url"]) as lane:
         client = Client(large_demo, lane)
         # Once of each, since an increase begins at what is there.
-        client.act()
         client.ask_the_other_door()
-        begins = {job: next_scrape(prometheus, job) for job in JOBS}
+        client.act()
+        begins = scrapes_with(prometheus, acts=1)
         client.versions.clear()
         loads_before = prometheus.number(loads)
-
-        command = [sys.executable, "manage.py", "load", "aurora/difficulty/2026-11"]
-        with subprocess.Popen(command, cwd=BASE_DIR, env=large_demo.environment, stdout=subprocess.DEVNULL) as load:
-            client.act()
-            assert load.wait(timeout=120) == 0
-    eventually(lambda: prometheus.number(loads) > loads_before, seconds=30)
-    ends = {job: next_scrape(prometheus, job) for job in JOBS}
+        load_again(large_demo)
+        client.act()
+    eventually(lambda: prometheus.number(loads) > loads_before, seconds=60)
+    ends = scrapes_with(prometheus, acts=2)
     # A millisecond more, so that the first scrape is within.
     windows = {job: Window(ends[job], ends[job] - begins[job] + 0.001) for job in JOBS}
     return Asked(client.versions, Shown(prometheus, windows))
 
 
-def next_scrape(prometheus: Prometheus, job: str) -> float:
-    """Return when a job was scraped that had told all by then: a lane's workers do once a second."""
-    told = time.time() + 1.1
-    return eventually(lambda: (at := prometheus.scraped_at(job)) > told and at, seconds=30)
+def load_again(demo: Demo) -> None:
+    """Have a product manager load a version once more."""
+    with httpx.Client(base_url=demo.file["dashboard_url"], follow_redirects=True, timeout=20) as browser:
+        demo.sign_in(browser, "product_manager")
+        page = browser.get("/studios/aurora/models/difficulty/versions/2026-11/load")
+        form = {"csrfmiddlewaretoken": csrf_token(page)}
+        assert browser.post(page.url, data=form, headers={"Referer": str(page.url)}).url.path.startswith(
+            "/studios/aurora/loads/"
+        )
+
+
+def scrapes_with(prometheus: Prometheus, *, acts: int) -> dict[str, float]:
+    """Return when each job was scraped, once both had told of so many acts by what is last in one."""
+
+    def is_seen() -> bool:
+        malformed = prometheus.number('recsite_token_refusals_total{job="recsite-lane", reason="malformed"}')
+        return (malformed, prometheus.number(NOT_MINTED)) == (3 * acts, acts)
+
+    eventually(is_seen, seconds=60)
+    seen = time.time()
+    return {job: eventually(partial(prometheus.scraped_after, of, seen), seconds=60) for job, of in JOBS.items()}
 
 
 def total(versions: Counter[tuple[str, str, str]], *labels: int) -> Series:
