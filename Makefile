@@ -77,8 +77,8 @@ bench-feast: $(VENV)/.base $(FEAST)/.installed ## loading against Feast, which i
 # which plain-pins.awk doubles: older pips want a pin of `package` and one of `package[extra]`.
 COMPILE = $(UV) pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-strip-extras $(ARGS)
 lock: $(UV) ## pin the dependencies of pyproject.toml, with hashes, under requirements/
-	$(COMPILE) pyproject.toml -o requirements/base.txt
-	$(COMPILE) pyproject.toml --group dev -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra otel -o requirements/base.txt
+	$(COMPILE) pyproject.toml --extra otel --group dev -o requirements/dev.txt
 	$(COMPILE) --group build -o requirements/build.txt
 	$(COMPILE) --group bqemulator -o requirements/bqemulator.txt
 	$(COMPILE) --group bench -o requirements/bench.txt

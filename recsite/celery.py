@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 from recsite.background.outcomes import count_outcomes
 from recsite.background.request_ids import carry_request_ids
 from recsite.background.steps import LoopSigns, WorkerSigns
-from recsite.logs import be
+from serving.log_context import be
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "recsite.settings")
 

@@ -7,6 +7,7 @@ writes, so that every other command finds the demo by itself. Variables win over
 import json
 import os
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -61,6 +62,9 @@ class Environment(BaseSettings):
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     # text is for people; json is a JSON object a line, for whatever collects logs.
     log_format: str = Field(default="text", pattern="^(text|json)$")
+
+    # Whereto traces are sent, by OTLP over HTTP: http://collector:4318. Without it there are none.
+    otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://[^\s/?#]+[^\s?#]*$")
 
     # The one folder that processes write to: what a lane knows, numbers, loads that spill.
     var_dir: Path = DEFAULT_VAR_DIR
@@ -190,6 +194,13 @@ class Finding(NamedTuple):
     hint: str
 
 
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def errors_of(env: Environment) -> Iterator[Finding]:
     """Yield what cannot work together."""
     if env.snapshot_private_key:
@@ -207,6 +218,14 @@ def errors_of(env: Environment) -> Iterator[Finding]:
             "recsite.E002",
             "RECSITE_BROKER_URL is needed: Celery's broker is neither behind Sentinel nor in a cluster.",
             "Name a Redis of its own (redis://host:6379/0); a Unix socket is redis+socket:///path.",
+        )
+    if env.otlp_endpoint is not None and not all(
+        map(_is_there, ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"))
+    ):
+        yield Finding(
+            "recsite.E004",
+            "RECSITE_OTLP_ENDPOINT is set, and OpenTelemetry is not installed.",
+            "Install recsite[otel], or remove the setting.",
         )
     if kind == "cluster" and env.cache_url is None:
         yield Finding(

@@ -9,19 +9,17 @@ import json
 import logging
 import os
 import re
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
 
 from recsite import __version__
-from serving.log_context import context
+from serving.log_context import component, context
 
 # Docker cuts lines at 16 KB, and half a JSON object is none. Texts of a line that is longer are cut to these in turn.
 LONGEST_LINE = 15_000
@@ -30,26 +28,6 @@ _EVENT = re.compile(r"[a-z][a-z_]*(?:\.[a-z][a-z_]*)+")
 _NEXT_KEY = re.compile(r" ([a-z_]+)=")
 # A place for an argument, in a text for `%`; and one that is a whole value.
 _PLACE = re.compile(r"%[-#0 +]*[\d.]*[a-zA-Z]")
-
-_component: list[str] = []
-# Of the command lines of others' programs.
-_BY_WORD = {"recsite.wsgi:application": "dashboard", "beat": "beat", "worker": "worker"}
-
-
-def be(component: str) -> None:
-    """Say what this process is, where its command line does not."""
-    _component[:] = [component]
-
-
-def component() -> str:
-    """Return what this process is: dashboard, lane, worker, loader, beat, or the command that it runs."""
-    if _component:
-        return _component[0]
-    program, words = Path(sys.argv[0]).name, sys.argv[1:]
-    for word, meant in _BY_WORD.items():
-        if word in words:
-            return meant
-    return words[0] if program in ("recsite", "manage.py", "__main__.py") and words else program
 
 
 class TextLines(logging.Formatter):

@@ -19,6 +19,7 @@ from typing_extensions import override
 from recsite.logs import OneLine
 from serving.http import REQUEST_ID, echoed_id, good_id
 from serving.log_context import NOTHING, context
+from serving.tracing import TRACEPARENT, fail, span, trace_id
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
 
@@ -45,8 +46,7 @@ class RouteForPath(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         request = getattr(record, "request", None)
         if isinstance(request, HttpRequest) and isinstance(record.args, tuple):
-            match = request.resolver_match
-            route = f"/{match.route}" if match is not None else "no address of ours"
+            route = _route(request)
             record.args = tuple(route if arg == request.path else arg for arg in record.args)
         return True
 
@@ -83,6 +83,34 @@ def names_requests(get_response: Handler) -> Handler:
         return response
 
     return middleware
+
+
+def traces_requests(get_response: Handler) -> Handler:
+    """Have each request be a span where traces are wanted: its route and what came of it, not its address."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        if request.path_info in _paths_for_machines():
+            return get_response(request)
+        parent = {TRACEPARENT: request.headers.get(TRACEPARENT, "")}
+        with span(request.method or "", kind="server", parent=parent, **context.get()) as own:
+            response = get_response(request)
+            if own is not None:
+                route = _route(request)
+                own.update_name(f"{request.method} {route}")
+                own.set_attribute("http.request.method", request.method or "")
+                own.set_attribute("http.route", route)
+                own.set_attribute("http.response.status_code", response.status_code)
+                if response.status_code >= 500:
+                    fail(own, str(response.status_code))
+        if own is not None:
+            context.set({**context.get(), "trace_id": trace_id(own)})  # for what Django logs after all middleware
+        return response
+
+    return middleware
+
+
+def _route(request: HttpRequest) -> str:
+    return f"/{request.resolver_match.route}" if request.resolver_match is not None else "no address of ours"
 
 
 def _forget_the_request(**_: Any) -> None:

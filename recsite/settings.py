@@ -58,6 +58,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "recsite.middleware.names_requests",
+    *(["recsite.middleware.traces_requests"] if ENV.otlp_endpoint is not None else []),
     "recsite.middleware.answers_for_machines",
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "django.middleware.security.SecurityMiddleware",
@@ -382,4 +383,5 @@ LOGGING: dict[str, Any] = {
     "root": {"handlers": ["console"], "level": ENV.log_level},
 }
 LOG_FORMAT = ENV.log_format
+OTLP_ENDPOINT = ENV.otlp_endpoint
 PROMETHEUS_EXPORT_MIGRATIONS = False

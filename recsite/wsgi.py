@@ -6,9 +6,9 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "recsite.settings")
 
 from django.core.wsgi import get_wsgi_application
 
-from recsite.logs import be
 from recsite.postgresql.limits import SEATS, Seats, options_of
 from recsite.settings import DATABASES, ENV
+from serving.log_context import be
 
 if DATABASES["default"]["ENGINE"] == "recsite.postgresql":
     options = DATABASES["default"]["OPTIONS"]

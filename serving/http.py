@@ -35,6 +35,7 @@ class Request(msgspec.Struct, gc=False):
     content_type: str | None
     body: bytes
     request_id: str | None = None
+    traceparent: str | None = None
 
 
 class Exposure(NamedTuple):

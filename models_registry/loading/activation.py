@@ -11,6 +11,7 @@ from models_registry.catalogue.acts import record_act
 from models_registry.loading.pulse import Pulse, Superseded, check_not_superseded
 from models_registry.loading.report import Report
 from models_registry.models import LoadState, Table, TableState, Version
+from serving.tracing import span
 from tenants import audit
 from tenants.services import StudioBusy, lock_tenant
 
@@ -33,7 +34,8 @@ def activate(pulse: Pulse, table: Table, *, report: Report) -> None:
     """
     while True:
         try:
-            _activate(pulse, table, report)
+            with span("load.activate", load=pulse.load.pk):
+                _activate(pulse, table, report)
         except StudioBusy:  # all the work is done: it must not be lost for a change that takes long
             log.warning("load.waits load=%s for=studio", pulse.load.pk)
             pulse.beat()

@@ -35,6 +35,7 @@ from models_registry.loading.staging import InvalidText, Staging
 from models_registry.loading.tables import TableInRedis, TableProblem
 from models_registry.models import Load, LoadState, Table
 from serving.formats.layouts import BadLayout, Layout
+from serving.tracing import span
 
 ROWS_LOOKED_UP = 200
 
@@ -68,7 +69,8 @@ class Work:
         began = time.monotonic()
         timed = _Timed()
         try:
-            yield timed
+            with span(f"load.{name}", load=self.pulse.load.pk):
+                yield timed
         finally:
             rows = self.pulse.rows_read if timed.rows is None else timed.rows
             self.report = self.report.plus(stages=[Stage.of(name, time.monotonic() - began, rows)])

@@ -1,4 +1,4 @@
-"""A request's id goes with what it asks to be done in the background: into the task's headers, from there into its log.
+"""A request's id, and its span, go with what it asks to be done in the background: into the task's headers, its log.
 
 What no request asked for, beat's tasks, is named by the first task: those that it hands on have the same id.
 """
@@ -6,19 +6,25 @@ What no request asked for, beat's tasks, is named by the first task: those that 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from celery import states
 from celery.signals import before_task_publish, task_postrun, task_prerun
 
 from serving.http import REQUEST_ID, good_id
 from serving.log_context import context, saying
+from serving.tracing import fail, send_along, span
 
-# By task id, in the process that runs it: what ends its words in the log.
-_running: dict[str, ExitStack] = {}
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+# By task id, in the process that runs it: what ends its words in the log, and its span.
+_running: dict[str, tuple[ExitStack, Span | None]] = {}
 
 
 def _send_along(headers: dict[str, Any], **_: Any) -> None:
     headers[REQUEST_ID] = context.get().get("request_id", headers["id"])
+    send_along(headers)
 
 
 def _begin(task_id: str, task: Any, **_: Any) -> None:
@@ -26,13 +32,17 @@ def _begin(task_id: str, task: Any, **_: Any) -> None:
     words = {"task": task.name, "task_id": task_id}
     if (request_id := good_id(headers.get(REQUEST_ID))) is not None:
         words["request_id"] = request_id
-    _running[task_id] = said = ExitStack()
-    said.enter_context(saying(words))
+    until_end = ExitStack()
+    until_end.enter_context(saying(words))
+    own = until_end.enter_context(span(task.name, kind="consumer", parent=headers, **words))
+    _running[task_id] = until_end, own
 
 
-def _end(task_id: str, **_: Any) -> None:
-    if (said := _running.pop(task_id, None)) is not None:
-        said.close()
+def _end(task_id: str, state: str, **_: Any) -> None:
+    until_end, own = _running.pop(task_id, (ExitStack(), None))
+    if own is not None and state != states.SUCCESS:
+        fail(own, state)
+    until_end.close()
 
 
 def carry_request_ids() -> None:

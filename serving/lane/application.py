@@ -15,7 +15,7 @@ import signal
 import ssl
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
@@ -118,8 +118,13 @@ class Lane:
         self._serving.start()
         self._blocks.start(loop)
         await self._warm_up()
+        handle: Callable[[Connection, str, Request], None] = self.handle
+        if settings.OTLP_ENDPOINT is not None:
+            from serving.lane.tracing import sampled  # noqa: PLC0415  # of who wants traces alone
+
+            handle = sampled(self.handle)
         server = HttpServer(
-            self.handle, self._numbers.refuse, self._options.most_connections, self._options.keep_alive_seconds
+            handle, self._numbers.refuse, self._options.most_connections, self._options.keep_alive_seconds
         )
         await server.start(listening, tls_context(self._options.tls) if self._options.tls else None, BACKLOG)
         ticking = loop.create_task(self._tick(pulse))

@@ -13,7 +13,8 @@ from __future__ import annotations
     EXPECT,
     UPGRADE,
     REQUEST_ID,
-) = range(10)
+    TRACEPARENT,
+) = range(11)
 COUNTED = {
     b"authorization": AUTHORIZATION,
     b"accept": ACCEPT,
@@ -26,8 +27,8 @@ COUNTED = {
     b"upgrade": UPGRADE,
     b"x-request-id": REQUEST_ID,
 }
-# The values of a request that has none of them.
-NONE: tuple[str | None, ...] = (None,) * len(COUNTED)
+# The values of a request that has none of them. TRACEPARENT counts where requests are traced.
+NONE: tuple[str | None, ...] = (None,) * (TRACEPARENT + 1)
 _MOST_SPELLINGS, _LONGEST_SPELLING = 1024, 64
 
 

@@ -44,6 +44,7 @@ from serving.lane.headers import (
     NONE,
     REQUEST_ID,
     SPELLINGS,
+    TRACEPARENT,
     UPGRADE,
     head_without_upgrade,
 )
@@ -270,6 +271,7 @@ class Connection(asyncio.Protocol):
             content_type,
             body,
             found[REQUEST_ID],
+            found[TRACEPARENT],
         )
         if (
             not parser.should_keep_alive()

@@ -37,7 +37,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="module")
-def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+def more_settings() -> dict[str, str]:
+    """Return what a module's processes are told besides."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def api_server(tmp_path_factory: pytest.TempPathFactory, more_settings: dict[str, str]) -> Iterator[ApiServer]:
     """Yield a running server, of this module alone, with a studio that has one of everything (`tests.api.seed`)."""
     var_dir = tmp_path_factory.mktemp("api")
     data_dir = var_dir / "data"
@@ -49,6 +55,7 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         RECSITE_DATABASE_URL=f"sqlite:///{var_dir}/api.sqlite3",
         RECSITE_API_REQUESTS_PER_MINUTE="1000000",
         RECSITE_LOG_FORMAT="json",
+        **more_settings,
     )
     try:
         subprocess.run([sys.executable, "manage.py", "migrate", "-v0"], cwd=ROOT, env=env, check=True)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pyarrow as pa
@@ -18,6 +19,20 @@ import pytest
 from tests.api.conftest import ApiServer
 from tests.doors.processes import ROOT, running
 from tests.lane_process import eventually
+from tests.otlp_receiver import Receiver, otlp_receiver
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Receiver]:
+    """Receive the traces of all that is done here."""
+    with otlp_receiver() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def more_settings(receiver: Receiver) -> dict[str, str]:
+    """Have them sent there."""
+    return {"RECSITE_OTLP_ENDPOINT": receiver.url}
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +151,9 @@ def test_example__refused__says_why(api_server: ApiServer) -> None:
 
 @pytest.mark.usefixtures("model")
 def test_request__that_starts_a_load__is_named_by_every_line_of_it_and_no_line_says_what_it_must_not(
-    api_server: ApiServer, worker: Path
+    api_server: ApiServer, worker: Path, receiver: Receiver
 ) -> None:
+    trace, caller = uuid4().hex, uuid4().hex[:16]
     job = {"Authorization": f"Bearer {api_server.token}"}
     path = api_server.data_dir / "named.parquet"
     write_rows(path, [1, 2, 9999])
@@ -147,7 +163,15 @@ def test_request__that_starts_a_load__is_named_by_every_line_of_it_and_no_line_s
     version.raise_for_status()
     for number, rows in enumerate(([1, 2, 9999], [1, 2, 3])):
         write_rows(path, rows)
-        asked = httpx.post(f"{address}/named/loads", json={}, headers={**job, "X-Request-ID": f"load-{number}"})
+        asked = httpx.post(
+            f"{address}/named/loads",
+            json={},
+            headers={
+                **job,
+                "X-Request-ID": f"load-{number}",
+                **({"traceparent": f"00-{trace}-{caller}-01"} if number else {}),
+            },
+        )
         assert (asked.status_code, asked.headers["X-Request-ID"]) == (201, f"load-{number}")
         eventually(lambda number=number: said(worker, f"load-{number}", " succeeded in "), seconds=60)  # type: ignore[misc]  # mypy knows no defaults of lambdas
 
@@ -168,7 +192,25 @@ def test_request__that_starts_a_load__is_named_by_every_line_of_it_and_no_line_s
     assert {line["event"] for line in of_load if "event" in line} >= {"load.done", "publishing.done"}
     assert {line["task"] for line in of_load} >= {"loading.run"}
     assert {(line["component"]) for line in lines} == {"worker", "dashboard"}
-    everything = worker.read_text() + api_server.log.read_text()
+    assert {line["trace_id"] for line in of_load} == {trace}
+
+    # From the request to the task to the load's steps, and what the activation asks for.
+    def all_arrived() -> bool:
+        names = {span.name for span in receiver.spans if span.trace_id == trace}
+        return {"loading.run", *STEPS} <= names
+
+    eventually(all_arrived)
+    (request_span,) = [span for span in receiver.spans if span.parent_id == caller]
+    assert (request_span.service, request_span.trace_id) == ("recsite-dashboard", trace)
+    assert request_span.name.startswith("POST /api/v1/")
+    assert request_span.attributes["http.response.status_code"] == 201
+    assert request_span.attributes["request_id"] == "load-1"
+    (task_span,) = [span for span in receiver.named("loading.run") if span.trace_id == trace]
+    assert (task_span.service, task_span.parent_id) == ("recsite-worker", request_span.span_id)
+    parents = {(span.name, span.parent_id) for span in receiver.spans if span.trace_id == trace}
+    assert parents >= {(step, task_span.span_id) for step in STEPS}
+
+    everything = worker.read_text() + api_server.log.read_text() + receiver.text
     secrets = [api_server.token, api_server.session, api_server.client_secret, *tokens, tokens[0].split(".")[2], *wrong]
     settings = (Path(api_server.env["RECSITE_ENV_FILE"])).read_text().splitlines()
     secrets += [
@@ -176,6 +218,9 @@ def test_request__that_starts_a_load__is_named_by_every_line_of_it_and_no_line_s
     ]
     players = [f"p{number:06}" for number in range(3)]
     assert [each for each in (*secrets, *players) if each in everything] == []
+
+
+STEPS = {f"load.{step}" for step in ("extract", "check", "write", "verify", "activate")}
 
 
 def said(log: Path, request_id: str, words: str) -> bool:

@@ -21,6 +21,8 @@ from tests.doors.corpus import Case, corpus, get, post
 from tests.doors.processes import Doors, start_doors
 from tests.doors.raw_http import RawConnection, RawResponse, request
 from tests.doors.scene import PLAYERS, Scene, player
+from tests.lane_process import eventually
+from tests.otlp_receiver import otlp_receiver
 from tests.redis_parts import Guard, cluster_of_three, guarded_by_sentinel, guarded_cluster, tls_before, watched
 
 # What a client acts on. The dashboard's process adds headers for browsers (a policy, sniffing); they say nothing here.
@@ -244,9 +246,31 @@ def test_doors__snapshot_older_than_the_maximum__closed_alike(
 
 
 def test_doors__what_they_were_asked__is_counted_alike(server: EmbeddedValkey, scene: Scene, tmp_path: Path) -> None:
-    with start_doors(server.url, tmp_path, variables={"RECSITE_METRICS_TOKEN": "what Prometheus sends"}) as doors:
+    variables = {"RECSITE_METRICS_TOKEN": "what Prometheus sends"}
+    with (
+        otlp_receiver() as receiver,
+        start_doors(server.url, tmp_path, variables=variables | {"RECSITE_OTLP_ENDPOINT": receiver.url}) as doors,
+    ):
         comparison = Comparison(doors)
-        comparison.ask("healthy", corpus(scene))
+        # They answer alike while they are traced; of the lane's requests the first is, and of these that is all.
+        trace, caller = "a" * 32, "b" * 16
+        parent = ("Traceparent", f"00-{trace}-{caller}-01")
+        query, token = f"model=offers&player_id={player(1)}", scene.token()
+        comparison.ask("healthy", [get("traced", query, token, parent), *corpus(scene)])
+        assert comparison.differences == []
+        eventually(lambda: {span.service for span in receiver.spans} == {"recsite-lane", "recsite-dashboard"})
+        (of_lane,) = [span for span in receiver.spans if span.service == "recsite-lane"]
+        assert (of_lane.trace_id, of_lane.parent_id, of_lane.name) == (trace, caller, "GET")
+        assert of_lane.attributes == {
+            "recsite.one_of": 1000,
+            "http.response.status_code": 200,
+            "recsite.tenant": "aurora",
+            "recsite.model": "offers",
+            "recsite.source": "table",
+        }
+        (of_drf,) = [span for span in receiver.spans if span.service != of_lane.service and span.parent_id == caller]
+        assert of_drf.name == "GET /v1/recommendations"
+        assert [each for each in (player(1), token, token.split(".")[2], "nobody") if each in receiver.text] == []
         time.sleep(1.5)  # the lane's workers write their numbers once a second
         lane, drf = (counted(port) for port in (doors.lane_metrics_port, doors.drf_port))
         assert lane == drf

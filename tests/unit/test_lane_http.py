@@ -12,18 +12,26 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving import tracing
 from serving.http import BODY_INCOMPLETE, MAX_BODY_BYTES, NO_ANSWER, OVER_CAPACITY, PATH, Request, Response, head_of
 from serving.lane import http11, server
 from serving.lane.headers import Spellings
 from serving.lane.http11 import KEEP_ALIVE_SECONDS, Connection
 from serving.lane.server import HttpServer
+from serving.lane.tracing import sampled
 from tests.certificates import write_certificate
+from tests.lane_process import eventually
+from tests.otlp_receiver import otlp_receiver
+
+if TYPE_CHECKING:
+    from pytest_django.fixtures import Settings
 
 PLAIN = Request("GET", "", None, None, None, None, b"")
 BODY = b"the answer\n"
@@ -735,3 +743,28 @@ def test_request_id__of_each_request__comes_back_with_its_own_error_alone() -> N
         assert (status, headers["x-request-id"]) == (413, "a-3")
 
     Site(answer=lambda _path, _request: NO_ANSWER).run(story)
+
+
+def test_traces__of_one_in_three__answers_are_the_same_and_each_span_has_its_own(settings: Settings) -> None:
+    with otlp_receiver() as receiver:
+        settings.OTLP_ENDPOINT = receiver.url
+        tracing._started.cache_clear()
+        site = Site(answer=lambda _path, request: NO_ANSWER if request.query else Response(200, "x: y\r\n", BODY))
+        handle = site.handle
+
+        async def story(site: Site) -> None:
+            site.server.handle = sampled(handle, 3)
+            client = await site.client()
+            requests = [get(target=f"{PATH}?{'q' if number == 3 else ''}") for number in range(7)]
+            client.send(b"".join(requests[:5]))
+            answers = [await client.answer() for _ in range(5)]
+            answers += [await client.ask(request) for request in requests[5:]]
+            await client.ask(get(target="/readyz"))
+            assert [status for status, _, _ in answers] == [200] * 3 + [503] + [200] * 3
+
+        site.run(story)
+        eventually(lambda: len(receiver.spans) == 3)
+        assert [span.attributes["http.response.status_code"] for span in receiver.spans] == [200, 503, 200]
+        assert [span.attributes.get("error.type") for span in receiver.spans] == [None, "unavailable", None]
+        assert "player" not in receiver.text
+        tracing._started.cache_clear()

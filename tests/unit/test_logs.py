@@ -14,6 +14,7 @@ import pytest
 
 from recsite import __version__, logs
 from recsite.logs import LONGEST_LINE, MOST_KINDS, MOST_OF_A_KIND, SPAN_SECONDS, Bounded, JsonLines, TextLines
+from serving import log_context
 from serving.log_context import saying
 
 Log = Callable[..., None]
@@ -148,8 +149,8 @@ def test_component__by_the_command_line__is_what_the_process_is(
     arguments: str, component: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", arguments.split())
-    monkeypatch.setattr(logs, "_component", [])
-    assert logs.component() == component
+    monkeypatch.setattr(log_context, "_component", [])
+    assert log_context.component() == component
 
 
 # --- Floods -----------------------------------------------------------------------------------------------------------

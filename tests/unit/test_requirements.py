@@ -35,7 +35,7 @@ def _pins(name: str) -> dict[str, set[Version]]:
 @pytest.mark.parametrize(
     ("file", "wanted"),
     [
-        ("base.txt", BASE),
+        ("base.txt", [*BASE, *PROJECT["project"]["optional-dependencies"]["otel"]]),
         ("dev.txt", [*BASE, *GROUPS["build"], *(group for group in GROUPS["dev"] if isinstance(group, str))]),
         ("build.txt", GROUPS["build"]),
         ("bqemulator.txt", GROUPS["bqemulator"]),
