@@ -17,6 +17,7 @@ import pyarrow as pa
 from models_registry.loading.columns import is_key, shortened, shown, type_name
 from models_registry.loading.field_types import field_name, field_type, is_accepted, refusal_of
 from models_registry.loading.report import Check, Sample
+from models_registry.loading.served import Served
 from models_registry.loading.staging import Staging, select
 from serving.formats.keys import MAX_KEY_BYTES, SEPARATOR, block_bits_for
 from serving.formats.layouts import Bool, Enum, Field, Layout, List, String, Uint
@@ -29,7 +30,8 @@ MAX_SAMPLES = 5
 class Expected:
     """What a load's rows are held against: what model and version say, and the table that is served.
 
-    `active_rows` is None without one; `distribution` is how its values are spread, as its load's report keeps it.
+    `active_rows` is None for a version's first load; `served` is what most of the model's players get then, and None
+    where nothing is served. `distribution` is how the values of that are spread, as its load's report keeps it.
     `waived` are the names of checks that may fail.
     """
 
@@ -39,6 +41,7 @@ class Expected:
     max_row_count_change: float
     max_psi: float
     min_coverage: float
+    served: Served | None = None
     distribution: Sequence[Mapping[str, Any]] = ()
     waived: frozenset[str] = frozenset()
 

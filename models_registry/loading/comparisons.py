@@ -14,6 +14,7 @@ from models_registry.loading.columns import shown
 from models_registry.loading.difference import Difference
 from models_registry.loading.distributions import Shift
 from models_registry.loading.report import Check, Distribution, Report, ReportedDifference
+from models_registry.loading.served import Served
 from models_registry.loading.staging import Staging
 from models_registry.models import Table
 from tenants.figures import percent, share
@@ -48,14 +49,19 @@ def _check_shift(shift: Shift, expected: Expected) -> Check:
         fewest = min(shift.aspect.rows, shift.rows_before)
         words = f"not judged: {fewest:,} rows are too few, at least {distributions.MIN_ROWS} are needed"
         return check(passed=True, words=words)
-    index = f"its population stability index against the served table is {psi:.3f}"
+    against = "the served table" if expected.served is None else _name_of(expected.served)
+    index = f"its population stability index against {against} is {psi:.3f}"
     if psi <= expected.max_psi:
         return check(passed=True, words=index)
     if psi <= shift.chance:
         return check(passed=True, words=f"{index}, which so few rows reach by chance")
-    words = f"column {shift.aspect.name} has another {what} than the served table: {shift.moved_most()}; {index}, and "
+    words = f"column {shift.aspect.name} has another {what} than {against}: {shift.moved_most()}; {index}, and "
     words += f"more than {expected.max_psi:g} is refused"
     return check(passed=False, words=words, is_waived=name in expected.waived)
+
+
+def _name_of(served: Served) -> str:
+    return f"the table of “{served.name}” (the most served version)" if served.name else "the served table"
 
 
 def blocks_to_compare(served: Table, rows: int, *, is_dry_run: bool) -> int:
@@ -67,16 +73,17 @@ def blocks_to_compare(served: Table, rows: int, *, is_dry_run: bool) -> int:
 
 
 def difference_report(
-    difference: Difference, served: Table, staging: Staging, beat: Callable[[], None], *, rows: int
+    difference: Difference, served: Served, staging: Staging, beat: Callable[[], None], *, rows: int
 ) -> ReportedDifference:
     """Return what the report says: of the `rows` of the whole load, also where it is estimated from a part of them."""
-    blocks = 1 << served.block_bits
+    blocks = 1 << served.table.block_bits
     keys = {
         what: tuple(shown(key) for key in staging.keys_of(numbers, beat).values())
         for what, numbers in (("added", difference.added_rows), ("changed", difference.changed_rows))
     }
     return ReportedDifference(
-        *_of_the_whole(difference, served, rows),
+        *_of_the_whole(difference, served.table, rows),
+        against=served.name,
         samples=keys,
         is_estimate=difference.blocks < blocks,
         share_compared=round(difference.blocks / blocks, 6),
@@ -98,7 +105,8 @@ def check_coverage(difference: Difference, expected: Expected) -> Check:
     """Hold the share of the served keys that are still there against what the model wants."""
     name, coverage = "coverage", difference.coverage
     passed = coverage >= expected.min_coverage
-    words = f"{share(coverage)} of the keys that are served are in the source"
+    by = f"of “{expected.served.name}” (the most served version)" if expected.served and expected.served.name else ""
+    words = f"{share(coverage)} of the keys {by or 'that are served'} are in the source"
     if not passed:
         words = f"only {words}, and less than {percent(round(10_000 * expected.min_coverage))} is refused"
     is_waived = not passed and name in expected.waived

@@ -24,6 +24,7 @@ from models_registry.loading.tables import TableInRedis, TableProblem
 from models_registry.models import Table
 from serving.formats.blocks import DamagedBlock
 from serving.formats.keys import FINGERPRINT_BYTES
+from serving.formats.layouts import Layout
 
 MAX_SAMPLES = 5
 CHUNK_BYTES = 4 * 2**20
@@ -59,11 +60,13 @@ class Difference:
         return kept / (kept + self.removed) if kept + self.removed else 1.0
 
 
-def find_difference(buckets: Buckets, served: Table, beat: Callable[[], None], *, end_block: int) -> Difference:
-    """Compare a load's rows, of which every check has passed, with the served table, which has the same layout.
+def find_difference(
+    buckets: Buckets, served: Table, layout: Layout, beat: Callable[[], None], *, end_block: int
+) -> Difference:
+    """Compare a load's rows, of which every check has passed, with the served table, which has this layout.
 
-    Only the blocks before `end_block` are compared. Blocks being ranges of digests, that is a random sample of the keys
-    of both sides.
+    Where the load's is another, only keys are compared: what is in both counts as unchanged. Only the blocks before
+    `end_block` are compared. Blocks being ranges of digests, that is a random sample of the keys of both sides.
 
     Raises:
         TableProblem: the served table has lost a block.
@@ -74,7 +77,8 @@ def find_difference(buckets: Buckets, served: Table, beat: Callable[[], None], *
     difference = Difference(blocks=end_block)
     mean_bytes = served.size_bytes // (1 << served.block_bits) + 1
     chunk_blocks = max(1, min(MAX_CHUNK_BLOCKS, CHUNK_BYTES // mean_bytes))
-    width = buckets.layout.payload_width
+    width = layout.payload_width
+    are_compared = layout.fields == buckets.layout.fields and width != 0
     with closing(TableInRedis.of(served).read(end_block, chunk_blocks)) as chunks:
         ours = _Ahead(buckets.bucket_by_bucket(served.block_bits, end_block))
         first = 0
@@ -83,7 +87,7 @@ def find_difference(buckets: Buckets, served: Table, beat: Callable[[], None], *
                 theirs = _read(blocks, width)
             except DamagedBlock:
                 raise TableProblem("A block of the served table in Redis is damaged.") from None
-            _compare(difference, first, theirs, ours.take_before(first + len(blocks)), width)
+            _compare(difference, first, theirs, ours.take_before(first + len(blocks)), are_compared)
             first += len(blocks)
             beat()
     return difference
@@ -127,7 +131,7 @@ class _Ahead:
             self._rows = None
 
 
-def _compare(difference: Difference, first: int, theirs: _Rows, parts: list[_Rows], width: int | None) -> None:
+def _compare(difference: Difference, first: int, theirs: _Rows, parts: list[_Rows], are_compared: bool) -> None:  # noqa: FBT001  # private
     """Compare the rows of a chunk that begins at block `first`; the served ones count their blocks from it.
 
     Every part is in order by itself; two of them may be of one block.
@@ -146,7 +150,7 @@ def _compare(difference: Difference, first: int, theirs: _Rows, parts: list[_Row
         difference.added += len(now) - known
         if known < len(now):
             for_samples.append((difference.added_rows, part.rows[~is_known]))
-        if width == 0:
+        if not are_compared:
             difference.unchanged += known
             continue
         start = int(near[0])

@@ -136,15 +136,15 @@ def _go(work: Work, part: LoadRange, folder: Path) -> None:
 
 def _check(work: Work, part: LoadRange, staging: Staging, expected: Expected) -> None:
     """Check every row; on the first range, which is a random sample, also what is compared with the served table."""
-    load, whole, is_first = part.load, part.load.table, part.first_partition == 0
+    whole, is_first = part.load.table, part.first_partition == 0
     with work.stage(StageName.CHECK), work.pulse.share.judged():
         steps.check_rows(work, staging, expected, block_bits=whole.block_bits, left_out=_OF_THE_WHOLE)
         if is_first and staging.key_fields and work.report.rows_are_good:
             steps.check_spread(work, staging, expected)
-    served = load.version.active_table
+    served = expected.served
     if is_first and served is not None and work.report.rows_are_good:
-        wanted = blocks_to_compare(served, whole.row_count, is_dry_run=False)
-        if end_block := min(wanted, _blocks(part, served).stop):
+        wanted = blocks_to_compare(served.table, whole.row_count, is_dry_run=False)
+        if end_block := min(wanted, _blocks(part, served.table).stop):
             steps.compare(work, staging, expected, served, end_block=end_block, rows_of_whole=whole.row_count)
     work.reject_if_failed()
 

@@ -107,6 +107,7 @@ class ReportedDifference(msgspec.Struct, frozen=True):
     """How the whole load differs from the served table, in keys.
 
     Attributes:
+        against: the version whose table that is, where it is not the loaded one's own but what is served most.
         added: how many keys only the load has; removed: only the served table; changed and unchanged: both.
         samples: some keys that are added and changed.
         is_estimate: it was worked out from a part of the keys.
@@ -120,6 +121,7 @@ class ReportedDifference(msgspec.Struct, frozen=True):
     samples: dict[str, tuple[str, ...]] = {}
     is_estimate: bool = False
     share_compared: float = 1.0
+    against: str = ""
 
 
 class SourceFile(msgspec.Struct, frozen=True):

@@ -56,7 +56,8 @@ def _difference(difference: ReportedDifference) -> Iterator[str]:
     if difference.is_estimate:
         about = f" (estimated from {share(difference.share_compared)} of the keys)"
     yield ""
-    yield f"Difference from the served table{about}"
+    of_whom = f"the table of “{difference.against}” (the most served version)" if difference.against else ""
+    yield f"Difference from {of_whom or 'the served table'}{about}"
     for what in ("added", "removed", "changed", "unchanged"):
         keys = difference.samples.get(what, ())
         example = f"   for example {', '.join(keys)}" if keys else ""

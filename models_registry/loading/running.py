@@ -178,9 +178,9 @@ def _check(work: Work, staging: Staging, expected: Expected) -> None:
         steps.check_rows(work, staging, expected)
         if staging.key_fields:
             steps.check_spread(work, staging, expected)
-    served = load.version.active_table
+    served = expected.served
     if served is not None and work.report.rows_are_good:
-        end_block = blocks_to_compare(served, staging.rows, is_dry_run=load.is_dry_run)
+        end_block = blocks_to_compare(served.table, staging.rows, is_dry_run=load.is_dry_run)
         steps.compare(work, staging, expected, served, end_block=end_block, rows_of_whole=staging.rows)
     work.reject_if_failed()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ from pytest_django import Settings
 
 from models_registry.loading import distributions
 from models_registry.loading.pulse import Progress
+from models_registry.loading.report import Report
+from models_registry.loading.report_text import report_lines
 from models_registry.loading.requests import load_request, load_waive, table_roll_back
 from models_registry.loading.running import run_load
-from models_registry.models import Load, LoadState, Table, Version
+from models_registry.models import Load, LoadState, RolloutRevision, Table, Version
 from tenants.models import AuditEntry, User
 from tenants.rules import RuleBroken
 from tenants.services import tenant_end
 from tests import factories
-from tests.loading_scene import Scene, all_blocks, blocks_of, columns
+from tests.loading_scene import FIELDS, Scene, all_blocks, blocks_of, columns
 
 pytestmark = pytest.mark.django_db
 
@@ -91,6 +94,89 @@ def test_dry_run__asked_for__the_trail_says_so(scene: Scene, owner: User) -> Non
     load = load_request(version=scene.version, actor=owner, dry_run=True)
     entry = AuditEntry.objects.for_tenant(scene.tenant).get(action="load.request")
     assert entry.summary == f"Asked for a dry run, load {load.fence}, of “offers/a”."
+
+
+# --- A version's first load -------------------------------------------------------------------------------------------
+
+
+def another(scene: Scene, fields: list[dict[str, Any]] | None = None) -> Scene:
+    """Return the scene with another version of the model, whose rows are in a file of its own."""
+    layout = factories.LayoutFactory.create(model=scene.model, fields=fields, revision=1) if fields else None
+    other = copy(scene)
+    other.version = factories.VersionFactory.create(
+        model=scene.model, layout=layout or scene.version.layout, name="b", code=1
+    )
+    other.source = factories.SourceFactory.create(version=other.version, location=scene.source.location)
+    return other
+
+
+def test_first_load__of_players_nobody_serves__is_rejected_and_may_be_waived(
+    scene: Scene, owner: User, valkey: redis.Redis
+) -> None:
+    scene.load(columns(range(5000)))
+    other = another(scene)
+
+    load = other.load(columns(range(9000, 9010)))
+
+    assert (load.state, load.problem_code, failed(load)) == (LoadState.REJECTED, "too_different", ["coverage"])
+    assert load.problem == (
+        "Only 0.0 % of the keys of “a” (the most served version) are in the source, and less than 50 % is refused."
+    )
+    assert run(load_waive(load=load, actor=owner, reason="A test with ten players")).state == LoadState.ACTIVE
+
+
+def test_first_load__of_zeros_alone__is_rejected_and_of_another_models_answers_is_not(
+    scene: Scene, valkey: redis.Redis
+) -> None:
+    scene.load(columns(range(3000)))
+    other = another(scene)
+
+    zeros = other.load(columns(range(3000), offer_id=[0] * 3000))
+    shuffled = other.load(columns(range(3000), offer_id=[(number * 31) % 3500 for number in range(3000)]))
+
+    assert (zeros.state, failed(zeros)) == (LoadState.REJECTED, ["offer_id: distribution"])
+    assert "has another distribution than the table of “a” (the most served version): " in zeros.problem
+    assert "and more than 2.5 is refused" in zeros.problem
+    assert (shuffled.state, shuffled.problem) == (LoadState.ACTIVE, "")
+    assert shuffled.report["difference"]["against"] == "a"
+    assert shuffled.report["difference"]["changed"] > 2500
+
+
+def test_first_load__dry__shows_what_differs_from_the_most_served_version(scene: Scene, valkey: redis.Redis) -> None:
+    scene.load(columns(range(100)))
+
+    load = another(scene).load(columns(range(40, 140)), is_dry_run=True)
+
+    difference = load.report["difference"]
+    assert load.state == LoadState.CHECKED
+    assert [difference[what] for what in ("added", "removed", "changed", "unchanged")] == [40, 40, 0, 60]
+    assert (difference["against"], difference["is_estimate"]) == ("a", False)
+    assert "Difference from the table of “a” (the most served version)" in list(report_lines(Report.read(load.report)))
+
+
+def test_first_load__with_another_layout__compares_keys_alone(scene: Scene, valkey: redis.Redis) -> None:
+    scene.load(columns(range(100)))
+    other = another(scene, fields=FIELDS[:2])
+
+    few, most = other.load(columns(range(30)), is_dry_run=True), other.load(columns(range(70)))
+
+    assert (few.state, failed(few)) == (LoadState.REJECTED, ["coverage"])
+    assert "only 30.0 % of the keys of “a”" in str(few.report["checks"])
+    assert (most.state, "difference" in most.report) == (LoadState.ACTIVE, False)
+
+
+@pytest.mark.parametrize("why", ["no players", "no table", "nothing limits it"])
+def test_first_load__nothing_to_hold_it_against__becomes_active(scene: Scene, valkey: redis.Redis, why: str) -> None:
+    if why != "no table":
+        scene.load(columns(range(100)))
+    other = another(scene)
+    if why == "no players":
+        RolloutRevision.objects.unscoped().update(weights_bp={"1": 10_000})
+    if why == "nothing limits it":
+        scene.model.min_coverage = 0
+        scene.model.save()
+
+    assert other.load(columns(range(200, 210))).state == LoadState.ACTIVE
 
 
 # --- Activating anyway ------------------------------------------------------------------------------------------------
