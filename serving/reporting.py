@@ -3,9 +3,10 @@
 A process writes a few small things each second, from the thread of its snapshot watch, never for a request:
 
 - `PREFIX:serving` (hash): process → when it last wrote, Unix ms. Only to find processes by: clocks differ.
-- `PREFIX:process:PROCESS` (hash): tenant → the revision it serves that tenant by, and since when, Unix ms; and under ""
-  when it wrote. It expires an hour after the process has stopped writing, so that how much is left of that says, by
-  Redis's clock alone, for how long it has been silent, and what ended in whatever way leaves nothing behind.
+- `PREFIX:process:PROCESS` (hash): tenant → the revision it serves that tenant by, and since when, Unix ms; under ""
+  when it wrote, and under `started` when it first did. It expires an hour after the process has stopped writing, so
+  that how much is left of that says, by Redis's clock alone, for how long it has been silent, and what ended in
+  whatever way leaves nothing behind.
 - `PREFIX:traffic` (stream): what was asked since the process last wrote. The control plane reads the stream in order
   and remembers how far it came in the same transaction, so that nothing is counted twice or left out.
 
@@ -31,6 +32,8 @@ TRAFFIC_EVERY_SECONDS = 5.0
 # Entries of the stream: a day of twenty processes.
 MOST_ENTRIES = 350_000
 FIELD = b"b"
+# Fields of a process's hash besides those of tenants, whose ids are longer.
+LAST_WORD, STARTED = "", "started"
 # So long after its last word a process is forgotten.
 FORGET_MS = 3_600_000
 Key = TypeVar("Key", Exposure, str)
@@ -115,6 +118,7 @@ class Reporter:
         self._sent_uses: dict[str, int] = {}
         self._sent_at = 0.0
         self._counted_from = int(time.time())
+        self._started_ms = 0
 
     def report(self) -> None:
         """Say that this process lives, what it serves by where that is news, and every 5 s what was asked.
@@ -125,6 +129,7 @@ class Reporter:
         if self._is_first:
             self._forget_the_gone()
         now_ms = int(time.time() * 1000)
+        self._started_ms = self._started_ms or now_ms
         own = process_name(self._prefix, self.process)
         news = {
             tenant.id: tenant.revision
@@ -132,7 +137,8 @@ class Reporter:
             if self._applied.get(tenant.id) != tenant.revision
         }
         pipeline = self._client.pipeline(transaction=False)
-        pipeline.hset(own, "", str(now_ms))
+        pipeline.hset(own, LAST_WORD, str(now_ms))
+        pipeline.hset(own, STARTED, str(self._started_ms))
         for tenant_id, revision in news.items():
             pipeline.hset(own, tenant_id, f"{revision} {now_ms}")
         pipeline.pexpire(own, FORGET_MS)

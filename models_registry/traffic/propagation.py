@@ -1,40 +1,96 @@
-"""How far a change has spread: which serving processes have a studio's newest snapshot."""
+"""How far a change has spread: which serving processes have a studio's newest snapshot, and which do not."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import redis
 from django.conf import settings
 from django.utils import timezone
 
 from models_registry.redis_clients import publishing_client
-from serving.reporting import find_processes, process_name
+from serving.reporting import LAST_WORD, STARTED, LastWord, find_processes, process_name
 from tenants.models import Tenant
 
 # A serving process writes each second; one that has not for this long has ended without a word, hangs, or is cut off.
 SILENT_AFTER_MS = 6000
 
 
-class Propagation(NamedTuple):
+@dataclass(frozen=True)
+class Process:
+    """A serving process that has not said that it ends: it may serve, by an old snapshot.
+
+    Attributes:
+        is_lane: it is one of a lane's, not the DRF door in a dashboard's process.
+        place: where it runs, for whoever looks for it.
+        silent_seconds: how long it has said nothing, which is too long; None where it was heard of just now.
+        is_live: it serves by the newest snapshot.
+        live_ms: when it began to, Unix time by this machine's clock; None where it found that when it started.
+    """
+
+    is_lane: bool
+    place: str
+    silent_seconds: float | None
+    is_live: bool
+    live_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Propagation:
     """How far a tenant's newest snapshot has come.
 
     Attributes:
-        processes: serving processes that have not said that they end, silent ones too: they may serve by an old one.
-        silent: how many of them have said nothing of late. After an hour they are forgotten.
-        live_on: how many of all of them serve by it.
-        seconds: from its publication to the last of those; None while not all do, or where there is none.
+        all: serving processes. An hour after its last word one is forgotten.
+        published_ms: when it was published, Unix time; None if it never was.
     """
 
-    processes: int
-    silent: int
-    live_on: int
-    seconds: float | None
+    all: tuple[Process, ...]
+    published_ms: float | None
 
     @property
-    def reporting(self) -> int:
-        """Return how many are surely there."""
-        return self.processes - self.silent
+    def processes(self) -> int:
+        """Return how many there are."""
+        return len(self.all)
+
+    @property
+    def silent(self) -> int:
+        """Return how many have said nothing of late."""
+        return sum(process.silent_seconds is not None for process in self.all)
+
+    @property
+    def live_on(self) -> int:
+        """Return how many serve by the newest snapshot."""
+        return sum(process.is_live for process in self.all)
+
+    @property
+    def seconds(self) -> float | None:
+        """Return the seconds from publication to the last that took it; None while one has not, or all came later."""
+        times = [process.live_ms for process in self.all if process.live_ms is not None]
+        if self.behind or not times or self.published_ms is None:
+            return None
+        return max(0.0, max(times) - self.published_ms) / 1000
+
+    @property
+    def lanes(self) -> int:
+        """Return how many are of lanes."""
+        return sum(process.is_lane for process in self.all)
+
+    @property
+    def live_lanes(self) -> int:
+        """Return how many of those serve by the newest snapshot."""
+        return sum(process.is_lane and process.is_live for process in self.all)
+
+    @property
+    def is_served(self) -> bool:
+        """Tell whether a lane is surely there."""
+        return any(process.is_lane and process.silent_seconds is None for process in self.all)
+
+    @property
+    def behind(self) -> list[Process]:
+        """Return those that do not serve by the newest snapshot, or of which nobody knows; the longest silent first."""
+        found = [process for process in self.all if not process.is_live or process.silent_seconds is not None]
+        return sorted(found, key=lambda process: (-(process.silent_seconds or 0), process.place))
 
 
 def propagation(tenant: Tenant) -> Propagation | None:
@@ -48,26 +104,35 @@ def propagation(tenant: Tenant) -> Propagation | None:
     try:
         found = find_processes(client, prefix)
         pipeline = client.pipeline(transaction=False)
-        for process in found:
-            pipeline.hmget(process_name(prefix, process.decode()), "", tenant.public_id)
+        for name in found:
+            pipeline.hmget(process_name(prefix, name.decode()), LAST_WORD, STARTED, tenant.public_id)
         reported = pipeline.execute()
     except redis.RedisError:
         return None
     now_ms = timezone.now().timestamp() * 1000
-    processes = silent = 0
-    live_since_ms: list[float] = []
-    for (at, silent_ms), (last_word, applied) in zip(found.values(), reported, strict=True):
-        if silent_ms is None or last_word is None:
-            # Of an earlier release: its clock must do, and what it serves by is not known.
-            processes += now_ms - int(at) < SILENT_AFTER_MS
-            continue
-        processes += 1
-        silent += silent_ms > SILENT_AFTER_MS
-        if applied is not None:
-            revision, since_ms = map(int, applied.split())
-            if revision >= tenant.snapshot_revision:
-                live_since_ms.append(now_ms - silent_ms - (int(last_word) - since_ms))
-    seconds = None
-    if live_since_ms and len(live_since_ms) == processes and tenant.snapshot_published_at is not None:
-        seconds = max(0.0, max(live_since_ms) / 1000 - tenant.snapshot_published_at.timestamp())
-    return Propagation(processes, silent, len(live_since_ms), seconds)
+    processes = [
+        _process(name.decode(), word, said, tenant.snapshot_revision, now_ms)
+        for (name, word), said in zip(found.items(), reported, strict=True)
+        # Of an earlier release: its clock must do, and what it serves by is not known.
+        if (said[0] is not None and word.silent_ms is not None) or now_ms - int(word.at) < SILENT_AFTER_MS
+    ]
+    published_at = tenant.snapshot_published_at
+    return Propagation(tuple(processes), None if published_at is None else published_at.timestamp() * 1000)
+
+
+def _process(name: str, word: LastWord, said: list[Any], newest: int, now_ms: float) -> Process:
+    kind, _, place = name.partition(":")
+    host, _, number = place.rpartition(":")
+    last_word, started, applied = said
+    silent_ms = word.silent_ms or 0
+    is_silent = silent_ms > SILENT_AFTER_MS
+    live_ms, is_live = None, False
+    if applied is not None and last_word is not None:
+        revision, since_ms = map(int, applied.split())
+        is_live = revision >= newest
+        # What it found when it started says nothing about how fast a change came.
+        if is_live and (started is None or since_ms > int(started)):
+            live_ms = now_ms - silent_ms - (int(last_word) - since_ms)
+    return Process(
+        kind == "lane", f"{host}, process {number}", silent_ms / 1000 if is_silent else None, is_live, live_ms
+    )

@@ -49,7 +49,7 @@ def live_of(summary: ModelSummary) -> Live | None:
         publishing_seconds = (published_at - revision.created_at).total_seconds()
         if 0 <= publishing_seconds < 10:
             seconds = publishing_seconds + lanes.seconds
-    is_on_all = lanes is not None and lanes.processes > 0 and lanes.live_on == lanes.processes
+    is_on_all = lanes is not None and lanes.is_served and not lanes.behind
     age_seconds = (timezone.now() - revision.created_at).total_seconds()
     client_seconds = ceil(summary.model.max_client_age_seconds * CLIENT_AGE_SPREAD)
     asks_again = age_seconds < LOOK_FOR_SECONDS and not (is_published and is_on_all)

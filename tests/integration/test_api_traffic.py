@@ -152,6 +152,7 @@ def test_propagation__nobody_serves__is_on_none_of_none(studio: Tenant, api: Api
         "silent": 0,
         "live_on": 0,
         "seconds": None,
+        "behind": [],
     }
 
 

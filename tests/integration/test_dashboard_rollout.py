@@ -519,8 +519,8 @@ def lanes_say(valkey: redis.Redis, tenant: Tenant, revisions: Iterable[int], *, 
     since = int((tenant.snapshot_published_at.timestamp() + after_seconds) * 1000)
     for number, revision in enumerate(revisions):
         now_ms = int(time.time() * 1000)
-        own = process_name(settings.REDIS_PREFIX, f"lane:{number}")
-        valkey.hset(processes_name(settings.REDIS_PREFIX), f"lane:{number}", str(now_ms))
+        own = process_name(settings.REDIS_PREFIX, f"lane:rack-7:{number}")
+        valkey.hset(processes_name(settings.REDIS_PREFIX), f"lane:rack-7:{number}", str(now_ms))
         valkey.hset(own, mapping={"": str(now_ms), tenant.public_id: f"{revision} {since}"})
         valkey.pexpire(own, FORGET_MS)
 
@@ -555,11 +555,14 @@ def test_live__a_lane_is_silent__is_one_of_them_and_said_to_be(
     publish_tenant(tenant.pk)
     tenant.refresh_from_db()
     lanes_say(valkey, tenant, [tenant.snapshot_revision, tenant.snapshot_revision - 1])
-    valkey.pexpire(process_name(settings.REDIS_PREFIX, "lane:1"), FORGET_MS - 60_000)
+    valkey.pexpire(process_name(settings.REDIS_PREFIX, "lane:rack-7:1"), FORGET_MS - 60_000)
     text = get(client, f"{offers.url}/live").text
-    assert "live on 1 of 2 lanes; 1 of them has not been heard of for a while" in text
-    valkey.pexpire(process_name(settings.REDIS_PREFIX, "lane:0"), FORGET_MS - 60_000)
-    assert "no lane is running" in get(client, f"{offers.url}/live").text
+    assert "live on 1 of 2 lanes; the lane on rack-7, process 1 was last heard of 1 min 0 s ago" in text
+    valkey.pexpire(process_name(settings.REDIS_PREFIX, "lane:rack-7:0"), FORGET_MS - 60_000)
+    assert (
+        "no lane is running that can be heard of: what players get isn’t known"
+        in get(client, f"{offers.url}/live").text
+    )
 
 
 def test_live__published_before_the_change__says_that_it_is_not_given_on(client: Client, offers: Offers) -> None:

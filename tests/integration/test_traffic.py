@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -306,8 +308,11 @@ def test_propagation__processes_apply_a_revision__live_on_all_of_them(valkey: re
         process.reporter.report()
     seen = propagation.propagation(tenant)
     assert seen is not None
-    assert seen == (2, 0, 1, None)
+    assert (seen.processes, seen.silent, seen.live_on, seen.seconds) == (2, 0, 1, None)
+    assert [(process.is_lane, process.silent_seconds) for process in seen.behind] == [(False, None)]
+    assert (seen.lanes, seen.live_lanes) == (1, 1)
 
+    time.sleep(0.002)
     two.world.tenants = {tenant.public_id: applied(tenant.public_id, tenant.snapshot_revision)}
     two.reporter.report()
     seen = propagation.propagation(tenant)
@@ -334,7 +339,12 @@ def test_propagation__a_lane_is_silent__stays_one_of_those_that_are_waited_for(
         process.world.tenants = {tenant.public_id: applied(tenant.public_id, revision)}
         process.reporter.report()
     be_silent(valkey, two, 1_800_000)
-    assert propagation.propagation(tenant) == (2, 1, 1, None)
+    seen = propagation.propagation(tenant)
+    assert seen is not None
+    assert (seen.processes, seen.silent, seen.live_on, seen.seconds) == (2, 1, 1, None)
+    (silent,) = seen.behind
+    assert silent.place == f"{socket.gethostname()}, process {os.getpid()}-other"
+    assert silent.silent_seconds == pytest.approx(1800, abs=5)
     be_silent(valkey, two, FORGET_MS - 1)
     time.sleep(0.01)
     seen = propagation.propagation(tenant)
@@ -347,8 +357,47 @@ def test_propagation__a_lane_ends__is_not_waited_for(valkey: redis.Redis, versio
     process.world.tenants = {"t1": applied("t1", 7)}
     process.reporter.report()
     process.reporter.end()
-    assert propagation.propagation(version.model.tenant) == (0, 0, 0, None)
+    seen = propagation.propagation(version.model.tenant)
+    assert seen is not None
+    assert (seen.all, seen.is_served) == ((), False)
     assert valkey.dbsize() == 0
+
+
+def test_propagation__a_silent_lane_that_had_the_newest__is_not_vouched_for(
+    valkey: redis.Redis, version: Version
+) -> None:
+    tenant = version.model.tenant
+    publish_tenant(tenant.pk)
+    tenant.refresh_from_db()
+    process = Process(valkey)
+    process.world.tenants = {tenant.public_id: applied(tenant.public_id, tenant.snapshot_revision)}
+    process.reporter.report()
+    be_silent(valkey, process, 60_000)
+    seen = propagation.propagation(tenant)
+    assert seen is not None
+    assert (seen.live_on, len(seen.behind), seen.is_served) == (1, 1, False)
+
+
+def test_propagation__a_lane_starts_later__does_not_make_the_change_a_slow_one(
+    valkey: redis.Redis, version: Version
+) -> None:
+    tenant = version.model.tenant
+    one, late = Process(valkey), Process(valkey)
+    late.reporter.process += "-late"
+    one.reporter.report()
+    publish_tenant(tenant.pk)
+    tenant.refresh_from_db()
+    time.sleep(0.002)
+    one.world.tenants = {tenant.public_id: applied(tenant.public_id, tenant.snapshot_revision)}
+    one.reporter.report()
+    time.sleep(0.5)
+    late.world.tenants = one.world.tenants
+    late.reporter.report()
+    seen = propagation.propagation(tenant)
+    assert seen is not None
+    assert (seen.live_on, seen.behind) == (2, [])
+    assert seen.seconds is not None
+    assert seen.seconds < 0.5
 
 
 def test_propagation__clock_of_a_lane_is_an_hour_off__does_not_matter(
@@ -360,9 +409,11 @@ def test_propagation__clock_of_a_lane_is_an_hour_off__does_not_matter(
     for number, off_seconds in enumerate((-3600, 3600)):
         process = Process(valkey)
         process.reporter.process += f"-{number}"
-        process.world.tenants = {tenant.public_id: applied(tenant.public_id, tenant.snapshot_revision)}
         with monkeypatch.context() as patched:
             patched.setattr("serving.reporting.time.time", lambda off=off_seconds, real=time.time: real() + off)
+            process.reporter.report()
+            process.world.tenants = {tenant.public_id: applied(tenant.public_id, tenant.snapshot_revision)}
+            time.sleep(0.002)
             process.reporter.report()
     seen = propagation.propagation(tenant)
     assert seen is not None

@@ -35,9 +35,10 @@ PROPAGATION = {
     "snapshot_revision": 1793527200123,
     "published_at": "2026-11-01T10:00:00Z",
     "processes": 3,
-    "silent": 0,
-    "live_on": 3,
-    "seconds": 0.3,
+    "silent": 1,
+    "live_on": 2,
+    "seconds": None,
+    "behind": [{"is_lane": True, "place": "lane-7, process 12", "silent_seconds": 25.0}],
 }
 
 
@@ -81,6 +82,16 @@ class TrafficAnswer(Answer[Any]):
     versions = VersionTrafficAnswer(many=True, help_text="By code.")
 
 
+class BehindAnswer(Answer[Any]):
+    """A serving process that does not serve by the newest snapshot, or of which nobody knows."""
+
+    is_lane = serializers.BooleanField(help_text="One of a lane's; false: the DRF door in a dashboard's process.")
+    place = serializers.CharField()
+    silent_seconds = serializers.FloatField(
+        allow_null=True, help_text="For how long it has said nothing; null: it was heard of just now."
+    )
+
+
 class PropagationAnswer(Answer[Any]):
     """How far the studio's newest snapshot has come."""
 
@@ -95,8 +106,11 @@ class PropagationAnswer(Answer[Any]):
     )
     live_on = serializers.IntegerField(allow_null=True, help_text="How many of them serve by the newest snapshot.")
     seconds = serializers.FloatField(
-        allow_null=True, help_text="From its publication until the last of them had it; null while not all have."
+        allow_null=True,
+        help_text="From its publication until the last of them had it, those left out that started later; null while "
+        "not all have.",
     )
+    behind = BehindAnswer(many=True, allow_null=True, help_text="Those that may serve by an older one.")
 
 
 class TrafficQuery(Query):
@@ -138,6 +152,7 @@ class Propagation(StudioView, tag="Traffic"):
             "silent": found.silent if found else None,
             "live_on": found.live_on if found else None,
             "seconds": found.seconds if found else None,
+            "behind": found.behind if found else None,
         }
 
 

@@ -22,7 +22,7 @@ def models(request: StudioRequest) -> HttpResponse:
     context = {
         "section": "models",
         "summaries": summaries,
-        "is_unanswered": lanes is not None and not lanes.reporting,
+        "is_unanswered": lanes is not None and not lanes.is_served,
         **steps_context(request, summaries),
     }
     return render(request, "dashboard/models.html", context)
