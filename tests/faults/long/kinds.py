@@ -22,13 +22,11 @@ from tenants.callers import mint_token
 from tenants.credentials import credential_issue, credential_revoke
 from tests.doors.raw_http import RawConnection
 from tests.faults.long.clients import ask
-from tests.faults.long.installation import PLAYERS, Installation
+from tests.faults.long.installation import ASKED_OF_A_DOOR, PLAYERS, Installation
 from tests.faults.long.judge import Expected, Judgement, Question, Verdict
 from tests.lane_process import is_running
 
 Done = Callable[[Installation, random.Random], AbstractContextManager[object]]
-# So many connections, each to whichever of two workers has it: that both are asked is as good as certain.
-ASKED_OF_A_DOOR = 12
 OFFERS = ("aurora", "offers")
 UNITS = [unit for (unit,) in keys_of(EXAMPLES[0], PLAYERS)]
 
@@ -270,16 +268,35 @@ def _stopped(process_id: int) -> Iterator[None]:
             os.kill(process_id, signal.SIGCONT)
 
 
+def _both(first: Done, second: Done) -> Done:
+    """Return two at once: the second is done and made good while the first lasts."""
+
+    @contextmanager
+    def done(site: Installation, chance: random.Random) -> Iterator[None]:
+        with first(site, chance), second(site, chance):
+            yield
+
+    return done
+
+
+def _lane_killed(site: Installation, _: random.Random) -> AbstractContextManager[None]:
+    return _lane_ended(site, signal.SIGKILL)
+
+
+def _is_ready_and_whole(site: Installation) -> bool:
+    return site.is_ready() and site.is_whole()
+
+
 KINDS = (
     Kind("lane: a worker is killed", _lane_worker_killed),
     Kind("lane: a worker hangs", _lane_worker_hangs, most_seconds=5),
-    Kind("lane: killed, started again", lambda site, _: _lane_ended(site, signal.SIGKILL), most_seconds=1),
+    Kind("lane: killed, started again", _lane_killed, most_seconds=1),
     Kind("lane: SIGTERM, started again", lambda site, _: _lane_ended(site, signal.SIGTERM), most_seconds=1),
     Kind("lane: SIGHUP", _lane_hung_up),
     Kind("lane: disk full, a worker is killed", _disk_full, most_seconds=6),
     Kind("Redis: killed, started again", _redis_killed),
     Kind("Redis: hangs", _redis_hangs),
-    Kind("Redis: emptied", _redis_emptied, lambda site: site.is_ready() and site.is_whole()),
+    Kind("Redis: emptied", _redis_emptied, _is_ready_and_whole),
     Kind("Redis: slow", _redis_slow),
     Kind("Redis: not to be reached", _redis_unreachable),
     Kind("database: hangs", _database_hangs, most_seconds=8, needs_postgres=True),
@@ -291,4 +308,15 @@ KINDS = (
     Kind("a load", _loaded, most_seconds=1),
     Kind("weights are changed", _weights_changed, _weights_arrived, most_seconds=0),
     Kind("a credential is revoked", _revoked, most_seconds=0),
+    Kind("Redis hangs, and a lane starts", _both(_redis_hangs, _lane_killed), most_seconds=1),
+    Kind("Redis hangs, and weights are changed", _both(_redis_hangs, _weights_changed), _weights_arrived),
+    Kind(
+        "Redis is emptied, and a lane starts", _both(_redis_emptied, _lane_killed), _is_ready_and_whole, most_seconds=1
+    ),
+    Kind(
+        "Redis is emptied, and the database hangs",
+        _both(_database_hangs, _redis_emptied),
+        _is_ready_and_whole,
+        needs_postgres=True,
+    ),
 )
