@@ -18,5 +18,7 @@ be("dashboard")
 application = get_wsgi_application()
 
 from recsite.metrics import several  # noqa: E402 - it knows models, which exist only by now
+from serving.views import show_numbers  # noqa: E402 - as above
 
+show_numbers()
 several.join(ENV.var_dir / "dashboard")

@@ -51,11 +51,17 @@ class Serving(NamedTuple):
         gauges["recsite_tenants_expected"] = self.keeper.expected()
         gauges["recsite_snapshots_missing"] = len(self.world.missing)
         gauges["recsite_clock_skew_seconds"] = self.keeper.clock_off_seconds
-        if (free := free_ratio(settings.VAR_DIR)) is not None:
-            gauges["recsite_var_free_ratio"] = free
         reading = self.numbers.reading(living)
-        reading.values["recsite_build_info"] = {settings.RELEASE: 1}
+        reading.values |= installation()
         return reading
+
+
+def installation() -> dict[str, dict[tuple[str, ...], float]]:
+    """Return what is told of the release and of the disk, which nobody must be served for."""
+    told: dict[str, dict[tuple[str, ...], float]] = {"recsite_build_info": {settings.RELEASE: 1}}
+    if (free := free_ratio(settings.VAR_DIR)) is not None:
+        told["recsite_var_free_ratio"] = {(): free}
+    return told
 
 
 def free_ratio(directory: Path) -> float | None:

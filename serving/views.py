@@ -22,7 +22,7 @@ from rest_framework.request import Request as DrfRequest
 from rest_framework.views import APIView
 from typing_extensions import override
 
-from serving.configuration import Serving, assemble
+from serving.configuration import Serving, assemble, installation
 from serving.engine import UNAVAILABLE, BatchLookup, Block, Lookup, begin
 from serving.http import (
     ALIVE,
@@ -115,13 +115,21 @@ def serving() -> Serving:
 def _started() -> Serving:
     parts = assemble("door")
     parts.start()
-
-    def reading() -> Reading:
-        with _counting:  # of an answer all is counted, or nothing
-            return parts.reading()
-
-    REGISTRY.register(NumbersCollector(reading))
+    show_numbers()
     return parts
+
+
+@cache
+def show_numbers() -> None:
+    """Have this process's metrics tell its release and disk from now on, and what the door counts once it is used."""
+    REGISTRY.register(NumbersCollector(_reading))
+
+
+def _reading() -> Reading:
+    if not _started.cache_info().currsize:
+        return Reading(values=installation())
+    with _counting:  # of an answer all is counted, or nothing
+        return _started().reading()
 
 
 def answer(request: HttpRequest) -> HttpResponse:

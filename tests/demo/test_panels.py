@@ -302,6 +302,7 @@ def test_panels_about_loads_and_processes__after_one_load__show_it(asked: Asked)
     studios = [shown.of("service", "Studios known and missing", query)[()] for query in "ABC"]
     assert studios == [2, 2, 0]
     assert set(shown.of("service", "Workers").values()) == {1}
+    assert {job for job, *_ in shown.of("service", "Releases")} == JOBS.keys()
 
 
 def test_panels_about_redis__after_known_requests__show_what_was_read(asked: Asked) -> None:

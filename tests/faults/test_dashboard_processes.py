@@ -78,6 +78,10 @@ def dashboard(valkey_server: EmbeddedValkey, tmp_path: Path) -> Iterator[Dashboa
 
 def test_metrics__of_two_processes__are_one_sum_and_outlive_both(dashboard: Dashboard) -> None:
     first, second = dashboard.processes()
+    # Whose, and with which disk, is told before anybody asks for a recommendation.
+    told = dashboard.ask("/metrics")[1]
+    assert "\nrecsite_build_info{" in told
+    assert "\nrecsite_var_free_ratio " in told
     dashboard.refuse(40)
     eventually(lambda: dashboard.counted() == (40, 40), seconds=30)
     assert [dashboard.counted() for _ in range(8)] == [(40, 40)] * 8
