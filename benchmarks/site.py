@@ -72,6 +72,7 @@ def _settings(folder: Path, valkey: EmbeddedValkey) -> Mapping[str, str]:
     values = {
         "SECRET_KEY": secrets.token_urlsafe(48),
         "TOKEN_MASTER_KEYS": f"bench1:{base64url_encode(secrets.token_bytes(32))}",
+        "SEAL_KEYS": f"bench1:{base64url_encode(secrets.token_bytes(32))}",
         "SNAPSHOT_PRIVATE_KEY": f"bench1:{base64url_encode(signing.private_bytes_raw())}",
         "SNAPSHOT_PUBLIC_KEYS": f"bench1:{base64url_encode(signing.public_key().public_bytes_raw())}",
         # The DRF door would redirect plain HTTP, which is what a benchmark on loopback speaks.

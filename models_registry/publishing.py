@@ -341,7 +341,8 @@ def _build_version(version: models.Version, *, is_answered: bool) -> snapshot.Ve
 def _build_table(table: models.Table | None) -> snapshot.Table | None:
     if table is None or table.state != TableState.READY:
         return None
-    return snapshot.Table(table.table_id, table.block_bits, table.row_count, int(table.created_at.timestamp()))
+    loaded_at = int(table.created_at.timestamp())
+    return snapshot.Table(table.table_id, table.block_bits, table.row_count, loaded_at, table.seal_key_id)
 
 
 def _by_model(rows: Iterable[Row]) -> dict[int, list[Row]]:

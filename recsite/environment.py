@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import dj_database_url
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from serving.formats.snapshot import parse_private_key, parse_public_keys
@@ -94,6 +94,9 @@ class Environment(BaseSettings):
     token_master_keys: SecretStr
     token_audience: str = "recsite"  # noqa: S105 - a name, not a secret
     token_issuer: str = "recsite"  # noqa: S105 - as above
+    # As these: the first seals the blocks of new tables, every one listed opens. Without any no table is sealed: a
+    # release that knows no seals can read no sealed one. Held by loaders and by what serves.
+    seal_keys: SecretStr | None = None
     # "key_id:base64url" of the 32-byte Ed25519 private key; only the control plane holds it.
     snapshot_private_key: SecretStr | None = None
     # "key_id:base64url,…" of the public keys that serving trusts.
@@ -140,11 +143,14 @@ class Environment(BaseSettings):
         return url
 
     # What is wrong with a key is said without repeating any of it.
-    @field_validator("token_master_keys")
+    @field_validator("token_master_keys", "seal_keys")
     @classmethod
-    def _are_master_keys(cls, keys: SecretStr) -> SecretStr:
+    def _are_keys_by_id(cls, keys: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        # Seal keys may be left out, or empty.
+        if info.field_name == "seal_keys" and (keys is None or not keys.get_secret_value()):
+            return None
         words = "write id:key, or several separated by commas; a key is base64url of 32 bytes or more"
-        _read(parse_master_keys, keys.get_secret_value(), words)
+        _read(parse_master_keys, keys.get_secret_value() if keys else "", words)
         return keys
 
     @field_validator("snapshot_private_key")

@@ -288,6 +288,7 @@ SIMPLE_JWT = {
 SERVING_URL = ENV.serving_url
 SERVING_DEADLINE_MS = ENV.serving_deadline_ms
 SERVING_CAPACITY = ENV.serving_capacity
+SEAL_KEYS = ENV.seal_keys.get_secret_value() if ENV.seal_keys else None
 SNAPSHOT_PRIVATE_KEY = ENV.snapshot_private_key.get_secret_value() if ENV.snapshot_private_key else None
 SNAPSHOT_PUBLIC_KEYS = ENV.snapshot_public_keys
 SNAPSHOT_POLL_SECONDS = ENV.snapshot_poll_seconds

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from django.conf import settings
 
 from serving.engine import Settings
+from serving.formats.seals import parse_seal_keys
 from serving.formats.snapshot import parse_public_keys
 from serving.formats.tokens import parse_master_keys
 from serving.http import NOT_READY, READY, Response
@@ -82,7 +83,8 @@ def assemble(kind: Literal["lane", "door"], *, siblings: int = 1) -> Serving:
         ValueError: a key in the settings is malformed.
     """
     numbers = Numbers()
-    world = World(parse_master_keys(settings.TOKEN_MASTER_KEYS), settings.TOKEN_AUDIENCE)
+    seal_keys = parse_seal_keys(settings.SEAL_KEYS)
+    world = World(parse_master_keys(settings.TOKEN_MASTER_KEYS), settings.TOKEN_AUDIENCE, seal_keys)
     keeper = SnapshotKeeper(
         world, parse_public_keys(settings.SNAPSHOT_PUBLIC_KEYS), settings.LANE_STATE_DIR / "snapshots", numbers
     )

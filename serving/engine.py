@@ -4,7 +4,7 @@ Pure: both doors do nothing but bring a request here, read the blocks it asks fo
 
     step = engine.begin(request, world, now)
     while not isinstance(step, Response):
-        step = step.resume(blocks read for step.names)
+        step = step.resume(blocks read for step.names, those from Redis passed through step.opened)
 """
 
 from __future__ import annotations
@@ -279,6 +279,17 @@ class Lookup:
         """Return what needs no block, the default of a version that was never loaded; else None."""
         return None if self.names else self._instead("default")
 
+    def opened(self, _: int, block: Block) -> Block:
+        """Return a block as it came from Redis without its seal; None, as if lost, where that is not good.
+
+        The index is that of `names`, which has one.
+        """
+        table = self._table
+        if not table.is_sealed or not isinstance(block, bytes):
+            return block
+        # Without the key nobody knows whether it is good: that the key is missing here loses no table.
+        return UNAVAILABLE if table.seal is None else table.seal.opened(self._digest >> table.shift, block)
+
     def take(self, block: Block) -> Found | None:
         """Return what there is once the block named in `names` was read (or could not be); None: read the next one."""
         version = self._version
@@ -425,17 +436,23 @@ class BatchLookup:
         names: the Redis keys of the blocks to read next, one for each key that still waits.
     """
 
-    __slots__ = ("_slug", "_steps", "names")
+    __slots__ = ("_slug", "_steps", "_waiting", "names")
 
     def __init__(self, slug: str, steps: list[Found | Response | Lookup]) -> None:
         self._slug = slug
         self._steps = steps
+        self._waiting: list[Lookup] = []
         self.names: list[str] = []
 
     def next(self) -> Response | BatchLookup:
         """Return the answer if every key has one, else this with the names to read."""
-        self.names = [step.names[0] for step in self._steps if isinstance(step, Lookup)]
+        self._waiting = [step for step in self._steps if isinstance(step, Lookup)]
+        self.names = [step.names[0] for step in self._waiting]
         return self if self.names else self._response()
+
+    def opened(self, index: int, block: Block) -> Block:
+        """Return a block as it came from Redis as `resume` wants it; the index is that of `names`."""
+        return self._waiting[index].opened(0, block)
 
     def resume(self, blocks: Sequence[Block]) -> Response | BatchLookup:
         """Return the next step once the blocks named in `names` were read (or could not be), in that order."""

@@ -144,7 +144,8 @@ def answer(request: HttpRequest) -> HttpResponse:
             step = _asked(request, parts)
             while not isinstance(step, Response):
                 buckets = parts.numbers.redis
-                step = step.resume(_read(step.names, parts))
+                read = _read(step.names, parts)
+                step = step.resume([step.opened(index, block) for index, block in enumerate(read)])
             response = step
         except Exception as error:  # noqa: BLE001  # a defect must not become a 500
             # Its text could name a player.

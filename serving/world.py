@@ -19,6 +19,7 @@ from serving.formats import snapshot as published
 from serving.formats.json_records import JsonRecords
 from serving.formats.keys import SLOTS, digest
 from serving.formats.layouts import Layout
+from serving.formats.seals import TenantSeals
 from serving.formats.tokens import (
     MAX_TOKEN_BYTES,
     BadToken,
@@ -74,14 +75,20 @@ class PreparedTable:
 
     Attributes:
         shift: bits to shift a key's digest, a 128-bit integer, to the right for the number of its block.
+        is_sealed: whether its blocks are.
+        seal: what opens them; None where they are not sealed, or with a key that is not here.
         tag_seeds: 48-bit integers that tell ETags of one key apart: of a row in JSON and in bits, of the default in
             JSON and in bits.
     """
 
-    __slots__ = ("id", "shift", "tag_seeds")
+    __slots__ = ("id", "is_sealed", "seal", "shift", "tag_seeds")
 
-    def __init__(self, table: published.Table | None, version: published.Version, default_revision: int) -> None:
+    def __init__(
+        self, table: published.Table | None, version: published.Version, default_revision: int, seals: TenantSeals
+    ) -> None:
         self.id = "" if table is None else table.id
+        self.is_sealed = table is not None and bool(table.seal)
+        self.seal = None if table is None else seals.of(table)
         self.shift = 128 - (0 if table is None else table.block_bits)
         self.tag_seeds = tuple(
             int.from_bytes(
@@ -130,6 +137,7 @@ class PreparedVersion:
         model: published.Model,
         tenant_slug: str,
         records: JsonRecords,
+        seals: TenantSeals,
     ) -> None:
         self.name = version.name
         self.code = version.code
@@ -140,8 +148,8 @@ class PreparedVersion:
         default, default_revision = layout.default, layout.default_revision
         if not default_revision:
             default, default_revision = model.default, model.default_revision
-        self.active = PreparedTable(version.active, version, default_revision)
-        self.previous = PreparedTable(version.previous, version, default_revision) if version.previous else None
+        self.active = PreparedTable(version.active, version, default_revision, seals)
+        self.previous = PreparedTable(version.previous, version, default_revision, seals) if version.previous else None
         self.exposures = {source: (Exposure(tenant_slug, model.slug, version.name, source),) for source in _SOURCES}
         # What stands before the record in a JSON answer: of one key, and of one of many.
         self.item_head = f'"version":{msgspec.json.encode(version.name).decode()},"recommendation":'
@@ -174,7 +182,9 @@ class PreparedModel:
         "versions",
     )
 
-    def __init__(self, model: published.Model, tenant_slug: str, before: PreparedModel | None = None) -> None:
+    def __init__(
+        self, model: published.Model, tenant_slug: str, seals: TenantSeals, before: PreparedModel | None = None
+    ) -> None:
         if len(model.allocation) != SLOTS:
             raise published.BadSnapshot(f"the allocation of {model.slug} has {len(model.allocation)} slots")
         self.slug = model.slug
@@ -199,7 +209,7 @@ class PreparedModel:
             if layout is None:
                 raise published.BadSnapshot(f"{model.slug} has no layout revision {version.layout_revision}")
             _, records = self.records[layout.revision]
-            self.versions[version.code] = PreparedVersion(version, layout, model, tenant_slug, records)
+            self.versions[version.code] = PreparedVersion(version, layout, model, tenant_slug, records, seals)
         unknown = {*model.allocation.translate(None, bytes(self.versions)), *model.overrides.values()}
         unknown -= self.versions.keys()
         if unknown:
@@ -299,8 +309,11 @@ class PreparedTenant:
 
     __slots__ = ("bucket", "credentials", "id", "is_ended", "issued_at", "models", "revision", "slug")
 
-    def __init__(self, snapshot: published.Snapshot, before: PreparedTenant | None = None) -> None:
+    def __init__(
+        self, snapshot: published.Snapshot, seal_keys: Mapping[str, bytes], before: PreparedTenant | None = None
+    ) -> None:
         tenant = snapshot.tenant
+        seals = TenantSeals(seal_keys, tenant.id)
         known: Mapping[str, PreparedModel] = {} if before is None else before.models
         self.id = tenant.id
         self.slug = tenant.slug
@@ -308,7 +321,7 @@ class PreparedTenant:
         self.revision = snapshot.revision
         self.issued_at = snapshot.issued_at
         self.models: dict[str, PreparedModel] = {
-            model.slug: PreparedModel(model, tenant.slug, known.get(model.slug)) for model in tenant.models
+            model.slug: PreparedModel(model, tenant.slug, seals, known.get(model.slug)) for model in tenant.models
         }
         self.credentials: dict[str, PreparedCredential] = {}
         self.bucket = Bucket(tenant.requests_per_second, tenant.burst)
@@ -330,7 +343,7 @@ class Caller(msgspec.Struct, gc=False):
 
 
 class World:
-    """Every tenant that serving knows. Master keys are by id; the audience is what `aud` must be.
+    """Every tenant that serving knows. Master keys and seal keys are by id; the audience is what `aud` must be.
 
     Attributes:
         tenants: by id.
@@ -340,13 +353,16 @@ class World:
         first_share: of its limit that a bucket begins with, as other processes have the rest.
     """
 
-    def __init__(self, master_keys: dict[str, bytes], audience: str) -> None:
+    def __init__(
+        self, master_keys: dict[str, bytes], audience: str, seal_keys: Mapping[str, bytes] | None = None
+    ) -> None:
         self.tenants: dict[str, PreparedTenant] = {}
         self.missing: frozenset[str] = frozenset()
         self.was_whole = False
         self.uses: dict[str, int] = {}
         self.first_share = 1.0
         self._master_keys = master_keys
+        self._seal_keys = seal_keys or {}
         self._audience = audience
         self._by_header: dict[bytes, PreparedCredential] = {}
         self._by_kid: dict[str, PreparedCredential] = {}
@@ -363,7 +379,7 @@ class World:
         before = self.tenants.get(snapshot.tenant.id)
         if before is not None and snapshot.revision <= before.revision:
             raise Outdated(f"revision {snapshot.revision} is not newer than {before.revision}")
-        tenant = PreparedTenant(snapshot, before)
+        tenant = PreparedTenant(snapshot, self._seal_keys, before)
         known = before.credentials if before is not None else {}
         for credential in snapshot.tenant.credentials:
             same = known.get(credential.id)

@@ -12,6 +12,7 @@ import redis
 from django.conf import settings
 
 from models_registry.loading.running import run_load
+from models_registry.loading.tables import TableInRedis
 from models_registry.models import Load, Table, Version
 from serving.formats.blocks import find_payload
 from serving.formats.keys import block_name, canonical_key, digest, locate
@@ -104,6 +105,10 @@ def answer(client: Client, scene: Scene, table: Table, *key: str) -> dict[str, A
     number, fingerprint = locate(digest(canonical_key(key)), table.block_bits)
     block: Any = client.get(block_name(settings.REDIS_PREFIX, table.table_id, number))
     assert block is not None, "a block is missing"
+    seal = TableInRedis.of(table).seal
+    if seal is not None:
+        block = seal.opened(number, block)
+        assert block is not None, "a seal is not good"
     payload = find_payload(block, fingerprint, scene.layout.payload_width)
     return None if payload is None else scene.layout.unpack(payload)
 

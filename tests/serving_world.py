@@ -19,6 +19,7 @@ from serving.engine import UNAVAILABLE, Block
 from serving.formats import snapshot as published
 from serving.formats.keys import block_bits_for
 from serving.formats.layouts import Layout
+from serving.formats.seals import seal_of
 from serving.formats.tokens import derive_key, header_parameters
 from serving.http import JSON, Request, Response
 from serving.world import World
@@ -28,6 +29,7 @@ NOW = 1_800_000_000
 PREFIX = "test"
 AUDIENCE = "the-audience"
 ISSUER = "the-issuer"
+SEAL_KEYS = {"sk1": b"s" * 32}
 MASTER_KEYS = {"mk1": b"1" * 32, "mk2": b"2" * 32}
 SETTINGS = engine.Settings(PREFIX, 72 * 3600)
 
@@ -65,12 +67,20 @@ class Store:
         layout: list[dict[str, Any]] = FIXED,
         *,
         block_bits: int | None = None,
+        sealed_for: str | None = None,
     ) -> published.Table:
-        """Write a table, rows by key (a text or a tuple of them), and give what a snapshot says of it."""
+        """Write a table, rows by key (a text or a tuple of them), and give what a snapshot says of it.
+
+        It is sealed with the first of `SEAL_KEYS` if there is a tenant's id to seal it for.
+        """
         bits = block_bits_for(len(rows)) if block_bits is None else block_bits
         by_key = {(key,) if isinstance(key, str) else key: record for key, record in rows.items()}
-        self.blocks |= table_blocks(PREFIX, table_id, by_key, Layout.parse(layout), bits)
-        return published.Table(table_id, bits, len(rows), NOW)
+        key_id, seal = "", None
+        if sealed_for is not None:
+            key_id = next(iter(SEAL_KEYS))
+            seal = seal_of(SEAL_KEYS, key_id, sealed_for, table_id)
+        self.blocks |= table_blocks(PREFIX, table_id, by_key, Layout.parse(layout), bits, seal)
+        return published.Table(table_id, bits, len(rows), NOW, key_id)
 
     def lose(self, table_id: str) -> None:
         """Forget a table's blocks."""
@@ -189,9 +199,13 @@ def envelope(
     return published.sign_snapshot(snapshot(content, revision, issued_at=issued_at), key_id, key)
 
 
-def world(*tenants: published.Tenant, master_keys: dict[str, bytes] | None = None) -> World:
+def world(
+    *tenants: published.Tenant, master_keys: dict[str, bytes] | None = None, seal_keys: dict[str, bytes] | None = None
+) -> World:
     """Return a world that knows some tenants."""
-    known = World(MASTER_KEYS if master_keys is None else master_keys, AUDIENCE)
+    known = World(
+        MASTER_KEYS if master_keys is None else master_keys, AUDIENCE, SEAL_KEYS if seal_keys is None else seal_keys
+    )
     for content in tenants:
         known.put(snapshot(content))
     return known
@@ -270,7 +284,7 @@ def answer(request: Request, known: World, store: Store, now: float = NOW) -> Re
     """Return the answer, going the way that both doors go."""
     step = engine.begin(request, known, now, SETTINGS)
     while not isinstance(step, Response):
-        step = step.resume(store.read(step.names))
+        step = step.resume([step.opened(index, block) for index, block in enumerate(store.read(step.names))])
     return step
 
 

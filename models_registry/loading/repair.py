@@ -59,6 +59,9 @@ def repair_all(now: datetime) -> list[Load]:
             is_suspect = is_short or table.lost_at is not None or table.table_id in reported
             share = max(FEWEST_OF_ONE_TABLE, of_served if _is_served(table) else of_served // 10)
             is_lost = _is_damaged(table, _window(table, share, now), is_suspect=is_suspect)
+            # Of the right size and not as it was written: only who reads a block can know.
+            if not is_lost and (table.lost_at is not None or table.table_id in reported):
+                is_lost = TableInRedis.of(table).has_bad_seal()
             try:
                 _note(table, now, is_lost=is_lost)
             except RuleBroken as problem:  # the next run sees to it, and must find it reported still

@@ -19,6 +19,7 @@ from models_registry.loading.report import Report
 from models_registry.loading.sources import PARTITIONS, Scratch, SourceProblem, drop_partitions
 from models_registry.models import Load, LoadRange, LoadState, RangeState, Table, TableState, new_table_id
 from serving.formats.keys import block_bits_for
+from serving.formats.seals import parse_seal_keys
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ def new_table(load: Load, rows: int, block_bits: int) -> Table:
         "state": TableState.WRITING,
         "block_bits": block_bits,
         "row_count": rows,
+        "seal_key_id": next(iter(parse_seal_keys(settings.SEAL_KEYS)), ""),
         "size_bytes": 0,
         "created_at": timezone.now(),
     }

@@ -23,6 +23,7 @@ from models_registry.redis_clients import loading_client
 from serving.formats.blocks import DamagedBlock, find_payload
 from serving.formats.keys import block_name, canonical_key, digest, locate
 from serving.formats.layouts import DamagedPayload, Layout
+from serving.formats.seals import Seal, parse_seal_keys, seal_of
 from serving.redis.clients import Client
 
 # Others wait behind what was sent and is not answered, also those who wait for Redis' processor: these many blocks take
@@ -39,6 +40,10 @@ class TableProblem(Exception):
     """A table that was not written as it should be. The message is one clear sentence for `Load.problem`."""
 
 
+class NoSealKey(TableProblem):
+    """A table that is sealed with a key which this process was not given."""
+
+
 @dataclass(frozen=True)
 class TableInRedis:
     """Where one table's 2 ** `block_bits` blocks are, and what is done with them there."""
@@ -47,11 +52,31 @@ class TableInRedis:
     prefix: str
     table_id: str
     block_bits: int
+    tenant_id: str = ""
+    seal_key_id: str = ""
 
     @classmethod
     def of(cls, table: Table) -> Self:
         """Return where a table of the database is."""
-        return cls(loading_client(), settings.REDIS_PREFIX, table.table_id, table.block_bits)
+        tenant_id = table.version.model.tenant.public_id if table.seal_key_id else ""
+        where = loading_client(), settings.REDIS_PREFIX, table.table_id, table.block_bits
+        return cls(*where, tenant_id, table.seal_key_id)
+
+    @property
+    def seal(self) -> Seal | None:
+        """What its blocks end with; None where they have no seal.
+
+        Raises:
+            NoSealKey: this process has not the key.
+        """
+        if not self.seal_key_id:
+            return None
+        try:
+            return seal_of(parse_seal_keys(settings.SEAL_KEYS), self.seal_key_id, self.tenant_id, self.table_id)
+        except KeyError:
+            raise NoSealKey(
+                f"RECSITE_SEAL_KEYS of this worker lacks the key “{self.seal_key_id}”, with which the table is sealed."
+            ) from None
 
     @property
     def blocks(self) -> range:
@@ -77,6 +102,8 @@ class TableInRedis:
             redis.RedisError: Redis is away, or refuses a block (its memory is full).
             TableProblem: not every replica took what was written in time.
         """
+        if (seal := self.seal) is not None:
+            cuts = _sealed(cuts, seal)
         if isinstance(self.client, RedisCluster):
             yield from self._write_to_cluster(self.client, cuts, lengths, pacer)
             return
@@ -137,15 +164,16 @@ class TableInRedis:
         """Yield the blocks before `end` in order, so many at once, two such lots being requested ahead.
 
         Raises:
-            TableProblem: one is not there.
+            TableProblem: one is not there, or its seal is not good.
             redis.RedisError: Redis is away.
         """
+        seal = self.seal
         replies: list[Any] = []
         sent = yielded = 0
         if isinstance(self.client, RedisCluster):
             for first in range(0, end, at_once):
                 numbers = range(first, min(first + at_once, end))
-                yield _whole(_ask(self.client, "GET", map(self.block_name, numbers)), first)
+                yield _whole(_ask(self.client, "GET", map(self.block_name, numbers)), first, seal)
             return
         head = self._head
         with _Pipe(self.client, replies, commands_per_send=min(at_once, COMMANDS_PER_SEND)) as pipe:
@@ -156,7 +184,7 @@ class TableInRedis:
                     sent += 1
                 if sent == end:
                     pipe.drain()
-                yield _whole(replies[:at_once], yielded)
+                yield _whole(replies[:at_once], yielded, seal)
                 yielded += len(replies[:at_once])
                 del replies[:at_once]
 
@@ -180,10 +208,15 @@ class TableInRedis:
         Raises:
             TableProblem: a row is not found, or decodes to something else.
         """
+        seal = self.seal
         for key_values, record in rows:
             number, fingerprint = locate(digest(canonical_key(key_values)), self.block_bits)
             block = cast(bytes | None, self.client.get(self.block_name(number)))
             key = " / ".join(key_values)
+            if block is not None and seal is not None:
+                block = seal.opened(number, block)
+                if block is None:
+                    raise TableProblem(f"The block of key {key} had another seal when it was read back.")
             try:
                 payload = None if block is None else find_payload(block, fingerprint, layout.payload_width)
                 if payload is None:
@@ -205,6 +238,25 @@ class TableInRedis:
                 return missing
         return 0
 
+    def has_bad_seal(self) -> bool:
+        """Tell whether a block is not there or not as it was written; False where this process cannot know.
+
+        Raises:
+            redis.RedisError: Redis is away.
+
+        Cost: all of a sealed table is read.
+        """
+        if not self.seal_key_id:
+            return False
+        try:
+            for _ in self.read(len(self.blocks), NAMES_PER_COMMAND):
+                pass
+        except NoSealKey:
+            return False
+        except TableProblem:
+            return True
+        return False
+
     def drop(self, numbers: Sequence[int] | None = None) -> None:
         """UNLINK blocks, all if none are named, a few at a time; blocks that are not there do no harm.
 
@@ -224,10 +276,20 @@ class TableInRedis:
             yield [self.block_name(number) for number in numbers[start : start + NAMES_PER_COMMAND]]
 
 
-def _whole(blocks: list[bytes | None], first: int) -> list[bytes]:
+def _sealed(cuts: Iterable[Cut], seal: Seal) -> Iterator[Cut]:
+    for cut in cuts:
+        yield Cut(cut.first, [block + seal.of(number, block) for number, block in enumerate(cut.blocks, cut.first)])
+
+
+def _whole(blocks: list[bytes | None], first: int, seal: Seal | None) -> list[bytes]:
     if None in blocks:
         raise TableProblem(f"Redis has lost block {first + blocks.index(None):x} of the served table.")
-    return cast(list[bytes], blocks)
+    if seal is None:
+        return cast(list[bytes], blocks)
+    opened = [seal.opened(number, block) for number, block in enumerate(cast(list[bytes], blocks), first)]
+    if None in opened:
+        raise TableProblem(f"Block {first + opened.index(None):x} of the served table in Redis is damaged.")
+    return cast(list[bytes], opened)
 
 
 def _count(client: Client, command: str, names: Sequence[str]) -> int:

@@ -293,6 +293,12 @@ class Table(TenantOwned):
     state = models.CharField(max_length=10, choices=TableState.choices, default=TableState.WRITING)
     block_bits = models.PositiveSmallIntegerField()
     row_count = models.PositiveBigIntegerField()
+    seal_key_id = models.CharField(
+        max_length=64,
+        default="",
+        db_default="",
+        help_text="With which key its blocks are sealed; empty if they are not.",
+    )
     size_bytes = models.PositiveBigIntegerField(default=0)
     activated_at = models.DateTimeField(null=True)
     lost_at = models.DateTimeField(

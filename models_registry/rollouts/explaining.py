@@ -21,6 +21,7 @@ from models_registry.redis_clients import publishing_client
 from serving.engine import UNAVAILABLE, Lookup
 from serving.formats import snapshot
 from serving.formats.keys import SEPARATOR, BadKey, canonical_key, slot
+from serving.formats.seals import TenantSeals, parse_seal_keys
 from serving.formats.tokens import is_unit
 from serving.http import Source
 from serving.world import PreparedModel
@@ -159,7 +160,8 @@ def _canonical(values: list[str]) -> bytes:
 
 def _answer(content: snapshot.Tenant, model: snapshot.Model, code: int, values: list[str]) -> FoundAnswer | None:
     """Let the engine look the key up, block by block; None if Redis stopped answering."""
-    version = PreparedModel(model, content.slug).versions[code]
+    seals = TenantSeals(parse_seal_keys(settings.SEAL_KEYS), content.id)
+    version = PreparedModel(model, content.slug, seals).versions[code]
     lookup = Lookup(version, _canonical(values), settings.REDIS_PREFIX)
     found = lookup.first()
     while found is None:
@@ -167,7 +169,7 @@ def _answer(content: snapshot.Tenant, model: snapshot.Model, code: int, values: 
             block: Any = publishing_client().get(lookup.names[0])
         except redis.RedisError:
             block = UNAVAILABLE
-        found = lookup.take(block)
+        found = lookup.take(lookup.opened(0, block))
     table_id = lookup.names[0].rsplit(":", 2)[1] if lookup.names else None
     return FoundAnswer(
         source=found.source,

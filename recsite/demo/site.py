@@ -179,6 +179,7 @@ def _first_settings(var_dir: Path) -> str:
         "HTTPS_ONLY": "false",
         "SECRET_KEY": secrets.token_urlsafe(48),
         "TOKEN_MASTER_KEYS": f"demo1:{base64url_encode(secrets.token_bytes(32))}",
+        "SEAL_KEYS": f"demo1:{base64url_encode(secrets.token_bytes(32))}",
         "SNAPSHOT_PRIVATE_KEY": f"demo1:{base64url_encode(snapshot_key.private_bytes_raw())}",
         "SNAPSHOT_PUBLIC_KEYS": f"demo1:{base64url_encode(snapshot_key.public_key().public_bytes_raw())}",
     }

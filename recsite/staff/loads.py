@@ -96,6 +96,7 @@ class TableAdmin(VersionRowAdmin):
     date_hierarchy = "created_at"
     fields = (
         *("table_id", "studio", "model_", "version_link", "load_link", "role", "rows", "size", "row_bytes", "blocks"),
+        "sealed",
         *("activated", "created"),
     )
 
@@ -133,4 +134,5 @@ class TableAdmin(VersionRowAdmin):
         "Bytes a row", lambda table: f"{table.size_bytes / table.row_count:.1f}" if table.row_count else "–"
     )
     blocks = column("Blocks", lambda table: number(1 << table.block_bits))
+    sealed = column("Sealed with the key", lambda table: table.seal_key_id or "–", "seal_key_id")
     made = column("Made", lambda table: age(table.created_at), "created_at")

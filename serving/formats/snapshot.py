@@ -71,13 +71,14 @@ class Layout(msgspec.Struct, frozen=True):
     default_revision: int = 0
 
 
-class Table(msgspec.Struct, frozen=True):
-    """A table in Redis. `loaded_at` is Unix seconds."""
+class Table(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A table in Redis. `loaded_at` is Unix seconds; `seal` the id of the key that seals its blocks, "" without one."""
 
     id: str
     block_bits: int
     row_count: int
     loaded_at: int
+    seal: str = ""
 
 
 class Version(msgspec.Struct, frozen=True):

@@ -102,7 +102,7 @@ def parse_master_keys(setting: str) -> dict[str, bytes]:
         key_id, _, raw = item.strip().partition(":")
         key = base64url_decode(raw)
         if not KID.fullmatch(key_id) or len(key) < 32:
-            raise ValueError("each token master key is id:base64url of at least 32 bytes")
+            raise ValueError("each key is id:base64url of at least 32 bytes")
         keys[key_id] = key
     return keys
 

@@ -190,8 +190,11 @@ class Lane:
             step, connection = singles[index]
             self._resume(step, connection, [block])
 
+        def opened(index: int, block: Block) -> Block:
+            return singles[index][0].opened(0, block)
+
         if singles:
-            self._cache.fetch([step.names[0] for step, _ in singles], put)
+            self._cache.fetch([step.names[0] for step, _ in singles], put, opened)
 
     def _resume(self, step: Lookup | BatchLookup, connection: Connection, blocks: Sequence[Block]) -> None:
         """Go on with a request whose blocks were read."""
@@ -208,7 +211,8 @@ class Lane:
             self._read_on(following, connection)
 
     def _read_on(self, step: Lookup | BatchLookup, connection: Connection) -> None:
-        read_all(self._cache, step.names, partial(self._resume, step, connection))
+        read = partial(self._cache.read, opened=step.opened)
+        read_all(read, step.names, partial(self._resume, step, connection))
 
     def _end(self, response: Response, connection: Connection, buckets: Buckets) -> None:
         try:

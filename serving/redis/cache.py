@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from serving.engine import Block
 from serving.metrics import Numbers
@@ -11,6 +11,9 @@ from serving.redis.reader import BlockReader, Put
 
 # What an entry takes besides its name and block: two objects and a link in the dictionary.
 _ENTRY_BYTES = 220
+
+# What is kept and given in place of what was read; by the index of its name.
+Opened = Callable[[int, Block], Block]
 
 
 class BlockCache:
@@ -39,8 +42,8 @@ class BlockCache:
             self._numbers.block_cache_hits += 1
         return block
 
-    def read(self, names: Sequence[str], put: Put) -> None:
-        """Read blocks as `BlockReader` says: those that are here at once, the others from where the cache reads."""
+    def read(self, names: Sequence[str], put: Put, opened: Opened) -> None:
+        """Read blocks as `BlockReader` says: those that are here at once, the others as `fetch` does."""
         missing: list[int] = []
         for index, name in enumerate(names):
             block = self.get(name)
@@ -49,12 +52,17 @@ class BlockCache:
             else:
                 put(index, block)
         if missing:
-            self.fetch([names[index] for index in missing], lambda number, block: put(missing[number], block))
+            self.fetch(
+                [names[index] for index in missing],
+                lambda number, block: put(missing[number], block),
+                lambda number, block: opened(missing[number], block),
+            )
 
-    def fetch(self, names: Sequence[str], put: Put) -> None:
-        """Read what `get` did not have, as `BlockReader` does, and keep it."""
+    def fetch(self, names: Sequence[str], put: Put, opened: Opened) -> None:
+        """Read what `get` did not have, as `BlockReader` does, have it opened once, and keep it."""
 
         def arrived(index: int, block: Block) -> None:
+            block = opened(index, block)
             if block.__class__ is bytes:
                 self._keep(names[index], block)
             put(index, block)

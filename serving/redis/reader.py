@@ -60,8 +60,13 @@ class BlockReader(Protocol):
         ...
 
 
-def read_all(reader: BlockReader, names: Sequence[str], then: Callable[[list[Block]], None]) -> None:
-    """Call `then` once with the blocks of one or more Redis keys, in order, when the last of them is there."""
+def read_all(
+    read: Callable[[Sequence[str], Put], None], names: Sequence[str], then: Callable[[list[Block]], None]
+) -> None:
+    """Call `then` once with the blocks of one or more Redis keys, in order, when the last of them is there.
+
+    `read` reads as `BlockReader` does.
+    """
     blocks: list[Block] = [None] * len(names)
     missing = len(names)
 
@@ -72,7 +77,7 @@ def read_all(reader: BlockReader, names: Sequence[str], then: Callable[[list[Blo
         if not missing:
             then(blocks)
 
-    reader.read(names, put)
+    read(names, put)
 
 
 class Address(NamedTuple):

@@ -53,7 +53,7 @@ class Reading:
 
     async def read(self, *names: str) -> list[object]:
         blocks: asyncio.Future[list[Block]] = asyncio.get_running_loop().create_future()
-        read_all(self.reader, names, blocks.set_result)
+        read_all(self.reader.read, names, blocks.set_result)
         return list(await blocks)
 
     async def connected(self, *, expected: bool = True) -> None:

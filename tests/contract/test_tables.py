@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 import redis
+from pytest_django import Settings
 from redis.cluster import RedisCluster
 
 from models_registry.loading import pacing, tables
@@ -16,6 +17,7 @@ from models_registry.loading.cutting import Cut
 from models_registry.loading.tables import TableInRedis, TableProblem
 from recsite.embedded import EmbeddedValkey, free_port
 from serving.formats.blocks import encode_block
+from serving.formats.encoding import base64url_encode
 from serving.formats.keys import block_name, canonical_key, digest, locate
 from serving.formats.layouts import Layout
 from serving.redis.clients import Client
@@ -133,6 +135,31 @@ def test_verify_rows__rows_as_written__found_by_key(client: Client) -> None:
     write(client, blocks_of(500))
     rows = [(key(number), {"x": number}) for number in range(0, 500, 7)]
     table_in(client).verify_rows(LAYOUT, rows)
+
+
+def test_sealed_table__written__reads_back_and_notices_blocks_that_changed_places(
+    client: Client, settings: Settings
+) -> None:
+    settings.SEAL_KEYS = f"s1:{base64url_encode(bytes(32))}"
+    blocks = blocks_of(500)
+    table = TableInRedis(client, *TABLE, BITS, "t1", "s1")
+    lengths: list[int] = []
+    list(table.write([Cut(0, blocks)], lengths))
+    assert lengths == [len(block) + 8 for block in blocks]
+    table.verify_lengths(lengths, nothing)
+    table.verify_rows(LAYOUT, [(key(number), {"x": number}) for number in range(0, 500, 7)])
+    assert [block for lot in table.read(2**BITS, 100) for block in lot] == blocks
+    assert not table.has_bad_seal()
+
+    number, _ = locate(digest(canonical_key(key(7))), BITS)
+    cast(Any, client).set(block_name(*TABLE, number), held(client, number - 1))
+    assert table.has_bad_seal()
+    with pytest.raises(TableProblem, match="The block of key p7 had another seal"):
+        table.verify_rows(LAYOUT, [(key(7), {"x": 7})])
+    settings.SEAL_KEYS = f"s2:{base64url_encode(bytes(32))}"
+    assert not table.has_bad_seal()
+    with pytest.raises(TableProblem, match="lacks the key “s1”"):
+        list(table.write([Cut(0, blocks)], []))
 
 
 def test_drop_table__every_block__is_gone_and_nothing_else(client: Client) -> None:

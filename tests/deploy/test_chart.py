@@ -246,6 +246,7 @@ def test_secrets__of_a_lane__are_what_it_needs_and_its_own(objects: list[dict[st
         "recsite-lane": {
             "RECSITE_SECRET_KEY",
             "RECSITE_TOKEN_MASTER_KEYS",
+            "RECSITE_SEAL_KEYS",
             "RECSITE_SNAPSHOT_PUBLIC_KEYS",
             "RECSITE_REDIS_URL",
         }

@@ -145,7 +145,7 @@ def test_new_secrets__as_they_are_written__make_settings_that_work_and_keep_apar
         given: Any = {key.removeprefix("RECSITE_").lower(): value for key, value in values.items()}
         assert not list(errors_of(Environment(**given))), name
     keys = {name: {key.removeprefix("RECSITE_") for key in values} for name, values in made.items()}
-    assert keys["lane"] == {"SECRET_KEY", "TOKEN_MASTER_KEYS", "SNAPSHOT_PUBLIC_KEYS"}
+    assert keys["lane"] == {"SECRET_KEY", "TOKEN_MASTER_KEYS", "SEAL_KEYS", "SNAPSHOT_PUBLIC_KEYS"}
     assert keys["job"] == keys["lane"] | {"DATABASE_URL"}
     assert keys["control"] == keys["job"] | {"SNAPSHOT_PRIVATE_KEY", "METRICS_TOKEN"}
     assert len({values["RECSITE_SECRET_KEY"] for values in made.values()}) == 3

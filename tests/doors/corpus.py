@@ -15,6 +15,10 @@ from tests.doors.raw_http import request
 from tests.doors.scene import COUNTRIES, Scene, player
 
 PATH = "/v1/recommendations"
+MODELS = (
+    *("offers", "bare", "fresh", "fresh-bare", "restored", "lost", "lost-twice", "lost-bare", "damaged"),
+    *("sealed", "swapped", "strange"),
+)
 SHARED_KEY = b"any key at all, as long as it is long enough"
 
 
@@ -74,7 +78,7 @@ def _tables(scene: Scene) -> Iterator[Case]:
     yield get("an override", "model=offers&player_id=tester", server)
     yield get("a unit of its own", f"model=offers&player_id={player(3)}&unit=someone", server)
     yield get("a unit with an override", f"model=offers&player_id={player(3)}&unit=tester", server)
-    for model in ("offers", "bare", "fresh", "fresh-bare", "restored", "lost", "lost-twice", "lost-bare", "damaged"):
+    for model in MODELS:
         for who in (player(5), "nobody"):
             for accept in ("application/json", BITS):
                 yield get(f"{model} of {who} as {accept}", f"model={model}&player_id={who}", server, ("Accept", accept))
@@ -311,7 +315,7 @@ def _batches(scene: Scene) -> Iterator[Case]:
         {},
         {"player_id": player(1), "model": "bare"},
     ]
-    for model in ("offers", "bare", "fresh", "fresh-bare", "restored", "lost", "lost-twice", "lost-bare", "damaged"):
+    for model in MODELS:
         yield post(f"batch of all kinds from {model}", {"model": model, "keys": mixed}, server)
     levels = [{"country": c, "level_band": b} for c in (*COUNTRIES, "XX") for b in (3, "4", 99)]
     yield post("batch of two key fields", {"model": "difficulty", "keys": levels}, server)

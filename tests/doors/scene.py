@@ -6,7 +6,7 @@ Written straight to Redis in the published formats: no database, no loader, so t
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 import jwt
 from cryptography.hazmat.primitives import serialization
@@ -16,6 +16,7 @@ from django.conf import settings
 from serving.formats import snapshot as published
 from serving.formats.keys import block_bits_for, block_name, digest
 from serving.formats.layouts import Layout
+from serving.formats.seals import parse_seal_keys, seal_of
 from serving.formats.tokens import derive_key, header_parameters, parse_master_keys
 from serving.redis.clients import Client
 from tests.table_blocks import table_blocks
@@ -59,6 +60,10 @@ def level(country: str, band: int) -> dict[str, Any]:
     return {"difficulty": 1 + (len(country.encode()) + band) % 10, "boost": band % 2 == 0}
 
 
+# Which tables say that they are sealed, and with which key.
+SEALED = {"tab-sealed": "test1", "tab-swapped": "test1", "tab-strange": "nobodys"}
+
+
 class Scene:
     """Everything that is published and stored for one comparison of the doors.
 
@@ -75,6 +80,7 @@ class Scene:
         self.rs256 = rsa.generate_private_key(public_exponent=65_537, key_size=2048)
         self.master_keys = parse_master_keys(settings.TOKEN_MASTER_KEYS)
         self.master_key_id = next(iter(self.master_keys))
+        self.seal_keys = parse_seal_keys(settings.SEAL_KEYS)
 
     # --- Tables -----------------------------------------------------------------------------------------------------
 
@@ -92,10 +98,17 @@ class Scene:
         self._write("tab-level", levels, {(c, str(b)): level(c, b) for c in COUNTRIES for b in range(20)})
         for block in range(1 << block_bits_for(PLAYERS)):
             self.client.set(block_name(settings.REDIS_PREFIX, "tab-damaged", block), b"\x00\x05not a block")
+        self._write("tab-sealed", offers, {(player(n),): offer("aurora", "one", n) for n in range(PLAYERS)})
+        # Blocks of another table, seals and all, as whoever can write to Redis would put them there.
+        for block in range(1 << block_bits_for(PLAYERS)):
+            taken = cast(bytes, self.client.get(block_name(settings.REDIS_PREFIX, "tab-sealed", block)))
+            for place in ("tab-swapped", "tab-strange"):
+                self.client.set(block_name(settings.REDIS_PREFIX, place, block), taken)
         self.publish()
 
     def _write(self, table_id: str, layout: Layout, rows: dict[tuple[str, ...], dict[str, Any]]) -> None:
-        blocks = table_blocks(settings.REDIS_PREFIX, table_id, rows, layout, block_bits_for(len(rows)))
+        seal = seal_of(self.seal_keys, SEALED[table_id], "t-aurora", table_id) if table_id in SEALED else None
+        blocks = table_blocks(settings.REDIS_PREFIX, table_id, rows, layout, block_bits_for(len(rows)), seal)
         for name, block in blocks.items():
             self.client.set(name, block)
 
@@ -170,6 +183,9 @@ class Scene:
                 self._model("lost-twice", ("one", "tab-lost", "tab-lost-too", rows), default=OFFER_DEFAULT),
                 self._model("lost-bare", ("one", "tab-lost", None, rows)),
                 self._model("damaged", ("one", "tab-damaged", None, rows), default=OFFER_DEFAULT),
+                self._model("sealed", ("one", "tab-sealed", None, rows), default=OFFER_DEFAULT),
+                self._model("swapped", ("one", "tab-swapped", "tab-prev", rows), default=OFFER_DEFAULT),
+                self._model("strange", ("one", "tab-strange", None, rows), default=OFFER_DEFAULT),
             ),
         )
 
@@ -221,7 +237,9 @@ class Scene:
         overrides: dict[str, int] | None = None,
     ) -> published.Model:
         def table(table_id: str | None, rows: int) -> published.Table | None:
-            return (table_id and published.Table(table_id, block_bits_for(rows), rows, self.now)) or None
+            if table_id is None:
+                return None
+            return published.Table(table_id, block_bits_for(rows), rows, self.now, SEALED.get(table_id, ""))
 
         return published.Model(
             slug=slug,

@@ -17,7 +17,7 @@ from serving.formats.keys import block_bits_for, block_name
 from serving.formats.snapshot import revisions_name
 from serving.http import BITS
 from serving.redis.clients import connect
-from tests.doors.corpus import Case, corpus, get, post
+from tests.doors.corpus import MODELS, Case, corpus, get, post
 from tests.doors.processes import Doors, start_doors
 from tests.doors.raw_http import RawConnection, RawResponse, request
 from tests.doors.scene import PLAYERS, Scene, player
@@ -152,7 +152,7 @@ def fault_cases(scene: Scene) -> list[Case]:
         post("batch", {"model": "offers", "keys": [{"player_id": player(n)} for n in range(30)]}, server),
         post("batch without a default", {"model": "bare", "keys": [{"player_id": player(1)}, {}]}, server),
     ]
-    for model in ("offers", "bare", "fresh", "fresh-bare", "restored", "lost", "lost-bare", "damaged"):
+    for model in MODELS:
         cases.append(get(model, f"model={model}&player_id={player(8)}", server))
         cases.append(get(f"{model}, bits", f"model={model}&player_id={player(8)}", server, ("Accept", BITS)))
     return cases

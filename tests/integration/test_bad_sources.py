@@ -15,6 +15,7 @@ from pytest_django import Settings
 from models_registry.models import LoadState, ProblemCode
 from models_registry.publishing import build_tenant
 from serving import engine
+from serving.formats.seals import parse_seal_keys
 from serving.http import Response
 from tests import bad_file_sources as files
 from tests import serving_world
@@ -39,14 +40,16 @@ def scene(tmp_path: Path, settings: Settings, valkey: redis.Redis) -> Scene:
 def served(scene: Scene, valkey: redis.Redis, keys: Sequence[str]) -> list[Any]:
     """Return what the lane's engine answers, reading the tables that a snapshot of this moment names."""
     known = serving_world.world(
-        msgspec.structs.replace(build_tenant(scene.tenant), credentials=(serving_world.credential(),))
+        msgspec.structs.replace(build_tenant(scene.tenant), credentials=(serving_world.credential(),)),
+        seal_keys=parse_seal_keys(project_settings.SEAL_KEYS),
     )
     settings = engine.Settings(project_settings.REDIS_PREFIX, 1e9)
     answers = []
     for key in keys:
         step = engine.begin(serving_world.get({"player_id": key}), known, serving_world.NOW, settings)
         while not isinstance(step, Response):
-            step = step.resume(cast(list[Any], valkey.mget(list(step.names))))
+            read = cast(list[Any], valkey.mget(list(step.names)))
+            step = step.resume([step.opened(index, block) for index, block in enumerate(read)])
         answers.append(msgspec.json.decode(step.body)["recommendation"] if step.status == 200 else step.status)
     return answers
 

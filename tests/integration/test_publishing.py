@@ -28,6 +28,7 @@ from recsite.embedded import EmbeddedValkey, free_port
 from serving.formats import snapshot
 from serving.formats.encoding import base64url_encode
 from serving.formats.layouts import Layout
+from serving.formats.seals import TenantSeals
 from serving.world import PreparedModel
 from tenants.credentials import (
     credential_issue,
@@ -142,7 +143,7 @@ def test_build_tenant__default_for_everybody__is_that_for_testers_too_until_it_e
     rollout_serve_default(model=model, actor=None, reason="")
     [built] = build_tenant(model.tenant).models
     assert built.serves_default
-    served = PreparedModel(built, "x")
+    served = PreparedModel(built, "x", TenantSeals({}, "t1"))
     assert all(version.active.id == "" and version.previous is None for version in served.versions.values())
     assert {version.default_record for version in served.versions.values()} == {'{"offer_id":1,"discount":0.05}'}
     assert served.overrides == {"tester": 0}
@@ -164,7 +165,7 @@ def test_build_tenant__version_that_nobody_can_reach__is_left_out_with_its_layou
     [built] = build_tenant(model.tenant).models
     assert [version.code for version in built.versions] == [0, 1, unreached.code]
     assert [layout.revision for layout in built.layouts] == [0, wide.revision]
-    assert PreparedModel(built, "x").versions.keys() == {0, 1, unreached.code}
+    assert PreparedModel(built, "x", TenantSeals({}, "t1")).versions.keys() == {0, 1, unreached.code}
 
 
 def test_build_tenant__version_without_players_that_was_loaded__is_in_it(model: RecommendationModel) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import pytest
 import redis
@@ -136,6 +137,20 @@ def test_repair_all__a_block_was_cut_short__noticed_when_serving_tells(
     valkey.set(block_name(project_settings.REDIS_PREFIX, table.table_id, 0), b"x")
     valkey.sadd(NAME, table.table_id, "unknown00000", b"\xff")
     assert len(repair_all(timezone.now())) == 1
+
+
+def test_repair_all__blocks_changed_places__noticed_when_serving_tells_and_until_they_are_back(
+    scene: Scene, table: Table, valkey: redis.Redis
+) -> None:
+    names = [block_name(project_settings.REDIS_PREFIX, table.table_id, number) for number in range(2)]
+    valkey.set(names[0], cast(bytes, valkey.get(names[1])))
+    valkey.sadd(NAME, table.table_id)
+    now = timezone.now()
+    (load,) = repair_all(now)
+    assert again(table).lost_at is not None
+    assert repair_all(now + timedelta(seconds=10)) == []
+    assert again(table).lost_at is not None
+    end(load, LoadState.SUPERSEDED, now)
 
 
 def test_repair_all__serving_missed_a_block_that_is_there__nothing(

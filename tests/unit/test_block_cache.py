@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,12 +36,16 @@ class Cache(BlockCache):
 
     def put(self, name: str, block: bytes) -> None:
         self.redis.blocks[name] = block
-        self.fetch([name], lambda _index, _block: None)
+        self.fetch([name], lambda _index, _block: None, as_it_is)
+
+
+def as_it_is(_: int, block: Block) -> Block:
+    return block
 
 
 def read(cache: BlockCache, *names: str) -> list[Block]:
     given: list[list[Block]] = []
-    read_all(cache, names, given.append)
+    read_all(partial(cache.read, opened=as_it_is), names, given.append)
     (blocks,) = given
     return blocks
 
@@ -115,8 +120,25 @@ def test_get_and_fetch__look_once_and_count_once() -> None:
     cache = BlockCache(redis, 10_000, numbers)
     fetched: list[tuple[int, Block]] = []
     assert cache.get("a") is None
-    cache.fetch(["a"], lambda index, block: fetched.append((index, block)))
+    cache.fetch(["a"], lambda index, block: fetched.append((index, block)), as_it_is)
     assert fetched == [(0, b"1")]
     assert numbers.block_cache_hits == 0
     assert cache.get("a") == b"1"
     assert (numbers.block_cache_hits, redis.asked) == (1, ["a"])
+
+
+def test_reader__what_is_opened__is_kept_and_not_opened_again() -> None:
+    redis = Redis({"a": b"1 sealed", "b": b"forged", "c": b"2 sealed"})
+    cache = BlockCache(redis, 10_000, Numbers())
+    asked, opened = ("a", "b", "c"), []
+
+    def take_off(index: int, block: Block) -> Block:
+        opened.append(asked[index])
+        assert isinstance(block, bytes)
+        return block.removesuffix(b" sealed") if block.endswith(b" sealed") else None
+
+    given: list[list[Block]] = []
+    for _ in range(2):
+        read_all(partial(cache.read, opened=take_off), asked, given.append)
+    assert given == [[b"1", None, b"2"]] * 2
+    assert opened == ["a", "b", "c", "b"]

@@ -315,6 +315,47 @@ def test_block_with_bits_that_no_record_has__as_good_as_lost() -> None:
         assert len(response.lost) == 1
 
 
+def test_sealed_table__as_it_was_written__is_served() -> None:
+    store = Store()
+    sealed = store.write("sealed", ROWS, block_bits=2, sealed_for="t1")
+    response = answer(get("player_id=ana"), world(tenant(model(version(sealed)))), store)
+    assert json.loads(response.body)["recommendation"] == ANA
+    assert response.lost == ()
+
+
+@pytest.mark.parametrize(
+    "how", ["another table's", "another block's", "another studio's", "other bytes", "none", "short"]
+)
+def test_sealed_table__whatever_else_stands_in_redis__as_good_as_lost(how: str) -> None:
+    store = Store()
+    others = {key: {"offer": 999, "gift": False} for key in ROWS}
+    sealed = store.write("sealed", ROWS, block_bits=1, sealed_for="t1")
+    store.write("another", others, block_bits=1, sealed_for="t1")
+    name = block_name(PREFIX, "sealed", digest(b"ana")[0] >> 7)
+    good = store.blocks[name]
+    if how == "another table's":
+        store.blocks[name] = store.blocks[name.replace("sealed", "another")]
+    elif how == "another block's":
+        store.blocks[name] = store.blocks[block_name(PREFIX, "sealed", 1 - (digest(b"ana")[0] >> 7))]
+    elif how == "another studio's":
+        store.write("sealed", others, block_bits=1, sealed_for="t2")
+    elif how == "other bytes":
+        store.blocks[name] = bytes([good[0] ^ 1]) + good[1:]
+    else:
+        store.blocks[name] = good[:-8] if how == "none" else b"x"
+    response = answer(get("player_id=ana"), world(tenant(model(version(sealed), default=DEFAULT))), store)
+    assert header(response, "recommendation-source") == "fallback"
+    assert list(response.lost) == [LostBlock(name, "sealed")]
+
+
+def test_sealed_table__with_a_key_that_is_not_here__fallback_and_nothing_is_called_lost() -> None:
+    store = Store()
+    sealed = store.write("sealed", ROWS, sealed_for="t1")
+    served = world(tenant(model(version(sealed), default=DEFAULT)), seal_keys={"newer": bytes(32)})
+    response = answer(get("player_id=ana"), served, store)
+    assert (header(response, "recommendation-source"), response.lost) == ("fallback", ())
+
+
 def test_empty_block__is_whole_and_holds_nobody() -> None:
     store = Store()
     for layout in (FIXED, VARIABLE):

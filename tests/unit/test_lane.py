@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from recsite.logs import TextLines
+from serving.engine import Block
 from serving.http import NO_ANSWER, PATH, Request, Response
 from serving.lane import application as lane
 from serving.lane.application import Lane, Options
@@ -97,6 +98,9 @@ class _Waits:
     """A look-up that takes a block, and then that answer."""
 
     names = ("recsite:t:x:0",)
+
+    def opened(self, _index: int, block: Block) -> Block:
+        return block
 
     def resume(self, _blocks: object) -> Response:
         return Response(200, "", b"found")

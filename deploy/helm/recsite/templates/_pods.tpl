@@ -27,7 +27,7 @@ RECSITE_VAR_DIR: /var/lib/recsite
 {{- include "recsite.secretEnv" (dict "secret" .Values.secrets.control
     "needed" (list "RECSITE_SECRET_KEY" "RECSITE_TOKEN_MASTER_KEYS" "RECSITE_SNAPSHOT_PRIVATE_KEY"
       "RECSITE_SNAPSHOT_PUBLIC_KEYS" "RECSITE_DATABASE_URL" "RECSITE_REDIS_URL")
-    "optional" (list "RECSITE_BROKER_URL" "RECSITE_CACHE_URL" "RECSITE_METRICS_TOKEN")) }}
+    "optional" (list "RECSITE_BROKER_URL" "RECSITE_CACHE_URL" "RECSITE_METRICS_TOKEN" "RECSITE_SEAL_KEYS")) }}
 {{- end -}}
 
 {{- define "recsite.annotations" -}}
