@@ -188,6 +188,6 @@ class Bounded(logging.StreamHandler):  # type: ignore[type-arg]  # of whatever s
 
 
 def _kind_of(record: logging.LogRecord) -> _Kind:
-    words = record.msg if isinstance(record.msg, str) else type(record.msg).__name__
+    words = record.msg[:200] if isinstance(record.msg, str) else type(record.msg).__name__
     problem = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else ""
     return record.name, record.levelno, words, problem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -34,6 +35,7 @@ class Installed:
             RECSITE_STATIC_ROOT=str(folder / "collected"),
             PYTHONPATH=str(self.packages),
             PYTHONDONTWRITEBYTECODE="1",
+            RECSITE_LOG_FORMAT="json",
         )
         self.command = [sys.executable, str(self.packages / "bin" / "recsite")]
 
@@ -96,12 +98,17 @@ def test_wheel__commands_and_processes__find_everything_and_write_to_the_var_fol
 
     port = free_port()
     granian = [sys.executable, "-m", "granian", "recsite.wsgi:application", "--interface", "wsgi", "--http", "1"]
+    # As the image and the units have it: each line of both processes is an object.
+    granian += ["--log-config", str(installed.packages / "share" / "recsite" / "granian-logs.json")]
     with installed.running([*granian, "--host", "127.0.0.1", "--port", str(port)], port) as log:
         page, style = get(port, "/sign-in"), get(port, "/static/recsite.css")
         assert page.status == style.status == 200
         assert b"Sign in" in page.body
         assert style.body == (BASE_DIR / "static" / "recsite.css").read_bytes()
     assert "Warning" not in log.read_text()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {line["component"] for line in lines} == {"dashboard"}
+    assert len({line["process"] for line in lines}) == 2
 
     port, metrics = free_port(), free_port()
     lane = ["lane", "--port", str(port), "--metrics-port", str(metrics), "--workers", "2"]
