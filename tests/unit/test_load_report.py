@@ -58,6 +58,7 @@ NEW: dict[str, Any] = {
         "samples": {"added": [], "changed": ["p0"]},
         "is_estimate": False,
         "share_compared": 1.0,
+        "against": "",
     },
 }
 
