@@ -81,7 +81,7 @@ def test_rollout__says_what_players_get(client: Client, offers: Offers) -> None:
     factories.LoadFactory.create(version=offers.c, state=LoadState.REJECTED)
     answer = get(client, offers.url)
     assert answer.status == 200
-    assert "What players get now" in answer.text
+    assert "What players get" in answer.text
     assert [field_value(answer.html, f"weight-{code}") for code in range(3)] == ["60.00", "30.00", "10.00"]
     assert "962 3.8 % fewer" in answer.text
     assert "1 day ago · late" in answer.text

@@ -228,4 +228,4 @@ def test_dashboard__a_load_with_a_difference__shows_it_with_the_distributions(
     assert "Added 100 Removed 7" in text
     assert "How the values are spread" in text
     assert text.count("(PSI ") == 6
-    assert "Comparing with the table before" in text
+    assert "Comparing with what is served" in text

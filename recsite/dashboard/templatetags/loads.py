@@ -25,7 +25,7 @@ LOOKS = {
 STAGES: dict[str, str] = {
     StageName.EXTRACT: "Reading the source",
     StageName.CHECK: "Checking the rows",
-    StageName.COMPARE: "Comparing with the table before",
+    StageName.COMPARE: "Comparing with what is served",
     StageName.WRITE: "Writing the table",
     StageName.VERIFY: "Reading the table back",
 }
