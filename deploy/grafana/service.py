@@ -257,7 +257,7 @@ SERVICE = Dashboard(
                         Query(same("recsite_db_connections", CONTROL, "state"), "{{state}}"),
                         Query(same("recsite_db_connections_max", CONTROL), "limit", is_dashed=True),
                     ],
-                    runbooks=["RecsiteDashboardDown"],
+                    runbooks=["RecsiteDatabaseConnections"],
                 ),
                 Panel(
                     "Errors of the database",
