@@ -151,6 +151,15 @@ def test_files__the_next_process_knows_what_this_one_knew(tmp_path: Path) -> Non
     assert (second.revision("t1"), second.revision("t2")) == (5, 6)
 
 
+def test_files__only_what_replaces_one_waits_for_the_disk(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("serving.whole_files.os.fsync", synced.append)
+    process.keeper.offer(envelope(tenant(), 1))
+    assert synced == []
+    process.keeper.offer(envelope(tenant(), 2))
+    assert len(synced) == 1
+
+
 def test_files__a_tombstone_stays_a_tombstone(tmp_path: Path) -> None:
     first = Process(tmp_path)
     first.keeper.offer(envelope(tenant(model()), 5))
