@@ -27,7 +27,7 @@ from django.utils import timezone
 from models_registry import models
 from models_registry.catalogue.access import narrowed_slugs
 from models_registry.models import RecommendationModel, RolloutRevision, TableState
-from models_registry.redis_clients import publishing_client
+from models_registry.redis_clients import is_wrong_type, publishing_client
 from serving.formats import snapshot
 from serving.formats.tokens import parse_master_keys
 from serving.redis.clients import by_holder
@@ -71,7 +71,7 @@ def publish_tenant(tenant_id: int, *, patience_seconds: float = PATIENCE_SECONDS
     """
     try:
         # On SQLite the lock keeps every writer out: whether Redis answers at all is found out before.
-        publishing_client().hlen(snapshot.revisions_name(settings.REDIS_PREFIX))
+        _mend_map()
         with _tenant_lock(tenant_id, patience_seconds):
             tenant, content = _read(tenant_id)
             issued_at = timezone.now()
@@ -205,8 +205,24 @@ def _revisions_held() -> dict[str, str]:
     Raises:
         redis.RedisError: it does not answer; in a cluster, the node that every publication needs.
     """
+    _mend_map()
     raw: Any = publishing_client().hgetall(snapshot.revisions_name(settings.REDIS_PREFIX))
-    return {key.decode(): value.decode() for key, value in raw.items()}
+    return {key.decode(errors="replace"): value.decode(errors="replace") for key, value in raw.items()}
+
+
+def _mend_map() -> None:
+    """Take away what stands in place of the map of revisions: no revocation would reach a lane.
+
+    Without a map every studio is published again, which writes it anew. Raises redis.RedisError as `_revisions_held`.
+    """
+    client, name = publishing_client(), snapshot.revisions_name(settings.REDIS_PREFIX)
+    try:
+        client.hlen(name)
+    except redis.ResponseError as error:
+        if not is_wrong_type(error):
+            raise
+        log.warning("publishing.map_replaced name=%s", name)
+        client.unlink(name)
 
 
 def _envelopes_there(tenants: Iterable[Tenant]) -> set[str]:
@@ -228,7 +244,11 @@ def _envelopes_there(tenants: Iterable[Tenant]) -> set[str]:
                     pipeline = client.pipeline(transaction=False)
                     for name in asked:
                         pipeline.getrange(name, 0, len(start) - 1)
-                    there -= {names[name] for name, got in zip(asked, pipeline.execute(), strict=True) if got != start}
+                    # A key of another type is an error in place of its start.
+                    found = pipeline.execute(raise_on_error=False)
+                    away = [got for got in found if isinstance(got, redis.ConnectionError | redis.TimeoutError)]
+                    if not away:
+                        there -= {names[name] for name, got in zip(asked, found, strict=True) if got != start}
     return there
 
 

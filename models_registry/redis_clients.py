@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import redis
 from django.conf import settings
 
 from serving.redis.clients import Client, connect
@@ -30,6 +31,11 @@ def watching_client(url: str | None = None) -> Client:
         url: of a server besides the one with the tables.
     """
     return _client(url or settings.TABLES_REDIS_URL, WATCHING_TIMEOUT_SECONDS)
+
+
+def is_wrong_type(error: redis.ResponseError) -> bool:
+    """Tell whether Redis refused because the key holds something else than what this project puts there."""
+    return str(error).startswith("WRONGTYPE")
 
 
 @lru_cache(maxsize=8)

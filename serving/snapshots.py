@@ -353,7 +353,9 @@ class SnapshotWatch(threading.Thread):
             self._fetch()
         except (redis.RedisError, OSError) as error:
             if not self._is_away:
-                logger.warning("redis.away for=snapshots error=%s", type(error).__name__)
+                # An error that Redis answers with is said: a key of another type is no Redis that is away.
+                said = str(error) if isinstance(error, redis.ResponseError) else type(error).__name__
+                logger.warning("redis.away for=snapshots error=%r", said)
             self._is_away = True
             return False
         if self._is_away:

@@ -7,6 +7,7 @@ however often a run is repeated or cut off.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -29,7 +30,7 @@ from models_registry.models import (
     TrafficSpan,
     Version,
 )
-from models_registry.redis_clients import publishing_client
+from models_registry.redis_clients import is_wrong_type, publishing_client
 from serving.redis.clients import Client
 from serving.reporting import FIELD, TrafficBatch, traffic_name
 from tenants.models import Credential
@@ -44,7 +45,11 @@ KEEP = {
 }
 # Serving sends every few seconds. A batch of a longer time waited for Redis, and is spread over that time.
 SPREAD_AFTER_SECONDS = 30
+# What no process says, but whoever can write to Redis may: a time so far ahead, so many of one kind at once.
+MOST_AHEAD = timedelta(hours=1)
+MOST_AT_ONCE = 10**10
 
+log = logging.getLogger(__name__)
 _decoder = msgspec.msgpack.Decoder(TrafficBatch)
 
 
@@ -59,6 +64,7 @@ def collect() -> int:
     """
     client = publishing_client()
     name = traffic_name(settings.REDIS_PREFIX)
+    _drop_what_is_no_stream(client, name)
     position, _ = TrafficPosition.objects.get_or_create(pk=1)
     entry_id = _past_what_was_lost(client, name, position)
     total = 0
@@ -69,7 +75,10 @@ def collect() -> int:
             TrafficPosition.objects.filter(pk=1, entry_id=entry_id).update(moved_at=looked_at)
             return total
         last_id = raw[-1][0].decode()
-        batches = [batch for _, fields in raw if (batch := _decoded(fields)) is not None]
+        decoded = [batch for _, fields in raw if (batch := _decoded(fields)) is not None]
+        batches = [batch for batch in decoded if _is_plausible(batch, looked_at)]
+        if len(batches) < len(decoded):
+            log.warning("traffic.implausible batches=%d", len(decoded) - len(batches))
         with transaction.atomic():
             moved = TrafficPosition.objects.filter(pk=1, entry_id=entry_id).update(
                 entry_id=last_id, moved_at=min(_sent_at(last_id), looked_at)
@@ -81,6 +90,28 @@ def collect() -> int:
         client.xtrim(name, minid=last_id, approximate=False)
         entry_id = last_id
         total += len(batches)
+
+
+def _drop_what_is_no_stream(client: Client, name: str) -> None:
+    """Take away a key of another type, and a stream whose ids are of the future: no process could add to it."""
+    try:
+        stream: Any = client.xinfo_stream(name)
+    except redis.ResponseError as error:
+        if not is_wrong_type(error):
+            return  # there is none yet
+    else:
+        newest_ms, _ = _order(stream["last-generated-id"].decode())
+        if newest_ms <= (timezone.now() + MOST_AHEAD).timestamp() * 1000:
+            return
+    log.warning("traffic.dropped name=%s", name)
+    client.unlink(name)
+
+
+def _is_plausible(batch: TrafficBatch, now: datetime) -> bool:
+    """Tell whether a process could have sent a batch."""
+    counts = [*(answers for *_, answers in batch.exposures), *batch.credentials.values()]
+    is_of_time = 0 <= batch.since <= batch.at <= (now + MOST_AHEAD).timestamp()
+    return is_of_time and all(0 <= count <= MOST_AT_ONCE for count in counts)
 
 
 def _past_what_was_lost(client: Client, name: str, position: TrafficPosition) -> str:

@@ -385,6 +385,35 @@ def test_republish_all__nothing_changed__does_nothing(model: RecommendationModel
     assert in_redis(valkey, model.tenant) == before
 
 
+def test_publish_tenant__another_type_in_place_of_the_map__reaches_lanes_all_the_same(
+    model: RecommendationModel, valkey: redis.Redis
+) -> None:
+    republish_all()
+    other = TenantFactory.create()
+    publish_tenant(other.pk)
+    name = snapshot.revisions_name(project_settings.REDIS_PREFIX)
+    valkey.delete(name)
+    valkey.set(name, "x")
+    assert publish_tenant(model.tenant_id)
+    assert revision_in_redis(valkey, model.tenant) == Tenant.objects.get(pk=model.tenant_id).snapshot_revision
+    republish_all()
+    assert revision_in_redis(valkey, other)
+
+
+def test_republish_all__another_type_in_place_of_map_and_snapshot__published_again(
+    model: RecommendationModel, valkey: redis.Redis
+) -> None:
+    republish_all()
+    for name in (
+        snapshot.revisions_name(project_settings.REDIS_PREFIX),
+        snapshot.snapshot_name(project_settings.REDIS_PREFIX, model.tenant.public_id),
+    ):
+        valkey.delete(name)
+        valkey.lpush(name, "x")
+    assert republish_all() >= 1
+    assert revision_in_redis(valkey, model.tenant) == in_redis(valkey, model.tenant).revision
+
+
 def test_republish_all__redis_flushed__publishes_everything_tombstones_too(studio: Tenant, valkey: redis.Redis) -> None:
     ended = TenantFactory.create(ended_at=timezone.now())
     republish_all()

@@ -200,6 +200,42 @@ def test_collect__batch_older_than_its_short_spans_are_kept__counts_all_of_it_wh
     assert sum(row.answers for row in rows.filter(span=60)) == 300
 
 
+def test_collect__what_no_process_would_say__is_passed_over_and_the_rest_counts(
+    valkey: redis.Redis, version: Version
+) -> None:
+    names = version.model.tenant.slug, version.model.slug, version.name, "table"
+    now = int(time.time())
+    for batch in (
+        TrafficBatch(2**60, [(*names, 1)], {}),
+        TrafficBatch(now, [(*names, 2**62)], {}),
+        TrafficBatch(now, [(*names, -5)], {}),
+        TrafficBatch(now, [], {"cr_any": 2**62}),
+        TrafficBatch(now, [(*names, 1)], {}, now + 10),
+        TrafficBatch(-1, [(*names, 1)], {}),
+        TrafficBatch(now, [(*names, 3)], {}, now - 5),
+    ):
+        send(valkey, batch)
+    assert collecting.collect() == 1
+    assert totals(version) == {"table": 3}
+
+
+@pytest.mark.parametrize("how", ["another type", "an id of the future"])
+def test_collect__a_stream_that_nobody_can_add_to__is_begun_anew(
+    how: str, valkey: redis.Redis, version: Version
+) -> None:
+    name = traffic_name(project_settings.REDIS_PREFIX)
+    if how == "another type":
+        valkey.set(name, "x")
+    else:
+        valkey.xadd(name, {"x": "y"}, id=f"{2**63}-0")
+    collecting.collect()
+    process = Process(valkey)
+    process.answer(version, times=4)
+    process.reporter.send_traffic()
+    collecting.collect()
+    assert totals(version) == {"table": 4}
+
+
 def test_collect__redis_was_emptied__leaves_one_gap_and_goes_on(valkey: redis.Redis, version: Version) -> None:
     process = Process(valkey)
     process.answer(version)
