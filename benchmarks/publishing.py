@@ -1,7 +1,8 @@
 """What it costs to keep snapshots current: `python -m benchmarks publishing --studios 500`.
 
 Every studio has ten models of five versions with 20 testers a model. Rows are made directly, in SQLite. CPU is this
-process's: of a run of the control plane's task, and of one lane's look at Redis after it.
+process's: of a run of the control plane's task, and of one lane's look at Redis after it. Then a lane of one worker is
+started, once with nothing on its disk and once with what that left.
 """
 
 from __future__ import annotations
@@ -14,27 +15,31 @@ from argparse import Namespace
 from collections.abc import Callable
 from datetime import timedelta
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from django.core.management import call_command
 from django.db import connection
 from django.db.models import F
-from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from benchmarks.machine import Cores
+from benchmarks.contenders import lane_launch
+from benchmarks.machine import Cores, cpu_seconds, memory_bytes
 from benchmarks.reporting import number, table
+from benchmarks.servers import running
 from benchmarks.site import BenchSite
 from models_registry import models as registry
 from models_registry.publishing import republish_all
 from models_registry.redis_clients import publishing_client
 from models_registry.rollouts.allocation import first_allocation
+from recsite.embedded import free_port
 from serving.configuration import assemble
 from tenants.models import Tenant
 
 MODELS, VERSIONS, TESTERS = 10, 5, 20
 LAYOUT = [{"name": "offer_id", "type": "uint", "min": 0, "max": 4095}]
 ROUNDS = 5
+READY = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Cost(NamedTuple):
@@ -45,9 +50,20 @@ class Cost(NamedTuple):
     bytes_out: float
 
 
-def run(options: Namespace, _site: BenchSite, _cores: Cores) -> int:
+class Started(NamedTuple):
+    """A lane that was started: seconds until it was ready, CPU and memory by then, bytes that it left on its disk."""
+
+    seconds: float
+    cpu_seconds: float
+    memory_bytes: int
+    disk_bytes: int
+
+
+def run(options: Namespace, site: BenchSite, cores: Cores) -> int:
     """Print the costs of what happens with so many studios; give the exit code."""
     call_command("migrate", verbosity=0)
+    republish_all()
+    with_nobody = _start_lane(site, cores, free_port())
     for index in range(options.studios):
         _make_studio(f"studio{index}")
     found = {"all published at first": _cost(republish_all)}
@@ -75,8 +91,39 @@ def run(options: Namespace, _site: BenchSite, _cores: Cores) -> int:
         for what, cost in found.items()
     ]
     print(table((f"{options.studios} studios", "ms of CPU", "queries", "bytes out of Redis"), rows))
+    port = free_port()
+    lanes = {
+        "with nobody": with_nobody,
+        "from Redis": _start_lane(site, cores, port),
+        "with its files": _start_lane(site, cores, port),
+    }
+    started = [
+        (
+            what,
+            f"{lane.seconds:.1f}",
+            f"{lane.cpu_seconds:.1f}",
+            number(lane.memory_bytes / 1e6),
+            number(lane.disk_bytes / 1e6),
+        )
+        for what, lane in lanes.items()
+    ]
+    print(f"\n{table(('a lane that starts', 's until ready', 's of CPU', 'MB of memory', 'MB on its disk'), started)}")
+    used: Any = publishing_client().info("memory")
+    print(f"Redis: {used['used_memory'] / 1e6:,.0f} MB")
     print(f"load of the machine: {os.getloadavg()[0]:.1f}")
     return 0
+
+
+def _start_lane(site: BenchSite, cores: Cores, port: int) -> Started:
+    launch = lane_launch(site, port, block_cache_mb=64)
+    with running(launch, port, site.logs / f"lane-{port}.log", cores.all, READY) as lane:
+        left = Path(launch.environment["RECSITE_VAR_DIR"]).rglob("*.snapshot")
+        return Started(
+            lane.seconds_to_ready,
+            cpu_seconds(lane.processes),
+            memory_bytes(lane.processes),
+            sum(path.stat().st_blocks * 512 for path in left),
+        )
 
 
 def _median(act: Callable[[], object]) -> Cost:
@@ -85,7 +132,13 @@ def _median(act: Callable[[], object]) -> Cost:
 
 def _cost(act: Callable[[], object]) -> Cost:
     before = _bytes_out()
-    with CaptureQueriesContext(connection) as queries:
+    queries: list[str] = []
+
+    def count(execute: Callable[..., Any], sql: str, *more: Any) -> Any:
+        queries.append(sql)
+        return execute(sql, *more)
+
+    with connection.execute_wrapper(count):
         started = time.process_time()
         act()
         used = time.process_time() - started

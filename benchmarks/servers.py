@@ -17,7 +17,7 @@ from benchmarks.machine import family, pinned
 from benchmarks.site import ROOT, BenchSite
 from recsite.embedded import free_port
 
-START_SECONDS = 40.0
+START_SECONDS = 120.0
 STOP_SECONDS = 15.0
 _PAUSE_SECONDS = 0.005
 
@@ -52,7 +52,7 @@ def running(launch: Launch, port: int, log: Path, cores: tuple[int, ...], first_
         first_request: is sent until it is answered with 200; then the server is ready.
 
     Raises:
-        NotReady: it ended, or did not give that answer within 40 s.
+        NotReady: it ended, or did not give that answer in two minutes.
     """
     with log.open("wb") as output, pinned(cores):
         began = time.perf_counter()
