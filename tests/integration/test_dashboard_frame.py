@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from datetime import timedelta
 from html.parser import HTMLParser
 
@@ -15,6 +16,7 @@ from django.template.loader import render_to_string
 from django.test import Client, RequestFactory
 from django.utils import timezone
 
+from recsite.dashboard import sign_in_limits
 from serving.http import PROBLEM
 from tenants.models import Role, Tenant, User
 from tests import factories
@@ -74,6 +76,32 @@ def test_sign_in__too_many_failures__says_how_long_to_wait(teammate: User) -> No
     assert "10 min" in answer.text
     right = post(client, "/sign-in", {"username": teammate.username, "password": factories.PASSWORD})
     assert right.status == 429
+
+
+def test_sign_in__one_password_on_many_names__slowed_by_address_before_any_is_hashed(
+    teammate: User, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sign_in_limits, "FAILURES_OF_AN_ADDRESS", 3)
+    for number in range(3):
+        assert post(Client(), "/sign-in", {"username": f"name{number}", "password": "wrong"}).status == 200
+    form = {"username": teammate.username, "password": factories.PASSWORD}
+    with monkeypatch.context() as patched:
+        patched.setattr("django.contrib.auth.forms.authenticate", pytest.fail)
+        answer = Client().post("/sign-in", form)
+    assert (answer.status_code, answer["Retry-After"]) == (429, "600")
+    assert "Too many sign-ins from your network have failed." in page(answer).text
+    assert Client(REMOTE_ADDR="192.0.2.7").post("/sign-in", form).status_code == 302
+
+
+def test_sign_in__too_many_passwords_at_once__told_to_wait_and_holds_no_thread(teammate: User) -> None:
+    form = {"username": teammate.username, "password": factories.PASSWORD}
+    with ExitStack() as others:
+        for _ in range(sign_in_limits.PASSWORDS_AT_ONCE):
+            others.enter_context(sign_in_limits.turn(RequestFactory().post("/sign-in")))
+        answer = Client().post("/sign-in", form)
+    assert (answer.status_code, answer["Retry-After"]) == (503, "5")
+    assert "Try again in a few seconds." in page(answer).text
+    assert Client().post("/sign-in", form).status_code == 302
 
 
 def test_sign_in__already_signed_in__does_not_bounce_to_where_it_was_refused(teammate: User) -> None:

@@ -7,8 +7,11 @@ from typing import Any
 from django import forms
 from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.views import LoginView, LogoutView
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
 
 from recsite.dashboard.forms.dashboard_form import InPlainWords
+from recsite.dashboard.sign_in_limits import SignInRefused, TooManyFailures, note_failure, turn
 
 
 class SignInForm(InPlainWords, AuthenticationForm):
@@ -36,6 +39,24 @@ class SignInPage(LoginView):
 
     template_name = "dashboard/sign_in.html"
     authentication_form = SignInForm
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Sign in, unless this address has failed too often, or too many do at this moment."""
+        try:
+            with turn(request):
+                return super().post(request, *args, **kwargs)
+        except SignInRefused as refused:
+            is_address = isinstance(refused, TooManyFailures)
+            status = 429 if is_address else 503
+            page = render(request, "dashboard/sign_in_refused.html", {"is_address": is_address}, status=status)
+            page["Retry-After"] = str(refused.seconds)
+            return page
+
+    def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
+        """Count it, and show what is wrong."""
+        if form.cleaned_data.get("password"):
+            note_failure(self.request)
+        return super().form_invalid(form)
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         """Return Django's context, and where to go on to."""
