@@ -133,7 +133,7 @@ def test_rollout__one_version__has_no_weights_to_type(client: Client, studio: Te
 
 def test_rollout__model_keyed_by_more_than_a_player__speaks_of_keys(client: Client, studio: Tenant) -> None:
     offers = make_offers(studio, key_fields=["country", "level_band"], unit_field="")
-    assert "What keys get now" in get(client, offers.url).text
+    assert "What keys get" in get(client, offers.url).text
     assert "10 % of keys change version" in preview(client, offers, weights(50, 40, 10)).text
 
 
