@@ -40,7 +40,10 @@ pytestmark = [
     pytest.mark.skipif(connection.vendor != "postgresql", reason="about PostgreSQL's SQL; test_postgres.py runs it"),
 ]
 # What the linter refuses and the release before can live with: by migration, the codes and why.
-ACCEPTED: dict[tuple[str, str], set[str]] = {}
+ACCEPTED: dict[tuple[str, str], set[str]] = {
+    # Both rules take the place of narrower ones, by which the release before writes.
+    ("models_registry", "0009_loads_cancelled_and_why_they_ended"): {"ADD_CHECK"},
+}
 
 
 class Analyser(PostgresqlAnalyser):
