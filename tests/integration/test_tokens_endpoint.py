@@ -166,10 +166,11 @@ def test_token__client_that_is_not_proved__is_401_and_nothing_more(
 def test_token__unknown_wrong_and_revoked__are_answered_alike(web: Client, credential: Credential) -> None:
     revoked = CredentialFactory.create(tenant=credential.tenant)
     credential_revoke(credential=revoked, actor=None, reason="")
+    named = {"X-Request-ID": "one-for-all"}  # which each would get another of
     answers = [
-        post_json(web, of(credential, client_secret="rsk_wrong")),
-        post_json(web, of(credential, client_id="cr_nobody")),
-        post_json(web, of(revoked)),
+        post_json(web, of(credential, client_secret="rsk_wrong"), **named),
+        post_json(web, of(credential, client_id="cr_nobody"), **named),
+        post_json(web, of(revoked), **named),
     ]
     assert len({(a.status_code, a.content, tuple(sorted(a.items()))) for a in answers}) == 1
 
