@@ -197,6 +197,8 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
+SESSION_ENGINE = "tenants.sessions"
+STAFF_SESSION_AGE = timedelta(hours=12)
 LOGIN_URL = "sign-in"
 LOGIN_REDIRECT_URL = "home"
 AXES_VERBOSE = False

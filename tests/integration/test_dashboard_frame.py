@@ -11,6 +11,7 @@ import pytest
 import redis
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
+from django.contrib.sessions.models import Session
 from django.db import OperationalError
 from django.template.loader import render_to_string
 from django.test import Client, RequestFactory
@@ -102,6 +103,30 @@ def test_sign_in__too_many_passwords_at_once__told_to_wait_and_holds_no_thread(t
     assert (answer.status_code, answer["Retry-After"]) == (503, "5")
     assert "Try again in a few seconds." in page(answer).text
     assert Client().post("/sign-in", form).status_code == 302
+
+
+def test_session__as_it_stands_in_the_database__signs_nobody_in(teammate: User) -> None:
+    client = signed_in(teammate)
+    stored = Session.objects.get().session_key
+    assert stored != client.cookies[settings.SESSION_COOKIE_NAME].value
+    thief = Client()
+    thief.cookies[settings.SESSION_COOKIE_NAME] = stored
+    assert get(thief, "/").location == "/sign-in?next=/"
+    assert get(client, "/").location.startswith("/studios/")
+
+
+def test_session__of_one_who_signs_out__is_gone(teammate: User) -> None:
+    client = signed_in(teammate)
+    post(client, "/sign-out")
+    assert not Session.objects.exists()
+
+
+@pytest.mark.parametrize(("is_staff", "hours"), [(True, 12), (False, 14 * 24)])
+def test_session__of_staff__ends_the_same_day(is_staff: bool, hours: int) -> None:
+    person = factories.UserFactory.create(is_staff=is_staff)
+    post(Client(), "/sign-in", {"username": person.username, "password": factories.PASSWORD})
+    left = Session.objects.get().expire_date - timezone.now()
+    assert abs(left - timedelta(hours=hours)) < timedelta(minutes=5)
 
 
 def test_sign_in__already_signed_in__does_not_bounce_to_where_it_was_refused(teammate: User) -> None:
