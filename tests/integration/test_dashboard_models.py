@@ -106,7 +106,7 @@ def test_models__no_lane_runs__says_so_and_nothing_is_called_serving(
     assert "2026-11-c 10 % Loaded" in text
     assert "Serving" not in get(client, f"{url}/offers").text
     now_ms = int(timezone.now().timestamp() * 1000)
-    valkey.hset(processes_name(settings.REDIS_PREFIX), "lane-1", str(now_ms))
+    valkey.hset(processes_name(settings.REDIS_PREFIX), "lane:rack-7:1", str(now_ms))
     assert said not in get(client, url).text
 
 

@@ -124,7 +124,7 @@ def test_why__player_without_a_row__gets_the_default(client: Client, offers: Off
 def test_why__no_row_and_no_default__is_nothing(client: Client, studio: Tenant, valkey: redis.Redis) -> None:
     offers = make_offers(studio, default_answer=None, weights={0: 10_000})
     put_rows(valkey, offers.a, [(["somebody-else"], {"offer_id": 1, "discount": 0})])
-    assert "the model has no default: nothing (204)" in get(client, f"{offers.url}/why?player_id=p1").text
+    assert "2026-11-a has no default: nothing (204)" in get(client, f"{offers.url}/why?player_id=p1").text
 
 
 def test_why__tester__is_said(client: Client, offers: Offers) -> None:
