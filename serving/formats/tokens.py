@@ -176,9 +176,10 @@ def check_with_pyjwt(token: bytes, public_key: Any, algorithm: str) -> Payload:
     """
     try:
         # PyJWT reads past padding, stray bits and bytes that are no base64url: one token would have many spellings.
-        for segment in token.split(b"."):
-            base64url_decode(segment)
-        return msgspec.convert(jwt.decode(token, public_key, algorithms=[algorithm], options=_SIGNATURE_ALONE), Payload)
+        _, payload, _ = [base64url_decode(segment) for segment in token.split(b".")]
+        jwt.decode(token, public_key, algorithms=[algorithm], options=_SIGNATURE_ALONE)
+        # PyJWT also reads UTF-16, and UTF-8 behind a byte order mark; our own tokens' payloads are read as this does.
+        return _payloads.decode(payload)
     except jwt.InvalidSignatureError:
         raise BadToken("signature", "it does not fit") from None
     except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:

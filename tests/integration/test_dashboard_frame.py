@@ -115,6 +115,11 @@ def test_session__as_it_stands_in_the_database__signs_nobody_in(teammate: User) 
     assert get(client, "/").location.startswith("/studios/")
 
 
+@pytest.mark.parametrize("path", ["/password", "/api/"])
+def test_page_of_a_person__is_kept_by_nobody(path: str, teammate: User) -> None:
+    assert "no-store" in signed_in(teammate).get(path)["Cache-Control"]
+
+
 def test_session__of_one_who_signs_out__is_gone(teammate: User) -> None:
     client = signed_in(teammate)
     post(client, "/sign-out")

@@ -231,6 +231,14 @@ def test_claims__missing_or_odd__refused(changes: dict[str, Any]) -> None:
     refuse(jwt.api_jws.encode(json.dumps(payload).encode(), ED, "EdDSA", headers={"kid": "cr_ed"}))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_payload__in_another_encoding__refused(encoding: str) -> None:
+    refuse(signed(OWN_SEGMENT, json.dumps(claims()).encode(encoding)))
+    payload = json.dumps(claims(iss="the-studio"))
+    assert caller(jwt.api_jws.encode(payload.encode(), ED, "EdDSA", headers={"kid": "cr_ed"}))
+    refuse(jwt.api_jws.encode(payload.encode(encoding), ED, "EdDSA", headers={"kid": "cr_ed"}))
+
+
 @pytest.mark.parametrize(
     "payload",
     [

@@ -15,6 +15,7 @@ from django.shortcuts import render
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.text import slugify
+from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from recsite.api.authentication import STUDIO_HEADER
@@ -82,6 +83,7 @@ class Group:
     operations: tuple[Operation, ...]
 
 
+@never_cache
 @require_safe
 def reference(request: HttpRequest) -> HttpResponse:
     """Show the page. It is the same for everybody; somebody who is signed in can send requests from it."""

@@ -11,6 +11,8 @@ from django.db import transaction
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import reverse_lazy
+from django.utils.decorators import method_decorator
+from django.views.decorators.cache import never_cache
 
 from recsite.dashboard.forms.dashboard_form import InPlainWords
 from tenants.models import User
@@ -44,6 +46,7 @@ class OwnPasswordForm(NewPasswordForm, PasswordChangeForm):
         self.fields["old_password"].label = "Password now"
 
 
+@method_decorator(never_cache, name="dispatch")
 class OwnPasswordPage(PasswordChangeView):
     """Asks for the password now and a new one. Other sessions of the person end; this one goes on."""
 
