@@ -60,6 +60,7 @@ class Action(StrEnum):
     MODEL_SET_DEFAULT = "model.set_default", Kind.MODELS, "Default answer changed"
     LAYOUT_ADD = "layout.add", Kind.MODELS, "Layout added"
     VERSION_CREATE = "version.create", Kind.MODELS, "Version created"
+    VERSION_ARCHIVE = "version.archive", Kind.MODELS, "Version archived"
     SOURCE_SET = "source.set", Kind.MODELS, "Source changed"
     SCHEDULE_SET = "schedule.set", Kind.MODELS, "Schedule set"
     SCHEDULE_REMOVE = "schedule.remove", Kind.MODELS, "Schedule removed"

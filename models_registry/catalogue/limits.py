@@ -6,6 +6,7 @@ Under the studio's lock, so that of two at once the second sees what the first t
 from __future__ import annotations
 
 import msgspec
+from django.db.models import Exists, OuterRef, Q
 
 from models_registry.models import Layout, Load, LoadState, Override, RecommendationModel, Version
 from serving.formats.keys import SLOTS
@@ -68,14 +69,17 @@ def publishable_bytes(tenant: Tenant) -> int:
     may be refused for its size.
     """
     models = RecommendationModel.objects.for_tenant(tenant)
+    versions = Version.objects.unscoped().filter(layout=OuterRef("pk"))
+    # A layout that only archived versions have is published no more.
+    layouts = Layout.objects.for_tenant(tenant).filter(~Exists(versions) | Q(Exists(versions.filter(archived_at=None))))
     documents = [
-        *Layout.objects.for_tenant(tenant).values_list("fields", flat=True),
-        *Layout.objects.for_tenant(tenant).exclude(default_answer=None).values_list("default_answer", flat=True),
+        *layouts.values_list("fields", flat=True),
+        *layouts.exclude(default_answer=None).values_list("default_answer", flat=True),
         *models.exclude(default_answer=None).values_list("default_answer", flat=True),
         list(Override.objects.for_tenant(tenant).values_list("unit", flat=True)),
     ]
     return (
         sum(len(msgspec.msgpack.encode(document)) for document in documents)
         + models.count() * SLOTS
-        + Version.objects.for_tenant(tenant).count() * VERSION_BYTES
+        + Version.objects.for_tenant(tenant).filter(archived_at=None).count() * VERSION_BYTES
     )

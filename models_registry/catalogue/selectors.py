@@ -16,6 +16,7 @@ from django.db.models import Count, F, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
+from models_registry.catalogue.codes import CodeNames, code_names, code_names_of
 from models_registry.models import (
     RUNNING_STATES,
     CredentialUse,
@@ -273,7 +274,7 @@ def _summaries(
     newest_load = Load.objects.unscoped().filter(version=OuterRef("pk"), is_dry_run=False).order_by("-fence")
     versions = (
         Version.objects.for_tenant(tenant)
-        .filter(model__in=[model.pk for model in models])
+        .filter(model__in=[model.pk for model in models], archived_at=None)
         .select_related("layout", "source", "active_table__load")
         .defer("active_table__load__report", "active_table__load__source_location", "source__location")
         .annotate(newest_load_id=Subquery(newest_load.values("pk")[:1]))
@@ -302,26 +303,35 @@ def _summaries(
 # --- Rollouts -------------------------------------------------------------------------------------------------------
 
 
-def history_of(
-    model: RecommendationModel, names: Mapping[int, str], *, after: int | str | None = None, limit: int = 20
-) -> Page[HistoryLine]:
-    """Return one page of the lines of a model's rollout, newest first. One query.
+def history_of(summary: ModelSummary, *, after: int | str | None = None, limit: int = 20) -> Page[HistoryLine]:
+    """Return one page of the lines of a model's rollout, newest first; `after` is the cursor's value.
 
-    `names` are its versions' by code, `after` is the cursor's value.
+    One query, and one more where a version of these lines is archived.
     """
+    model = summary.model
     rows = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model)
     rows = rows.select_related("restores").defer("allocation", "restores__allocation")
     page = page_of(rows, by="number", limit=limit, after=after, is_descending=True)
+    revisions = [*page.rows, page.beyond]
+    since = {state.code: state.version.created_at for state in summary.versions}
+    are_there = all(
+        code in since and since[code] <= revision.created_at
+        for revision in revisions
+        if revision is not None
+        for code in weights_by_code(revision.weights_bp)
+    )
+    names = code_names([state.version for state in summary.versions]) if are_there else code_names_of(model)
     lines = [
         _line(newer, older, names, is_newest=after is None and number == 0)
-        for number, (newer, older) in enumerate(pairwise([*page.rows, page.beyond]))
+        for number, (newer, older) in enumerate(pairwise(revisions))
     ]
     return Page(lines, page.next_cursor, None)
 
 
 def _line(
-    revision: RolloutRevision, before: RolloutRevision | None, names: Mapping[int, str], *, is_newest: bool
+    revision: RolloutRevision, before: RolloutRevision | None, code_names: CodeNames, *, is_newest: bool
 ) -> HistoryLine:
+    names = code_names.at(revision.created_at)
     was = weights_by_code(before.weights_bp) if before else {}
     became = weights_by_code(revision.weights_bp)
     changes = [

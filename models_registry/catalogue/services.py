@@ -7,12 +7,16 @@ after another (`lock_tenant`): two writes to one studio never interleave, and fe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from django.db import transaction
 from django.db.models import Q
+from django.utils import timezone
 
 from models_registry.catalogue.acts import lock_model, record_act
+from models_registry.catalogue.archiving import check_in_use
+from models_registry.catalogue.codes import free_code
 from models_registry.catalogue.limits import check_published_size
 from models_registry.catalogue.rules import (
     as_dict,
@@ -201,7 +205,9 @@ def newest_layout(model: RecommendationModel) -> Layout:
 def layouts_in_use(model: RecommendationModel) -> list[Layout]:
     """Return each layout that a version has, and the newest, which the next version gets; newest first. Two queries."""
     newest = newest_layout(model)
-    rows = Layout.objects.for_tenant(model.tenant).filter(Q(versions__isnull=False) | Q(pk=newest.pk), model=model)
+    rows = Layout.objects.for_tenant(model.tenant).filter(
+        Q(versions__isnull=False, versions__archived_at=None) | Q(pk=newest.pk), model=model
+    )
     found = list(rows.distinct().order_by("-revision"))
     for layout in found:
         layout.model = model
@@ -259,6 +265,7 @@ def version_create(
     source_location: str,
     actor: User | None,
     layout: Layout | None = None,
+    now: datetime | None = None,
 ) -> Version:
     """Make a version with its source. The model's first one gets all of its units (rollout revision 1).
 
@@ -269,9 +276,10 @@ def version_create(
         source_location: a path or glob, project.dataset.table, or the text of a query.
         actor: who makes it.
         layout: one of the model's; the newest without it.
+        now: the present, without it the clock's.
 
     Raises:
-        RuleBroken: the name is taken, the studio may not read the source, or all 256 codes have been used.
+        RuleBroken: the name is taken, the studio may not read the source, or there is no code for it.
         LimitReached: the studio would have more than serving may be given of it.
     """
     check_version_name(name)
@@ -283,7 +291,9 @@ def version_create(
         location = check_source(model.tenant, source_kind, source_location)
         if Version.objects.for_tenant(model.tenant).filter(model=model, name=name).exists():
             raise RuleBroken(f"This model already has a version “{name}”.", field="name")
-        version = Version.objects.create(model=model, name=name, code=_free_code(model), layout=layout)
+        version = Version.objects.create(
+            model=model, name=name, code=free_code(model, now or timezone.now()), layout=layout
+        )
         Source.objects.create(version=version, kind=source_kind, location=location)
         check_published_size(model.tenant, field="name")
         if not RolloutRevision.objects.for_tenant(model.tenant).filter(model=model).exists():
@@ -307,6 +317,7 @@ def source_set(*, version: Version, kind: str, location: str, actor: User | None
     with transaction.atomic():
         model = version.model
         lock_model(model)
+        check_in_use(version)
         location = check_source(model.tenant, kind, location)
         before = Source.objects.for_tenant(model.tenant).filter(version=version).first()
         if before is not None and (before.kind, before.location) == (kind, location):
@@ -336,18 +347,6 @@ def _start_rollout(version: Version, actor: User | None) -> None:
         actor_name=audit.name_of(actor),
         reason="",
     )
-
-
-def _free_code(model: RecommendationModel) -> int:
-    """Return the lowest code that no version of the model has or had: phones may still hold an answer with it."""
-    used = set(Version.objects.for_tenant(model.tenant).filter(model=model).values_list("code", flat=True))
-    revisions = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model)
-    for weights in revisions.values_list("weights_bp", flat=True).iterator():
-        used.update(int(code) for code in weights)
-    free = next((code for code in range(MAX_CODE + 1) if code not in used), None)
-    if free is None:
-        raise RuleBroken(f"“{model.slug}” has used all 256 version codes. Make a new model.")
-    return free
 
 
 def _save_default(layout: Layout, answer: dict[str, Any] | None) -> None:

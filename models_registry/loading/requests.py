@@ -14,6 +14,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from models_registry.catalogue.acts import record, record_act
+from models_registry.catalogue.archiving import check_in_use
 from models_registry.catalogue.limits import check_load_may_wait
 from models_registry.catalogue.rules import check_source
 from models_registry.loading.broker import hand_over
@@ -68,6 +69,7 @@ def load_request(
     with transaction.atomic():
         model = version.model
         lock_tenant(model.tenant)
+        check_in_use(version)
         if source_kind is not None:
             kind, location = source_kind, check_source(model.tenant, source_kind, source_location)
         else:
@@ -100,6 +102,7 @@ def load_waive(*, load: Load, actor: User | None, reason: str) -> Load:
     with transaction.atomic():
         version, model = load.version, load.version.model
         lock_tenant(model.tenant)
+        check_in_use(version)
         loads = Load.objects.for_tenant(model.tenant).filter(version=version)
         load = loads.get(pk=load.pk)
         _check_may_be_waived(load)

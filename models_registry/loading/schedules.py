@@ -17,6 +17,7 @@ from django.db import transaction
 from django.utils import timezone as clock
 
 from models_registry.catalogue.acts import record
+from models_registry.catalogue.archiving import check_in_use
 from models_registry.loading.requests import load_request
 from models_registry.models import RUNNING_STATES, Load, Schedule, ScheduleKind, Version
 from tenants import audit
@@ -74,6 +75,7 @@ def schedule_set(
     with transaction.atomic():
         model = version.model
         lock_tenant(model.tenant)
+        check_in_use(version)
         held = Schedule.objects.for_tenant(model.tenant).filter(version=version).first()
         wanted = Schedule(pk=held.pk if held else None, version=version, is_enabled=is_enabled, **values)
         next_run_at = next_run(wanted, clock.now())
@@ -117,6 +119,7 @@ def freshness_set(*, version: Version, actor: User | None, minutes: int | None) 
     with transaction.atomic():
         model = version.model
         lock_tenant(model.tenant)
+        check_in_use(version)
         version.refresh_from_db(fields=["freshness_minutes"])
         before = version.freshness_minutes
         if before != minutes:

@@ -127,7 +127,10 @@ class Layout(TenantOwned):
 
 
 class Version(TenantOwned):
-    """One trained version of a model, with its own source. `code` is its byte in bit-packed answers."""
+    """One trained version of a model, with its own source. `code` is its byte in bit-packed answers.
+
+    An archived one has given its code back: that was `former_code`, and `code` is a number above all bytes.
+    """
 
     tenant_path = "model__tenant"
 
@@ -151,6 +154,8 @@ class Version(TenantOwned):
     last_fence = models.PositiveBigIntegerField(default=0, editable=False)
     active_fence = models.PositiveBigIntegerField(default=0, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
+    archived_at = models.DateTimeField(null=True, blank=True, editable=False)
+    former_code = models.PositiveSmallIntegerField(null=True, blank=True, editable=False)
 
     objects = TenantOwnedManager()
 
@@ -159,7 +164,11 @@ class Version(TenantOwned):
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["model", "name"], name="version_name_unique_in_model"),
             models.UniqueConstraint(fields=["model", "code"], name="version_code_unique_in_model"),
-            models.CheckConstraint(condition=Q(code__lte=MAX_CODE), name="version_code_one_byte"),
+            models.CheckConstraint(
+                condition=Q(archived_at=None, former_code=None, code__lte=MAX_CODE)
+                | Q(archived_at__isnull=False, former_code__isnull=False, former_code__lte=MAX_CODE, code__gt=MAX_CODE),
+                name="version_code_one_byte_until_archived",
+            ),
             models.CheckConstraint(condition=Q(active_fence__lte=F("last_fence")), name="version_fence_order"),
             models.CheckConstraint(
                 condition=(Q(active_table=None) | Q(previous_table=None) | ~Q(active_table=F("previous_table")))
@@ -177,6 +186,11 @@ class Version(TenantOwned):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def byte(self) -> int:
+        """Its byte in bit-packed answers, also of one that is archived."""
+        return self.code if self.former_code is None else self.former_code
 
 
 class SourceKind(models.TextChoices):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from django.db import transaction
 from django.db.models import Max
 
 from models_registry.catalogue.acts import record_act
+from models_registry.catalogue.codes import code_names_of
 from models_registry.catalogue.selectors import ModelSummary, model_summary, name_of, weights_by_code
-from models_registry.models import BASIS_POINTS, RecommendationModel, RolloutRevision, Version, new_salt
+from models_registry.models import BASIS_POINTS, MAX_CODE, RecommendationModel, RolloutRevision, Version, new_salt
 from models_registry.rollouts.allocation import (
     HISTORY,
     Flow,
@@ -65,8 +67,9 @@ def rollout_preview(*, model: RecommendationModel, weights_bp: Mapping[int, int]
         RuleBroken: as `rollout_reweight`, but the present weights are fine and move nothing.
     """
     current = _current_or_refuse(model)
-    weights = _check_weights(model, weights_bp)
-    return _effect(current, current.salt, _next_allocation(current, weights))
+    in_use = _in_use(model)
+    weights = _check_weights(in_use, weights_bp)
+    return _effect(current, current.salt, _next_allocation(current, weights, in_use))
 
 
 def rollout_go_back_preview(*, model: RecommendationModel, number: int) -> Effect:
@@ -77,6 +80,7 @@ def rollout_go_back_preview(*, model: RecommendationModel, number: int) -> Effec
     """
     current = _current_or_refuse(model)
     target = _revision_or_refuse(model, number)
+    _check_still_there(model, target)
     return _effect(current, target.salt, bytes(target.allocation))
 
 
@@ -166,13 +170,14 @@ def rollout_reweight(
     reason = check_reason(reason)
     with transaction.atomic():
         current = _lock_current(model, based_on)
-        weights = _check_weights(model, weights_bp)
+        in_use = _in_use(model)
+        weights = _check_weights(in_use, weights_bp)
         if weights == weights_by_code(current.weights_bp):
             raise RuleBroken("These are already the current weights.", field="weights_bp")
         if not despite_cautions:
             _check_cautions(model, weights)
         act = audit.Action.ROLLOUT_REWEIGHT, f"Changed the weights of “{model.slug}”"
-        return _save(current, actor, reason, act, allocation=_next_allocation(current, weights))
+        return _save(current, actor, reason, act, allocation=_next_allocation(current, weights, in_use))
 
 
 def rollout_switch_off(
@@ -194,7 +199,7 @@ def rollout_switch_off(
             raise RuleBroken(f"“{version.name}” has no weight to take away.", field="version")
         act = audit.Action.ROLLOUT_SWITCH_OFF, f"Switched off “{version.name}” of “{model.slug}”"
         weights = weights_without(present, version.code)
-        return _save(current, actor, reason, act, allocation=_next_allocation(current, weights))
+        return _save(current, actor, reason, act, allocation=_next_allocation(current, weights, _in_use(model)))
 
 
 def rollout_go_back(
@@ -210,10 +215,10 @@ def rollout_go_back(
     with transaction.atomic():
         current = _lock_current(model, based_on)
         target = _revision_or_refuse(model, number)
+        _check_still_there(model, target)
         same = (target.salt, bytes(target.allocation), target.serves_default)
         if same == (current.salt, bytes(current.allocation), current.serves_default):
             raise RuleBroken(f"The current weights are already those of revision {number}.", field="number")
-        _check_weights(model, weights_by_code(target.weights_bp))
         act = audit.Action.ROLLOUT_GO_BACK, f"Went back to revision {number} of “{model.slug}”"
         served: dict[str, Any] = {"allocation": bytes(target.allocation), "serves_default": target.serves_default}
         return _save(current, actor, reason, act, restores=target, **served)
@@ -264,7 +269,9 @@ def rollout_new_phase(
     reason = check_reason(reason)
     with transaction.atomic():
         current = _lock_current(model, based_on)
-        weights = weights_by_code(current.weights_bp) if weights_bp is None else _check_weights(model, weights_bp)
+        weights = (
+            weights_by_code(current.weights_bp) if weights_bp is None else _check_weights(_in_use(model), weights_bp)
+        )
         if not despite_cautions:
             _check_cautions(model, weights)
         phases = RolloutRevision.objects.for_tenant(model.tenant).filter(model=model)
@@ -303,19 +310,39 @@ def _revision_or_refuse(model: RecommendationModel, number: int) -> RolloutRevis
     return found
 
 
-def _check_weights(model: RecommendationModel, weights_bp: Mapping[int, int]) -> dict[int, int]:
+def _check_weights(in_use: Mapping[int, datetime], weights_bp: Mapping[int, int]) -> dict[int, int]:
     """Return the weights above zero by code; RuleBroken unless they are whole, sum to 10,000 and name versions."""
     for bp in weights_bp.values():
         if isinstance(bp, bool) or not isinstance(bp, int) or not 0 <= bp <= BASIS_POINTS:
             raise RuleBroken("Each weight must be from 0 to 100 %, in steps of 0.01 %.", field="weights_bp")
-    known = set(Version.objects.for_tenant(model.tenant).filter(model=model).values_list("code", flat=True))
     weights = {code: bp for code, bp in weights_bp.items() if bp}
-    if not known.issuperset(weights):
+    if not in_use.keys() >= weights.keys():
         raise RuleBroken("A weight names a version that this model does not have.", field="weights_bp")
     total = sum(weights.values())
     if total != BASIS_POINTS:
         raise RuleBroken(f"The weights sum to {percent(total)}. They must sum to 100 %.", field="weights_bp")
     return dict(sorted(weights.items()))
+
+
+def _in_use(model: RecommendationModel) -> dict[int, datetime]:
+    """Return the codes of a model's versions, each with when its version was made. One query."""
+    rows = Version.objects.for_tenant(model.tenant).filter(model=model, archived_at=None)
+    return dict(rows.values_list("code", "created_at"))
+
+
+def _check_still_there(model: RecommendationModel, target: RolloutRevision) -> None:
+    """Refuse to go back to a revision that gives units to a version which is archived: another may have its code."""
+    names = code_names_of(model).at(target.created_at)
+    kept = set(
+        Version.objects.for_tenant(model.tenant).filter(model=model, archived_at=None).values_list("name", flat=True)
+    )
+    for code in sorted(weights_by_code(target.weights_bp)):
+        if names.get(code) not in kept:
+            name = name_of(code, names)
+            raise RuleBroken(
+                f"Revision {target.number} has players for {name}, which the model does not have any more.",
+                field="number",
+            )
 
 
 def _check_cautions(model: RecommendationModel, weights: Mapping[int, int]) -> None:
@@ -325,12 +352,24 @@ def _check_cautions(model: RecommendationModel, weights: Mapping[int, int]) -> N
         raise CautionsUnseen(f"{words} Nothing was saved.", field="despite_cautions")
 
 
-def _next_allocation(current: RolloutRevision, weights: Mapping[int, int]) -> bytes:
+def _next_allocation(current: RolloutRevision, weights: Mapping[int, int], in_use: Mapping[int, datetime]) -> bytes:
     """Return the map that the next revision would have with these weights."""
     phase = RolloutRevision.objects.unscoped().filter(model_id=current.model_id, phase=current.phase)
-    before = phase.filter(number__lt=current.number).order_by("-number").values_list("allocation", flat=True)
-    history = [bytes(allocation) for allocation in before[:HISTORY]][::-1]
+    before = phase.filter(number__lt=current.number).order_by("-number").values_list("allocation", "created_at")
+    rows = list(before[:HISTORY])[::-1]
+    history = [_without_others(bytes(allocation), weights, in_use, saved_at) for allocation, saved_at in rows]
     return reallocate(bytes(current.allocation), weights, current.salt, current.number + 1, history)
+
+
+def _without_others(
+    allocation: bytes, weights: Mapping[int, int], since: Mapping[int, datetime], saved_at: datetime
+) -> bytes:
+    """Return a map of before without the slots of archived versions whose codes others have now: those owe nothing."""
+    reused = bytes(code for code in weights if code in since and since[code] > saved_at and code in allocation)
+    if not reused:
+        return allocation
+    spare = next(code for code in range(MAX_CODE, -1, -1) if code not in weights)
+    return allocation.translate(bytes.maketrans(reused, bytes([spare]) * len(reused)))
 
 
 def _effect(current: RolloutRevision, salt: str, allocation: bytes) -> Effect:

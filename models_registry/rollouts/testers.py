@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.db import transaction
 
 from models_registry.catalogue.acts import lock_model, record_act
+from models_registry.catalogue.archiving import check_in_use
 from models_registry.catalogue.limits import check_published_size, check_tester_may_be_added
 from models_registry.models import Override, RecommendationModel, Version
 from serving.formats.tokens import is_unit
@@ -28,6 +29,7 @@ def set_tester(
         raise RuleBroken("This version belongs to another model.", field="version")
     with transaction.atomic():
         lock_model(model)
+        check_in_use(version)
         rows = Override.objects.for_tenant(model.tenant).select_related("version")
         before = rows.filter(model=model, unit=unit).first()
         if before is not None and (before.version, before.note) == (version, note):

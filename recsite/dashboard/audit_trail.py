@@ -13,6 +13,7 @@ from django.db.models import Q
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 
+from models_registry.catalogue.codes import CodeNames, code_names
 from models_registry.models import Version
 from tenants.audit import Kind
 from tenants.figures import NOTHING, exact, number, percent
@@ -115,7 +116,7 @@ def trail_page(tenant: Tenant, wanted: TrailFilter, *, after: int | str | None =
     """Return one page of lines, after what `read_cursor` read. Two queries."""
     # By id, not by time: many entries can be of one instant.
     page = page_of(trail_rows(tenant, wanted), by="pk", limit=PAGE_SIZE, after=after, is_descending=True)
-    names = _version_names(tenant, page.rows)
+    names = _code_names(tenant, page.rows)
     lines = [TrailLine(entry, _changes(entry, names), _subject_url(tenant, entry.subject)) for entry in page.rows]
     return Page(lines, page.next_cursor, None)
 
@@ -123,24 +124,24 @@ def trail_page(tenant: Tenant, wanted: TrailFilter, *, after: int | str | None =
 # --- In words ---------------------------------------------------------------------------------------------------------
 
 
-def _version_names(tenant: Tenant, entries: Iterable[AuditEntry]) -> dict[str, dict[str, str]]:
-    """Return versions' names by code, by model; one query, none where no entry has weights."""
+def _code_names(tenant: Tenant, entries: Iterable[AuditEntry]) -> dict[str, CodeNames]:
+    """Return by model which versions had which code when; one query, none where no entry has weights."""
     slugs = {entry.subject.removeprefix("model ") for entry in entries if _WEIGHTS in (entry.after or {})}
     if not slugs:
         return {}
-    names: dict[str, dict[str, str]] = {}
-    found = Version.objects.for_tenant(tenant).filter(model__slug__in=slugs)
-    for slug, code, name in found.values_list("model__slug", "code", "name"):
-        names.setdefault(slug, {})[str(code)] = name
-    return names
+    found: dict[str, list[Version]] = {}
+    for version in Version.objects.for_tenant(tenant).filter(model__slug__in=slugs).select_related("model"):
+        found.setdefault(version.model.slug, []).append(version)
+    return {slug: code_names(versions) for slug, versions in found.items()}
 
 
-def _changes(entry: AuditEntry, names: Mapping[str, Mapping[str, str]]) -> list[Change]:
+def _changes(entry: AuditEntry, names: Mapping[str, CodeNames]) -> list[Change]:
     before, after = entry.before or {}, entry.after or {}
     changes = []
     for name in dict.fromkeys([*before, *after]):
         if name == _WEIGHTS:
-            versions = names.get(entry.subject.removeprefix("model "), {})
+            held = names.get(entry.subject.removeprefix("model "))
+            versions = {str(code): name for code, name in held.at(entry.at).items()} if held else {}
             changes += _weights(before.get(name) or {}, after.get(name) or {}, versions)
         elif name not in before or name not in after or before[name] != after[name]:
             was = _words(name, before[name]) if name in before else None

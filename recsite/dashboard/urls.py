@@ -73,6 +73,7 @@ urlpatterns = [
     path(f"{_MODEL}/settings", editing.model_settings, name="model-settings"),
     path(f"{_MODEL}/new-version", editing.version_new, name="version-new"),
     path(_VERSION, versions.version, name="version"),
+    path(f"{_VERSION}/archive", versions.version_archive_page, name="version-archive"),
     path(f"{_VERSION}/source", versions.version_source, name="version-source"),
     path(f"{_VERSION}/load", versions.version_load, name="version-load"),
     path(f"{_VERSION}/dry-run", versions.version_dry_run, name="version-dry-run"),

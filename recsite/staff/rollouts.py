@@ -9,6 +9,7 @@ from django.db.models import Prefetch
 from django.http import HttpRequest
 from unfold.decorators import display
 
+from models_registry.catalogue.codes import code_names
 from models_registry.catalogue.selectors import name_of, weights_by_code
 from models_registry.models import Override, RolloutRevision, Version
 from recsite.staff.columns import ModelFilter
@@ -33,7 +34,10 @@ class RolloutRevisionAdmin(ReadOnlyAdmin):
 
     def get_queryset(self, request: HttpRequest) -> Any:
         """Leave the maps behind; bring names along."""
-        versions = Prefetch("model__versions", queryset=Version.objects.unscoped().only("pk", "model", "code", "name"))
+        versions = Prefetch(
+            "model__versions",
+            queryset=Version.objects.unscoped().only("model", "code", "former_code", "name", "created_at"),
+        )
         rows = super().get_queryset(request).defer("allocation", "restores__allocation")
         return rows.select_related("model__tenant", "restores").prefetch_related(versions)
 
@@ -42,7 +46,7 @@ class RolloutRevisionAdmin(ReadOnlyAdmin):
     @display(description="Weights")
     def weights(self, revision: Any) -> str:
         """Return each version's weight, the largest first."""
-        names = {version.code: version.name for version in revision.model.versions.all()}
+        names = code_names(revision.model.versions.all()).at(revision.created_at)
         shares = sorted(weights_by_code(revision.weights_bp).items(), key=lambda item: (-item[1], item[0]))
         return " · ".join(f"{name_of(code, names)} {percent(bp)}" for code, bp in shares if bp)
 

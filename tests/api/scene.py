@@ -20,6 +20,7 @@ from tests.factories import DEFAULT_ANSWER, LAYOUT, LoadFactory, TableFactory
 MODEL = "offers"
 SERVED_MODEL = "levels"
 VERSIONS = ["2026-10-c", "2026-11-a"]
+UNUSED_VERSION = "2026-09-b"
 MEMBER = "mara"
 REJECTED_FENCE = 8
 RUNNING_FENCE = 9
@@ -90,6 +91,13 @@ def _make_model(studio: Tenant, admin: User, local_root: str) -> None:
     for bp in (1000, 1500, 3000):
         rollout_reweight(model=model, weights_bp={0: 10_000 - bp, 1: bp}, actor=admin, reason="")
     set_tester(model=model, unit=UNIT, version=version, actor=admin)
+    version_create(
+        model=model,
+        name=UNUSED_VERSION,
+        source_kind="parquet",
+        source_location=f"{local_root}/offers.parquet",
+        actor=admin,
+    )
 
 
 def _make_served_model(studio: Tenant, admin: User, local_root: str) -> RecommendationModel:

@@ -20,6 +20,7 @@ FORMS_OF_MANAGERS: dict[str, dict[str, Any]] = {
     f"/models/{MODEL}/serve-default": {},
     f"/models/{MODEL}/versions/a/switch-off": {},
     f"/models/{MODEL}/versions/a/load": {},
+    f"/models/{MODEL}/versions/b/archive": {},
     f"/models/{MODEL}/testers": {"unit": "p1", "version": "a"},
     f"/models/{MODEL}/settings": {"part": "basics", "name": "Taken over"},
     f"/models/{MODEL}/new-version": {"name": "x"},

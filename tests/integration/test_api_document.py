@@ -25,6 +25,7 @@ from tests.api.scene import (
     RUNNING_FENCE,
     TOKEN_ID,
     UNIT,
+    UNUSED_VERSION,
     VERSIONS,
     Scene,
     make_scene,
@@ -129,7 +130,8 @@ def test_example__sent_as_it_is__works_and_is_answered_like_its_example(scene: S
         client = token_client(TenantFactory.create())
     query = f"?unit={UNIT}" if name == "overrides_remove" else ""
     fences = {"version_loads_activate_anyway": REJECTED_FENCE, "version_loads_cancel": RUNNING_FENCE}
-    names = {**NAMES, "fence": str(fences.get(name, NAMES["fence"]))}
+    version = UNUSED_VERSION if name == "versions_archive" else NAMES["version"]
+    names = {**NAMES, "version": version, "fence": str(fences.get(name, NAMES["fence"]))}
 
     answer = client.ask(method, path.format(**names) + query, content_of(told.get("requestBody", {})))
 

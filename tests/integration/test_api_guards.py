@@ -61,6 +61,7 @@ ACTS: dict[tuple[str, str], Guard] = {
     ("api-model-default", "PUT"): AGAIN,
     ("api-layouts", "POST"): KEYED | AGAIN,
     ("api-versions", "POST"): KEYED | AGAIN,
+    ("api-version-archive", "POST"): KEYED | AGAIN,
     ("api-version-source", "PUT"): AGAIN,
     ("api-version-roll-back", "POST"): KEYED,
     ("api-version-schedule", "PUT"): AGAIN,

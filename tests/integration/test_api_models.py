@@ -196,6 +196,7 @@ def test_version__made__gets_all_units_if_it_is_the_first(offers: Recommendation
         "freshness_minutes": None,
         "is_late": False,
         "last_fence": 0,
+        "archived_at": None,
         "created_at": None,
     }
     assert (second.body["code"], second.body["weight_bp"]) == (1, 0)

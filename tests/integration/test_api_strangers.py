@@ -110,6 +110,7 @@ CASES: dict[tuple[str, str], Case] = {
     ("api-version-schedule", "DELETE"): Case("models/{model}/versions/{version}/schedule", status=204),
     ("api-version-freshness", "PUT"): Case("models/{model}/versions/{version}/freshness", {"freshness_minutes": 60}),
     ("api-version-loads", "GET"): Case("models/{model}/versions/{version}/loads"),
+    ("api-version-archive", "POST"): Case("models/{model}/versions/v3/archive", {"reason": "old"}, 200),
     ("api-version-loads", "POST"): Case("models/{model}/versions/{version}/loads", {}, 201),
     ("api-version-load", "GET"): Case("models/{model}/versions/{version}/loads/1"),
     ("api-version-load-activate", "POST"): Case(
@@ -225,7 +226,7 @@ def make_scene() -> Scene:
         version_create(
             model=model, name=name, source_kind=SOURCE["kind"], source_location=SOURCE["location"], actor=owner
         )
-        for name in ("v1", "v2")
+        for name in ("v1", "v2", "v3")
     ]
     load_request(version=versions[0], actor=owner)
     tables = [

@@ -636,3 +636,35 @@ def test_pages__with_50_studios_of_5_models_and_3_versions__take_at_most_15_quer
         with CaptureQueriesContext(connection) as queries:
             assert page(client.post(f"{rollout}{path}", form)).status == 200
         assert len(queries) <= 15, (path, [query["sql"][:90] for query in queries])
+
+
+# --- Many versions ----------------------------------------------------------------------------------------------------
+
+
+def test_rollout__many_versions__folds_those_without_players_the_newest_first(client: Client, offers: Offers) -> None:
+    layout = offers.a.layout
+    Version.objects.bulk_create(
+        Version(model=offers.model, name=f"v{code:03}", code=code, layout=layout) for code in range(3, 12)
+    )
+    old = timezone.now() - timedelta(days=30)
+    Version.objects.unscoped().filter(code__gte=3).update(created_at=old)
+    tried = Version.objects.unscoped().get(code=4)
+    factories.OverrideFactory.create(version=tried)
+    html = get(client, offers.url).html
+    shown, _, folded = html.partition('<tbody class="folded">')
+    assert "Show 3 older versions without players" in get(client, offers.url).text
+    assert [name in shown for name in ("v011", "v007", "v004", "2026-11-a")] == [True] * 4
+    assert [name in folded for name in ("v006", "v005", "v003")] == [True] * 3
+    rows = shown.partition('id="weights"')[2]
+    assert rows.index("v011") < rows.index("v010") < rows.index(">2026-11-c<") < rows.index(">2026-11-a<")
+    assert "version codes" not in html
+
+
+def test_rollout__few_codes_left__says_so_from_200_on(client: Client, offers: Offers) -> None:
+    layout = offers.a.layout
+    Version.objects.bulk_create(
+        Version(model=offers.model, name=f"v{code:03}", code=code, layout=layout) for code in range(3, 199)
+    )
+    assert "version codes" not in get(client, offers.url).text
+    factories.VersionFactory.create(model=offers.model, layout=layout, code=199)
+    assert "56 of 256 version codes are left." in get(client, offers.url).text

@@ -106,6 +106,7 @@ CASES: dict[str, list[Case]] = {
     "version-new": [Case("get", PM), Case("post", PM, {"name": "x"})],
     "switch-off": [Case("get", PM, more=VERSION), Case("post", PM, {}, more=VERSION)],
     "version": [Case("get", more=VERSION)],
+    "version-archive": [Case("get", PM, more=VERSION), Case("post", PM, {}, more=VERSION)],
     "version-source": [Case("get", PM, more=VERSION), Case("post", PM, SOURCE, more=VERSION)],
     "version-load": [Case("get", PM, more=VERSION), Case("post", PM, {}, more=VERSION)],
     "version-dry-run": [Case("post", PM, {}, more=VERSION)],
@@ -265,7 +266,7 @@ def test_viewer__sees_no_control_that_would_be_refused(offers: Offers, studio: T
         "Revoke",
         "Rotate",
     ]
-    forbidden += ["Load now", "Try again", "Roll back", "Change"]
+    forbidden += ["Archive …", "Load now", "Try again", "Roll back", "Change"]
     ends = [
         "new-version",
         "new-model",
@@ -277,7 +278,7 @@ def test_viewer__sees_no_control_that_would_be_refused(offers: Offers, studio: T
         "rotate",
         "revoke",
     ]
-    ends += ["role", "remove", "source", "dry-run", "schedule", "freshness", "activate-anyway"]
+    ends += ["role", "remove", "source", "dry-run", "schedule", "freshness", "archive", "activate-anyway"]
     harmless = ('action="/sign-out"', 'method="get"')
     for url in urls:
         answer = get(client, url)

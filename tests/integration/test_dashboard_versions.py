@@ -382,3 +382,35 @@ def test_version__viewer__reads_all_of_it(offers: Offers, url: str, studio: Tena
     assert "Load 3" in text
     assert text.count(" Kept") == 2
     assert "/srv/tables/offers.parquet" in text
+
+
+# --- Archiving --------------------------------------------------------------------------------------------------------
+
+
+def test_archive__version_without_weight__leaves_the_page_and_can_still_be_read_about(
+    teammate: User, studio: Tenant
+) -> None:
+    offers, client = make_offers(studio, weights={0: 9_000, 1: 1_000}), signed_in(teammate)
+    url = f"{offers.url}/versions/2026-11-c"
+    assert f'href="{url}/archive"' in get(client, url).html
+    asked = get(client, f"{url}/archive")
+    assert "Archive 2026-11-c?" in asked.text
+    assert "Its code (2) comes back after 50 h 24 min" in asked.text
+    assert post(client, f"{url}/archive", {"reason": "bad"}).location == offers.url
+    page = get(client, offers.url)
+    assert "Archived 2026-11-c." in page.text
+    assert f'href="{url}"' not in page.html
+    archived = get(client, url)
+    assert archived.status == 200
+    assert "it had code 2" in archived.text
+    assert "<form" not in archived.html.partition("<main")[2].partition("</main>")[0]
+    for path in ("/archive", "/source", "/load"):
+        assert get(client, f"{url}{path}").status == 404
+
+
+def test_archive__version_with_a_weight__is_refused_and_says_what_to_do(teammate: User, studio: Tenant) -> None:
+    offers, client = make_offers(studio), signed_in(teammate)
+    url = f"{offers.url}/versions/2026-11-a"
+    assert f"{url}/archive" not in get(client, url).html
+    assert "“2026-11-a” has a weight. Give it to other versions first." in get(client, f"{url}/archive").text
+    assert post(client, f"{url}/archive").status == 422

@@ -61,7 +61,7 @@ def version_named(model: RecommendationModel, name: str, *, field: str) -> Versi
     Raises:
         RuleBroken: the model has none of this name.
     """
-    found = Version.objects.for_tenant(model.tenant).filter(model=model, name=name).first()
+    found = Version.objects.for_tenant(model.tenant).filter(model=model, name=name, archived_at=None).first()
     if found is None:
         raise RuleBroken(f"The model has no version “{name}”.", field=field)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from models_registry.catalogue.codes import code_names_of
 from models_registry.rollouts.services import (
     rollout_go_back,
     rollout_new_phase,
@@ -94,7 +95,7 @@ class RolloutReweight(StudioView, tag="Rollouts"):
         names = names_of(row)
         given["weights_bp"] = weights_from_names(given["weights_bp"], names)
         revision = rollout_reweight(model=row, actor=self.actor, **given)
-        return Result(revision, names=names)
+        return Result(revision, names=code_names_of(row))
 
 
 class RolloutSwitchOff(StudioView, tag="Rollouts"):
@@ -114,7 +115,7 @@ class RolloutSwitchOff(StudioView, tag="Rollouts"):
         row = find_model(self.tenant, model)
         given["version"] = version_named(row, given["version"], field="version")
         revision = rollout_switch_off(model=row, actor=self.actor, **given)
-        return Result(revision, names=names_of(row))
+        return Result(revision, names=code_names_of(row))
 
 
 class RolloutServeDefault(StudioView, tag="Rollouts"):
@@ -133,7 +134,7 @@ class RolloutServeDefault(StudioView, tag="Rollouts"):
         """
         row = find_model(self.tenant, model)
         revision = rollout_serve_default(model=row, actor=self.actor, **given)
-        return Result(revision, names=names_of(row))
+        return Result(revision, names=code_names_of(row))
 
 
 class RolloutGoBack(StudioView, tag="Rollouts"):
@@ -149,7 +150,7 @@ class RolloutGoBack(StudioView, tag="Rollouts"):
         """Go back to a revision: everybody gets what they got then."""
         row = find_model(self.tenant, model)
         revision = rollout_go_back(model=row, actor=self.actor, **given)
-        return Result(revision, names=names_of(row))
+        return Result(revision, names=code_names_of(row))
 
 
 class RolloutNewPhase(StudioView, tag="Rollouts"):
@@ -168,4 +169,4 @@ class RolloutNewPhase(StudioView, tag="Rollouts"):
         if "weights_bp" in given:
             given["weights_bp"] = weights_from_names(given["weights_bp"], names)
         revision = rollout_new_phase(model=row, actor=self.actor, **given)
-        return Result(revision, names=names)
+        return Result(revision, names=code_names_of(row))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from django.db.models import QuerySet
 from rest_framework import serializers
 
+from models_registry.catalogue.codes import code_names_of
 from models_registry.catalogue.selectors import model_summary, name_of
 from models_registry.models import BASIS_POINTS, RecommendationModel, RolloutRevision, Version
 from models_registry.rollouts.cautions import Caution, cautions
@@ -88,7 +89,8 @@ class RevisionAnswer(Answer[RolloutRevision]):
 
     def get_weights_bp(self, revision: RolloutRevision) -> dict[str, int]:
         """Return the weights by name."""
-        return {name_of(int(code), self.context["names"]): bp for code, bp in revision.weights_bp.items()}
+        names = self.context["names"].at(revision.created_at)
+        return {name_of(int(code), names): bp for code, bp in revision.weights_bp.items()}
 
 
 class FullRevisionAnswer(RevisionAnswer):
@@ -96,14 +98,14 @@ class FullRevisionAnswer(RevisionAnswer):
 
     example = FULL_REVISION
     salt = serializers.CharField(help_text="slot = int(md5_hex(salt + ':' + unit)[:15], 16) % 10000")
-    codes = serializers.SerializerMethodField(help_text="Every version's code.")
+    codes = serializers.SerializerMethodField(help_text="Every version's code, as it was then.")
     allocation_hex = serializers.SerializerMethodField(
         help_text="20,000 hexadecimal digits: the version code of slot 0, of slot 1, … two digits each."
     )
 
     def get_codes(self, revision: RolloutRevision) -> dict[str, int]:
         """Return the codes by name."""
-        return {name: code for code, name in self.context["names"].items()}
+        return {name: code for code, name in self.context["names"].at(revision.created_at).items()}
 
     def get_allocation_hex(self, revision: RolloutRevision) -> str:
         """Return the map."""
@@ -180,7 +182,7 @@ class RolloutDetail(StudioView, tag="Rollouts"):
         With the salt and the map of all 10,000 slots, so that you can work out anybody's version yourself.
         """
         row = find_model(self.tenant, model)
-        return Result(_current(row), names=names_of(row))
+        return Result(_current(row), names=code_names_of(row))
 
 
 class RolloutPreview(StudioView, tag="Rollouts"):
@@ -216,7 +218,7 @@ class RevisionList(StudioView, tag="Rollouts"):
         """List a model's rollout revisions, newest first."""
         row = find_model(self.tenant, model)
         rows = _revisions(row).defer("allocation", "restores__allocation")
-        return Result(page_of(rows, asked, by="number", is_descending=True), names=names_of(row))
+        return Result(page_of(rows, asked, by="number", is_descending=True), names=code_names_of(row))
 
 
 class RevisionDetail(StudioView, tag="Rollouts"):
@@ -224,7 +226,7 @@ class RevisionDetail(StudioView, tag="Rollouts"):
     def get(self, model: str, number: str) -> Result:
         """Read a rollout revision, with its salt and map."""
         row = find_model(self.tenant, model)
-        return Result(_revision(row, number), names=names_of(row))
+        return Result(_revision(row, number), names=code_names_of(row))
 
 
 class ServeDefaultEffect(StudioView, tag="Rollouts"):
@@ -256,8 +258,9 @@ class RevisionEffect(StudioView, tag="Rollouts"):
 
 
 def names_of(model: RecommendationModel) -> dict[int, str]:
-    """Return the names of a model's versions by code. One query."""
-    return dict(Version.objects.for_tenant(model.tenant).filter(model=model).values_list("code", "name"))
+    """Return the names of a model's versions by code, archived ones left out. One query."""
+    rows = Version.objects.for_tenant(model.tenant).filter(model=model, archived_at=None)
+    return dict(rows.values_list("code", "name"))
 
 
 def weights_from_names(weights_bp: Mapping[str, int], names: Mapping[int, str]) -> dict[int, int]:

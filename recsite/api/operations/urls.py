@@ -39,7 +39,14 @@ from recsite.api.operations.schedules import VersionSchedule
 from recsite.api.operations.studio import CallerDetail, StudioDetail
 from recsite.api.operations.testers import Testers
 from recsite.api.operations.traffic import ModelTraffic, Propagation
-from recsite.api.operations.versions import VersionDetail, VersionFreshness, VersionList, VersionRollBack, VersionSource
+from recsite.api.operations.versions import (
+    VersionArchive,
+    VersionDetail,
+    VersionFreshness,
+    VersionList,
+    VersionRollBack,
+    VersionSource,
+)
 
 MEMBER = r"members/(?P<username>[\w@+-][\w.@+-]{0,149})"
 MODEL = r"^models/(?P<model>[-a-zA-Z0-9_]{1,50})"
@@ -71,6 +78,7 @@ urlpatterns = [
     re_path(rf"{MODEL}/layouts/(?P<revision>[0-9]{{1,3}})$", LayoutDetail.as_view(), name="api-layout"),
     re_path(rf"{MODEL}/versions$", VersionList.as_view(), name="api-versions"),
     re_path(rf"{VERSION}$", VersionDetail.as_view(), name="api-version"),
+    re_path(rf"{VERSION}/archive$", VersionArchive.as_view(), name="api-version-archive"),
     re_path(rf"{VERSION}/source$", VersionSource.as_view(), name="api-version-source"),
     re_path(rf"{VERSION}/schedule$", VersionSchedule.as_view(), name="api-version-schedule"),
     re_path(rf"{VERSION}/freshness$", VersionFreshness.as_view(), name="api-version-freshness"),

@@ -11,6 +11,7 @@ from django.utils import timezone
 from rest_framework import serializers
 from typing_extensions import override
 
+from models_registry.catalogue.archiving import version_archive
 from models_registry.catalogue.selectors import data_at, is_late
 from models_registry.catalogue.services import source_set, version_create
 from models_registry.loading.requests import table_roll_back
@@ -51,6 +52,7 @@ VERSION = {
     "is_late": False,
     "last_fence": 7,
     "created_at": "2026-10-30T16:02:41Z",
+    "archived_at": None,
 }
 
 
@@ -85,7 +87,9 @@ class VersionAnswer(Answer[Version]):
     example = VERSION
     name = serializers.CharField()
     model = serializers.CharField(source="model.slug")
-    code = serializers.IntegerField(help_text="Its byte in bit-packed answers.")
+    code = serializers.IntegerField(
+        source="byte", help_text="Its byte in bit-packed answers; of an archived one, what it was."
+    )
     layout_revision = serializers.IntegerField(source="layout.revision")
     weight_bp = serializers.SerializerMethodField(help_text="Its share of all units, in basis points (0.01 %).")
     source_ = SourceAnswer(allow_null=True)
@@ -99,6 +103,7 @@ class VersionAnswer(Answer[Version]):
     is_late = serializers.SerializerMethodField(help_text="Its data is older than the target, or than a day.")
     last_fence = serializers.IntegerField(help_text="The number of its newest load; 0: none.")
     created_at = serializers.DateTimeField()
+    archived_at = serializers.DateTimeField(allow_null=True, help_text="null: it is in use.")
 
     def get_weight_bp(self, version: Version) -> int:
         """Return its weight."""
@@ -148,6 +153,12 @@ class RollBack(Reason):
     )
 
 
+class Archiving(Reason):
+    """Why a version is archived."""
+
+    example: ClassVar = {"reason": "Nobody gets it any more"}
+
+
 class NewFreshness(Body):
     """How fresh a version's data should be."""
 
@@ -160,9 +171,9 @@ class NewFreshness(Body):
 class VersionList(StudioView, tag="Versions"):
     @operation("versions_list", Scope.READ, takes=PageQuery, gives=VersionAnswer)
     def get(self, asked: dict[str, Any], model: str) -> Result:
-        """List a model's versions, oldest first."""
+        """List a model's versions, oldest first, those left out that are archived."""
         row = find_model(self.tenant, model)
-        versions: QuerySet[Version] = Version.objects.for_tenant(self.tenant).filter(model=row)
+        versions: QuerySet[Version] = Version.objects.for_tenant(self.tenant).filter(model=row, archived_at=None)
         versions = with_tables(versions).select_related("model", "layout", "source", "schedule")
         return Result(page_of(versions, asked, by="pk"), weights=_weights(row))
 
@@ -203,6 +214,32 @@ class VersionDetail(StudioView, tag="Versions"):
     @operation("versions_read", Scope.READ, gives=VersionAnswer)
     def get(self, model: str, version: str) -> Result:
         """Read a version."""
+        return _found(self, model, version)
+
+
+class VersionArchive(StudioView, tag="Versions"):
+    @operation(
+        "versions_archive",
+        Scope.VERSIONS_WRITE,
+        takes=Archiving,
+        gives=VersionAnswer,
+        answer_example={
+            **VERSION,
+            "name": "2026-09-b",
+            "weight_bp": 0,
+            "active_table": None,
+            "schedule": None,
+            "freshness_minutes": None,
+            "archived_at": "2026-12-01T09:00:00Z",
+        },
+    )
+    def post(self, given: dict[str, Any], model: str, version: str) -> Result:
+        """Archive a version that has no weight, no tester and no load that runs. There is no way back.
+
+        Its tables are dropped, its schedule ends, its history stays, and so does its name. Its code comes back
+        after about two days, when no client can hold an answer with it.
+        """
+        version_archive(version=find_version(self.tenant, model, version), actor=self.actor, reason=given["reason"])
         return _found(self, model, version)
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.html import format_html
 
+from models_registry.catalogue.codes import MANY_CODES, codes_left
 from models_registry.catalogue.selectors import ModelSummary, VersionState, history_of, model_summary, weights_by_code
-from models_registry.models import RecommendationModel, RolloutRevision
+from models_registry.models import Override, RecommendationModel, RolloutRevision
 from models_registry.rollouts.cautions import cautions, fewer_rows, fullest_of
 from models_registry.rollouts.services import (
     default_sentence,
@@ -57,12 +60,35 @@ class VersionRow:
     fewer_rows: float
 
 
+# A version is worth a line that has players or testers, is being loaded, or was made so lately, or is among the newest.
+NEW_FOR = timedelta(days=7)
+NEWEST = 5
+# Fewer than these are not worth a click.
+FOLDED_AT_LEAST = 3
+
+
+def _fold(rows: list[VersionRow], tried: Collection[int], now: datetime) -> tuple[list[VersionRow], list[VersionRow]]:
+    """Return the rows that are worth a look and the others, the newest first.
+
+    `tried` are keys of versions with testers.
+    """
+    rows = sorted(rows, key=lambda row: row.state.version.pk, reverse=True)
+    shown: list[VersionRow] = []
+    folded: list[VersionRow] = []
+    for place, row in enumerate(rows):
+        state, version = row.state, row.state.version
+        is_new = place < NEWEST or version.created_at > now - NEW_FOR
+        is_shown = is_new or state.weight_bp or state.is_loading or version.pk in tried or row.field.errors
+        (shown if is_shown or row.field.value() != row.field.initial else folded).append(row)
+    return (rows, []) if len(folded) < FOLDED_AT_LEAST else (shown, folded)
+
+
 # --- The page -------------------------------------------------------------------------------------------------------
 
 
 @model_page()
 def rollout(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
-    """Show a model's versions, weights, traffic and history. Seven queries on top of the gate's."""
+    """Show a model's versions, weights, traffic and history. Ten queries on top of the gate's."""
     summary = model_summary(model)
     return _page(request, summary, WeightsForm(summary.versions))
 
@@ -118,7 +144,7 @@ def history(request: StudioRequest, model: RecommendationModel) -> HttpResponse:
     """Show the older lines of the history, fifty at a time."""
     summary = model_summary(model)
     after = read_cursor(request.GET.get("before", ""))
-    page = history_of(model, summary.names, after=after, limit=LINES_OF_HISTORY)
+    page = history_of(summary, after=after, limit=LINES_OF_HISTORY)
     context = {**about_model(summary, "rollout"), "lines": page.rows, "older": page.next_cursor}
     return render(request, "dashboard/history.html", context)
 
@@ -137,7 +163,7 @@ def go_back(request: StudioRequest, model: RecommendationModel, number: int) -> 
         return saved
     effect, problem = _try(rollout_go_back_preview, model=model, number=number)
     after = weights_by_code(target.weights_bp)
-    more = {"target": target, "after_bp": after, "cautions": cautions(summary, after)}
+    more = {"target": target, "after_bp": after, "cautions": cautions(summary, after) if effect else []}
     return _ask(request, "dashboard/go_back.html", summary, form, effect=effect, problem=problem, **more)
 
 
@@ -199,17 +225,23 @@ def _page(
     status: int = 200,
 ) -> HttpResponse:
     model = summary.model
-    history = history_of(model, summary.names, limit=LINES)
+    history = history_of(summary, limit=LINES)
     reading = read([summary], DAY)
     chart = model_charts(reading, reading.models[model.pk], zone_of(request), is_small=True)
     has_traffic = chart.traffic.answers > 0
     seen = {total.code: total.seen for total in chart.traffic.totals if total.answers}
     fullest = fullest_of(summary.versions)
+    rows = [VersionRow(state, field, seen.get(state.code), fewer_rows(state, fullest)) for state, field in form.rows()]
+    testers = Override.objects.for_tenant(model.tenant).filter(model=model)
+    tried = set(testers.order_by().values_list("version", flat=True).distinct()) if len(rows) > NEWEST else set()
+    shown, folded = _fold(rows, tried, timezone.now())
+    is_near_the_end = max(summary.names, default=0) >= MANY_CODES - 1
     context = {
         **_proposal_context(summary, form, proposal),
-        "rows": [
-            VersionRow(state, field, seen.get(state.code), fewer_rows(state, fullest)) for state, field in form.rows()
-        ],
+        "rows": rows,
+        "shown": shown,
+        "folded": folded,
+        "codes_left": codes_left(model, timezone.now()) if is_near_the_end else None,
         "has_traffic": has_traffic,
         "chart": chart,
         "zone": zone_of(request).key,

@@ -10,6 +10,8 @@ from django.contrib import messages
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 
+from models_registry.catalogue.archiving import version_archive, why_kept
+from models_registry.catalogue.codes import CODE_RETURNS_AFTER
 from models_registry.catalogue.selectors import ModelSummary, data_at, model_summary
 from models_registry.catalogue.services import source_set
 from models_registry.loading.progress import loads_of, progress_of
@@ -48,7 +50,9 @@ class KeptTable:
 
 @version_page()
 def version(request: StudioRequest, version: Version) -> HttpResponse:
-    """Show all about a version. At most eight queries on top of the gate's."""
+    """Show all about a version; of an archived one, what stays. At most eight queries on top of the gate's."""
+    if version.archived_at is not None:
+        return _archived(request, version)
     summary = model_summary(version.model)
     about = about_version(version, summary)
     lines = [progress_of(load) for load in _loads(version, LOADS_SHOWN + 1)]
@@ -63,6 +67,22 @@ def version(request: StudioRequest, version: Version) -> HttpResponse:
         **(steps_context(request, [summary]) if about["state"].table is None else {"steps": None, "commands": ""}),
     }
     return render(request, "dashboard/version.html", context)
+
+
+@version_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
+def version_archive_page(request: StudioRequest, version: Version) -> HttpResponse:
+    """Say what archiving a version means, ask why, and do it."""
+    form = ReasonForm(sent(request))
+    if form.is_valid():
+        with form.refusing():
+            version_archive(version=version, actor=request.user, reason=form.cleaned_data["reason"])
+            messages.success(request, f"Archived {version.name}.")
+            return redirect("rollout", version.model.tenant.slug, version.model.slug)
+    problem = why_kept(version)
+    back_after = CODE_RETURNS_AFTER
+    return ask_about_version(
+        request, "dashboard/version_archive.html", version, form, problem=problem, back_after=back_after
+    )
 
 
 @version_page(Role.PRODUCT_MANAGER, ("GET", "POST"))
@@ -130,6 +150,16 @@ def roll_back(request: StudioRequest, version: Version, table: str) -> HttpRespo
     return ask_about_version(
         request, "dashboard/roll_back.html", version, form, target=target, now=now, problem=problem
     )
+
+
+def _archived(request: StudioRequest, version: Version) -> HttpResponse:
+    context = {
+        "section": "models",
+        "model": version.model,
+        "version": version,
+        "lines": [progress_of(load) for load in _loads(version, LOADS_SHOWN)],
+    }
+    return render(request, "dashboard/version_archived.html", context)
 
 
 # --- What these share -------------------------------------------------------------------------------------------------
