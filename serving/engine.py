@@ -49,7 +49,8 @@ from serving.http import (
     quality_of,
     wants_bits,
 )
-from serving.world import Caller, OverLimit, PreparedModel, PreparedTenant, PreparedVersion, World
+from serving.prepared import PreparedModel, PreparedTenant, PreparedVersion
+from serving.world import Caller, OverLimit, World
 
 MAX_BATCH = 500
 

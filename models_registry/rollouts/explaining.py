@@ -24,7 +24,7 @@ from serving.formats.keys import SEPARATOR, BadKey, canonical_key, slot
 from serving.formats.seals import TenantSeals, parse_seal_keys
 from serving.formats.tokens import is_unit
 from serving.http import Source
-from serving.world import PreparedModel
+from serving.prepared import PreparedModel
 from tenants.rules import RuleBroken
 
 

@@ -27,7 +27,7 @@ from models_registry.rollouts.services import rollout_go_back, rollout_go_back_p
 from models_registry.rollouts.testers import set_tester
 from serving.formats.layouts import Layout
 from serving.formats.seals import TenantSeals
-from serving.world import PreparedModel
+from serving.prepared import PreparedModel
 from tenants.models import AuditEntry, Tenant
 from tenants.rules import RuleBroken
 from tests.factories import (

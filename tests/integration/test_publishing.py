@@ -29,7 +29,7 @@ from serving.formats import snapshot
 from serving.formats.encoding import base64url_encode
 from serving.formats.layouts import Layout
 from serving.formats.seals import TenantSeals
-from serving.world import PreparedModel
+from serving.prepared import PreparedModel
 from tenants.credentials import (
     credential_issue,
     credential_register_key,

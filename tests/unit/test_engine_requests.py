@@ -394,7 +394,7 @@ def test_error__is_counted_as_the_tenants_that_the_token_names() -> None:
 
 
 def test_forged_tokens__too_many__429_that_is_counted_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.world.BAD_TOKENS_PER_SECOND", 1)
+    monkeypatch.setattr("serving.prepared.BAD_TOKENS_PER_SECOND", 1)
     served = world(tenant(model(default=DEFAULT), credentials=(signer("cr_ed", "EdDSA", SIGNING_KEY),)))
     forged = [studio_token("cr_ed", "EdDSA", Ed25519PrivateKey.generate(), sub=name) for name in "ab"]
     first, second = (answer(get(bearer=bearer), served, Store()) for bearer in forged)

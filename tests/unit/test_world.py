@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from serving.formats import snapshot as published
 from serving.formats.layouts import BadLayout, BadValue
 from serving.formats.tokens import BadToken
-from serving.world import BAD_TOKENS_PER_SECOND, Outdated, OverLimit, World
+from serving.prepared import BAD_TOKENS_PER_SECOND
+from serving.world import Outdated, OverLimit, World
 from tests.serving_world import (
     AUDIENCE,
     MASTER_KEYS,
