@@ -30,7 +30,7 @@ NO_PAGES = {
     "load-progress": "a part of a load's page, which htmx fetches",
     "audit-file": "a file to keep",
 }
-ONLY_POST = {"effect", "tester-remove", "version-dry-run"}
+ONLY_POST = {"effect", "load-cancel", "tester-remove", "version-dry-run"}
 
 
 class Scene(NamedTuple):

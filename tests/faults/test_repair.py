@@ -13,6 +13,7 @@ from django.conf import settings as project_settings
 from django.utils import timezone
 from pytest_django import Settings
 
+from models_registry.catalogue.services import default_set
 from models_registry.loading.repair import repair_all
 from models_registry.loading.requests import load_request
 from models_registry.models import Load, LoadState, Table, Version
@@ -36,8 +37,7 @@ DEFAULT = {"offer_id": 1, "discount": 0.05, "segment": "new", "items": [], "titl
 def studio_scene(tmp_path: Path, settings: Settings, client: redis.Redis) -> Scene:
     settings.LOAD_WORKSPACE_DIR = tmp_path / "loads"
     made = Scene(tmp_path)
-    made.model.default_answer = DEFAULT
-    made.model.save()
+    default_set(model=made.model, default_answer=DEFAULT, actor=None)
     made.load(columns(range(ROWS)))
     return made
 
