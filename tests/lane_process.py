@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -57,13 +57,19 @@ class LaneProcess:
 
     def metrics(self) -> dict[str, float]:
         """Return what Prometheus would read, by series."""
-        with RawConnection(self.metrics_port) as connection:
+        with eventually(self._to_metrics) as connection:
             text = connection.ask(request("GET", "/metrics", [("Connection", "close")])).body.decode()
         return {
             sample.name + "".join(f"{{{name}={value}}}" for name, value in sorted(sample.labels.items())): sample.value
             for family in text_string_to_metric_families(text)
             for sample in family.samples
         }
+
+    def _to_metrics(self) -> RawConnection | None:
+        # The process above the workers listens a moment after these serve.
+        with suppress(ConnectionRefusedError):
+            return RawConnection(self.metrics_port)
+        return None
 
     def said(self) -> str:
         """Return what it wrote so far."""
